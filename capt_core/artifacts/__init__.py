@@ -1,0 +1,1 @@
+"""Artifacts: where they lie, what their tables hold, and how they are written and read."""

@@ -1,0 +1,161 @@
+"""Where every artifact lies below the artifacts folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Paths of one data set's artifacts; `root` is the folder given by ``--artifacts``."""
+
+    root: Path
+    dataset: str
+
+    @property
+    def folder(self) -> Path:
+        return self.root / self.dataset
+
+    @property
+    def samples(self) -> Path:
+        return self.folder / "samples.parquet"
+
+    @property
+    def classes(self) -> Path:
+        return self.folder / "classes.parquet"
+
+    @property
+    def rejected(self) -> Path:
+        return self.folder / "rejected.parquet"
+
+    @property
+    def images(self) -> Path:
+        """Images that the project draws itself; empty for data sets read from ``data.root``."""
+        return self.folder / "images"
+
+    def fewshot(self, shots: int, seed: int) -> Path:
+        return self.folder / "fewshot" / f"shots{shots}-seed{seed}.parquet"
+
+    @property
+    def teacher(self) -> Path:
+        return self.folder / "teacher.json"
+
+    @property
+    def image_features(self) -> Path:
+        return self.folder / "image_features.parquet"
+
+    @property
+    def text_features(self) -> Path:
+        return self.folder / "text_features.parquet"
+
+    @property
+    def predictions(self) -> Path:
+        return self.folder / "predictions.parquet"
+
+    def seed(self, seed: int) -> SeedLayout:
+        return SeedLayout(self.folder / f"seed{seed}")
+
+    def evaluation(self, method: str, seed: int) -> Path:
+        return evaluations(self.root) / self.dataset / f"{method}-seed{seed}.parquet"
+
+
+@dataclass(frozen=True)
+class SeedLayout:
+    """Paths of what depends on the few-shot draw."""
+
+    folder: Path
+
+    @property
+    def confusion_bank(self) -> Path:
+        return self.folder / "confusion_bank.parquet"
+
+    @property
+    def confusion_statistics(self) -> Path:
+        return self.folder / "confusion_statistics.parquet"
+
+    @property
+    def pairs(self) -> Path:
+        return self.folder / "pairs.parquet"
+
+    @property
+    def class_pairs(self) -> Path:
+        return self.folder / "class_pairs.parquet"
+
+    @property
+    def prompts(self) -> Path:
+        return self.folder / "prompts.parquet"
+
+    @property
+    def prompt_clusters(self) -> Path:
+        return self.folder / "prompt_clusters.parquet"
+
+    @property
+    def prompt_centres(self) -> Path:
+        return self.folder / "prompt_centres.safetensors"
+
+    @property
+    def representatives(self) -> Path:
+        return self.folder / "representatives.parquet"
+
+    def run(self, method: str) -> RunLayout:
+        return RunLayout(self.folder / method)
+
+
+@dataclass(frozen=True)
+class RunLayout:
+    """Paths of one trained and evaluated method."""
+
+    folder: Path
+
+    @property
+    def model(self) -> Path:
+        return self.folder / "model.safetensors"
+
+    @property
+    def training_log(self) -> Path:
+        return self.folder / "training_log.parquet"
+
+    @property
+    def predictions(self) -> Path:
+        return self.folder / "predictions.parquet"
+
+    @property
+    def metrics(self) -> Path:
+        return self.folder / "metrics.json"
+
+    @property
+    def loss_plot(self) -> Path:
+        return self.folder / "plots" / "loss.csv"
+
+    @property
+    def confusion_plot(self) -> Path:
+        return self.folder / "plots" / "confusion.csv"
+
+
+def evaluations(root: Path) -> Path:
+    """Folder of the evaluation records of all data sets, methods and seeds."""
+    return root / "evaluations"
+
+
+@dataclass(frozen=True)
+class ReportLayout:
+    """Paths of what covers all data sets."""
+
+    root: Path
+
+    @property
+    def results(self) -> Path:
+        return self.root / "results.parquet"
+
+    @property
+    def results_csv(self) -> Path:
+        return self.root / "results.csv"
+
+    @property
+    def results_markdown(self) -> Path:
+        return self.root / "results.md"
+
+    @property
+    def html(self) -> Path:
+        return self.root / "report.html"

@@ -1,0 +1,51 @@
+"""Where an artifact comes from: recorded in its file, compared by its readers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Origin of an artifact.
+
+    Attributes:
+        dataset: name of the data set.
+        dataset_fingerprint: digest of its samples and classes; empty before ``prepare``.
+        backbone: identity of the backbone (name and digest of its weights); empty where an
+            artifact does not depend on one.
+        settings: digest of the settings that the writing stage used.
+    """
+
+    dataset: str
+    dataset_fingerprint: str = ""
+    backbone: str = ""
+    settings: str = ""
+
+    def as_dict(self) -> dict[str, str]:
+        return asdict(self)
+
+    @staticmethod
+    def from_dict(record: Mapping[str, Any]) -> Provenance:
+        return Provenance(
+            **{name: str(record.get(name, "")) for name in Provenance.__dataclass_fields__}
+        )
+
+    def mismatch(self, expected: Provenance) -> str | None:
+        """How an artifact of this origin contradicts what a reader works with, or None.
+
+        Fields that either side leaves empty are not compared. Settings are not compared: a
+        stage may be rerun by hand with others on purpose.
+        """
+        if self.dataset != expected.dataset:
+            return f"made for data set {self.dataset!r}, not {expected.dataset!r}"
+        pairs = (
+            ("other images or classes", self.dataset_fingerprint, expected.dataset_fingerprint),
+            ("another backbone", self.backbone, expected.backbone),
+        )
+        for what, found, wanted in pairs:
+            if found and wanted and found != wanted:
+                return f"made from {what} ({found}) than this run's ({wanted})"
+        return None

@@ -1,0 +1,1 @@
+"""CLIP backbones: loading, encoding and the embedded tiny CLIP."""

@@ -1,0 +1,262 @@
+"""Loading a frozen CLIP: the embedded tiny one, or any open_clip model."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from capt_core import params
+from capt_core.backbone.torchvision_ops import ensure_torchvision
+from capt_core.data.images import ImageStyle
+from capt_core.errors import CaptError
+
+TINY_CLIP = "tiny-clip"
+
+
+class Tokenizer(Protocol):
+    """Turns texts into token ids [n, context_length] and refuses over-long ones."""
+
+    context_length: int
+
+    def __call__(self, texts: list[str]) -> torch.Tensor: ...
+
+    def token_count(self, text: str) -> int: ...
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A frozen CLIP with what belongs to it.
+
+    Attributes:
+        identity: name and digest of the weights, carried by every artifact made with it.
+        clip: the open_clip model in evaluation mode, on `device`.
+        tokenizer: of its text tower.
+        style: image size and normalisation of its image tower.
+        untrained: the weights are a random initialisation, so results mean nothing.
+    """
+
+    identity: str
+    clip: Any
+    tokenizer: Tokenizer
+    style: ImageStyle
+    device: torch.device
+    autocast: torch.dtype | None
+    untrained: bool
+
+    @property
+    def logit_scale(self) -> float:
+        """exp(logit_scale): the factor on cosines in eq. 1."""
+        return float(self.clip.logit_scale.detach().exp())
+
+    def precision(self) -> Any:
+        """Context in which the towers run; results are cast to fp32 by their callers."""
+        return torch.autocast(
+            self.device.type, dtype=self.autocast, enabled=self.autocast is not None
+        )
+
+
+class OpenClipTokenizer:
+    """open_clip's own tokenizer of a model, with token counts."""
+
+    def __init__(self, name: str) -> None:
+        import open_clip
+
+        self._tokenize = open_clip.get_tokenizer(name)
+        self.context_length = int(self._tokenize.context_length)
+
+    def __call__(self, texts: list[str]) -> torch.Tensor:
+        for text in texts:
+            if self.token_count(text) > self.context_length:
+                raise ValueError(f"{text!r} is longer than {self.context_length} tokens")
+        tokens: torch.Tensor = self._tokenize(texts)
+        return tokens
+
+    def token_count(self, text: str) -> int:
+        """Number of tokens of a text with its start and end tokens."""
+        return len(self._tokenize.encode(text)) + 2
+
+
+def backbone_identity(settings: params.Backbone) -> str:
+    """Name and weights of the configured backbone, without loading the model.
+
+    Raises:
+        CaptError: the checkpoint is missing, or no weights are named.
+    """
+    if settings.name == TINY_CLIP and settings.checkpoint is None:
+        from capt_core.backbone import tiny_clip
+
+        return f"{TINY_CLIP}@{_file_digest(Path(tiny_clip.__file__).parent / 'weights.safetensors')}"
+    if settings.checkpoint is not None:
+        path = Path(settings.checkpoint).expanduser()
+        if not path.is_file():
+            raise CaptError(f"backbone.checkpoint: no such file: {path}")
+        return f"{settings.name}@{_file_digest(path)}"
+    if settings.pretrained is not None:
+        return f"{settings.name}@{settings.pretrained}"
+    raise CaptError(
+        f"backbone {settings.name}: no weights named; set backbone.checkpoint=FILE, or "
+        "backbone.pretrained=TAG (such as openai) to download them"
+    )
+
+
+def load_backbone(settings: params.Backbone, runtime: params.Runtime) -> Backbone:
+    """Build the configured CLIP, load its weights, freeze it.
+
+    Raises:
+        CaptError: unknown model, missing or unsuitable weights, unavailable device.
+    """
+    ensure_torchvision()
+    identity = backbone_identity(settings)
+    device, autocast = choose_device(runtime)
+    if settings.name == TINY_CLIP:
+        clip, tokenizer, style = _tiny(settings)
+    else:
+        clip, tokenizer, style = _open_clip(settings)
+    clip.eval().requires_grad_(False)
+    return Backbone(
+        identity=identity,
+        clip=clip.to(device),
+        tokenizer=tokenizer,
+        style=style,
+        device=device,
+        autocast=autocast,
+        untrained=looks_untrained(clip),
+    )
+
+
+def choose_device(runtime: params.Runtime) -> tuple[torch.device, torch.dtype | None]:
+    """Device and autocast type (None for fp32) that the settings ask for.
+
+    Raises:
+        CaptError: cuda is asked for and torch sees no GPU, or fp16 on a CPU.
+    """
+    available = torch.cuda.is_available()
+    if runtime.device == "cuda" and not available:
+        raise CaptError(
+            "runtime.device: torch sees no GPU; set runtime.device=cpu or run: capt-stage doctor"
+        )
+    device = torch.device("cuda" if available and runtime.device != "cpu" else "cpu")
+    if runtime.precision == "fp16" and device.type == "cpu":
+        raise CaptError("runtime.precision: fp16 needs a GPU; use fp32 or bf16")
+    autocast = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[runtime.precision]
+    return device, autocast
+
+
+def looks_untrained(model: nn.Module) -> bool:
+    """Whether every LayerNorm still has the scale 1 and shift 0 it is created with."""
+    norms = [module for module in model.modules() if isinstance(module, nn.LayerNorm)]
+    return bool(norms) and all(
+        bool((norm.weight == 1).all()) and bool((norm.bias == 0).all()) for norm in norms
+    )
+
+
+def _tiny(settings: params.Backbone) -> tuple[Any, Tokenizer, ImageStyle]:
+    from capt_core.backbone import tiny_clip
+
+    style = ImageStyle(tiny_clip.IMAGE_SIZE, tiny_clip.IMAGE_MEAN, tiny_clip.IMAGE_STD)
+    if settings.checkpoint is None:
+        return tiny_clip.load_model(), tiny_clip.Tokenizer(), style
+    model = tiny_clip.build_model()
+    _load_weights(model, Path(settings.checkpoint).expanduser())
+    return model, tiny_clip.Tokenizer(), style
+
+
+def _open_clip(settings: params.Backbone) -> tuple[Any, Tokenizer, ImageStyle]:
+    import open_clip
+
+    if settings.name not in open_clip.list_models():
+        raise CaptError(
+            f"backbone.name: open_clip has no model {settings.name!r}; "
+            "python -c 'import open_clip; print(open_clip.list_models())' lists them"
+        )
+    state = None
+    if settings.checkpoint is not None:
+        path = Path(settings.checkpoint).expanduser()
+        state, openai = _read_weights(path)
+        # OpenAI's weights were trained with QuickGELU, which their own archives do not record.
+        clip = open_clip.create_model(settings.name, load_weights=False, force_quick_gelu=openai)
+        _assign(clip, state, path)
+    else:
+        try:
+            clip = open_clip.create_model(settings.name, pretrained=settings.pretrained)
+        except Exception as error:
+            raise CaptError(
+                f"backbone {settings.name}: weights {settings.pretrained!r} could not be had "
+                f"({' '.join(str(error).split())[:200]}); get the file and set backbone.checkpoint"
+            ) from error
+    visual = clip.visual
+    size = visual.image_size[0] if isinstance(visual.image_size, tuple) else visual.image_size
+    style = ImageStyle(
+        int(size),
+        tuple(getattr(visual, "image_mean", None) or open_clip.OPENAI_DATASET_MEAN),
+        tuple(getattr(visual, "image_std", None) or open_clip.OPENAI_DATASET_STD),
+    )
+    return clip, OpenClipTokenizer(settings.name), style
+
+
+def _load_weights(model: nn.Module, path: Path) -> None:
+    state, _ = _read_weights(path)
+    _assign(model, state, path)
+
+
+def _read_weights(path: Path) -> tuple[dict[str, torch.Tensor], bool]:
+    """State dict of a weights file, and whether it is one of OpenAI's TorchScript archives."""
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path), False
+        if _is_torchscript(path):
+            archive = torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call]
+            state = dict(archive.state_dict())
+            for name in ("input_resolution", "context_length", "vocab_size"):
+                state.pop(name, None)
+            return {name: value.float() for name, value in state.items()}, True
+        document = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise CaptError(
+            f"backbone.checkpoint: {path}: not a readable weights file "
+            f"({' '.join(str(error).split())[:160]})"
+        ) from error
+    state = document.get("state_dict", document) if isinstance(document, dict) else {}
+    return {name.removeprefix("module."): value for name, value in state.items()}, False
+
+
+def _is_torchscript(path: Path) -> bool:
+    import zipfile
+
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("constants.pkl") for name in archive.namelist())
+
+
+def _assign(model: nn.Module, state: dict[str, torch.Tensor], path: Path) -> None:
+    try:
+        missing, unexpected = model.load_state_dict(state, strict=False)
+    except RuntimeError as error:
+        raise CaptError(
+            f"backbone.checkpoint: {path}: the weights have other shapes than the model "
+            f"({str(error).splitlines()[-1].strip()}); is backbone.name right?"
+        ) from error
+    if missing or unexpected:
+        example = (missing or unexpected)[0]
+        raise CaptError(
+            f"backbone.checkpoint: {path}: {len(missing)} tensors missing, {len(unexpected)} "
+            f"unknown (such as {example}); is backbone.name right?"
+        )
+
+
+@functools.lru_cache(maxsize=4)
+def _file_digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()[:12]

@@ -1,0 +1,1 @@
+"""The Confusion Bank, the semantic confusion miner and the sample confusion miner."""

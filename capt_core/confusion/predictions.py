@@ -1,0 +1,73 @@
+"""Per-image prediction tables: what each image was taken for, and how surely."""
+
+from __future__ import annotations
+
+import polars as pl
+import torch
+
+from capt_core.backbone.encoding import class_confidences
+from capt_core.confusion.semantic_miner import ranked_classes
+from capt_core.data.dataset import Dataset
+
+
+def prediction_table(
+    dataset: Dataset,
+    sample_ids: pl.Series,
+    image_features: torch.Tensor,
+    text_features: torch.Tensor,
+    logit_scale: float,
+    top_classes: int,
+) -> pl.DataFrame:
+    """Classify images among the classes of their own group (base or novel).
+
+    Args:
+        dataset: samples and classes.
+        sample_ids: the images, in the order of `image_features`.
+        image_features: [N, d], unit length.
+        text_features: [C, d], unit length, in class order.
+        logit_scale: inverse temperature of eq. 1.
+        top_classes: how many classes the `top_*` columns list (at most those of the group).
+
+    Returns:
+        Rows as in the table `predictions`, sorted by `sample_id`.
+    """
+    images = pl.DataFrame({"sample_id": sample_ids, "row": range(len(sample_ids))}).join(
+        dataset.samples.join(dataset.classes.select("class_id", "group"), on="class_id"),
+        on="sample_id",
+        maintain_order="left",
+    )
+    parts = []
+    for group in ("base", "novel"):
+        members = images.filter(pl.col("group") == group)
+        class_ids = torch.tensor(dataset.class_ids(group), dtype=torch.long)
+        if members.is_empty():
+            continue
+        rows = torch.from_numpy(members["row"].to_numpy().copy())
+        confidences = class_confidences(
+            image_features[rows], text_features[class_ids], logit_scale
+        ).double()
+        top = ranked_classes(confidences, min(top_classes, len(class_ids)))
+        position = {int(class_id): index for index, class_id in enumerate(class_ids)}
+        true = torch.tensor([position[label] for label in members["class_id"].to_list()])
+        top_ids = class_ids[top]
+        parts.append(
+            members.select(
+                "sample_id",
+                "path",
+                "split",
+                "group",
+                pl.col("class_id").alias("true_class_id"),
+                pl.col("class_name").alias("true_class"),
+                pl.Series("pseudo_label_id", top_ids[:, 0].tolist()),
+                pl.Series("pseudo_label", [dataset.class_names[i] for i in top_ids[:, 0].tolist()]),
+                pl.Series("correct", (top[:, 0] == true).tolist()),
+                pl.Series("confidence", confidences.gather(1, top[:, :1])[:, 0].tolist()),
+                pl.Series("true_confidence", confidences.gather(1, true[:, None])[:, 0].tolist()),
+                pl.Series("top_class_ids", top_ids.tolist()),
+                pl.Series(
+                    "top_classes", [[dataset.class_names[i] for i in r] for r in top_ids.tolist()]
+                ),
+                pl.Series("top_confidences", confidences.gather(1, top).tolist()),
+            )
+        )
+    return pl.concat(parts).sort("sample_id")

@@ -1,0 +1,157 @@
+"""SEM, the Semantic Confusion Miner: which other classes a sample is likely taken for."""
+
+from __future__ import annotations
+
+import polars as pl
+import torch
+
+from capt_core.data.dataset import Dataset
+
+
+def pseudo_labels(confidences: torch.Tensor) -> torch.Tensor:
+    """Eq. 6: the most confident class of each row, lowest index on ties.
+
+    Args:
+        confidences: [N, C].
+
+    Returns:
+        Class indices [N].
+    """
+    return ranked_classes(confidences, 1)[:, 0]
+
+
+def confusion_scores(
+    confidences: torch.Tensor, counts: torch.Tensor, pseudo: torch.Tensor
+) -> torch.Tensor:
+    """Eq. 7: S_i = (1 + n_i / sum_j n_j) C_i, where n is the count row of the pseudo-label.
+
+    An empty row leaves the confidences as they are. The pseudo-label itself scores -inf.
+
+    Args:
+        confidences: C, [N, C].
+        counts: N[true class][class predicted], [C, C].
+        pseudo: pseudo-labels, [N].
+
+    Returns:
+        Scores [N, C] in the type of `confidences`.
+    """
+    rows = counts[pseudo].to(confidences.dtype)
+    weights = 1 + rows / rows.sum(dim=1, keepdim=True).clamp(min=1)
+    scores = weights * confidences
+    return scores.scatter(1, pseudo[:, None], float("-inf"))
+
+
+def ranked_classes(scores: torch.Tensor, count: int) -> torch.Tensor:
+    """Indices [N, count] of the highest scores, best first, lowest index on ties."""
+    return scores.argsort(dim=1, descending=True, stable=True)[:, :count]
+
+
+def mine_pairs(
+    dataset: Dataset,
+    sample_ids: pl.Series,
+    confidences: torch.Tensor,
+    counts: torch.Tensor,
+    pairs: int,
+) -> pl.DataFrame:
+    """Semantic confusion pairs of each sample among the base classes.
+
+    Args:
+        dataset: samples and classes.
+        sample_ids: the samples, in the order of `confidences`.
+        confidences: over the base classes, [N, B].
+        counts: confusion counts among the base classes, [B, B]; zeros rank by confidence.
+        pairs: pairs per sample, at most B - 1.
+
+    Returns:
+        Rows as in the table `pairs`, by sample in the given order, then rank.
+    """
+    class_ids = torch.tensor(dataset.class_ids("base"), dtype=torch.long)
+    kept = min(pairs, len(class_ids) - 1)
+    pseudo = pseudo_labels(confidences)
+    scores = confusion_scores(confidences, counts, pseudo)
+    top = ranked_classes(scores, kept)
+    frame = pl.DataFrame(
+        {
+            "sample_id": sample_ids.gather(
+                [i for i in range(len(sample_ids)) for _ in range(kept)]
+            ),
+            "pseudo_label_id": class_ids[pseudo].repeat_interleave(kept).tolist(),
+            "rank": list(range(1, kept + 1)) * len(sample_ids),
+            "class_id": class_ids[top].flatten().tolist(),
+            "confidence": confidences.gather(1, top).flatten().tolist(),
+            "count": counts[pseudo[:, None], top].flatten().tolist(),
+            "score": scores.gather(1, top).flatten().tolist(),
+        },
+        schema_overrides={
+            "sample_id": pl.Int64,
+            "pseudo_label_id": pl.Int64,
+            "rank": pl.Int64,
+            "class_id": pl.Int64,
+            "confidence": pl.Float64,
+            "count": pl.Int64,
+            "score": pl.Float64,
+        },
+    )
+    named = dataset.with_names(frame, "pseudo_label_id", "pseudo_label")
+    return dataset.with_names(named, "class_id", "class_name")
+
+
+def class_pairs(
+    dataset: Dataset,
+    confidences: torch.Tensor,
+    counts: torch.Tensor,
+    text_features: torch.Tensor,
+    pairs: int,
+) -> pl.DataFrame:
+    """Confusion pairs per base class: highest mean score over the samples taken for it.
+
+    A class that no sample was taken for has no scores; its partners are then the classes whose
+    text features are most similar (`source` says which of the two was used).
+
+    Args:
+        dataset: samples and classes.
+        confidences: of the mined samples over the base classes, [N, B].
+        counts: confusion counts among the base classes, [B, B].
+        text_features: of the base classes, unit length, [B, d].
+        pairs: partners per class, at most B - 1.
+
+    Returns:
+        Rows as in the table `class_pairs`, by class, then rank.
+    """
+    class_ids = dataset.class_ids("base")
+    kept = min(pairs, len(class_ids) - 1)
+    pseudo = pseudo_labels(confidences)
+    scores = confusion_scores(confidences, counts, pseudo)
+    similarity = (text_features @ text_features.T).double().fill_diagonal_(float("-inf"))
+    names = dataset.class_names
+    rows = []
+    for index, class_id in enumerate(class_ids):
+        taken = scores[pseudo == index]
+        mined = len(taken) > 0
+        mean = taken.mean(dim=0) if mined else similarity[index]
+        for rank, partner in enumerate(ranked_classes(mean[None], kept)[0].tolist(), start=1):
+            rows.append(
+                {
+                    "class_id": class_id,
+                    "class_name": names[class_id],
+                    "rank": rank,
+                    "paired_class_id": class_ids[partner],
+                    "paired_class": names[class_ids[partner]],
+                    "score": float(mean[partner]),
+                    "count": int(counts[index, partner]),
+                    "source": "score" if mined else "text_similarity",
+                }
+            )
+    return pl.DataFrame(
+        rows,
+        schema={
+            "class_id": pl.Int64,
+            "class_name": pl.String,
+            "rank": pl.Int64,
+            "paired_class_id": pl.Int64,
+            "paired_class": pl.String,
+            "score": pl.Float64,
+            "count": pl.Int64,
+            "source": pl.String,
+        },
+    )

@@ -1,0 +1,1 @@
+"""Data sets: registry, readers, few-shot sampling, images."""

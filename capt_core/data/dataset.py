@@ -1,0 +1,115 @@
+"""A prepared data set as the later stages see it: samples, classes and where images lie."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from capt_core.artifacts.layout import Layout
+from capt_core.artifacts.provenance import Provenance
+from capt_core.artifacts.schemas import CLASSES, FEWSHOT, SAMPLES
+from capt_core.artifacts.tables import read_provenance, read_table
+from capt_core.data.registry import dataset_spec
+from capt_core.data.splits import checked_root, spoken_name
+from capt_core.errors import CaptError
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Samples and classes of a prepared data set.
+
+    Attributes:
+        name: registry name.
+        samples: table `samples`; `sample_id` counts from 0 in row order.
+        classes: table `classes`; `class_id` counts from 0 in row order.
+        fingerprint: digest of samples, classes and image contents, carried by every artifact made from them.
+    """
+
+    name: str
+    samples: pl.DataFrame
+    classes: pl.DataFrame
+    fingerprint: str
+
+    @property
+    def class_names(self) -> list[str]:
+        return self.classes["class_name"].to_list()
+
+    @property
+    def prompts(self) -> list[str]:
+        """The hand-written template filled with each class's name, in class order."""
+        return [
+            template.format(spoken_name(name))
+            for template, name in self.classes.select("template", "class_name").iter_rows()
+        ]
+
+    def class_ids(self, group: str) -> list[int]:
+        """Class ids of one group (`base` or `novel`), ascending."""
+        return self.classes.filter(pl.col("group") == group)["class_id"].to_list()
+
+    def provenance(self, backbone: str = "", settings: str = "") -> Provenance:
+        return Provenance(self.name, self.fingerprint, backbone, settings)
+
+    def with_names(self, frame: pl.DataFrame, id_column: str, name_column: str) -> pl.DataFrame:
+        """Add the class name that belongs to a column of class ids."""
+        names = self.classes.select(
+            pl.col("class_id").alias(id_column), pl.col("class_name").alias(name_column)
+        )
+        return frame.join(names, on=id_column, how="left", maintain_order="left")
+
+    def paths(self, sample_ids: pl.Series, image_root: Path) -> list[Path]:
+        """Files of the given samples, in their order."""
+        return [image_root / path for path in self.samples["path"].gather(sample_ids).to_list()]
+
+
+def fingerprint(samples: pl.DataFrame, classes: pl.DataFrame, digests: Iterable[str]) -> str:
+    """First 16 hex digits of SHA-256 over both tables and the images' digests, in row order."""
+    digest = hashlib.sha256()
+    for frame in (samples, classes):
+        digest.update(frame.write_csv().encode())
+    for image in digests:
+        digest.update(image.encode())
+    return digest.hexdigest()[:16]
+
+
+def load_dataset(layout: Layout) -> Dataset:
+    """Read what ``prepare`` wrote.
+
+    Raises:
+        CaptError: a table is missing, damaged, or the two do not belong together.
+    """
+    dataset_spec(layout.dataset)
+    expected = Provenance(layout.dataset)
+    samples = read_table(SAMPLES, layout.samples, expected)
+    classes = read_table(CLASSES, layout.classes, expected)
+    digest = read_provenance(layout.samples).dataset_fingerprint
+    if read_provenance(layout.classes).dataset_fingerprint != digest:
+        raise CaptError(
+            f"{layout.classes}: not written together with {layout.samples.name}; "
+            f"run: capt-stage prepare --dataset {layout.dataset}"
+        )
+    return Dataset(layout.dataset, samples, classes, digest)
+
+
+def load_fewshot(layout: Layout, dataset: Dataset, shots: int, seed: int) -> pl.DataFrame:
+    """Few-shot list of one seed, in sampling order.
+
+    Raises:
+        CaptError: ``prepare`` has not drawn this list.
+    """
+    return read_table(FEWSHOT, layout.fewshot(shots, seed), dataset.provenance())
+
+
+def image_root(layout: Layout, data_root: str | None) -> Path:
+    """Folder that sample paths are relative to.
+
+    Raises:
+        CaptError: the data set is read from disk and its layout is not there.
+    """
+    spec = dataset_spec(layout.dataset)
+    if spec.reader == "proctex":
+        return layout.images
+    return checked_root(spec, data_root) / spec.image_folder

@@ -1,0 +1,1 @@
+"""CAPT: Diff-Manner Adapter and Multi-Granularity Discrepancy Expert on a frozen CLIP."""

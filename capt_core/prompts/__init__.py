@@ -1,0 +1,1 @@
+"""Commonality and difference prompts: stores, templates, clustering."""

@@ -1,0 +1,92 @@
+"""The JSON store of written prompts: what two classes share, and what tells them apart."""
+
+from __future__ import annotations
+
+import json
+from importlib import resources
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from capt_core.errors import CaptError
+
+
+class ClassEntry(BaseModel):
+    """What is visible in one class."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    attributes: list[str] = Field(min_length=1)
+
+
+class PairEntry(BaseModel):
+    """What was written about an unordered pair of classes.
+
+    Attributes:
+        classes: the two class names.
+        reason: why an image model mixes them up.
+        commonality: prompts that hold for both.
+        difference: class name to prompts that tell it from the other.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    classes: tuple[str, str]
+    reason: str
+    commonality: list[str] = Field(min_length=1)
+    difference: dict[str, list[str]]
+
+    @model_validator(mode="after")
+    def _both_directions(self) -> PairEntry:
+        if set(self.difference) != set(self.classes) or len(set(self.classes)) != 2:
+            raise ValueError("difference must have one entry for each of two classes")
+        return self
+
+
+class PromptStore(BaseModel):
+    """All that is written for one data set."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: int
+    dataset: str
+    domain: str
+    source: str
+    classes: dict[str, ClassEntry]
+    pairs: list[PairEntry]
+
+    def by_pair(self) -> dict[frozenset[str], PairEntry]:
+        return {frozenset(entry.classes): entry for entry in self.pairs}
+
+
+SCHEMA_VERSION = 1
+
+
+def shipped_store(dataset: str) -> Path | None:
+    """File of the store that the package ships for a data set, if it ships one."""
+    with resources.as_file(resources.files("capt_core.prompts") / "stores") as folder:
+        path = folder / f"{dataset}.json"
+    return path if path.is_file() else None
+
+
+def load_store(path: Path) -> PromptStore:
+    """Read and check a store.
+
+    Raises:
+        CaptError: missing file, not JSON, or not of the store's form; the message says where.
+    """
+    try:
+        store = PromptStore.model_validate(json.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise CaptError(f"generate_prompts.store: {path}: {error.strerror}") from error
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(str(part) for part in problem["loc"])
+        raise CaptError(f"{path}: {where}: {problem['msg']}") from error
+    except ValueError as error:
+        raise CaptError(f"{path}: not valid JSON ({error})") from error
+    if store.schema_version != SCHEMA_VERSION:
+        raise CaptError(
+            f"{path}: schema_version {store.schema_version}, this program reads {SCHEMA_VERSION}"
+        )
+    return store

@@ -1,9 +1,8 @@
-"""Frozen features of images and texts, and the class confidences they give."""
+"""Frozen features of images and texts."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from itertools import batched
 
 import torch
 from torch.nn import functional
@@ -58,19 +57,3 @@ def encode_texts(texts: list[str], backbone: Backbone, batch_size: int = 256) ->
             encoded = backbone.clip.encode_text(tokens)
         features.append(functional.normalize(encoded.float(), dim=-1).cpu())
     return torch.cat(features)
-
-
-def class_confidences(
-    image_features: torch.Tensor, text_features: torch.Tensor, logit_scale: float
-) -> torch.Tensor:
-    """Eq. 1: softmax over classes of the scaled cosines.
-
-    Args:
-        image_features: [N, d], unit length.
-        text_features: [C, d], unit length, one per class.
-        logit_scale: the inverse temperature.
-
-    Returns:
-        Confidences [N, C]; every row sums to 1.
-    """
-    return (logit_scale * image_features @ text_features.T).softmax(dim=-1)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,11 +10,10 @@ import torch
 from torch import nn
 
 from capt_core import params
+from capt_core.backbone.identity import TINY_CLIP, backbone_identity
 from capt_core.backbone.torchvision_ops import ensure_torchvision
 from capt_core.data.images import ImageStyle
 from capt_core.errors import CaptError
-
-TINY_CLIP = "tiny-clip"
 
 
 class Tokenizer(Protocol):
@@ -80,29 +77,6 @@ class OpenClipTokenizer:
     def token_count(self, text: str) -> int:
         """Number of tokens of a text with its start and end tokens."""
         return len(self._tokenize.encode(text)) + 2
-
-
-def backbone_identity(settings: params.Backbone) -> str:
-    """Name and weights of the configured backbone, without loading the model.
-
-    Raises:
-        CaptError: the checkpoint is missing, or no weights are named.
-    """
-    if settings.name == TINY_CLIP and settings.checkpoint is None:
-        from capt_core.backbone import tiny_clip
-
-        return f"{TINY_CLIP}@{_file_digest(Path(tiny_clip.__file__).parent / 'weights.safetensors')}"
-    if settings.checkpoint is not None:
-        path = Path(settings.checkpoint).expanduser()
-        if not path.is_file():
-            raise CaptError(f"backbone.checkpoint: no such file: {path}")
-        return f"{settings.name}@{_file_digest(path)}"
-    if settings.pretrained is not None:
-        return f"{settings.name}@{settings.pretrained}"
-    raise CaptError(
-        f"backbone {settings.name}: no weights named; set backbone.checkpoint=FILE, or "
-        "backbone.pretrained=TAG (such as openai) to download them"
-    )
 
 
 def load_backbone(settings: params.Backbone, runtime: params.Runtime) -> Backbone:
@@ -251,12 +225,3 @@ def _assign(model: nn.Module, state: dict[str, torch.Tensor], path: Path) -> Non
             f"backbone.checkpoint: {path}: {len(missing)} tensors missing, {len(unexpected)} "
             f"unknown (such as {example}); is backbone.name right?"
         )
-
-
-@functools.lru_cache(maxsize=4)
-def _file_digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()[:12]

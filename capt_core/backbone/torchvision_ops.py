@@ -35,9 +35,9 @@ def ensure_torchvision() -> bool:
         del sys.modules[name]
     import torch
 
-    library = torch.library.Library("torchvision", "DEF")
+    library = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
     for name in _OPERATORS:
-        library.define(_SIGNATURE.format(name=name))
+        library.define(_SIGNATURE.format(name=name))  # type: ignore[no-untyped-call]
     _library = library
     importlib.import_module("torchvision")
     return True

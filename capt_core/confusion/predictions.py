@@ -5,9 +5,9 @@ from __future__ import annotations
 import polars as pl
 import torch
 
-from capt_core.backbone.encoding import class_confidences
 from capt_core.confusion.semantic_miner import ranked_classes
 from capt_core.data.dataset import Dataset
+from capt_core.methods.clip import class_confidences
 
 
 def prediction_table(

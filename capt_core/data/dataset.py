@@ -26,7 +26,8 @@ class Dataset:
         name: registry name.
         samples: table `samples`; `sample_id` counts from 0 in row order.
         classes: table `classes`; `class_id` counts from 0 in row order.
-        fingerprint: digest of samples, classes and image contents, carried by every artifact made from them.
+        fingerprint: digest of samples, classes and image contents; every artifact made from
+            them carries it.
     """
 
     name: str

@@ -38,7 +38,8 @@ def mixture(gates: torch.Tensor, outputs: torch.Tensor) -> torch.Tensor:
     Returns:
         [L, D].
     """
-    return torch.einsum("lk,lkd->ld", gates, outputs)
+    mixed: torch.Tensor = (gates[:, :, None] * outputs).sum(dim=1)
+    return mixed
 
 
 def memory_lookup(features: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:

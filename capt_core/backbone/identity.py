@@ -1,0 +1,33 @@
+"""Which backbone the settings name, told without loading it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from capt_core import params
+from capt_core.artifacts.files import file_digest
+from capt_core.errors import CaptError
+
+TINY_CLIP = "tiny-clip"
+TINY_CLIP_WEIGHTS = Path(__file__).parent / "tiny_clip" / "weights.safetensors"
+
+
+def backbone_identity(settings: params.Backbone) -> str:
+    """Name and weights of the configured backbone; artifacts made with it carry this.
+
+    Raises:
+        CaptError: the checkpoint is missing, or no weights are named.
+    """
+    if settings.checkpoint is not None:
+        path = Path(settings.checkpoint).expanduser()
+        if not path.is_file():
+            raise CaptError(f"backbone.checkpoint: no such file: {path}")
+        return f"{settings.name}@{file_digest(path)}"
+    if settings.name == TINY_CLIP:
+        return f"{TINY_CLIP}@{file_digest(TINY_CLIP_WEIGHTS)}"
+    if settings.pretrained is not None:
+        return f"{settings.name}@{settings.pretrained}"
+    raise CaptError(
+        f"backbone {settings.name}: no weights named; set backbone.checkpoint=FILE, or "
+        "backbone.pretrained=TAG (such as openai) to download them"
+    )

@@ -1,0 +1,79 @@
+"""Sets of rendered textures, in memory, for pretraining and measuring."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from capt_core.data.proctex import CLASS_NAMES, ImageFacts, render_with_facts
+
+
+@dataclass(frozen=True)
+class TextureSet:
+    """Images in order of class, then of index.
+
+    Attributes:
+        images: RGB, uint8, (n, 64, 64, 3).
+        facts: what each image shows, n of them.
+    """
+
+    images: NDArray[np.uint8]
+    facts: tuple[ImageFacts, ...]
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """Class of each image, (n,)."""
+        return np.array([facts.class_id for facts in self.facts], dtype=np.int64)
+
+
+def render_set(seed: int, split: str, per_class: int, workers: int = 1) -> TextureSet:
+    """Render ``per_class`` images of every class.
+
+    Args:
+        seed: seed of the benchmark.
+        split: split to render, see :func:`capt_core.data.proctex.render_with_facts`.
+        per_class: images of each class.
+        workers: processes; the images do not depend on it.
+    """
+    render = partial(_render_class, seed, split, per_class)
+    labels = range(len(CLASS_NAMES))
+    if workers > 1:
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(workers, mp_context=context) as pool:
+            parts = list(pool.map(render, labels))
+    else:
+        parts = [render(label) for label in labels]
+    images = np.concatenate([images for images, _ in parts])
+    return TextureSet(images, tuple(fact for _, facts in parts for fact in facts))
+
+
+def save_set(textures: TextureSet, folder: Path) -> None:
+    """Write ``images.npy`` and ``facts.json`` into an existing folder."""
+    np.save(folder / "images.npy", textures.images, allow_pickle=False)
+    text = json.dumps([asdict(facts) for facts in textures.facts])
+    (folder / "facts.json").write_text(text, encoding="utf-8")
+
+
+def load_set(folder: Path) -> TextureSet:
+    """Read what :func:`save_set` wrote.
+
+    Raises:
+        FileNotFoundError: the folder holds no such set.
+    """
+    facts = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
+    images: NDArray[np.uint8] = np.load(folder / "images.npy", allow_pickle=False)
+    return TextureSet(images, tuple(ImageFacts(**fields) for fields in facts))
+
+
+def _render_class(
+    seed: int, split: str, per_class: int, class_id: int
+) -> tuple[NDArray[np.uint8], list[ImageFacts]]:
+    pairs = [render_with_facts(seed, split, class_id, index) for index in range(per_class)]
+    return np.stack([image for image, _ in pairs]), [facts for _, facts in pairs]

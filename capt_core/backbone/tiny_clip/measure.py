@@ -1,0 +1,110 @@
+"""Zero-shot accuracy, confusions and linear probes of the tiny model on rendered textures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional
+
+from capt_core.backbone.tiny_clip.model import normalise
+from capt_core.backbone.tiny_clip.tokenizer import Tokenizer
+from capt_core.data.proctex import CLASS_NAMES, TEMPLATE
+
+if TYPE_CHECKING:
+    from open_clip.model import CLIP
+
+HALVES: Final[dict[str, range]] = {"base": range(15), "novel": range(15, 30)}
+_BATCH: Final = 250
+_PROBE_SCALE: Final = 5.0  # unit features are too small for the solver's default penalty
+
+
+@dataclass(frozen=True)
+class Features:
+    """Image features of unit length, float32 (n, 128), and their labels (n,)."""
+
+    values: NDArray[np.float32]
+    labels: NDArray[np.int64]
+
+    def of(self, classes: range) -> Features:
+        """Only the images of these classes."""
+        kept = np.isin(self.labels, classes)
+        return Features(self.values[kept], self.labels[kept])
+
+
+def embed_images(model: CLIP, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Image features of unit length, float32 (n, 128), of RGB images, uint8 (n, 64, 64, 3)."""
+    parts = []
+    with torch.inference_mode():
+        for start in range(0, len(images), _BATCH):
+            pixels = torch.from_numpy(images[start : start + _BATCH]).permute(0, 3, 1, 2)
+            parts.append(functional.normalize(model.encode_image(normalise(pixels)), dim=-1))
+    values: NDArray[np.float32] = torch.cat(parts).numpy()
+    return values
+
+
+def embed_class_names(model: CLIP, tokenizer: Tokenizer) -> NDArray[np.float32]:
+    """Text features of unit length of all classes through the template, float32 (30, 128)."""
+    tokens = tokenizer([TEMPLATE.format(name) for name in CLASS_NAMES])
+    with torch.inference_mode():
+        values: NDArray[np.float32] = model.encode_text(tokens, normalize=True).numpy()
+    return values
+
+
+def predict(
+    features: Features, class_features: NDArray[np.float32], classes: range
+) -> NDArray[np.int64]:
+    """Label of the nearest class name among ``classes`` for each image, (n,)."""
+    scores = features.values @ class_features[list(classes)].T
+    return np.asarray(scores.argmax(axis=1) + classes.start, dtype=np.int64)
+
+
+def zero_shot(features: Features, class_features: NDArray[np.float32]) -> dict[str, float]:
+    """Accuracy in per cent within each half (15 classes compete) and over all 30 classes."""
+    halves = HALVES | {"all": range(len(CLASS_NAMES))}
+    accuracies = {}
+    for name, classes in halves.items():
+        part = features.of(classes)
+        right = predict(part, class_features, classes) == part.labels
+        accuracies[name] = 100 * float(right.mean())
+    return accuracies
+
+
+def confusion_counts(features: Features, class_features: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Images by true and predicted class, (30, 30); only classes of one half compete."""
+    counts = np.zeros((len(CLASS_NAMES), len(CLASS_NAMES)), dtype=np.int64)
+    for classes in HALVES.values():
+        part = features.of(classes)
+        np.add.at(counts, (part.labels, predict(part, class_features, classes)), 1)
+    return counts
+
+
+def linear_probe(pool: Features, test: Features, classes: range, shots: int, seed: int) -> float:
+    """Accuracy in per cent of a logistic regression on a few images of each class.
+
+    Args:
+        pool: images to draw the few from.
+        test: images to score.
+        classes: classes that compete.
+        shots: images drawn of each class.
+        seed: seed of the draw.
+
+    Raises:
+        ValueError: the pool holds fewer than ``shots`` images of a class.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    rng = np.random.default_rng(seed)
+    drawn = np.concatenate(
+        [
+            rng.choice(np.flatnonzero(pool.labels == label), shots, replace=False)
+            for label in classes
+        ]
+    )
+    probe = LogisticRegression(max_iter=3000)
+    probe.fit(_PROBE_SCALE * pool.values[drawn], pool.labels[drawn])
+    scored = test.of(classes)
+    return 100 * float(probe.score(_PROBE_SCALE * scored.values, scored.labels))

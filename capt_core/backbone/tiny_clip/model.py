@@ -1,0 +1,97 @@
+"""Architecture and weights of the tiny CLIP."""
+
+from __future__ import annotations
+
+import json
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from capt_core.backbone.torchvision_ops import ensure_torchvision
+
+if TYPE_CHECKING:
+    from open_clip.model import CLIP
+
+IMAGE_SIZE: Final = 64
+IMAGE_MEAN: Final = (0.50, 0.45, 0.45)
+IMAGE_STD: Final = (0.25, 0.25, 0.25)
+WEIGHTS: Final = "weights.safetensors"
+
+
+def read_config() -> dict[str, Any]:
+    """The packaged open_clip configuration: embed_dim, vision_cfg, text_cfg."""
+    file = resources.files(__package__) / "config.json"
+    config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return config
+
+
+def build_model(*, patch_dropout: float = 0.0, vocabulary_size: int | None = None) -> CLIP:
+    """The architecture with random weights, in training mode.
+
+    An open_clip ``CLIP`` whose patch embedding is four small convolutions in place of one large
+    one; a vision transformer this small learns several times faster from them. Everything after
+    it is open_clip's own.
+
+    Args:
+        patch_dropout: share of patches dropped in training mode.
+        vocabulary_size: number of tokens, when it is not the packaged one.
+    """
+    ensure_torchvision()
+    from open_clip.model import CLIP
+
+    config = read_config()
+    vision = {**config["vision_cfg"], "patch_dropout": patch_dropout}
+    text = dict(config["text_cfg"])
+    if vocabulary_size is not None:
+        text["vocab_size"] = vocabulary_size
+    model = CLIP(embed_dim=config["embed_dim"], vision_cfg=vision, text_cfg=text)
+    model.visual.conv1 = _patch_embedding(vision["width"], vision["patch_size"])
+    return model
+
+
+def load_model(weights: Path | None = None) -> CLIP:
+    """The pretrained model, float32, in evaluation mode, on the CPU.
+
+    Args:
+        weights: safetensors file to load instead of the packaged one.
+
+    Raises:
+        RuntimeError: the file's tensors do not fit the architecture.
+    """
+    model = build_model()
+    if weights is None:
+        with resources.as_file(resources.files(__package__) / WEIGHTS) as path:
+            tensors = load_file(path)
+    else:
+        tensors = load_file(weights)
+    model.load_state_dict(
+        {name: t.float() if t.is_floating_point() else t for name, t in tensors.items()}
+    )
+    return model.eval()
+
+
+def normalise(images: torch.Tensor) -> torch.Tensor:
+    """Pixels 0 to 255, (n, 3, 64, 64), to what the image tower expects, float32."""
+    mean = torch.tensor(IMAGE_MEAN, device=images.device).view(1, 3, 1, 1)
+    std = torch.tensor(IMAGE_STD, device=images.device).view(1, 3, 1, 1)
+    return (images.float() / 255 - mean) / std
+
+
+def _patch_embedding(width: int, patch_size: int) -> nn.Sequential:
+    """(n, 3, side, side) to (n, width, side / 8, side / 8), by three strides of two."""
+    if patch_size != 8:
+        raise ValueError(
+            f"the patch embedding halves three times, so patch_size is 8, not {patch_size}"
+        )
+    layers: list[nn.Module] = []
+    for inputs, outputs in ((3, width // 4), (width // 4, width // 2), (width // 2, width)):
+        layers += [
+            nn.Conv2d(inputs, outputs, kernel_size=3, stride=2, padding=1, bias=False),
+            nn.BatchNorm2d(outputs),
+            nn.GELU(),
+        ]
+    return nn.Sequential(*layers, nn.Conv2d(width, width, kernel_size=1))

@@ -1,0 +1,172 @@
+"""Checks of the installation and the inputs, each with the command that mends what is wrong."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Literal
+
+from capt_core.backbone.identity import backbone_identity
+from capt_core.data.registry import dataset_spec
+from capt_core.data.splits import checked_root
+from capt_core.errors import CaptError
+from capt_core.params import Settings
+
+LOW_SPACE = 2 * 1024**3
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One check: what was looked at, how it stands, and what to do (empty when nothing)."""
+
+    check: str
+    state: Literal["ok", "note", "fail"]
+    detail: str
+    remedy: str = ""
+
+
+def diagnose(settings: Settings, dataset: str, artifacts: Path) -> Iterator[Finding]:
+    """Look for the usual troubles, one finding each."""
+    yield check_torchvision()
+    yield check_open_clip()
+    yield check_gpu(settings)
+    yield check_weights(settings)
+    yield check_artifacts(artifacts)
+    yield check_data(settings, dataset)
+    yield check_commands()
+    yield check_api_key()
+
+
+def check_torchvision() -> Finding:
+    """Whether torch and torchvision fit together."""
+    from capt_core.backbone.torchvision_ops import ensure_torchvision
+
+    name = "torch and torchvision"
+    try:
+        declared = ensure_torchvision()
+    except Exception as error:
+        return Finding(
+            name,
+            "fail",
+            f"cannot be imported: {' '.join(str(error).split())[:160]}",
+            "pip install -c constraints.txt torch torchvision",
+        )
+    versions = f"{metadata.version('torch')} and {metadata.version('torchvision')}"
+    if declared:
+        return Finding(
+            name,
+            "ok",
+            f"{versions}; torchvision was built for another torch, its two missing operators "
+            "(nms, qnms) are declared at import and not needed",
+        )
+    return Finding(name, "ok", versions)
+
+
+def check_open_clip() -> Finding:
+    """Whether open_clip can be imported."""
+    try:
+        importlib.import_module("open_clip")
+    except Exception as error:
+        return Finding(
+            "open_clip",
+            "fail",
+            f"cannot be imported: {' '.join(str(error).split())[:160]}",
+            "pip install -c constraints.txt open_clip_torch",
+        )
+    return Finding("open_clip", "ok", metadata.version("open_clip_torch"))
+
+
+def check_gpu(settings: Settings) -> Finding:
+    """Whether torch sees a GPU, and whether the machine has one that it does not see."""
+    import torch
+
+    if torch.cuda.is_available():
+        return Finding("GPU", "ok", torch.cuda.get_device_name())
+    present = shutil.which("nvidia-smi") is not None or Path("/dev/nvidia0").exists()
+    wanted = settings.runtime.device == "cuda"
+    if present:
+        return Finding(
+            "GPU",
+            "fail" if wanted else "note",
+            f"the machine has one, torch {torch.__version__} does not see it",
+            "check nvidia-smi; then install torch's CUDA build: "
+            "pip install --force-reinstall torch torchvision",
+        )
+    remedy = "--set runtime.device=cpu" if wanted else ""
+    return Finding("GPU", "fail" if wanted else "note", "none; everything runs on the CPU", remedy)
+
+
+def check_weights(settings: Settings) -> Finding:
+    """Whether the backbone's weights are there."""
+    try:
+        return Finding("backbone weights", "ok", backbone_identity(settings.backbone))
+    except CaptError as error:
+        return Finding(
+            "backbone weights",
+            "fail",
+            str(error),
+            "--set backbone.checkpoint=FILE, or --set backbone.name=tiny-clip",
+        )
+
+
+def check_artifacts(folder: Path) -> Finding:
+    """Whether the artifacts folder can be written to and has room."""
+    name = "artifacts folder"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        return Finding(
+            name, "fail", f"{folder}: {error.strerror}", "chmod u+w it, or --artifacts DIR"
+        )
+    if free < LOW_SPACE:
+        return Finding(
+            name, "note", f"{folder}: {free / 1024**3:.1f} GiB free", "free some space, or move it"
+        )
+    return Finding(name, "ok", f"{folder}: writable, {free / 1024**3:.0f} GiB free")
+
+
+def check_data(settings: Settings, dataset: str) -> Finding:
+    """Whether the data set lies where the settings say."""
+    name = f"data set {dataset}"
+    spec = dataset_spec(dataset)
+    if spec.reader == "proctex":
+        return Finding(name, "ok", "drawn by the project itself")
+    try:
+        root = checked_root(spec, settings.data.root)
+    except CaptError as error:
+        return Finding(name, "fail", str(error), "--set data.root=DIR")
+    return Finding(name, "ok", str(root))
+
+
+def check_commands() -> Finding:
+    """Whether the commands that dvc.yaml calls are found."""
+    missing = [command for command in ("dvc", "capt-stage", "git") if not shutil.which(command)]
+    if missing:
+        return Finding(
+            "commands",
+            "fail",
+            f"not found: {', '.join(missing)}",
+            ". .venv/bin/activate (after make install)",
+        )
+    return Finding("commands", "ok", "dvc, capt-stage and git are found")
+
+
+def check_api_key() -> Finding:
+    """Whether an API key for prompt generation is set; its value is never shown."""
+    if os.environ.get("ANTHROPIC_API_KEY"):
+        return Finding("API key", "ok", "ANTHROPIC_API_KEY is set")
+    return Finding(
+        "API key",
+        "note",
+        "ANTHROPIC_API_KEY is not set; stored and template prompts need none",
+        "export ANTHROPIC_API_KEY=... once prompts are to be written by an LLM",
+    )

@@ -1,0 +1,109 @@
+"""Accuracies on both halves, and what became of the base model's errors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import polars as pl
+
+PROTOCOL = "base_to_novel"
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A value in percent and the number of images behind it; None when there are none."""
+
+    value: float | None
+    n: int
+
+
+def accuracy(predictions: pl.DataFrame) -> Metric:
+    """Share of right answers."""
+    return _share(predictions["correct"])
+
+
+def harmonic_mean(base: float, novel: float) -> float:
+    """2 base novel / (base + novel); 0 when both are 0."""
+    return 2 * base * novel / (base + novel) if base + novel else 0.0
+
+
+def correction_rate(before: pl.DataFrame, after: pl.DataFrame) -> Metric:
+    """Share of the base model's errors that are right now.
+
+    Args:
+        before: the base model's predictions (`sample_id`, `correct`).
+        after: the method's predictions of at least these images.
+    """
+    wrong = before.filter(~pl.col("correct"))
+    return _share(_joined(wrong, after)["correct_after"])
+
+
+def broken_rate(before: pl.DataFrame, after: pl.DataFrame) -> Metric:
+    """Share of the base model's right answers that are wrong now."""
+    right = before.filter(pl.col("correct"))
+    return _share(~_joined(right, after)["correct_after"])
+
+
+def evaluate_predictions(
+    before: pl.DataFrame, after: pl.DataFrame, bank: pl.DataFrame
+) -> dict[str, Metric]:
+    """All metrics of one run.
+
+    Test images of both halves count for the test correction rate and the broken rate, each
+    image scored among the classes of its own half.
+
+    Args:
+        before: the base model's table `predictions`.
+        after: the run's table `run_predictions`.
+        bank: the table `confusion_bank`.
+    """
+    test = after.filter(pl.col("split") == "test")
+    base = accuracy(test.filter(pl.col("group") == "base"))
+    novel = accuracy(test.filter(pl.col("group") == "novel"))
+    known = base.value is not None and novel.value is not None
+    mean = harmonic_mean(base.value or 0.0, novel.value or 0.0) if known else None
+    before_test = before.filter(pl.col("split") == "test")
+    banked = before.filter(pl.col("sample_id").is_in(bank["sample_id"].implode()))
+    return {
+        "base_accuracy": base,
+        "novel_accuracy": novel,
+        "harmonic_mean": Metric(mean, base.n + novel.n),
+        "bank_correction_rate": correction_rate(banked, after),
+        "test_correction_rate": correction_rate(before_test, after),
+        "broken_rate": broken_rate(before_test, after),
+    }
+
+
+def evaluation_rows(
+    metrics: dict[str, Metric], dataset: str, method: str, variant: str, seed: int
+) -> pl.DataFrame:
+    """One row per metric, as in the table `results`."""
+    return pl.DataFrame(
+        [
+            (dataset, method, variant, PROTOCOL, seed, name, metric.value, metric.n)
+            for name, metric in metrics.items()
+        ],
+        schema={
+            "dataset": pl.String,
+            "method": pl.String,
+            "variant": pl.String,
+            "protocol": pl.String,
+            "seed": pl.Int64,
+            "metric": pl.String,
+            "value": pl.Float64,
+            "n": pl.Int64,
+        },
+        orient="row",
+    )
+
+
+def _joined(before: pl.DataFrame, after: pl.DataFrame) -> pl.DataFrame:
+    return before.select("sample_id").join(
+        after.select("sample_id", pl.col("correct").alias("correct_after")), on="sample_id"
+    )
+
+
+def _share(flags: pl.Series) -> Metric:
+    if flags.is_empty():
+        return Metric(None, 0)
+    return Metric(100.0 * float(flags.sum()) / len(flags), len(flags))

@@ -1,0 +1,42 @@
+"""Image encoders of the methods, rebuilt from what `train` saved."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from capt_core.backbone.loading import Backbone
+from capt_core.errors import CaptError
+from capt_core.methods.capt.model import CaptModel, CaptSettings, load_state
+from capt_core.methods.saved import SavedTensors
+
+METHODS = ("clip", "capt")
+
+ImageEncoder = Callable[[torch.Tensor], torch.Tensor]
+
+
+def check_method(method: str) -> None:
+    """Refuse an unknown method.
+
+    Raises:
+        CaptError: the message lists the known ones.
+    """
+    if method not in METHODS:
+        raise CaptError(f"unknown method {method!r}; known: {', '.join(METHODS)}")
+
+
+def image_encoder(saved: SavedTensors, backbone: Backbone) -> ImageEncoder:
+    """Function from image tensors [B, 3, S, S] to features [B, d] of a saved model."""
+    if saved.facts["method"] == "clip":
+        encoder: ImageEncoder = backbone.clip.encode_image
+        return encoder
+    state = saved.tensors
+    model = CaptModel(
+        backbone.clip.visual,
+        state["experts.commonality.centres"],
+        state["experts.difference.centres"],
+        CaptSettings(**saved.facts["shape"]),
+    )
+    load_state(model, state)
+    return model.to(backbone.device).eval()

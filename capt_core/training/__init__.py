@@ -1,0 +1,1 @@
+"""Fitting the trainable part of a method on a frozen backbone."""

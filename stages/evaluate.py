@@ -1,0 +1,104 @@
+"""Stage evaluate: predictions on test images, and the metrics of a run."""
+
+from __future__ import annotations
+
+from stages import options
+
+
+def main(
+    dataset: options.Dataset,
+    method: options.Method = "capt",
+    seed: options.Seed = None,
+    params: options.Params = options.PARAMS,
+    artifacts: options.Artifacts = options.ARTIFACTS,
+    set_: options.Set = None,
+) -> None:
+    """Score a method: base, novel, corrected, broken."""
+    import polars as pl
+
+    from capt_core.artifacts.features import read_text_features
+    from capt_core.artifacts.files import file_digest, write_json, write_text
+    from capt_core.artifacts.schemas import (
+        CONFUSION_BANK,
+        EVALUATION,
+        PREDICTIONS,
+        RUN_PREDICTIONS,
+    )
+    from capt_core.artifacts.tables import read_table, write_table
+    from capt_core.backbone.encoding import encode_images
+    from capt_core.backbone.loading import load_backbone
+    from capt_core.confusion.predictions import prediction_table
+    from capt_core.data.dataset import image_root, load_dataset, load_fewshot
+    from capt_core.data.images import image_batches, test_transform
+    from capt_core.evaluation.metrics import evaluate_predictions, evaluation_rows
+    from capt_core.methods.encoders import check_method, image_encoder
+    from capt_core.methods.saved import read_tensors
+    from capt_core.methods.teacher import UNTRAINED_WARNING
+    from capt_core.params import settings_hash
+    from stages.run import progress, say, stage_run
+
+    check_method(method)
+    with stage_run("evaluate", dataset, seed, params, artifacts, set_, method) as run:
+        settings, layout = run.settings, run.layout
+        prepared = load_dataset(layout)
+        backbone = load_backbone(settings.backbone, settings.runtime)
+        origin = prepared.provenance(backbone.identity, settings_hash(run.seed))
+        paths = run.method_layout(method)
+        saved = read_tensors(paths.model, "train", origin)
+        before = read_table(PREDICTIONS, layout.predictions, origin)
+        bank = read_table(CONFUSION_BANK, run.seed_layout.confusion_bank, origin)
+        # The bank's correction rate needs the images that could have entered the bank; which of
+        # them did must not matter for the predictions.
+        banked = pl.col("split") == "train"
+        if settings.build_bank.source == "fewshot":
+            drawn = load_fewshot(layout, prepared, settings.fewshot.shots, run.seed)
+            banked &= pl.col("sample_id").is_in(drawn["sample_id"].implode())
+        ids = prepared.samples.filter((pl.col("split") == "test") | banked)["sample_id"]
+        batches = image_batches(
+            prepared.paths(ids, image_root(layout, settings.data.root)),
+            test_transform(backbone.style),
+            settings.evaluate.batch_size,
+            settings.runtime.workers,
+        )
+        with progress("encoded", len(ids)) as advance:
+            images = encode_images(batches, backbone, image_encoder(saved, backbone), advance)
+        after = prediction_table(
+            prepared,
+            ids,
+            images,
+            read_text_features(layout.text_features, origin),
+            backbone.logit_scale,
+            top_classes=5,
+        )
+        metrics = evaluate_predictions(before, after, bank)
+        test = after.filter(split="test")
+        write_table(RUN_PREDICTIONS, after, paths.predictions, origin)
+        write_text(
+            paths.confusion_plot,
+            test.select(
+                pl.col("true_class").alias("actual"), pl.col("pseudo_label").alias("predicted")
+            ).write_csv(),
+        )
+        write_json(
+            paths.metrics,
+            {name: metric.value and round(metric.value, 4) for name, metric in metrics.items()},
+        )
+        rows = evaluation_rows(metrics, dataset, method, "default", run.seed)
+        # The report reads more than the metrics: with the digests of what else it shows, this
+        # record changes whenever the report must be written anew.
+        shown = (
+            paths.predictions,
+            paths.training_log,
+            run.seed_layout.confusion_bank,
+            run.seed_layout.representatives,
+        )
+        record = prepared.provenance(
+            backbone.identity,
+            settings_hash(run.seed, *(file_digest(path) for path in shown if path.is_file())),
+        )
+        write_table(EVALUATION, rows, layout.evaluation(method, run.seed), record)
+        for name, metric in metrics.items():
+            value = "none" if metric.value is None else f"{metric.value:.2f} %"
+            say(f"{name}: {value} (n={metric.n})")
+        if backbone.untrained:
+            say(UNTRAINED_WARNING)

@@ -1,0 +1,59 @@
+"""Stage extract-features: frozen features of all images and of the class prompts."""
+
+from __future__ import annotations
+
+from stages import options
+
+
+def main(
+    dataset: options.Dataset,
+    seed: options.NoSeed = None,
+    params: options.Params = options.PARAMS,
+    artifacts: options.Artifacts = options.ARTIFACTS,
+    set_: options.Set = None,
+) -> None:
+    """Encode images and class prompts, once."""
+    import polars as pl
+
+    from capt_core.artifacts.features import feature_column
+    from capt_core.artifacts.schemas import IMAGE_FEATURES, TEXT_FEATURES
+    from capt_core.artifacts.tables import write_table
+    from capt_core.backbone.encoding import encode_images, encode_texts
+    from capt_core.backbone.loading import load_backbone
+    from capt_core.data.dataset import image_root, load_dataset
+    from capt_core.data.images import image_batches, test_transform
+    from capt_core.methods.teacher import read_teacher
+    from capt_core.params import settings_hash
+    from stages.run import progress, say, stage_run
+
+    with stage_run("extract-features", dataset, seed, params, artifacts, set_) as run:
+        settings, layout = run.settings, run.layout
+        prepared = load_dataset(layout)
+        backbone = load_backbone(settings.backbone, settings.runtime)
+        origin = prepared.provenance(backbone.identity, settings_hash(settings.extract_features))
+        read_teacher(layout.teacher, origin)
+        ids = prepared.samples["sample_id"]
+        batches = image_batches(
+            prepared.paths(ids, image_root(layout, settings.data.root)),
+            test_transform(backbone.style),
+            settings.extract_features.batch_size,
+            settings.runtime.workers,
+        )
+        texts = encode_texts(prepared.prompts, backbone)
+        with progress("encoded", len(ids)) as advance:
+            images = encode_images(batches, backbone, advance=advance)
+        write_table(
+            TEXT_FEATURES,
+            prepared.classes.select("class_id", "class_name").with_columns(
+                pl.Series("prompt", prepared.prompts), feature_column(texts)
+            ),
+            layout.text_features,
+            origin,
+        )
+        write_table(
+            IMAGE_FEATURES,
+            pl.DataFrame([ids, feature_column(images)]),
+            layout.image_features,
+            origin,
+        )
+        say(f"{len(ids)} images, {len(texts)} prompts -> {layout.image_features}")

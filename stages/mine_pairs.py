@@ -1,0 +1,59 @@
+"""Stage mine-pairs: semantic confusion pairs per sample and per class."""
+
+from __future__ import annotations
+
+from stages import options
+
+
+def main(
+    dataset: options.Dataset,
+    seed: options.Seed = None,
+    params: options.Params = options.PARAMS,
+    artifacts: options.Artifacts = options.ARTIFACTS,
+    set_: options.Set = None,
+) -> None:
+    """Find the classes each image is confused with."""
+    import polars as pl
+    import torch
+
+    from capt_core.artifacts.features import read_image_features, read_text_features
+    from capt_core.artifacts.schemas import CLASS_PAIRS, CONFUSION_STATISTICS, PAIRS
+    from capt_core.artifacts.tables import read_table, write_table
+    from capt_core.backbone.identity import backbone_identity
+    from capt_core.confusion import semantic_miner
+    from capt_core.confusion.bank import count_matrix
+    from capt_core.data.dataset import load_dataset, load_fewshot
+    from capt_core.methods.clip import class_confidences
+    from capt_core.methods.teacher import read_teacher
+    from capt_core.params import settings_hash
+    from stages.run import say, stage_run
+
+    with stage_run("mine-pairs", dataset, seed, params, artifacts, set_) as run:
+        settings, layout = run.settings, run.layout
+        prepared = load_dataset(layout)
+        origin = prepared.provenance(
+            backbone_identity(settings.backbone), settings_hash(settings.mine_pairs, run.seed)
+        )
+        paths = run.seed_layout
+        teacher = read_teacher(layout.teacher, origin)
+        statistics = read_table(CONFUSION_STATISTICS, paths.confusion_statistics, origin)
+        fewshot = load_fewshot(layout, prepared, settings.fewshot.shots, run.seed)
+        base = prepared.class_ids("base")
+        ids = fewshot.filter(pl.col("split") == "train", pl.col("class_id").is_in(base))[
+            "sample_id"
+        ]
+        texts = read_text_features(layout.text_features, origin)[base]
+        images = read_image_features(layout.image_features, origin)[ids.to_list()]
+        confidences = class_confidences(images, texts, teacher.logit_scale).double()
+        counts = torch.from_numpy(count_matrix(statistics, len(prepared.classes))[base][:, base])
+        if not settings.mine_pairs.use_statistics:
+            counts = torch.zeros_like(counts)
+        pairs = semantic_miner.mine_pairs(
+            prepared, ids, confidences, counts, settings.mine_pairs.pairs
+        )
+        by_class = semantic_miner.class_pairs(
+            prepared, confidences, counts, texts, settings.mine_pairs.pairs
+        )
+        write_table(CLASS_PAIRS, by_class, paths.class_pairs, origin)
+        write_table(PAIRS, pairs.select(list(PAIRS.columns)), paths.pairs, origin)
+        say(f"{len(pairs)} pairs of {len(ids)} images -> {paths.pairs}")

@@ -1,0 +1,50 @@
+"""Stage mine-samples: the representative confusing image of every sample and pair."""
+
+from __future__ import annotations
+
+from stages import options
+
+
+def main(
+    dataset: options.Dataset,
+    seed: options.Seed = None,
+    params: options.Params = options.PARAMS,
+    artifacts: options.Artifacts = options.ARTIFACTS,
+    set_: options.Set = None,
+) -> None:
+    """Retrieve the confusing image of every pair."""
+    import polars as pl
+
+    from capt_core.artifacts.features import read_image_features
+    from capt_core.artifacts.schemas import CONFUSION_BANK, PAIRS, REPRESENTATIVES
+    from capt_core.artifacts.tables import read_table, write_table
+    from capt_core.backbone.identity import backbone_identity
+    from capt_core.confusion.sample_miner import mine_representatives
+    from capt_core.data.dataset import load_dataset, load_fewshot
+    from capt_core.params import settings_hash
+    from stages.run import say, stage_run
+
+    with stage_run("mine-samples", dataset, seed, params, artifacts, set_) as run:
+        settings, layout = run.settings, run.layout
+        prepared = load_dataset(layout)
+        origin = prepared.provenance(
+            backbone_identity(settings.backbone), settings_hash(settings.mine_samples, run.seed)
+        )
+        paths = run.seed_layout
+        pairs = read_table(PAIRS, paths.pairs, origin)
+        bank = read_table(CONFUSION_BANK, paths.confusion_bank, origin)
+        fewshot = load_fewshot(layout, prepared, settings.fewshot.shots, run.seed)
+        found = mine_representatives(
+            prepared,
+            pairs,
+            bank,
+            fewshot.filter(pl.col("split") == "train"),
+            read_image_features(layout.image_features, origin),
+            settings.mine_samples.fallback,
+            run.seed,
+        )
+        table = found.select(list(REPRESENTATIVES.columns))
+        write_table(REPRESENTATIVES, table, paths.representatives, origin)
+        say(f"{len(found)} representatives of {len(pairs)} pairs -> {paths.representatives}")
+        for source, count in found.group_by("source").len().sort("source").iter_rows():
+            say(f"  {source}: {count}")

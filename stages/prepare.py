@@ -1,0 +1,55 @@
+"""Stage prepare: samples, classes and few-shot lists."""
+
+from __future__ import annotations
+
+from stages import options
+
+
+def main(
+    dataset: options.Dataset,
+    seed: options.Seed = None,
+    params: options.Params = options.PARAMS,
+    artifacts: options.Artifacts = options.ARTIFACTS,
+    set_: options.Set = None,
+) -> None:
+    """List images and classes; draw the few-shot lists."""
+    from capt_core.artifacts.schemas import CLASSES, FEWSHOT, REJECTED, SAMPLES
+    from capt_core.artifacts.tables import write_table
+    from capt_core.data.preparation import (
+        draw_list,
+        images_to_draw,
+        prepare_dataset,
+        read_source,
+    )
+    from capt_core.params import settings_hash
+    from stages.run import progress, say, stage_run
+
+    with stage_run("prepare", dataset, seed, params, artifacts, set_) as run:
+        settings, layout = run.settings, run.layout
+        with progress("drawn", images_to_draw(dataset, settings.prepare)) as advance:
+            source = read_source(layout, settings.data.root, settings.prepare, advance)
+        with progress("checked", len(source.split.samples)) as advance:
+            prepared = prepare_dataset(
+                dataset,
+                source,
+                decode=settings.prepare.check_images,
+                quarantine=settings.data.on_bad_image == "quarantine",
+                advance=advance,
+            )
+        origin = prepared.dataset.provenance(settings=settings_hash(settings.prepare))
+        write_table(REJECTED, prepared.rejected, layout.rejected, origin)
+        for draw in run.seeds:
+            write_table(
+                FEWSHOT,
+                draw_list(prepared.dataset, settings.fewshot.shots, draw),
+                layout.fewshot(settings.fewshot.shots, draw),
+                origin,
+            )
+        write_table(CLASSES, prepared.dataset.classes, layout.classes, origin)
+        write_table(SAMPLES, prepared.dataset.samples, layout.samples, origin)
+        say(
+            f"{dataset}: {len(prepared.dataset.samples)} images, "
+            f"{len(prepared.dataset.classes)} classes -> {layout.samples}"
+        )
+        if len(prepared.rejected):
+            say(f"{len(prepared.rejected)} images rejected -> {layout.rejected}")

@@ -1,0 +1,104 @@
+"""Running stages: in this process, or as a command of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parents[2]
+
+SMALL = (
+    "prepare.proctex_train=12",
+    "prepare.proctex_val=4",
+    "prepare.proctex_test=6",
+    "fewshot.shots=8",
+    "train.epochs=2",
+    "runtime.workers=1",
+)
+
+BEFORE_TRAINING = (
+    "prepare",
+    "fit-teacher",
+    "extract-features",
+    "infer-teacher",
+    "build-bank",
+    "mine-pairs",
+    "generate-prompts",
+    "cluster-prompts",
+    "mine-samples",
+)
+
+
+def arguments(
+    stage: str,
+    dataset: str,
+    artifacts: Path,
+    overrides: Sequence[str] = (),
+    method: str | None = None,
+) -> list[str]:
+    """Command-line arguments of a stage for seed 1."""
+    words = [stage, "--dataset", dataset, "--seed", "1", "--artifacts", str(artifacts)]
+    words += ["--params", str(PROJECT / "params.yaml")]
+    if method:
+        words += ["--method", method]
+    for override in overrides:
+        words += ["--set", override]
+    return words
+
+
+def capt(
+    stage: str,
+    dataset: str,
+    artifacts: Path,
+    overrides: Sequence[str] = (),
+    method: str | None = None,
+) -> None:
+    """Run a stage in this process; its errors are raised."""
+    from stages.cli import app
+
+    app(arguments(stage, dataset, artifacts, overrides, method), standalone_mode=False)
+
+
+def run_pipeline(artifacts: Path, dataset: str, overrides: Sequence[str]) -> None:
+    """Run all twelve stages for both methods."""
+    for stage in BEFORE_TRAINING:
+        capt(stage, dataset, artifacts, overrides)
+    for method in ("clip", "capt"):
+        for stage in ("train", "evaluate"):
+            capt(stage, dataset, artifacts, overrides, method)
+    capt("report", dataset, artifacts, overrides)
+
+
+def command(words: Sequence[str], cwd: Path = PROJECT) -> subprocess.CompletedProcess[str]:
+    """Run `capt-stage` as its own process."""
+    return subprocess.run(
+        [sys.executable, "-m", "stages.cli", *words],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(PROJECT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def start(words: Sequence[str]) -> subprocess.Popen[bytes]:
+    """Start `capt-stage` in the background, without its output."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "stages.cli", *words],
+        cwd=PROJECT,
+        env={**os.environ, "PYTHONPATH": str(PROJECT)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every artifact below a folder by relative path; the records of runs are left out."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and "runs" not in path.relative_to(folder).parts
+    }

@@ -1,0 +1,35 @@
+"""A small run of the whole pipeline, made once and looked at by many tests."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.pipeline.commands import SMALL, capt, run_pipeline
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Artifacts of the embedded data set with few images, both methods, seed 1. Read only."""
+    artifacts = tmp_path_factory.mktemp("small") / "artifacts"
+    run_pipeline(artifacts, "proctex", SMALL)
+    return artifacts
+
+
+@pytest.fixture
+def copy(small: Path, tmp_path: Path) -> Path:
+    """A copy of the small run that a test may change."""
+    return Path(shutil.copytree(small, tmp_path / "artifacts"))
+
+
+@pytest.fixture
+def again(copy: Path) -> Callable[..., None]:
+    """Run a stage of the small run once more, with its settings and further ones."""
+
+    def run(stage: str, *overrides: str, method: str | None = None) -> None:
+        capt(stage, "proctex", copy, (*SMALL, *overrides), method=method)
+
+    return run

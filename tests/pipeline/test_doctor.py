@@ -1,0 +1,88 @@
+"""The doctor names what is wrong and how to mend it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from capt_core import diagnosis
+from capt_core.params import Settings
+from tests.pipeline.commands import command
+
+SECRET = "sk-not-to-be-shown"
+
+
+def settings(**sections: dict[str, object]) -> Settings:
+    return Settings.model_validate(sections)
+
+
+def test_a_sound_installation(tmp_path: Path) -> None:
+    result = command(["doctor", "--artifacts", str(tmp_path)])
+    assert result.returncode == 0, result.stdout + result.stderr
+    for word in ("open_clip", "GPU", "weights", "artifacts", "proctex", "API key"):
+        assert word in result.stdout
+
+
+def test_troubles_end_in_exit_code_1(tmp_path: Path) -> None:
+    result = command(["doctor", "--dataset", "dtd", "--artifacts", str(tmp_path)])
+    assert result.returncode == 1
+    assert "data.root" in result.stdout
+
+
+def test_missing_weights() -> None:
+    finding = diagnosis.check_weights(settings(backbone={"name": "ViT-B-32"}))
+    assert finding.state == "fail"
+    assert "backbone.checkpoint" in finding.remedy
+
+
+def test_gpu_asked_for_but_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    finding = diagnosis.check_gpu(settings(runtime={"device": "cuda"}))
+    assert finding.state == "fail"
+    assert finding.remedy
+
+
+def test_gpu_that_torch_does_not_see(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(diagnosis.shutil, "which", lambda _: "/usr/bin/nvidia-smi")
+    finding = diagnosis.check_gpu(settings())
+    assert finding.state == "note"
+    assert "pip install" in finding.remedy
+
+
+def test_artifacts_folder_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "taken").touch()
+    assert diagnosis.check_artifacts(tmp_path / "taken").state == "fail"
+
+
+def test_data_root(tmp_path: Path) -> None:
+    assert diagnosis.check_data(settings(), "proctex").state == "ok"
+    finding = diagnosis.check_data(settings(data={"root": str(tmp_path)}), "dtd")
+    assert finding.state == "fail"
+    assert str(tmp_path / "dtd") in finding.detail
+
+
+def test_api_key_is_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)
+    assert "export ANTHROPIC_API_KEY" in diagnosis.check_api_key().remedy
+    monkeypatch.setenv("ANTHROPIC_API_KEY", SECRET)
+    finding = diagnosis.check_api_key()
+    assert finding.state == "ok"
+    assert SECRET not in finding.detail + finding.remedy
+
+
+def test_torchvision_that_cannot_be_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    import capt_core.backbone.torchvision_ops as ops
+
+    def fail() -> bool:
+        raise RuntimeError("operator torchvision::nms does not exist")
+
+    monkeypatch.setattr(ops, "ensure_torchvision", fail)
+    finding = diagnosis.check_torchvision()
+    assert finding.state == "fail"
+    assert finding.remedy.startswith("pip install")

@@ -1,0 +1,210 @@
+"""A user's mistake ends in one line that says what, where and what to do, and exit code 2."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import polars as pl
+import pytest
+from PIL import Image
+
+from capt_core.errors import CaptError
+from tests.pipeline.commands import BEFORE_TRAINING, SMALL, arguments, capt, command
+
+pytestmark = pytest.mark.xdist_group("pipeline")
+
+
+def make_dtd(root: Path, classes: tuple[str, ...] = ("banded", "dotted", "lined", "woven")) -> Path:
+    """A tiny data set in DTD's layout; returns `data.root`."""
+    split: dict[str, list[list[object]]] = {"train": [], "val": [], "test": []}
+    for label, name in enumerate(classes):
+        (root / "dtd" / "images" / name).mkdir(parents=True, exist_ok=True)
+        for index, part in enumerate(("train", "train", "train", "val", "test", "test")):
+            image = f"{name}/{name}_{label}{index}.jpg"
+            Image.new("RGB", (80, 70), (60 * label, 30 * index, 90)).save(
+                root / "dtd" / "images" / image
+            )
+            split[part].append([image, label, name])
+    path = root / "dtd" / "split_zhou_DescribableTextures.json"
+    path.write_text(json.dumps(split))
+    return root
+
+
+def refused(stage: str, dataset: str, artifacts: Path, *overrides: str) -> str:
+    """The message of a refused stage."""
+    with pytest.raises(CaptError) as caught:
+        capt(stage, dataset, artifacts, overrides)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_one_line_and_exit_code_2(tmp_path: Path) -> None:
+    words = arguments("mine-pairs", "proctex", tmp_path, ["mine_pairs.pairz=3"])
+    result = command(words)
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert result.stderr == ("error: --set: mine_pairs.pairz: unknown key; did you mean pairs?\n")
+
+
+def test_set_is_refused_under_dvc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DVC_STAGE", "prepare@proctex")
+    assert "dvc exp run --set-param" in refused("prepare", "proctex", tmp_path, "fewshot.shots=1")
+
+
+def test_wrong_type(tmp_path: Path) -> None:
+    message = refused("train", "proctex", tmp_path, "train.epochs=many")
+    assert "train.epochs" in message
+    assert "many" in message
+
+
+def test_unknown_data_set(tmp_path: Path) -> None:
+    assert "did you mean dtd?" in refused("prepare", "dtdd", tmp_path)
+
+
+def test_unknown_method(small: Path) -> None:
+    with pytest.raises(CaptError, match="known: clip, capt"):
+        capt("train", "proctex", small, method="capt2")
+
+
+@pytest.mark.parametrize(
+    ("stage", "missing", "remedy"),
+    [
+        ("fit-teacher", "samples.parquet", "prepare"),
+        ("extract-features", "teacher.json", "fit-teacher"),
+        ("infer-teacher", "image_features.parquet", "extract-features"),
+        ("build-bank", "predictions.parquet", "infer-teacher"),
+        ("build-bank", "fewshot/shots8-seed1.parquet", "prepare"),
+        ("mine-pairs", "seed1/confusion_statistics.parquet", "build-bank"),
+        ("generate-prompts", "seed1/class_pairs.parquet", "mine-pairs"),
+        ("cluster-prompts", "seed1/prompts.parquet", "generate-prompts"),
+        ("mine-samples", "seed1/pairs.parquet", "mine-pairs"),
+        ("train", "seed1/prompt_centres.safetensors", "cluster-prompts"),
+        ("train", "seed1/representatives.parquet", "mine-samples"),
+        ("evaluate", "seed1/capt/model.safetensors", "train"),
+    ],
+)
+def test_missing_input_names_the_command(copy: Path, stage: str, missing: str, remedy: str) -> None:
+    (copy / "proctex" / missing).unlink()
+    message = refused(stage, "proctex", copy, *SMALL)
+    assert missing.split("/")[-1] in message
+    assert f"run: capt-stage {remedy} --dataset proctex" in message
+
+
+def test_report_without_runs(tmp_path: Path) -> None:
+    assert "capt-stage evaluate" in refused("report", "proctex", tmp_path)
+
+
+def test_data_root_not_set(tmp_path: Path) -> None:
+    assert "data.root" in refused("prepare", "dtd", tmp_path)
+
+
+def test_data_root_missing(tmp_path: Path) -> None:
+    message = refused("prepare", "dtd", tmp_path / "a", f"data.root={tmp_path}/nowhere")
+    assert f"{tmp_path}/nowhere" in message
+
+
+def test_data_root_is_the_data_set_itself(tmp_path: Path) -> None:
+    root = make_dtd(tmp_path / "data")
+    message = refused("prepare", "dtd", tmp_path / "a", f"data.root={root}/dtd")
+    assert f"use its parent: {root}" in message
+
+
+def test_wrong_layout_says_what_was_looked_for(tmp_path: Path) -> None:
+    root = make_dtd(tmp_path / "data")
+    (root / "dtd" / "images").rename(root / "dtd" / "pictures")
+    message = refused("prepare", "dtd", tmp_path / "a", f"data.root={root}")
+    assert f"looked for the image folder {root}/dtd/images" in message
+
+
+def test_unreadable_image_is_named_or_quarantined(tmp_path: Path) -> None:
+    root = make_dtd(tmp_path / "data")
+    bad = root / "dtd/images/banded/banded_00.jpg"
+    bad.write_bytes(bad.read_bytes()[:200])
+    setting = f"data.root={root}"
+    message = refused("prepare", "dtd", tmp_path / "a", setting)
+    assert str(bad) in message
+    assert "data.on_bad_image=quarantine" in message
+    assert not (tmp_path / "a/dtd/samples.parquet").exists()
+
+    capt("prepare", "dtd", tmp_path / "a", [setting, "data.on_bad_image=quarantine"])
+    rejected = pl.read_parquet(tmp_path / "a/dtd/rejected.parquet")
+    samples = pl.read_parquet(tmp_path / "a/dtd/samples.parquet")
+    assert rejected["path"].to_list() == ["banded/banded_00.jpg"]
+    assert len(samples) == 4 * 6 - 1
+    assert samples["sample_id"].to_list() == list(range(len(samples)))
+
+
+def test_class_left_without_images(tmp_path: Path) -> None:
+    root = make_dtd(tmp_path / "data")
+    for index in range(3):
+        (root / f"dtd/images/lined/lined_2{index}.jpg").unlink()
+    message = refused(
+        "prepare", "dtd", tmp_path / "a", f"data.root={root}", "data.on_bad_image=quarantine"
+    )
+    assert "lined" in message
+    assert "no training images" in message
+
+
+def test_duplicate_class_names(tmp_path: Path) -> None:
+    root = make_dtd(tmp_path / "data")
+    path = root / "dtd/split_zhou_DescribableTextures.json"
+    path.write_text(path.read_text().replace('3, "woven"', '3, "Dotted"'))
+    message = refused("prepare", "dtd", tmp_path / "a", f"data.root={root}")
+    assert "classes 1 and 3" in message
+
+
+def test_artifact_of_another_data_set(copy: Path, tmp_path: Path) -> None:
+    overrides = ["prepare.proctex_seed=5", *SMALL]
+    capt("prepare", "proctex", tmp_path / "other", overrides)
+    for name in ("samples.parquet", "classes.parquet"):
+        shutil.copy(tmp_path / "other/proctex" / name, copy / "proctex" / name)
+    message = refused("build-bank", "proctex", copy, *SMALL)
+    assert "made from other images or classes" in message
+    assert "capt-stage" in message
+
+
+def test_artifact_of_another_backbone(copy: Path, tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    from capt_core.backbone.tiny_clip import build_model
+
+    state = {name: value.contiguous() for name, value in build_model().state_dict().items()}
+    save_file(state, tmp_path / "other.safetensors")
+    setting = f"backbone.checkpoint={tmp_path}/other.safetensors"
+    message = refused("mine-pairs", "proctex", copy, *SMALL, setting)
+    assert "made from another backbone" in message
+    assert "run: capt-stage fit-teacher --dataset proctex" in message
+
+
+def test_untrained_weights_are_called_so(
+    copy: Path, again: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from safetensors.torch import save_file
+
+    from capt_core.backbone.tiny_clip import build_model
+
+    state = {name: value.contiguous() for name, value in build_model().state_dict().items()}
+    save_file(state, tmp_path / "random.safetensors")
+    setting = f"backbone.checkpoint={tmp_path}/random.safetensors"
+    for stage in BEFORE_TRAINING[1:]:
+        again(stage, setting)
+    again("train", setting, "train.epochs=1", method="capt")
+    capsys.readouterr()
+    again("evaluate", setting, method="capt")
+    assert "these numbers mean nothing" in capsys.readouterr().out
+    again("train", setting, method="clip")
+    again("evaluate", setting, method="clip")
+    again("report", setting)
+    assert "these numbers mean nothing" in (copy / "report.html").read_text()
+    assert "these numbers mean nothing" in (copy / "results.md").read_text()
+
+
+def test_artifacts_folder_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("a file where a folder should be")
+    message = refused("prepare", "proctex", tmp_path / "taken", *SMALL)
+    assert "cannot write" in message
+    assert (tmp_path / "taken").read_text() == "a file where a folder should be"

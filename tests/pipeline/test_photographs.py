@@ -1,0 +1,39 @@
+"""Every stage on real photographs, with the embedded backbone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from tests.pipeline.commands import run_pipeline
+
+pytestmark = pytest.mark.xdist_group("photographs")
+
+
+def test_describable_textures(shared: Path, tmp_path: Path) -> None:
+    settings = [f"data.root={shared}/data/coop_root", "train.epochs=1", "train.batch_size=16"]
+    run_pipeline(tmp_path, "dtd", settings)
+    samples = pl.read_parquet(tmp_path / "dtd/samples.parquet")
+    classes = pl.read_parquet(tmp_path / "dtd/classes.parquet")
+    assert dict(samples["split"].value_counts().iter_rows()) == {
+        "train": 600,
+        "val": 240,
+        "test": 360,
+    }
+    assert classes.filter(group="base")["class_name"].to_list() == [
+        "banded",
+        "blotchy",
+        "braided",
+        "bubbly",
+        "bumpy",
+    ]
+    drawn = pl.read_parquet(tmp_path / "dtd/fewshot/shots16-seed1.parquet")
+    assert drawn["path"][0] == "banded/banded_0117.jpg"
+    # Four other base classes exist, so four pairs are all there can be.
+    pairs = pl.read_parquet(tmp_path / "dtd/seed1/pairs.parquet")
+    assert pairs.group_by("sample_id").len()["len"].unique().to_list() == [4]
+    assert set(pl.read_parquet(tmp_path / "dtd/seed1/prompts.parquet")["source"]) == {"template"}
+    results = pl.read_parquet(tmp_path / "results.parquet")
+    assert results.filter(metric="base_accuracy")["n"].to_list() == [180, 180]

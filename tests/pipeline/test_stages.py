@@ -1,0 +1,107 @@
+"""Stages by hand: same bytes, frozen backbone, evaluation from the model alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import polars as pl
+import pytest
+from safetensors.torch import load_file
+
+from tests.pipeline.commands import SMALL, command, contents, run_pipeline
+
+pytestmark = pytest.mark.xdist_group("pipeline")
+
+
+def test_the_same_inputs_give_the_same_bytes(small: Path, tmp_path: Path) -> None:
+    run_pipeline(tmp_path / "again", "proctex", SMALL)
+    first, second = contents(small), contents(tmp_path / "again")
+    assert first.keys() == second.keys()
+    assert [name for name in first if first[name] != second[name]] == []
+
+
+def test_help_lists_the_stages_in_order_one_line_each() -> None:
+    text = command(["--help"]).stdout
+    names = [name for name in text.replace("│", " ").split() if name in STAGE_WORDS]
+    lines = [line for line in text.splitlines() if line.strip("│ ").split(" ")[0] in STAGE_WORDS]
+    assert [line.strip("│ ").split(" ")[0] for line in lines] == STAGE_WORDS
+    assert len(names) >= len(STAGE_WORDS)
+    after = text.splitlines()
+    first, last = after.index(lines[0]), after.index(lines[-1])
+    assert last - first == len(STAGE_WORDS) - 1
+
+
+STAGE_WORDS = (
+    "prepare fit-teacher extract-features infer-teacher build-bank mine-pairs generate-prompts "
+    "cluster-prompts mine-samples train evaluate report"
+).split()
+
+
+def test_training_changes_its_own_tensors_only(small: Path) -> None:
+    state = load_file(small / "proctex/seed1/capt/model.safetensors")
+    names = set(state)
+    assert {name.split(".")[0] for name in names} == {"adapters", "experts", "running_alpha"}
+    assert any(bool(state[name].any()) for name in names if name.endswith("kernel"))
+    assert float(state["experts.residual_gate"]) != 0
+    assert load_file(small / "proctex/seed1/clip/model.safetensors") == {}
+
+
+def test_the_log_shows_that_the_loss_falls(small: Path) -> None:
+    log = pl.read_parquet(small / "proctex/seed1/capt/training_log.parquet")
+    by_epoch = log.group_by("epoch", maintain_order=True).agg(pl.col("loss").mean())["loss"]
+    assert by_epoch[-1] < by_epoch[0]
+    shares = log.select(pl.sum_horizontal(pl.col("^.*_expert_share$")))
+    assert shares.to_series().is_between(0.999, 1.001).all()
+
+
+def test_zero_shot_runs_repeat_the_teacher(small: Path) -> None:
+    teacher = pl.read_parquet(small / "proctex/predictions.parquet")
+    run = pl.read_parquet(small / "proctex/seed1/clip/predictions.parquet")
+    both = run.join(teacher, on="sample_id", suffix="_teacher")
+    assert len(both) == len(run)
+    assert (both["pseudo_label_id"] == both["pseudo_label_id_teacher"]).all()
+
+
+def test_predictions_do_not_depend_on_the_bank(
+    small: Path, copy: Path, again: Callable[..., None]
+) -> None:
+    bank = copy / "proctex/seed1/confusion_bank.parquet"
+    record = pl.read_parquet_metadata(bank)["capt"]
+    pl.read_parquet(bank).head(1).write_parquet(bank, metadata={"capt": record})
+    again("evaluate", method="capt")
+    name = "proctex/seed1/capt/predictions.parquet"
+    assert (copy / name).read_bytes() == (small / name).read_bytes()
+
+
+def test_training_runs_with_an_empty_bank(copy: Path, again: Callable[..., None]) -> None:
+    for name in ("confusion_bank", "confusion_statistics"):
+        path = copy / f"proctex/seed1/{name}.parquet"
+        record = pl.read_parquet_metadata(path)["capt"]
+        pl.read_parquet(path).clear().write_parquet(path, metadata={"capt": record})
+    for stage in ("mine-pairs", "generate-prompts", "cluster-prompts", "mine-samples"):
+        again(stage)
+    again("train", "train.epochs=1", method="capt")
+    again("evaluate", method="capt")
+    sources = pl.read_parquet(copy / "proctex/seed1/representatives.parquet")["source"]
+    assert set(sources) == {"random_train"}
+    metrics = json.loads((copy / "proctex/seed1/capt/metrics.json").read_text())
+    assert metrics["bank_correction_rate"] is None
+    again("mine-samples", "mine_samples.fallback=skip")
+    again("train", "train.epochs=1", method="capt")
+    again("report")
+
+
+def test_runs_are_recorded_apart_from_the_artifacts(small: Path) -> None:
+    record = json.loads((small / "runs" / "train-proctex-capt-seed1.json").read_text())
+    assert record["seconds"] > 0
+    assert record["torch"]
+
+
+def test_plots_for_dvc_are_csv(small: Path) -> None:
+    loss = pl.read_csv(small / "proctex/seed1/capt/plots/loss.csv")
+    confusion = pl.read_csv(small / "proctex/seed1/capt/plots/confusion.csv")
+    assert loss.columns == ["step", "loss"]
+    assert confusion.columns == ["actual", "predicted"]
+    assert len(confusion) == 30 * 6

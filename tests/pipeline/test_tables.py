@@ -1,0 +1,137 @@
+"""The tables that people open, as the README and artifacts/README.md promise them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from capt_core.artifacts.schemas import ALL_TABLES
+from tests.pipeline.commands import PROJECT
+
+pytestmark = pytest.mark.xdist_group("pipeline")
+
+CONTRACT = {
+    "proctex/samples.parquet": "sample_id path class_id class_name split",
+    "proctex/classes.parquet": "class_id class_name group template",
+    "proctex/fewshot/shots8-seed1.parquet": "position sample_id path class_id split",
+    "proctex/predictions.parquet": "sample_id path true_class pseudo_label correct",
+    "proctex/seed1/confusion_bank.parquet": (
+        "sample_id path true_class_id true_class predicted_class_id predicted_class "
+        "confidence true_confidence"
+    ),
+    "proctex/seed1/confusion_statistics.parquet": (
+        "true_class_id true_class predicted_class_id predicted_class count rate"
+    ),
+    "proctex/seed1/pairs.parquet": (
+        "sample_id pseudo_label_id rank class_id confidence count score"
+    ),
+    "proctex/seed1/class_pairs.parquet": "class_id class_name paired_class_id paired_class",
+    "proctex/seed1/representatives.parquet": (
+        "sample_id rank class_id representative_id cosine source"
+    ),
+    "proctex/seed1/prompts.parquet": "class_name paired_class kind prompt source",
+    "proctex/seed1/prompt_clusters.parquet": "kind cluster class_id class_name prompts",
+    "proctex/seed1/capt/training_log.parquet": "step epoch learning_rate loss",
+    "proctex/seed1/capt/predictions.parquet": "sample_id true_class pseudo_label correct",
+    "results.parquet": "dataset method variant protocol seed metric value n",
+}
+
+
+def read(artifacts: Path, name: str) -> pl.DataFrame:
+    return pl.read_parquet(artifacts / name)
+
+
+@pytest.mark.parametrize("name", CONTRACT)
+def test_columns(small: Path, name: str) -> None:
+    assert set(CONTRACT[name].split()) <= set(read(small, name).columns)
+
+
+def test_every_column_is_documented() -> None:
+    text = (PROJECT / "artifacts" / "README.md").read_text(encoding="utf-8")
+    for table in ALL_TABLES:
+        for column in table.columns:
+            assert f"`{column}`" in text, f"{table.name}.{column}"
+
+
+def test_bank_holds_the_wrong_training_images_of_the_draw(small: Path) -> None:
+    bank = read(small, "proctex/seed1/confusion_bank.parquet")
+    drawn = read(small, "proctex/fewshot/shots8-seed1.parquet").filter(split="train")
+    predictions = read(small, "proctex/predictions.parquet").filter(
+        pl.col("sample_id").is_in(drawn["sample_id"].implode()), pl.col("group") == "base"
+    )
+    wrong = predictions.filter(~pl.col("correct"))
+    assert len(predictions) == 15 * 8
+    assert 0 < len(wrong) < len(predictions)
+    assert sorted(bank["sample_id"]) == sorted(wrong["sample_id"])
+    assert (bank["true_class_id"] != bank["predicted_class_id"]).all()
+    assert (bank["confidence"] >= bank["true_confidence"]).all()
+
+
+def test_statistics_count_the_bank(small: Path) -> None:
+    bank = read(small, "proctex/seed1/confusion_bank.parquet")
+    statistics = read(small, "proctex/seed1/confusion_statistics.parquet")
+    assert statistics["count"].sum() == len(bank)
+    assert statistics["rate"].to_list() == [count / 8 for count in statistics["count"]]
+    counts = bank["true_class"].value_counts()
+    per_class = dict(statistics.group_by("true_class").agg(pl.col("count").sum()).iter_rows())
+    assert per_class == dict(counts.iter_rows())
+
+
+def test_scores_are_equation_7(small: Path) -> None:
+    pairs = read(small, "proctex/seed1/pairs.parquet")
+    statistics = read(small, "proctex/seed1/confusion_statistics.parquet")
+    rows = dict(statistics.group_by("true_class_id").agg(pl.col("count").sum()).iter_rows())
+    cells = {
+        (g, p): n
+        for g, p, n in statistics.select("true_class_id", "predicted_class_id", "count").iter_rows()
+    }
+    columns = ("pseudo_label_id", "class_id", "confidence", "count", "score")
+    for pseudo, other, confidence, count, score in pairs.select(columns).iter_rows():
+        assert count == cells.get((pseudo, other), 0)
+        assert score == pytest.approx((1 + count / max(1, rows.get(pseudo, 0))) * confidence)
+        assert pseudo != other
+    sizes = pairs.group_by("sample_id").len()["len"].unique().to_list()
+    assert sizes == [5]
+
+
+def test_representatives_are_never_the_sample_itself(small: Path) -> None:
+    found = read(small, "proctex/seed1/representatives.parquet")
+    assert (found["sample_id"] != found["representative_id"]).all()
+    assert found["cosine"].is_between(-1, 1.000001).all()
+    assert len(found) > 0
+
+
+def test_nothing_novel_is_mined(small: Path) -> None:
+    novel = read(small, "proctex/classes.parquet").filter(group="novel")["class_id"].to_list()
+    for name, columns in {
+        "confusion_bank": ["true_class_id", "predicted_class_id"],
+        "pairs": ["class_id", "pseudo_label_id"],
+        "class_pairs": ["class_id", "paired_class_id"],
+        "prompts": ["class_id", "paired_class_id"],
+        "prompt_clusters": ["class_id"],
+        "representatives": ["class_id"],
+    }.items():
+        table = read(small, f"proctex/seed1/{name}.parquet")
+        for column in columns:
+            assert not table[column].is_in(novel).any(), f"{name}.{column}"
+
+
+def test_results_hold_every_metric_of_every_run(small: Path) -> None:
+    results = read(small, "results.parquet")
+    metrics = {
+        "base_accuracy",
+        "novel_accuracy",
+        "harmonic_mean",
+        "bank_correction_rate",
+        "test_correction_rate",
+        "broken_rate",
+    }
+    for method in ("clip", "capt"):
+        assert set(results.filter(method=method)["metric"]) == metrics
+    clip = dict(results.filter(method="clip").select("metric", "value").iter_rows())
+    assert clip["broken_rate"] == clip["bank_correction_rate"] == 0
+    test = read(small, "proctex/predictions.parquet").filter(split="test", group="base")
+    assert clip["base_accuracy"] == pytest.approx(100 * test["correct"].mean())  # type: ignore[operator]
+    assert results.filter(metric="base_accuracy")["n"].to_list() == [90, 90]

@@ -1,7 +1,73 @@
-"""Stage report."""
+"""Stage report: results tables and one HTML page over all runs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from stages import options
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
 
-def main(dataset: options.Dataset = "proctex") -> None:
+    from capt_core.params import Settings
+    from capt_core.reporting.inputs import DatasetReport
+
+
+def main(
+    dataset: Annotated[
+        str | None, typer.Option(help="Only this data set; all that were evaluated if not given.")
+    ] = None,
+    seed: options.NoSeed = None,
+    params: options.Params = options.PARAMS,
+    artifacts: options.Artifacts = options.ARTIFACTS,
+    set_: options.Set = None,
+) -> None:
     """Write results tables, figures and an HTML page."""
+    import polars as pl
+
+    from capt_core.artifacts.files import write_text
+    from capt_core.artifacts.layout import ReportLayout
+    from capt_core.artifacts.provenance import Provenance
+    from capt_core.artifacts.schemas import EVALUATION, RESULTS
+    from capt_core.artifacts.tables import read_table, write_table
+    from capt_core.params import settings_hash
+    from capt_core.reporting.inputs import not_averaged, notes_by_dataset
+    from capt_core.reporting.page import render_page
+    from capt_core.reporting.runs import find_runs
+    from capt_core.reporting.summary import summarise, to_csv, to_markdown
+    from stages.run import load_for, say, stage_run
+
+    with stage_run("report", dataset, seed, params, artifacts, set_) as run:
+        found = find_runs(artifacts, dataset)
+        results = pl.concat(
+            [read_table(EVALUATION, record) for runs in found.values() for record in runs]
+        ).sort(EVALUATION.key)
+        shown = [
+            _dataset_report(load_for(name, params, set_), artifacts, name, records)
+            for name, records in found.items()
+        ]
+        summary = summarise(results, not_averaged(shown))
+        notes = notes_by_dataset(shown)
+        paths = ReportLayout(artifacts)
+        settings = run.settings
+        write_text(paths.html, render_page(summary, shown, settings.report.pairs))
+        write_text(paths.results_markdown, to_markdown(summary, notes))
+        write_text(paths.results_csv, to_csv(summary, notes))
+        origin = Provenance("+".join(found), settings=settings_hash(settings.report.pairs))
+        write_table(RESULTS, results, paths.results, origin)
+        say(f"{len(results)} results of {', '.join(found)} -> {paths.html}")
+
+
+def _dataset_report(
+    settings: Settings, artifacts: Path, name: str, records: Sequence[Path]
+) -> DatasetReport:
+    from capt_core.artifacts.layout import Layout
+    from capt_core.data.dataset import image_root, load_dataset
+    from capt_core.reporting.runs import read_dataset_report
+
+    layout = Layout(artifacts, name)
+    root = image_root(layout, settings.data.root)
+    return read_dataset_report(layout, load_dataset(layout), root, records, settings.fewshot.shots)

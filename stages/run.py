@@ -23,7 +23,7 @@ class Run:
     Attributes:
         settings: as they hold for the data set.
         matrix: what `dvc repro` fans out over.
-        layout: paths of the data set's artifacts.
+        layout: paths of the data set's artifacts; of none for a stage that covers all.
         seed: the seed given, or the first of the settings.
         seeds: the seed given, or all of the settings.
     """
@@ -45,7 +45,7 @@ class Run:
 @contextlib.contextmanager
 def stage_run(
     stage: str,
-    dataset: str,
+    dataset: str | None,
     seed: int | None,
     params: Path,
     artifacts: Path,
@@ -65,16 +65,17 @@ def stage_run(
     from capt_core.errors import CaptError
     from capt_core.params import load_settings
 
+    if dataset is not None:
+        dataset_spec(dataset)
     if overrides and os.environ.get("DVC_STAGE"):
         raise CaptError(
             "--set does not work under DVC; use dvc exp run --set-param section.key=value"
         )
     settings, matrix = load_settings(params, dataset, overrides or ())
-    dataset_spec(dataset)
     run = Run(
         settings=settings,
         matrix=matrix,
-        layout=Layout(artifacts, dataset),
+        layout=Layout(artifacts, dataset or ""),
         seed=matrix.seeds[0] if seed is None else seed,
         seeds=matrix.seeds if seed is None else [seed],
     )
@@ -82,6 +83,13 @@ def stage_run(
     yield run
     name = "-".join(filter(None, (stage, dataset, method, f"seed{run.seed}")))
     _record(artifacts, name, started)
+
+
+def load_for(dataset: str, params: Path, overrides: Sequence[str] | None) -> Settings:
+    """Settings as they hold for one of several data sets that a stage covers."""
+    from capt_core.params import load_settings
+
+    return load_settings(params, dataset, overrides or ())[0]
 
 
 def say(text: str) -> None:

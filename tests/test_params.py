@@ -182,9 +182,7 @@ def test_overrides_are_typed_by_their_key(
         ("train.optimizer=adam", ["--set", "train.optimizer", "'adam'"]),
     ],
 )
-def test_a_mistake_in_an_override_is_named(
-    tmp_path: Path, override: str, parts: list[str]
-) -> None:
+def test_a_mistake_in_an_override_is_named(tmp_path: Path, override: str, parts: list[str]) -> None:
     message = refusal(write(tmp_path, ""), override)
     for part in parts:
         assert part in message

@@ -89,7 +89,7 @@ def _step(
     optimizer: torch.optim.Optimizer,
     noise: torch.Generator,
 ) -> dict[str, float]:
-    rows = build_rows(batch, task.labels, float(model.running_alpha))
+    rows = build_rows(batch, task.labels, model.running_alpha.item())
     model.observe_alpha(rows.alphas[rows.retrieved], settings.adapter_momentum)
     labels = rows.labels.to(backbone.device)
     tokens = task.views(rows.sample_ids)
@@ -106,17 +106,17 @@ def _step(
     entropy = -(weights * weights.clamp(min=1e-12).log()).sum(dim=1).mean()
     shares = weights.mean(dim=0).tolist()
     return {
-        "loss": float(loss),
-        "confusion_loss": float(confusion),
-        "original_loss": float(original),
+        "loss": loss.item(),
+        "confusion_loss": confusion.item(),
+        "original_loss": original.item(),
         "rows": len(rows.sample_ids),
-        "alpha_mean": float(rows.alphas.mean()),
-        "alpha_running": float(model.running_alpha),
-        "residual_gate": float(model.experts.residual_gate),
+        "alpha_mean": rows.alphas.mean().item(),
+        "alpha_running": model.running_alpha.item(),
+        "residual_gate": model.experts.residual_gate.item(),
         "sample_expert_share": shares[0],
         "commonality_expert_share": shares[1],
         "difference_expert_share": shares[2],
-        "gate_entropy": float(entropy),
+        "gate_entropy": entropy.item(),
     }
 
 

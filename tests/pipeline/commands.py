@@ -16,6 +16,7 @@ SMALL = (
     "prepare.proctex_test=6",
     "fewshot.shots=8",
     "train.epochs=2",
+    "train.adapter_blocks=1",
     "runtime.workers=1",
 )
 
@@ -77,7 +78,7 @@ def command(words: Sequence[str], cwd: Path = PROJECT) -> subprocess.CompletedPr
     return subprocess.run(
         [sys.executable, "-m", "stages.cli", *words],
         cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(PROJECT)},
+        env=_environment(),
         capture_output=True,
         text=True,
         check=False,
@@ -89,10 +90,17 @@ def start(words: Sequence[str]) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [sys.executable, "-m", "stages.cli", *words],
         cwd=PROJECT,
-        env={**os.environ, "PYTHONPATH": str(PROJECT)},
+        env=_environment(),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
+
+
+def _environment() -> dict[str, str]:
+    """The environment of an activated virtual environment."""
+    scripts = str(Path(sys.executable).parent)
+    path = os.pathsep.join((scripts, os.environ.get("PATH", "")))
+    return {**os.environ, "PYTHONPATH": str(PROJECT), "PATH": path}
 
 
 def contents(folder: Path) -> dict[str, bytes]:

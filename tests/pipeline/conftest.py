@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from tests.pipeline.commands import SMALL, capt, run_pipeline
 
@@ -14,9 +16,14 @@ from tests.pipeline.commands import SMALL, capt, run_pipeline
 @pytest.fixture(scope="session")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Artifacts of the embedded data set with few images, both methods, seed 1. Read only."""
-    artifacts = tmp_path_factory.mktemp("small") / "artifacts"
-    run_pipeline(artifacts, "proctex", SMALL)
-    return artifacts
+    # Test processes that run side by side share one run.
+    shared = os.environ.get("PYTEST_XDIST_WORKER") is not None
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if shared else base) / "small"
+    with FileLock(f"{folder}.lock"):
+        if not (folder / "report.html").is_file():
+            run_pipeline(folder, "proctex", SMALL)
+    return folder
 
 
 @pytest.fixture

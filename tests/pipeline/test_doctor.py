@@ -49,7 +49,7 @@ def test_gpu_that_torch_does_not_see(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(diagnosis.shutil, "which", lambda _: "/usr/bin/nvidia-smi")
+    monkeypatch.setattr("shutil.which", lambda _: "/usr/bin/nvidia-smi")
     finding = diagnosis.check_gpu(settings())
     assert finding.state == "note"
     assert "pip install" in finding.remedy

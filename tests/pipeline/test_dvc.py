@@ -12,7 +12,7 @@ from tests.pipeline.code_use import ROOT, imported_files, settings_read
 
 STAGES = [module.__name__.rpartition(".")[2] for module in cli.PIPELINE]
 DVC: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
-SHARED_KEYS = ("per_dataset.", "seeds")
+SHARED_KEYS = ("per_dataset", "seeds")
 
 
 def test_one_word_names_stage_file_and_section() -> None:

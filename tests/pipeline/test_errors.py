@@ -14,8 +14,6 @@ from PIL import Image
 from capt_core.errors import CaptError
 from tests.pipeline.commands import BEFORE_TRAINING, SMALL, arguments, capt, command
 
-pytestmark = pytest.mark.xdist_group("pipeline")
-
 
 def make_dtd(root: Path, classes: tuple[str, ...] = ("banded", "dotted", "lined", "woven")) -> Path:
     """A tiny data set in DTD's layout; returns `data.root`."""

@@ -5,11 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import polars as pl
-import pytest
 
 from tests.pipeline.commands import run_pipeline
-
-pytestmark = pytest.mark.xdist_group("photographs")
 
 
 def test_describable_textures(shared: Path, tmp_path: Path) -> None:

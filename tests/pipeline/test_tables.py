@@ -10,8 +10,6 @@ import pytest
 from capt_core.artifacts.schemas import ALL_TABLES
 from tests.pipeline.commands import PROJECT
 
-pytestmark = pytest.mark.xdist_group("pipeline")
-
 CONTRACT = {
     "proctex/samples.parquet": "sample_id path class_id class_name split",
     "proctex/classes.parquet": "class_id class_name group template",

@@ -54,7 +54,8 @@ def memory_lookup(features: torch.Tensor, keys: torch.Tensor, values: torch.Tens
         [L, D].
     """
     weights = (features @ keys.T / features.shape[-1] ** 0.5).softmax(dim=-1)
-    return weights @ values
+    found: torch.Tensor = weights @ values
+    return found
 
 
 def replace_cues(features: torch.Tensor, kept: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,1 @@
+"""The report: results tables, figures and one self-contained HTML page."""

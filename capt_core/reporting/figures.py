@@ -1,0 +1,296 @@
+"""Figures as SVG: the same input gives the same bytes, whatever matplotlib is set to."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Any
+from unicodedata import east_asian_width
+
+import matplotlib as mpl
+import numpy as np
+import polars as pl
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.colors import Colormap, LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+Matrix = NDArray[np.float64]
+
+LARGEST_AXIS = 40
+"""Classes per axis that stay readable."""
+
+SMALL_AXIS = 20
+"""Up to this many classes a heatmap is small, and its cells have room for numbers."""
+
+_STYLE: dict[Any, Any] = {
+    "svg.hashsalt": "capt",
+    # Text stays text: sharp, searchable, and any script that the reader's fonts cover.
+    "svg.fonttype": "none",
+    # matplotlib's own font, so that layout does not depend on the machine's fonts.
+    "font.family": "DejaVu Sans",
+    "font.size": 8.0,
+    "axes.edgecolor": "#8a8f98",
+    "axes.linewidth": 0.6,
+    "axes.labelcolor": "#333840",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.color": "#333840",
+    "ytick.color": "#333840",
+    "text.color": "#333840",
+    "lines.linewidth": 1.1,
+    "legend.frameon": False,
+    "legend.fontsize": 7.0,
+    "legend.handlelength": 1.4,
+}
+
+_LEAST_NUMBER = 3.0  # percent; smaller rates are shown by colour alone
+_LONGEST_LABEL = 28
+_POINTS = 200
+_VIEWER_FONTS = b"system-ui, 'Helvetica Neue', Helvetica, Arial, 'DejaVu Sans', sans-serif"
+_DIAGONAL = "#e3e6ea"
+_SEED_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+_EXPERTS = {
+    "sample": ("sample_expert_share", "#0072b2"),
+    "commonality": ("commonality_expert_share", "#e69f00"),
+    "difference": ("difference_expert_share", "#cc3d3d"),
+}
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One panel of the training curves: its title, what it means, and the figure as SVG."""
+
+    title: str
+    meaning: str
+    svg: bytes
+
+
+def confusion_heatmap(rates: Matrix, names: Sequence[str], maximum: float) -> bytes:
+    """Confusion rates, true class by class predicted.
+
+    Args:
+        rates: percent of the true class's images, [C, C]; NaN cells are muted (the diagonal).
+        names: of the classes, [C].
+        maximum: rate at the end of the colour scale, percent; the same for figures to be compared.
+
+    Returns:
+        An SVG document.
+    """
+    cmap = LinearSegmentedColormap.from_list("errors", ["#ffffff", "#fdd49e", "#ef6548", "#7f0000"])
+    return _heatmap(
+        rates, names, (0.0, maximum), cmap, "% of the true class's test images", "{:.0f}"
+    )
+
+
+def change_heatmap(change: Matrix, names: Sequence[str], maximum: float) -> bytes:
+    """Difference of two confusion rates: blue became rarer, red more frequent.
+
+    Args:
+        change: after minus before, percentage points, [C, C]; NaN cells are muted.
+        names: of the classes, [C].
+        maximum: largest magnitude on the colour scale, percentage points.
+
+    Returns:
+        An SVG document.
+    """
+    cmap = mpl.colormaps["RdBu_r"]
+    return _heatmap(change, names, (-maximum, maximum), cmap, "percentage points", "{:+.0f}")
+
+
+def training_curves(logs: Mapping[int, pl.DataFrame]) -> list[Curve]:
+    """Panels over training steps, one line per seed.
+
+    Args:
+        logs: table `training_log` by seed; logs without rows are skipped.
+
+    Returns:
+        Loss, learning rate, alpha, expert shares, gate entropy and residual gate; an empty list
+        if nothing was trained.
+    """
+    drawn = {seed: _thinned(log) for seed, log in sorted(logs.items()) if log.height}
+    if not drawn:
+        return []
+
+    def by_seed(column: str) -> Callable[[Axes], None]:
+        def draw(axes: Axes) -> None:
+            for colour, (seed, log) in zip(_colours(len(drawn)), drawn.items(), strict=True):
+                axes.plot(log["step"], log[column], color=colour, label=f"seed {seed}")
+
+        return draw
+
+    def alpha(axes: Axes) -> None:
+        for colour, (seed, log) in zip(_colours(len(drawn)), drawn.items(), strict=True):
+            axes.plot(log["step"], log["alpha_mean"], color=colour, alpha=0.35, linewidth=0.7)
+            axes.plot(log["step"], log["alpha_running"], color=colour, label=f"seed {seed}")
+
+    def shares(axes: Axes) -> None:
+        for name, (column, colour) in _EXPERTS.items():
+            for index, log in enumerate(drawn.values()):
+                label = name if index == 0 else "_"
+                axes.plot(log["step"], log[column], color=colour, label=label, linewidth=0.9)
+        axes.set_ylim(0, 1)
+
+    panels = (
+        ("Loss", "over the anchors and representatives of a batch", by_seed("loss")),
+        ("Learning rate", "of the optimiser", by_seed("learning_rate")),
+        ("Adapter weight α", "batch mean (faint), running mean", alpha),
+        ("Expert shares", "of the gate; one line per expert and seed", shares),
+        ("Gate entropy", "in nats; 0: one expert takes all", by_seed("gate_entropy")),
+        ("Residual gate", "share of the experts' output that is added", by_seed("residual_gate")),
+    )
+    return [Curve(title, meaning, _panel(draw)) for title, meaning, draw in panels]
+
+
+def _panel(draw: Callable[[Axes], None]) -> bytes:
+    with _style():
+        figure = Figure(figsize=(4.4, 2.5), layout="constrained")
+        axes = figure.add_subplot()
+        draw(axes)
+        axes.set_xlabel("training step")
+        axes.margins(x=0.01)
+        axes.grid(axis="y", color="#e3e6ea", linewidth=0.6)
+        axes.set_axisbelow(True)
+        axes.ticklabel_format(axis="y", scilimits=(-3, 4))
+        columns = len(axes.get_legend_handles_labels()[1])
+        figure.legend(loc="outside upper left", ncols=min(columns, 4))
+        return _svg(figure)
+
+
+def _heatmap(
+    values: Matrix,
+    names: Sequence[str],
+    limits: tuple[float, float],
+    cmap: Colormap,
+    scale_label: str,
+    number: str,
+) -> bytes:
+    count = len(names)
+    labels = [_shortened(name) for name in names]
+    # Sizes in inches, laid out by hand: figures to be compared get equal axes.
+    side = 2.7 if count <= SMALL_AXIS else 4.8
+    font = min(8.5, 0.9 * 72 * side / max(count, 1))
+    margin = 0.3 + max((_columns(label) for label in labels), default=1) * font * 0.56 / 72
+    right, top = 0.62, 0.1
+    width, height = margin + side + right, top + side + margin
+    with _style():
+        figure = Figure(figsize=(width, height))
+        axes = figure.add_axes((margin / width, margin / height, side / width, side / height))
+        # "none" embeds one pixel per cell, which the viewer enlarges sharply.
+        image = axes.imshow(
+            np.ma.masked_invalid(values),
+            cmap=cmap.with_extremes(bad=_DIAGONAL),
+            vmin=limits[0],
+            vmax=limits[1],
+            interpolation="none",
+            aspect="auto",
+        )
+        _rule(axes, count)
+        if count <= SMALL_AXIS:
+            _write_numbers(axes, values, limits, number, min(6.5, 0.55 * 72 * side / count))
+        positions = range(count)
+        # Anchored at the end that touches the axis: the viewer's font may be narrower.
+        axes.set_xticks(
+            positions,
+            labels,
+            rotation=90,
+            rotation_mode="anchor",
+            ha="right",
+            va="center",
+            fontsize=font,
+            parse_math=False,
+        )
+        axes.set_yticks(positions, labels, fontsize=font, parse_math=False)
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+        middle = margin + side / 2
+        upright: dict[str, Any] = {
+            "rotation": 90,
+            "rotation_mode": "anchor",
+            "ha": "center",
+            "va": "baseline",
+        }
+        figure.text(0.14 / width, middle / height, "true class", **upright)
+        figure.text(middle / width, 0.05 / height, "taken for", ha="center", va="baseline")
+        bar = figure.add_axes(
+            ((margin + side + 0.12) / width, margin / height, 0.11 / width, side / height)
+        )
+        ticks = MaxNLocator(nbins=6, steps=[1, 2, 5, 10], min_n_ticks=2)
+        figure.colorbar(image, cax=bar, ticks=ticks).outline.set_visible(False)
+        bar.tick_params(length=0, labelsize=7)
+        bar.set_ylabel(scale_label, fontsize=7, rotation_mode="anchor", va="top")
+        return _svg(figure)
+
+
+def _rule(axes: Axes, count: int) -> None:
+    edges = np.arange(1, count) - 0.5
+    ends = (-0.5, count - 0.5)
+    lines = [[(edge, ends[0]), (edge, ends[1])] for edge in edges]
+    lines += [[(ends[0], edge), (ends[1], edge)] for edge in edges]
+    axes.add_collection(LineCollection(lines, colors="#eef0f3", linewidths=0.5))
+
+
+def _write_numbers(
+    axes: Axes, values: Matrix, limits: tuple[float, float], number: str, font: float
+) -> None:
+    strongest = max(abs(limits[0]), abs(limits[1]))
+    for row, column in np.argwhere(np.abs(np.nan_to_num(values)) >= _LEAST_NUMBER).tolist():
+        value = values[row, column]
+        colour = "white" if abs(value) > 0.6 * strongest else "#333840"
+        text = number.format(value).replace("-", "−")
+        axes.text(column, row, text, ha="center", va="center", fontsize=font, color=colour)
+
+
+def _thinned(log: pl.DataFrame) -> pl.DataFrame:
+    """At most `_POINTS` rows: means over equal numbers of successive steps."""
+    per_point = -(-log.height // _POINTS)
+    return (
+        log.sort("step")
+        .with_row_index("point")
+        .group_by(pl.col("point") // per_point, maintain_order=True)
+        .mean()
+    )
+
+
+def _colours(count: int) -> list[str]:
+    return [_SEED_COLOURS[index % len(_SEED_COLOURS)] for index in range(count)]
+
+
+def _shortened(name: str) -> str:
+    """A name that fits on an axis: similar names often differ at their ends, so both ends stay."""
+    if len(name) <= _LONGEST_LABEL:
+        return name
+    half = (_LONGEST_LABEL - 1) // 2
+    return f"{name[:half].rstrip()}…{name[-half:].lstrip()}"
+
+
+def _columns(text: str) -> int:
+    return sum(2 if east_asian_width(character) in "WF" else 1 for character in text)
+
+
+@contextmanager
+def _style() -> Iterator[None]:
+    """The report's own look: a reader's matplotlibrc must not change the bytes."""
+    with mpl.rc_context(), warnings.catch_warnings():
+        # Text is drawn by the viewer, whose fonts may well have what ours lack.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        mpl.rcdefaults()
+        mpl.rcParams.update(_STYLE)
+        yield
+
+
+def _svg(figure: Figure) -> bytes:
+    buffer = BytesIO()
+    figure.savefig(
+        buffer,
+        format="svg",
+        transparent=True,
+        metadata={"Date": None, "Creator": None, "Format": None, "Type": None},
+    )
+    return re.sub(rb"font-family: [^;\"]+", b"font-family: " + _VIEWER_FONTS, buffer.getvalue())

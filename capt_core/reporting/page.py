@@ -1,0 +1,288 @@
+"""The report as one HTML page that needs nothing but itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from capt_core.reporting.confusions import (
+    GROUPS,
+    Change,
+    ConfusedPair,
+    HalfConfusion,
+    change,
+    confused_pairs,
+    half_confusion,
+    most_confused_classes,
+)
+from capt_core.reporting.examples import Example, Picture, pair_examples
+from capt_core.reporting.figures import (
+    LARGEST_AXIS,
+    SMALL_AXIS,
+    change_heatmap,
+    confusion_heatmap,
+    training_curves,
+)
+from capt_core.reporting.inputs import BASE_METHOD, SHOWN_METHOD, DatasetReport
+from capt_core.reporting.result_rows import result_tables
+from capt_core.reporting.summary import METRICS, method_name, spoken
+from capt_core.reporting.thumbnails import Thumbnail, data_uri, thumbnail
+
+_LEAST_SCALE = 1.0  # percent; keeps the colour scale of a faultless model from collapsing
+
+
+def render_page(summary: pl.DataFrame, datasets: Sequence[DatasetReport], pairs: int = 6) -> str:
+    """Render the report.
+
+    Args:
+        summary: from `summarise`.
+        datasets: what is shown of each data set, in this order.
+        pairs: most confused pairs shown with example images, per half.
+
+    Returns:
+        An HTML document without scripts or outside references. Equal inputs give equal text.
+
+    Raises:
+        CaptError: an example image is missing or not readable.
+    """
+    environment = Environment(
+        loader=PackageLoader("capt_core.reporting"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["spoken"] = spoken
+    environment.filters["signed"] = _signed
+    environment.filters["count"] = _count
+    template = environment.get_template("report.html.jinja")
+    return template.render(
+        metrics=METRICS,
+        tables=result_tables(summary),
+        sections=[
+            _section(dataset, f"dataset-{number}", pairs)
+            for number, dataset in enumerate(datasets, start=1)
+        ],
+        base_name=method_name(BASE_METHOD, ""),
+        shown_name=method_name(SHOWN_METHOD, ""),
+    )
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A figure on the page: `uri` holds the SVG, `alt` says what it shows."""
+
+    title: str
+    uri: str
+    alt: str
+    meaning: str = ""
+
+
+@dataclass(frozen=True)
+class ShownPicture:
+    """A picture with its pixels; `role` says why it stands there."""
+
+    role: str
+    picture: Picture
+    thumbnail: Thumbnail
+
+
+@dataclass(frozen=True)
+class ShownExample:
+    """An example with its pixels, in reading order."""
+
+    example: Example
+    pictures: list[ShownPicture]
+
+
+@dataclass(frozen=True)
+class ShownPair:
+    """A confused pair; `scale` is the rate, in percent, that fills a bar."""
+
+    pair: ConfusedPair
+    scale: float
+    examples: list[ShownExample]
+
+
+@dataclass(frozen=True)
+class Half:
+    """One half of a data set's classes.
+
+    `wide` asks for room for the heatmaps' many classes; `omitted` says which classes these leave
+    out.
+    """
+
+    group: str
+    class_count: int
+    change: Change | None
+    panels: list[Panel]
+    wide: bool
+    omitted: str
+    pairs: list[ShownPair]
+
+
+@dataclass(frozen=True)
+class Section:
+    """A data set on the page."""
+
+    report: DatasetReport
+    anchor: str
+    facts: list[str]
+    halves: list[Half]
+    curves: list[Panel]
+    runs: list[dict[str, Any]]
+
+
+def _section(report: DatasetReport, anchor: str, pairs: int) -> Section:
+    halves = [
+        _half(report, half, pairs)
+        for half in (half_confusion(report, group) for group in GROUPS)
+        if half.names
+    ]
+    curves = [
+        Panel(
+            curve.title,
+            data_uri(curve.svg, "image/svg+xml"),
+            f"{curve.title} over training steps, {curve.meaning}",
+            curve.meaning,
+        )
+        for curve in training_curves({run.seed: run.training_log for run in report.shown_runs})
+    ]
+    runs = [
+        {
+            "method": method_name(run.method, ""),
+            "seed": run.seed,
+            "settings": run.provenance.settings,
+            "backbone": run.provenance.backbone,
+            "fingerprint": run.provenance.dataset_fingerprint,
+        }
+        for run in sorted(
+            report.runs, key=lambda run: (run.method != BASE_METHOD, run.method, run.seed)
+        )
+    ]
+    return Section(report, anchor, _facts(report), halves, curves, runs)
+
+
+def _facts(report: DatasetReport) -> list[str]:
+    seeds = sorted({run.seed for run in report.runs} | {seed.seed for seed in report.seeds})
+    shots = f"{report.shots} images per class" if report.shots else "the whole training split"
+    facts = [f"Protocol: {spoken(report.protocol).lower()}", f"Training images: {shots}"]
+    if seeds:
+        facts.append(f"Seeds: {', '.join(map(str, seeds))}")
+    sizes = [str(seed.bank.height) for seed in sorted(report.seeds, key=lambda seed: seed.seed)]
+    if sizes:
+        facts.append(f"Confusion bank: {', '.join(sizes)} misclassified training images")
+    return facts
+
+
+def _half(report: DatasetReport, half: HalfConfusion, pairs: int) -> Half:
+    positions = most_confused_classes(half, LARGEST_AXIS)
+    found = confused_pairs(half, pairs)
+    scale = max([_LEAST_SCALE, *(rate for pair in found for rate in _rates(pair))])
+    return Half(
+        half.group,
+        len(half.names),
+        change(report, half.group),
+        _heatmaps(half.restricted(positions)),
+        len(positions) > SMALL_AXIS,
+        _omitted(half, positions),
+        [
+            ShownPair(
+                pair, scale, [_shown(report, example) for example in pair_examples(report, pair)]
+            )
+            for pair in found
+        ],
+    )
+
+
+def _heatmaps(half: HalfConfusion) -> list[Panel]:
+    before = half.rates(half.before)
+    after = None if half.after is None else half.rates(half.after)
+    scale = _largest(before if after is None else np.stack([before, after]))
+    base, shown = method_name(BASE_METHOD, ""), method_name(SHOWN_METHOD, "")
+    panels = [_rates_panel(half, f"Before: {base}", "test images", before, scale)]
+    if after is not None:
+        panels.append(
+            _rates_panel(half, f"After: {shown}", "test images, mean over seeds", after, scale)
+        )
+        difference = after - before
+        svg = change_heatmap(difference, half.names, _largest(np.abs(difference)))
+        panels.append(
+            Panel(
+                "Change",
+                data_uri(svg, "image/svg+xml"),
+                f"Heatmap of the change in confusion rates, {half.group} classes",
+                "blue became rarer, red more frequent",
+            )
+        )
+    return panels
+
+
+def _rates_panel(
+    half: HalfConfusion, title: str, meaning: str, rates: np.ndarray, scale: float
+) -> Panel:
+    alt = f"Confusion heatmap, {half.group} classes. {title}."
+    if np.nan_to_num(rates).any():
+        row, column = np.unravel_index(np.nanargmax(rates), rates.shape)
+        alt += (
+            f" Most frequent: {half.names[row]} taken for {half.names[column]},"
+            f" {rates[row, column]:.0f} %."
+        )
+    svg = confusion_heatmap(rates, half.names, scale)
+    return Panel(title, data_uri(svg, "image/svg+xml"), alt, meaning)
+
+
+def _omitted(half: HalfConfusion, positions: Sequence[int]) -> str:
+    if len(positions) == len(half.names):
+        return ""
+    errors, kept = (_errors(part) for part in (half, half.restricted(positions)))
+    return (
+        f"Shown: the {len(positions)} of {len(half.names)} classes that are confused most; "
+        f"{100 * kept / errors:.0f} % of the base model's errors are among them."
+        if errors
+        else f"Shown: {len(positions)} of {len(half.names)} classes."
+    )
+
+
+def _errors(half: HalfConfusion) -> float:
+    return float(half.before.sum() - np.trace(half.before))
+
+
+def _shown(report: DatasetReport, example: Example) -> ShownExample:
+    roles = (
+        ("This", example.sample),
+        ("taken for", example.taken_for),
+        ("representative", example.representative),
+    )
+    return ShownExample(
+        example,
+        [
+            ShownPicture(role, picture, thumbnail(report.image_root / picture.path))
+            for role, picture in roles
+            if picture is not None
+        ],
+    )
+
+
+def _rates(pair: ConfusedPair) -> list[float]:
+    return [rate for rate in (pair.rate_before, pair.rate_after) if rate is not None]
+
+
+def _largest(values: np.ndarray) -> float:
+    return max(float(np.nan_to_num(values).max(initial=0)), _LEAST_SCALE)
+
+
+def _count(value: float) -> str:
+    """A number of images; a mean over seeds may be no whole number."""
+    return f"{value:.0f}" if round(value, 1).is_integer() else f"{value:.1f}"
+
+
+def _signed(value: float, digits: int = 2) -> str:
+    """A number with its sign and a real minus; no sign for what rounds to zero."""
+    text = f"{value:+.{digits}f}"
+    return f"{0:.{digits}f}" if float(text) == 0 else text.replace("-", "−")

@@ -1,0 +1,132 @@
+"""Atomic writing: the old file or the new one, and nothing else in the folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from capt_core.artifacts.files import atomic_path, write_json, write_text
+from capt_core.errors import CaptError
+
+
+def test_text_is_written_into_folders_that_do_not_exist_yet(tmp_path: Path) -> None:
+    target = tmp_path / "a" / "b" / "notes.txt"
+    write_text(target, "äöü\n")
+    assert target.read_bytes() == "äöü\n".encode()
+    assert [path.name for path in target.parent.iterdir()] == ["notes.txt"]
+
+
+def test_the_target_appears_only_at_the_end(tmp_path: Path) -> None:
+    target = tmp_path / "notes.txt"
+    target.write_text("old")
+    with atomic_path(target) as temporary:
+        assert temporary.parent == target.parent
+        temporary.write_text("new")
+        assert target.read_text() == "old"
+    assert target.read_text() == "new"
+    assert not temporary.exists()
+
+
+@pytest.mark.parametrize("failure", [RuntimeError, KeyboardInterrupt, SystemExit, ValueError])
+def test_a_failure_in_the_body_keeps_the_old_file_and_its_own_type(
+    tmp_path: Path, failure: type[BaseException]
+) -> None:
+    target = tmp_path / "notes.txt"
+    target.write_text("old")
+
+    def body() -> None:
+        with atomic_path(target) as temporary:
+            temporary.write_text("half of the ne")
+            raise failure("stopped")
+
+    with pytest.raises(failure):
+        body()
+    assert target.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_failure_in_the_body_leaves_no_first_file(tmp_path: Path) -> None:
+    def body() -> None:
+        with atomic_path(tmp_path / "notes.txt") as temporary:
+            temporary.write_text("half")
+            raise RuntimeError("stopped")
+
+    with pytest.raises(RuntimeError, match="stopped"):
+        body()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_in_the_place_of_the_folder_is_a_users_mistake(tmp_path: Path) -> None:
+    (tmp_path / "artifacts").write_text("in the way")
+    target = tmp_path / "artifacts" / "notes.txt"
+    with pytest.raises(CaptError, match="cannot write") as caught:
+        write_text(target, "x")
+    assert str(target) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_in_the_place_of_the_file_is_a_users_mistake(tmp_path: Path) -> None:
+    target = tmp_path / "notes.txt"
+    target.mkdir()
+    with pytest.raises(CaptError, match="cannot write"):
+        write_text(target, "x")
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_files_get_the_permissions_of_any_new_file(tmp_path: Path) -> None:
+    (tmp_path / "plain").write_text("x")
+    write_text(tmp_path / "atomic", "x")
+    assert stat.S_IMODE((tmp_path / "atomic").stat().st_mode) == stat.S_IMODE(
+        (tmp_path / "plain").stat().st_mode
+    )
+
+
+def test_equal_values_give_equal_bytes(tmp_path: Path) -> None:
+    write_json(tmp_path / "one.json", {"b": [1, 2], "a": "ä"})
+    write_json(tmp_path / "two.json", {"a": "ä", "b": [1, 2]})
+    assert (tmp_path / "one.json").read_bytes() == (tmp_path / "two.json").read_bytes()
+    assert json.loads((tmp_path / "one.json").read_text(encoding="utf-8")) == {
+        "a": "ä",
+        "b": [1, 2],
+    }
+
+
+_FULL_DISK = """
+import resource, signal, sys
+from pathlib import Path
+from capt_core.artifacts.files import write_text
+from capt_core.errors import CaptError
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+try:
+    write_text(Path(sys.argv[1]), "x" * 100_000)
+except CaptError as error:
+    print(error)
+    sys.exit(2)
+"""
+
+
+def test_a_full_disk_is_one_line_and_keeps_the_old_file(tmp_path: Path, project: Path) -> None:
+    target = tmp_path / "notes.txt"
+    target.write_text("old")
+    done = subprocess.run(
+        [sys.executable, "-c", _FULL_DISK, str(target)],
+        cwd=project,
+        env={**os.environ, "PYTHONPATH": str(project)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr
+    assert str(target) in done.stdout
+    assert "free space" in done.stdout
+    assert len(done.stdout.splitlines()) == 1
+    assert target.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [target]

@@ -1,0 +1,358 @@
+"""Loading CLIPs: every form of weights, and every way in which they can be wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from capt_core.backbone.identity import TINY_CLIP, backbone_identity
+from capt_core.backbone.loading import (
+    Backbone,
+    choose_device,
+    load_backbone,
+    looks_untrained,
+)
+from capt_core.backbone.torchvision_ops import ensure_torchvision
+from capt_core.errors import CaptError
+from capt_core.params import Backbone as Settings
+from capt_core.params import Runtime
+
+NAME = "capt-test-vit"
+CPU = Runtime(device="cpu")
+CONFIG = {
+    "embed_dim": 16,
+    "vision_cfg": {
+        "layers": 2,
+        "width": 32,
+        "head_width": 16,
+        "patch_size": 8,
+        "image_size": 32,
+    },
+    "text_cfg": {"context_length": 12, "vocab_size": 49408, "width": 8, "heads": 2, "layers": 1},
+}
+State = dict[str, torch.Tensor]
+
+
+@pytest.fixture(scope="module")
+def state(tmp_path_factory: pytest.TempPathFactory) -> State:
+    """Weights of a small model, registered with open_clip; not those of a fresh one."""
+    ensure_torchvision()
+    import open_clip
+
+    config = tmp_path_factory.mktemp("config") / f"{NAME}.json"
+    config.write_text(json.dumps(CONFIG), encoding="utf-8")
+    open_clip.add_model_config(config)
+    model = open_clip.create_model(NAME, load_weights=False)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return {
+            name: value + 0.1 * torch.randn_like(value)
+            for name, value in model.state_dict().items()
+        }
+
+
+def as_safetensors(state: State, folder: Path) -> Path:
+    path = folder / "weights.safetensors"
+    save_file(state, path)
+    return path
+
+
+def as_pt(state: State, folder: Path) -> Path:
+    path = folder / "weights.pt"
+    torch.save(state, path)
+    return path
+
+
+def as_training_checkpoint(state: State, folder: Path) -> Path:
+    path = folder / "epoch_3.pt"
+    wrapped = {f"module.{name}": value for name, value in state.items()}
+    torch.save({"epoch": 3, "state_dict": wrapped}, path)
+    return path
+
+
+def load(path: Path | None) -> Backbone:
+    settings = Settings(name=NAME, checkpoint=None if path is None else str(path))
+    return load_backbone(settings, CPU)
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(CaptError) as caught:
+        load(path)
+    assert "\n" not in str(caught.value)
+    assert str(path) in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("save", [as_safetensors, as_pt, as_training_checkpoint])
+def test_weights_of_every_form_are_loaded_and_frozen(
+    state: State, tmp_path: Path, save: Callable[[State, Path], Path]
+) -> None:
+    path = save(state, tmp_path)
+    backbone = load(path)
+    for name, value in backbone.clip.state_dict().items():
+        assert torch.equal(value, state[name]), name
+    assert not backbone.clip.training
+    assert not any(parameter.requires_grad for parameter in backbone.clip.parameters())
+    assert not backbone.untrained
+    assert backbone.device.type == "cpu"
+    assert backbone.autocast is None
+    assert backbone.style.size == 32
+    assert backbone.style.mean == (0.48145466, 0.4578275, 0.40821073)
+    assert backbone.style.std == (0.26862954, 0.26130258, 0.27577711)
+    assert backbone.logit_scale == pytest.approx(float(state["logit_scale"].exp()))
+    assert activation(backbone) == "GELU"
+
+
+def activation(backbone: Backbone) -> str:
+    return type(backbone.clip.visual.transformer.resblocks[0].mlp.gelu).__name__
+
+
+def test_half_precision_weights_become_single(state: State, tmp_path: Path) -> None:
+    half = {name: value.half() for name, value in state.items()}
+    clip = load(as_safetensors(half, tmp_path)).clip
+    assert {value.dtype for value in clip.state_dict().values()} == {torch.float32}
+
+
+class _Node(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+
+def openai_archive(state: State, folder: Path) -> Path:
+    """A TorchScript archive with half-precision tensors and OpenAI's three extra entries."""
+    root = _Node()
+    for name, value in state.items():
+        node: nn.Module = root
+        *parents, leaf = name.split(".")
+        for part in parents:
+            if part not in dict(node.named_children()):
+                node.add_module(part, _Node())
+            node = node.get_submodule(part)
+        node.register_parameter(leaf, nn.Parameter(value.half(), requires_grad=False))
+    for name in ("input_resolution", "context_length", "vocab_size"):
+        root.register_buffer(name, torch.tensor(7))
+    path = folder / "archive.pt"
+    torch.jit.script(root).save(str(path))  # type: ignore[no-untyped-call]
+    return path
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_openai_archives_are_loaded_with_quick_gelu(state: State, tmp_path: Path) -> None:
+    backbone = load(openai_archive(state, tmp_path))
+    for name, value in backbone.clip.state_dict().items():
+        assert value.dtype == torch.float32
+        assert torch.equal(value, state[name].half().float()), name
+    assert activation(backbone) == "QuickGELU"
+
+
+def test_the_frozen_towers_encode(state: State, tmp_path: Path) -> None:
+    backbone = load(as_pt(state, tmp_path))
+    with torch.no_grad():
+        assert backbone.clip.encode_image(torch.zeros(2, 3, 32, 32)).shape == (2, 16)
+        assert backbone.clip.encode_text(backbone.tokenizer(["a cat", "a dog"])).shape == (2, 16)
+
+
+def test_the_tokenizer_counts_what_it_writes(state: State, tmp_path: Path) -> None:
+    tokenizer = load(as_pt(state, tmp_path)).tokenizer
+    for text in ("", "a cat", "a Fluffy cat, it's asleep"):
+        assert tokenizer.token_count(text) == int((tokenizer([text]) != 0).sum())
+    with pytest.raises(ValueError, match="longer than 12 tokens"):
+        tokenizer(["cat " * 11])
+    assert tokenizer(["cat " * 10]).shape == (1, 12)
+
+
+def test_an_unknown_model_is_named(tmp_path: Path, state: State) -> None:
+    settings = Settings(name="ViT-Z-99", checkpoint=str(as_pt(state, tmp_path)))
+    with pytest.raises(CaptError, match="'ViT-Z-99'") as caught:
+        load_backbone(settings, CPU)
+    assert "list_models" in str(caught.value)
+
+
+def test_a_model_without_weights_is_refused(state: State) -> None:
+    with pytest.raises(CaptError, match="no weights named") as caught:
+        load(None)
+    assert "backbone.checkpoint" in str(caught.value)
+    assert "backbone.pretrained" in str(caught.value)
+
+
+def test_an_unknown_tag_is_named(state: State) -> None:
+    with pytest.raises(CaptError, match="'no-such-tag'") as caught:
+        load_backbone(Settings(name=NAME, pretrained="no-such-tag"), CPU)
+    assert "backbone.checkpoint" in str(caught.value)
+
+
+def test_a_missing_checkpoint_is_named(state: State, tmp_path: Path) -> None:
+    assert "no such file" in refusal(tmp_path / "gone.pt")
+    assert "no such file" in refusal(tmp_path)
+
+
+def test_weights_of_other_shapes_are_refused(state: State, tmp_path: Path) -> None:
+    wrong = {**state, "text_projection": torch.zeros(3, 3)}
+    message = refusal(as_pt(wrong, tmp_path))
+    assert "other shapes" in message
+    assert "text_projection" in message
+    assert "backbone.name" in message
+
+
+def test_missing_and_unknown_tensors_are_counted(state: State, tmp_path: Path) -> None:
+    fewer = {name: value for name, value in state.items() if name != "visual.proj"}
+    assert "1 tensors missing, 0 unknown (such as visual.proj)" in refusal(as_pt(fewer, tmp_path))
+    more = {**state, "adapter": torch.zeros(1)}
+    assert "0 tensors missing, 1 unknown (such as adapter)" in refusal(as_pt(more, tmp_path))
+
+
+@pytest.mark.parametrize("name", ["weights.pt", "weights.safetensors", "weights.bin"])
+@pytest.mark.parametrize("content", [b"", b"<html>404</html>", b"PK\x03\x04 half a zip"])
+def test_a_file_that_holds_no_weights_is_named(
+    state: State, tmp_path: Path, name: str, content: bytes
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    assert "not a readable weights file" in refusal(path)
+
+
+@pytest.mark.parametrize("save", [as_safetensors, as_pt])
+def test_a_truncated_checkpoint_is_named(
+    state: State, tmp_path: Path, save: Callable[[State, Path], Path]
+) -> None:
+    path = save(state, tmp_path)
+    path.write_bytes(path.read_bytes()[:-500])
+    assert "not a readable weights file" in refusal(path)
+
+
+class _Trap:
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
+        return os.mkdir, (str(self.marker),)
+
+
+@pytest.mark.parametrize("form", ["pickle", "torch"])
+def test_a_checkpoint_cannot_run_code(state: State, tmp_path: Path, form: str) -> None:
+    path, marker = tmp_path / "weights.pt", tmp_path / "owned"
+    document = {"state_dict": state, "scheduler": _Trap(marker)}
+    if form == "torch":
+        torch.save(document, path)
+    else:
+        path.write_bytes(pickle.dumps(document, protocol=2))
+    assert "not a readable weights file" in refusal(path)
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize(
+    "document",
+    [[1, 2], torch.zeros(3), {"state_dict": None}, {"state_dict": [1]}, {0: torch.zeros(1)}, {}],
+    ids=["list", "tensor", "no state", "state list", "numbered", "empty"],
+)
+def test_a_checkpoint_of_another_form_is_named(
+    state: State, tmp_path: Path, document: object
+) -> None:
+    path = tmp_path / "weights.pt"
+    torch.save(document, path)
+    refusal(path)
+
+
+def test_fresh_weights_are_recognised(state: State, tmp_path: Path) -> None:
+    import open_clip
+
+    fresh = open_clip.create_model(NAME, load_weights=False)
+    assert looks_untrained(fresh)
+    assert load(as_pt(fresh.state_dict(), tmp_path)).untrained
+    assert not looks_untrained(nn.Linear(2, 2))  # nothing to judge by
+
+
+def test_the_identity_follows_the_weights(state: State, tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    other = {**state, "logit_scale": state["logit_scale"] + 1}
+    first, second = as_pt(state, tmp_path), as_pt(other, tmp_path / "two")
+    copy = tmp_path / "one" / "renamed.pt"
+    copy.write_bytes(first.read_bytes())
+
+    def identity(path: Path) -> str:
+        return backbone_identity(Settings(name=NAME, checkpoint=str(path)))
+
+    assert identity(first) == identity(copy) == load(first).identity
+    assert identity(first) != identity(second)
+    assert identity(first).startswith(f"{NAME}@")
+    assert backbone_identity(Settings(name="ViT-B-16", pretrained="openai")) == "ViT-B-16@openai"
+
+
+def test_the_identity_follows_a_file_that_is_replaced(state: State, tmp_path: Path) -> None:
+    settings = Settings(name=NAME, checkpoint=str(as_pt(state, tmp_path)))
+    before = backbone_identity(settings)
+    as_pt({**state, "logit_scale": state["logit_scale"] + 1}, tmp_path)
+    assert backbone_identity(settings) != before
+
+
+def test_a_missing_checkpoint_has_no_identity(tmp_path: Path) -> None:
+    with pytest.raises(CaptError, match="no such file"):
+        backbone_identity(Settings(name=NAME, checkpoint=str(tmp_path / "gone.pt")))
+    with pytest.raises(CaptError, match="no weights named"):
+        backbone_identity(Settings(name=NAME))
+
+
+@pytest.mark.parametrize("device", ["auto", "cpu"])
+def test_a_machine_without_a_gpu_computes_on_its_processor(
+    monkeypatch: pytest.MonkeyPatch, device: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    runtime = Runtime.model_validate({"device": device})
+    assert choose_device(runtime) == (torch.device("cpu"), None)
+
+
+@pytest.mark.parametrize(("device", "chosen"), [("auto", "cuda"), ("cuda", "cuda"), ("cpu", "cpu")])
+def test_a_gpu_is_used_unless_it_is_declined(
+    monkeypatch: pytest.MonkeyPatch, device: str, chosen: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    runtime = Runtime.model_validate({"device": device, "precision": "bf16"})
+    assert choose_device(runtime) == (torch.device(chosen), torch.bfloat16)
+
+
+def test_a_gpu_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(CaptError, match=r"runtime\.device.*no GPU"):
+        choose_device(Runtime(device="cuda"))
+
+
+def test_half_precision_needs_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(CaptError, match=r"runtime\.precision: fp16 needs a GPU"):
+        choose_device(Runtime(precision="fp16"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert choose_device(Runtime(precision="fp16"))[1] == torch.float16
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)]
+)
+def test_the_towers_run_in_the_chosen_precision(
+    state: State, tmp_path: Path, precision: str, dtype: torch.dtype
+) -> None:
+    runtime = Runtime.model_validate({"device": "cpu", "precision": precision})
+    backbone = load_backbone(Settings(name=NAME, checkpoint=str(as_pt(state, tmp_path))), runtime)
+    with torch.no_grad(), backbone.precision():
+        assert backbone.clip.encode_image(torch.zeros(1, 3, 32, 32)).dtype == dtype
+
+
+def test_tiny_clip_takes_weights_of_ones_own(tmp_path: Path) -> None:
+    from capt_core.backbone import tiny_clip
+
+    weights = tiny_clip.build_model().state_dict()
+    path = as_safetensors({k: v.contiguous() for k, v in weights.items()}, tmp_path)
+    backbone = load_backbone(Settings(name=TINY_CLIP, checkpoint=str(path)), CPU)
+    assert backbone.identity.startswith("tiny-clip@")
+    assert backbone.untrained
+    assert backbone.style.size == tiny_clip.IMAGE_SIZE
+    for name, value in backbone.clip.state_dict().items():
+        assert torch.equal(value, weights[name]), name

@@ -1,0 +1,221 @@
+"""The embedded tiny CLIP: tokenizer, architecture, packaged weights, training machinery."""
+
+from __future__ import annotations
+
+import json
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from capt_core.backbone import tiny_clip
+from capt_core.backbone.tiny_clip import measure
+from capt_core.backbone.tiny_clip.corpus import TextureSet, load_set, render_set, save_set
+from capt_core.backbone.tiny_clip.image_stage import ImageStage, train_image_tower
+from capt_core.backbone.tiny_clip.optimisation import Meter, adamw, rate_share
+from capt_core.backbone.tiny_clip.text_stage import TextStage, train_text_tower
+from capt_core.data.proctex import CLASS_NAMES, PRETRAIN_SPLIT, TEMPLATE, captions
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> tiny_clip.Tokenizer:
+    return tiny_clip.Tokenizer()
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    return tiny_clip.load_model()
+
+
+@pytest.fixture(scope="module")
+def few_textures() -> TextureSet:
+    return render_set(0, PRETRAIN_SPLIT, 4)
+
+
+def test_tokens_start_end_and_pad(tokenizer: tiny_clip.Tokenizer) -> None:
+    tokens = tokenizer(["a striped texture", "grid"])
+    assert tokens.shape == (2, tokenizer.context_length) == (2, 32)
+    assert tokens.dtype == torch.long
+    assert (tokens[:, 0] == tokenizer.start_token).all()
+    assert tokens.argmax(dim=1).tolist() == [4, 2]
+    assert (tokens[0, 5:] == 0).all()
+    assert tokens.max() == tokenizer.end_token == tokenizer.vocabulary_size - 1
+
+
+def test_one_text_is_a_batch_of_one(tokenizer: tiny_clip.Tokenizer) -> None:
+    assert torch.equal(tokenizer("A Striped  TEXTURE"), tokenizer(["a striped texture"]))
+
+
+def test_token_count_includes_start_and_end(tokenizer: tiny_clip.Tokenizer) -> None:
+    assert tokenizer.token_count("a grid") == 4
+    long = "a " * 40
+    assert tokenizer.token_count(long) == 42
+    with pytest.raises(ValueError, match="42 tokens exceeds the context of 32"):
+        tokenizer(["a grid", long])
+
+
+def test_a_text_may_fill_the_context(tokenizer: tiny_clip.Tokenizer) -> None:
+    assert tokenizer("a " * 30)[0, -1] == tokenizer.end_token
+
+
+def test_unknown_words_are_listed_once(tokenizer: tiny_clip.Tokenizer) -> None:
+    text = "a submarine and a striped submarine beside a xylophone"
+    assert tokenizer.unknown_words(text) == ["submarine", "beside", "xylophone"]
+    assert (tokenizer("submarine")[0] == 1).any()
+
+
+def test_vocabulary_covers_class_names_prompts_and_captions(
+    tokenizer: tiny_clip.Tokenizer,
+) -> None:
+    texts = [TEMPLATE.format(name) for name in CLASS_NAMES]
+    for text in [*texts, *captions.store_phrases(), *captions.vocabulary_texts()]:
+        assert tokenizer.unknown_words(text) == [], text
+    for name in CLASS_NAMES:
+        for phrase in captions.attributes()[name]:
+            tokenizer(f"{TEMPLATE.format(name)} with {phrase}")
+
+
+def test_captions_need_no_unknown_word(
+    tokenizer: tiny_clip.Tokenizer, few_textures: TextureSet
+) -> None:
+    rng = np.random.default_rng(0)
+    for facts in few_textures.facts * 5:
+        text, label = captions.caption(rng, facts, captions.CaptionStyle(fine_name=0.5))
+        assert tokenizer.unknown_words(text) == [], text
+        assert 0 <= label < len(CLASS_NAMES)
+        tokenizer(text)
+
+
+def test_configuration_agrees_with_vocabulary(tokenizer: tiny_clip.Tokenizer) -> None:
+    config = tiny_clip.read_config()
+    assert config["text_cfg"]["vocab_size"] == tokenizer.vocabulary_size
+    assert config["text_cfg"]["context_length"] == tokenizer.context_length
+
+
+def test_architecture_is_open_clips(model: Any) -> None:
+    from open_clip.model import CLIP
+
+    assert isinstance(model, CLIP)
+    assert len(model.visual.transformer.resblocks) == 4
+    assert model.visual.ln_post.normalized_shape == (128,)
+    assert model.visual.proj.shape == (128, 128)
+    assert isinstance(model.visual.patch_dropout, nn.Identity)
+    assert model.visual.conv1(torch.zeros(2, 3, 64, 64)).shape == (2, 128, 8, 8)
+    assert not any(module.training for module in model.modules())
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+
+
+def test_both_towers_encode(model: Any, tokenizer: tiny_clip.Tokenizer) -> None:
+    images = tiny_clip.normalise(torch.zeros(3, 3, 64, 64, dtype=torch.uint8))
+    with torch.inference_mode():
+        assert model.encode_image(images).shape == (3, 128)
+        assert model.encode_text(tokenizer(["grid", "scaly"])).shape == (2, 128)
+        assert 1 <= model.logit_scale.exp() <= 100.001
+
+
+def test_built_model_has_the_packaged_shapes(model: Any) -> None:
+    built = tiny_clip.build_model()
+    shapes = {name: tensor.shape for name, tensor in built.state_dict().items()}
+    assert shapes == {name: tensor.shape for name, tensor in model.state_dict().items()}
+
+
+def test_normalise_maps_the_mean_to_zero() -> None:
+    pixels = 255 * torch.tensor(tiny_clip.IMAGE_MEAN).view(1, 3, 1, 1).expand(1, 3, 2, 2)
+    assert tiny_clip.normalise(pixels).abs().max() < 1e-6
+    white = tiny_clip.normalise(torch.full((1, 3, 1, 1), 255.0)).flatten().tolist()
+    assert white == pytest.approx([2.0, 2.2, 2.2])
+
+
+def test_packaged_files_are_small_and_say_where_they_come_from() -> None:
+    folder = resources.files(tiny_clip)
+    with resources.as_file(folder / "weights.safetensors") as weights:
+        assert weights.stat().st_size < 10_000_000
+    provenance = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
+    assert {"seed", "image_stage", "text_stage", "measured", "libraries"} <= provenance.keys()
+
+
+def test_zero_shot_is_far_above_chance_in_both_halves(
+    model: Any, tokenizer: tiny_clip.Tokenizer
+) -> None:
+    fresh = render_set(4242, "val", 12)
+    features = measure.Features(measure.embed_images(model, fresh.images), fresh.labels)
+    assert np.linalg.norm(features.values, axis=1) == pytest.approx(1, abs=1e-4)
+    names = measure.embed_class_names(model, tokenizer)
+    accuracy = measure.zero_shot(features, names)
+    assert accuracy["base"] > 35  # chance is 6.7
+    assert accuracy["novel"] > 35
+    counts = measure.confusion_counts(features, names)
+    assert counts.sum() == len(fresh.labels)
+    assert counts[:15, 15:].sum() == counts[15:, :15].sum() == 0
+    assert counts[:15].trace() / 180 == pytest.approx(accuracy["base"] / 100)
+
+
+def test_linear_probe_learns_separable_features_and_wants_enough_images() -> None:
+    labels = np.repeat(np.arange(15), 4)
+    values = np.eye(15, dtype=np.float32)[labels]
+    features = measure.Features(values, labels)
+    assert measure.linear_probe(features, features, range(15), shots=2, seed=0) == 100
+    with pytest.raises(ValueError, match="larger sample"):
+        measure.linear_probe(features, features, range(15), shots=5, seed=0)
+
+
+def test_sets_do_not_depend_on_workers_and_survive_writing(
+    few_textures: TextureSet, tmp_path: Path
+) -> None:
+    save_set(few_textures, tmp_path)
+    back = load_set(tmp_path)
+    assert back.facts == few_textures.facts
+    assert back.images.tobytes() == few_textures.images.tobytes()
+    assert few_textures.labels.tolist() == [label for label in range(30) for _ in range(4)]
+    parallel = render_set(0, PRETRAIN_SPLIT, 4, workers=2)
+    assert parallel.images.tobytes() == few_textures.images.tobytes()
+
+
+def test_learning_rate_follows_the_schedule_from_its_base() -> None:
+    parameter = nn.Parameter(torch.ones(2, 2))
+    optimizer, rate = adamw([("weight", parameter)], 0.1, 0.0)
+    for share in (0.5, 0.5, 1.0):
+        rate(share)
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(0.1 * share)
+    assert rate_share(0, 100, 10) == pytest.approx(0.1)
+    assert rate_share(50, 100, 10) == pytest.approx(0.5)
+    assert rate_share(99, 100, 10) < 0.001
+
+
+def test_meter_refuses_a_loss_that_stands_still_or_is_no_number() -> None:
+    meter = Meter("stage", 8)
+    for step in (1, 2):
+        meter.add(1.0, 0.5)
+        meter.report(step)
+    with pytest.raises(RuntimeError, match="did not fall"):
+        meter.check()
+    with pytest.raises(RuntimeError, match="nan"):
+        meter.add(float("nan"), 0.0)
+
+
+def test_both_stages_train_and_repeat_themselves(few_textures: TextureSet, tmp_path: Path) -> None:
+    settings = ImageStage(steps=4, whole_steps=1, batch=16, warm_up=1, checkpoint_every=2)
+    logs = [
+        train_image_tower(few_textures, settings, 0, tmp_path / f"{run}.safetensors")
+        for run in ("first", "second")
+    ]
+    assert logs[0] == logs[1]
+    assert logs[0][-1]["loss"] < logs[0][0]["loss"]
+    first, second = ((tmp_path / f"{r}.safetensors").read_bytes() for r in ("first", "second"))
+    assert first == second
+
+    tokenizer = tiny_clip.Tokenizer()
+    torch.manual_seed(0)
+    model = tiny_clip.build_model()
+    visual = {name: tensor.clone() for name, tensor in model.visual.state_dict().items()}
+    before = model.encode_text(tokenizer("grid")).detach()
+    features = measure.embed_images(model.eval(), few_textures.images)
+    train_text_tower(
+        model, few_textures, features, tokenizer, TextStage(steps=2, batch=16, warm_up=1), 0
+    )
+    assert not torch.equal(before, model.encode_text(tokenizer("grid")))
+    assert all(torch.equal(visual[name], t) for name, t in model.visual.state_dict().items())

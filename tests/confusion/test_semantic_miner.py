@@ -1,0 +1,209 @@
+"""SEM: pseudo-labels (eq. 6), scores (eq. 7) and the pairs they give."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from capt_core.artifacts.schemas import CLASS_PAIRS, PAIRS
+from capt_core.artifacts.tables import schema_problem
+from capt_core.confusion.semantic_miner import (
+    class_pairs,
+    confusion_scores,
+    mine_pairs,
+    pseudo_labels,
+    ranked_classes,
+)
+from tests.toys import toy_dataset
+
+INF = float("inf")
+
+
+def test_the_pseudo_label_is_the_most_confident_class() -> None:
+    confidences = torch.tensor([[0.2, 0.5, 0.3], [0.1, 0.1, 0.8]])
+    assert pseudo_labels(confidences).tolist() == [1, 2]
+
+
+def test_ties_go_to_the_lowest_class() -> None:
+    even = torch.full((1, 70), 1 / 70)  # long enough for an unstable sort to show
+    assert pseudo_labels(even).tolist() == [0]
+    assert ranked_classes(even, 70).tolist() == [list(range(70))]
+    assert ranked_classes(torch.tensor([[0.1, 0.4, 0.1, 0.4]]), 3).tolist() == [[1, 3, 0]]
+
+
+def test_scores_by_hand() -> None:
+    # Method facts 8.5: counts (0, 3, 5), confidences (0.5, 0.2, 0.25), pseudo-label 0.
+    counts = torch.tensor([[0, 3, 5], [9, 0, 9], [9, 9, 0]])
+    confidences = torch.tensor([[0.5, 0.2, 0.25]], dtype=torch.float64)
+    scores = confusion_scores(confidences, counts, torch.tensor([0]))
+    torch.testing.assert_close(
+        scores, torch.tensor([[-INF, 0.275, 0.40625]], dtype=torch.float64), rtol=0, atol=1e-12
+    )
+
+
+def test_scores_take_the_row_of_the_pseudo_label_not_its_column() -> None:
+    counts = torch.tensor([[0, 4, 0], [0, 0, 0], [7, 0, 0]])
+    confidences = torch.tensor([[0.4, 0.25, 0.35], [0.3, 0.1, 0.6]], dtype=torch.float64)
+    scores = confusion_scores(confidences, counts, torch.tensor([0, 2]))
+    expected = torch.tensor([[-INF, 0.5, 0.35], [0.6, 0.1, -INF]], dtype=torch.float64)
+    torch.testing.assert_close(scores, expected, rtol=0, atol=1e-12)
+
+
+def test_an_empty_row_leaves_the_confidences() -> None:
+    confidences = torch.tensor([[0.5, 0.2, 0.3]], dtype=torch.float64)
+    scores = confusion_scores(confidences, torch.zeros(3, 3, dtype=torch.long), torch.tensor([0]))
+    assert scores.tolist() == [[-INF, 0.2, 0.3]]
+
+
+def test_statistics_can_turn_the_ranking() -> None:
+    dataset = toy_dataset([0], 5)  # base: c0, c1, c2
+    confidences = torch.tensor([[0.6, 0.15, 0.25]], dtype=torch.float64)
+    counts = torch.tensor([[0, 10, 0], [0, 0, 0], [0, 0, 0]])
+    sample = dataset.samples["sample_id"]
+    turned = mine_pairs(dataset, sample, confidences, counts, 1)
+    plain = mine_pairs(dataset, sample, confidences, torch.zeros_like(counts), 1)
+    assert turned["class_name"].to_list() == ["c1"]  # 0.15 x 2 against 0.25 x 1
+    assert turned["score"].to_list() == [pytest.approx(0.3)]
+    assert plain["class_name"].to_list() == ["c2"]
+
+
+def test_pairs_by_hand() -> None:
+    dataset = toy_dataset([0, 1], 6)
+    confidences = torch.tensor([[0.5, 0.2, 0.3], [0.25, 0.35, 0.4]], dtype=torch.float64)
+    counts = torch.tensor([[0, 3, 1], [0, 0, 0], [1, 0, 0]])
+    pairs = mine_pairs(dataset, pl.Series([1, 0]), confidences, counts, 2)
+    columns = ("sample_id", "pseudo_label", "rank", "class_id", "class_name", "count")
+    assert pairs.select(columns).rows() == [
+        (1, "c0", 1, 2, "c2", 1),  # 0.3 x 1.25 = 0.375
+        (1, "c0", 2, 1, "c1", 3),  # 0.2 x 1.75 = 0.35
+        (0, "c2", 1, 0, "c0", 1),  # 0.25 x 2 = 0.5
+        (0, "c2", 2, 1, "c1", 0),  # 0.35
+    ]
+    np.testing.assert_allclose(pairs["score"].to_numpy(), [0.375, 0.35, 0.5, 0.35], rtol=1e-12)
+    np.testing.assert_allclose(pairs["confidence"].to_numpy(), [0.3, 0.2, 0.25, 0.35], rtol=1e-12)
+    assert schema_problem(PAIRS, pairs) is None
+
+
+@pytest.mark.parametrize(
+    ("classes", "asked", "kept"), [(20, 5, 5), (12, 5, 5), (10, 5, 4), (4, 5, 1), (2, 5, 0)]
+)
+def test_there_are_never_more_pairs_than_other_classes(classes: int, asked: int, kept: int) -> None:
+    dataset = toy_dataset([0, 0], classes)
+    base = len(dataset.class_ids("base"))
+    confidences = torch.full((2, base), 1 / base, dtype=torch.float64)
+    counts = torch.zeros(base, base, dtype=torch.long)
+    pairs = mine_pairs(dataset, dataset.samples["sample_id"], confidences, counts, asked)
+    assert pairs.height == 2 * kept
+    assert schema_problem(PAIRS, pairs) is None
+    texts = torch.nn.functional.normalize(torch.randn(base, 4), dim=1)
+    by_class = class_pairs(dataset, confidences, counts, texts, asked)
+    assert by_class.height == base * kept
+    assert schema_problem(CLASS_PAIRS, by_class) is None
+
+
+def random_case(
+    images: int, base: int, seed: int, coarse: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Confidences [N, B] and counts [B, B]; coarse ones are full of ties."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(images, base, generator=generator, dtype=torch.float64)
+    if coarse:
+        logits = logits.round()
+    counts = torch.randint(0, 4, (base, base), generator=generator)
+    counts[torch.rand(base, generator=generator) < 0.3] = 0
+    return logits.softmax(dim=1), counts.fill_diagonal_(0)
+
+
+@given(st.integers(1, 5), st.integers(2, 8), st.integers(1, 9), st.integers(0, 9999), st.booleans())
+def test_pairs_of_any_predictions(
+    images: int, base: int, asked: int, seed: int, coarse: bool
+) -> None:
+    confidences, counts = random_case(images, base, seed, coarse)
+    dataset = toy_dataset([0] * images, 2 * base)
+    pairs = mine_pairs(dataset, dataset.samples["sample_id"], confidences, counts, asked)
+    kept = min(asked, base - 1)
+    assert pairs["sample_id"].to_list() == [i for i in range(images) for _ in range(kept)]
+    assert pairs["rank"].to_list() == list(range(1, kept + 1)) * images
+    assert pairs.filter(pl.col("class_id") == pl.col("pseudo_label_id")).is_empty()
+    assert schema_problem(PAIRS, pairs) is None
+    probabilities, table = confidences.numpy(), counts.numpy()
+    for image in range(images):
+        own = pairs.filter(pl.col("sample_id") == image)
+        # Independently: plain Python, eq. 6 and 7 spelled out.
+        pseudo = min(range(base), key=lambda c: (-probabilities[image, c], c))
+        total = table[pseudo].sum()
+        scores = {
+            c: (1 + (table[pseudo, c] / total if total else 0)) * probabilities[image, c]
+            for c in range(base)
+            if c != pseudo
+        }
+        assert own["pseudo_label_id"].to_list() == [pseudo] * kept
+        assert own["class_id"].to_list() == sorted(scores, key=lambda c: (-scores[c], c))[:kept]
+        np.testing.assert_allclose(
+            own["score"].to_numpy(), sorted(scores.values(), reverse=True)[:kept], rtol=1e-12
+        )
+        assert own["count"].to_list() == [table[pseudo, c] for c in own["class_id"]]
+        # A weight is between 1 and 2.
+        ratio = own["score"].to_numpy() / own["confidence"].to_numpy()
+        assert bool(((ratio >= 1 - 1e-12) & (ratio <= 2 + 1e-12)).all())
+
+
+@given(st.integers(2, 7), st.integers(0, 999), st.booleans())
+def test_empty_rows_rank_by_confidence(base: int, seed: int, coarse: bool) -> None:
+    confidences, _ = random_case(4, base, seed, coarse)
+    dataset = toy_dataset([0] * 4, 2 * base)
+    counts = torch.zeros(base, base, dtype=torch.long)
+    pairs = mine_pairs(dataset, dataset.samples["sample_id"], confidences, counts, base)
+    ranking = ranked_classes(confidences, base)[:, 1:]  # all but the pseudo-label
+    assert pairs["class_id"].to_list() == ranking.flatten().tolist()
+
+
+def test_class_pairs_by_hand() -> None:
+    dataset = toy_dataset([0, 0, 0], 6)
+    # Two images are taken for c0, one for c1, none for c2.
+    confidences = torch.tensor(
+        [[0.5, 0.1, 0.4], [0.6, 0.3, 0.1], [0.1, 0.7, 0.2]], dtype=torch.float64
+    )
+    counts = torch.tensor([[0, 1, 0], [0, 0, 0], [0, 0, 0]])
+    texts = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.6, 0.8]])
+    pairs = class_pairs(dataset, confidences, counts, texts, 2)
+    columns = ("class_name", "rank", "paired_class", "count", "source")
+    assert pairs.select(columns).rows() == [
+        ("c0", 1, "c1", 1, "score"),  # mean of 0.1 x 2 and 0.3 x 2
+        ("c0", 2, "c2", 0, "score"),  # mean of 0.4 and 0.1
+        ("c1", 1, "c2", 0, "score"),
+        ("c1", 2, "c0", 0, "score"),
+        ("c2", 1, "c1", 0, "text_similarity"),  # 0.96
+        ("c2", 2, "c0", 0, "text_similarity"),  # 0.6
+    ]
+    np.testing.assert_allclose(
+        pairs["score"].to_numpy(), [0.4, 0.25, 0.2, 0.1, 0.96, 0.6], rtol=1e-6
+    )
+    assert pairs["paired_class_id"].to_list() == [1, 2, 2, 0, 1, 0]
+    assert schema_problem(CLASS_PAIRS, pairs) is None
+
+
+@given(st.integers(0, 6), st.integers(2, 7), st.integers(1, 8), st.integers(0, 9999))
+def test_class_pairs_of_any_predictions(images: int, base: int, asked: int, seed: int) -> None:
+    confidences, counts = random_case(images, base, seed, coarse=False)
+    dataset = toy_dataset([0] * images, 2 * base)
+    texts = torch.nn.functional.normalize(
+        torch.randn(base, 5, generator=torch.Generator().manual_seed(seed)), dim=1
+    )
+    pairs = class_pairs(dataset, confidences, counts, texts, asked)
+    assert pairs.height == base * min(asked, base - 1)
+    assert pairs.filter(pl.col("class_id") == pl.col("paired_class_id")).is_empty()
+    # Nothing novel is described.
+    names = set(dataset.classes.filter(pl.col("group") == "base")["class_name"])
+    assert set(pairs["class_name"]) | set(pairs["paired_class"]) <= names
+    seen = set(pseudo_labels(confidences).tolist())
+    by_source = pairs.group_by("source").agg(pl.col("class_id").unique())
+    for source, class_ids in by_source.iter_rows():
+        assert set(class_ids) == (seen if source == "score" else set(range(base)) - seen)
+    for _, rows in pairs.group_by("class_id"):
+        assert rows["score"].is_sorted(descending=True)
+        assert rows["paired_class_id"].n_unique() == rows.height

@@ -1,0 +1,382 @@
+"""Split files: what is read from sound ones and how damaged ones are refused."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from capt_core.data.registry import DATASETS, DatasetSpec, dataset_spec
+from capt_core.data.splits import (
+    Sample,
+    SplitData,
+    check_classes,
+    class_groups,
+    read_split,
+    spoken_name,
+)
+from capt_core.errors import CaptError
+
+DTD = dataset_spec("dtd")
+
+
+def sound() -> dict[str, Any]:
+    return {
+        "train": [["b/1.jpg", 1, "blotchy"], ["a/1.jpg", 0, "banded"], ["a/2.jpg", 0, "banded"]],
+        "val": [["a/3.jpg", 0, "banded"]],
+        "test": [["b/4.jpg", 1, "blotchy"], ["a/4.jpg", 0, "banded"]],
+    }
+
+
+def lay_out(root: Path, document: object, spec: DatasetSpec = DTD) -> Path:
+    """Write a data set's folders and its split file; returns the split file."""
+    (root / spec.folder / spec.image_folder).mkdir(parents=True, exist_ok=True)
+    path = root / spec.folder / spec.split_file
+    text = document if isinstance(document, str) else json.dumps(document)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def refusal(root: str | Path | None, spec: DatasetSpec = DTD) -> str:
+    with pytest.raises(CaptError) as caught:
+        read_split(spec, None if root is None else str(root))
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_samples_keep_the_order_of_the_file(tmp_path: Path) -> None:
+    lay_out(tmp_path, sound())
+    data, images = read_split(DTD, str(tmp_path))
+    assert data.class_names == ["banded", "blotchy"]
+    assert images == tmp_path / "dtd" / "images"
+    assert data.samples == [
+        Sample("b/1.jpg", 1, "train"),
+        Sample("a/1.jpg", 0, "train"),
+        Sample("a/2.jpg", 0, "train"),
+        Sample("a/3.jpg", 0, "val"),
+        Sample("b/4.jpg", 1, "test"),
+        Sample("a/4.jpg", 0, "test"),
+    ]
+
+
+def test_the_root_may_name_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lay_out(tmp_path / "data", sound())
+    monkeypatch.setenv("HOME", str(tmp_path))
+    data, _ = read_split(DTD, "~/data")
+    assert len(data.samples) == 6
+
+
+_FINGERPRINTS = [
+    ("caltech101", "385cabeb25ebeebaa36167d7028ebc52", "Faces/image_0426.jpg", 0, "face"),
+    ("dtd", "02ff57f1bbd002a43320737a3ecbc113", "banded/banded_0060.jpg", 0, "banded"),
+    (
+        "eurosat",
+        "989e1eca757dec43cfcee28faf6b28fc",
+        "AnnualCrop/AnnualCrop_1048.jpg",
+        0,
+        "Annual Crop Land",
+    ),
+    ("oxford_flowers", "cfeaf0508c398ca993bf48ca5f034569", "image_00172.jpg", 76, "passion flower"),
+    ("oxford_pets", "fadad0caba06c4d0d2baf192015f50b4", "Abyssinian_201.jpg", 0, "abyssinian"),
+    (
+        "stanford_cars",
+        "91255fab2e15280e6d9d9d24cc87efdb",
+        "cars_test/00001.jpg",
+        180,
+        "2007 Suzuki Aerio Sedan",
+    ),
+    (
+        "ucf101",
+        "3a70ae2e43036a21111f3692a43fc839",
+        "Apply_Eye_Makeup/v_ApplyEyeMakeup_g01_c01.jpg",
+        0,
+        "Apply_Eye_Makeup",
+    ),
+]
+_TEST_IMAGES = {  # base, novel (method facts 4.3)
+    "caltech101": (1549, 916),
+    "dtd": (864, 828),
+    "eurosat": (4200, 3900),
+    "oxford_flowers": (1053, 1410),
+    "oxford_pets": (1881, 1788),
+    "stanford_cars": (4002, 4039),
+    "ucf101": (1934, 1849),
+}
+
+
+@pytest.mark.parametrize(("name", "md5", "path", "label", "class_name"), _FINGERPRINTS)
+def test_the_fields_split_files(
+    shared: Path, tmp_path: Path, name: str, md5: str, path: str, label: int, class_name: str
+) -> None:
+    spec = dataset_spec(name)
+    content = (shared / "data" / "splits" / spec.split_file).read_bytes()
+    assert hashlib.md5(content).hexdigest() == md5
+    lay_out(tmp_path, content.decode(), spec)
+    data, _ = read_split(spec, str(tmp_path))
+    test = [sample for sample in data.samples if sample.split == "test"]
+    assert test[0] == Sample(path, label, "test")
+    assert data.class_names[label] == class_name
+    groups = class_groups(len(data.class_names))
+    counts = Counter(groups[sample.class_id] for sample in test)
+    assert (counts["base"], counts["novel"]) == _TEST_IMAGES[name]
+
+
+@pytest.mark.parametrize(
+    ("classes", "base", "novel"),
+    [
+        (1000, 500, 500),
+        (100, 50, 50),
+        (37, 19, 18),
+        (196, 98, 98),
+        (102, 51, 51),
+        (101, 51, 50),
+        (397, 199, 198),
+        (47, 24, 23),
+        (10, 5, 5),
+        (3, 2, 1),
+        (1, 1, 0),
+    ],
+)
+def test_the_first_half_rounded_up_is_base(classes: int, base: int, novel: int) -> None:
+    assert class_groups(classes) == ["base"] * base + ["novel"] * novel
+
+
+@given(st.integers(0, 500))
+def test_every_class_is_in_one_group(classes: int) -> None:
+    groups = class_groups(classes)
+    assert len(groups) == classes
+    assert 0 <= groups.count("base") - groups.count("novel") <= 1
+
+
+def damaged(split: str, row: int, entry: object) -> dict[str, Any]:
+    document = sound()
+    document[split][row] = entry
+    return document
+
+
+@pytest.mark.parametrize(
+    ("document", "where", "what"),
+    [
+        (damaged("train", 1, ["a.jpg", 0]), "train[1]", "expected [path, label, class name]"),
+        (damaged("val", 0, "a.jpg 0 banded"), "val[0]", "expected [path, label, class name]"),
+        (damaged("test", 1, ["a.jpg", "0", "banded"]), "test[1]", "expected [path, label"),
+        (damaged("test", 1, ["a.jpg", 0.0, "banded"]), "test[1]", "expected [path, label"),
+        (damaged("test", 1, ["a.jpg", True, "banded"]), "test[1]", "expected [path, label"),
+        (damaged("test", 1, [7, 0, "banded"]), "test[1]", "expected [path, label"),
+        (damaged("test", 1, ["a.jpg", 0, None]), "test[1]", "expected [path, label"),
+        (damaged("test", 1, None), "test[1]", "found None"),
+        (damaged("test", 1, {"path": "a.jpg"}), "test[1]", "expected [path, label"),
+        (
+            damaged("train", 2, ["a/2.jpg", 0, "braided"]),
+            "train[2]",
+            "label 0 is called 'braided' here, 'banded' before",
+        ),
+        (damaged("val", 0, ["c.jpg", 2, "braided"]), "val[0]", "label 2 (braided) has no training"),
+        (damaged("test", 0, ["c.jpg", -1, "x"]), "test[0]", "label -1 (x) has no training"),
+        (damaged("train", 0, ["c.jpg", 2, "braided"]), "test[0]", "label 1 (blotchy) has no train"),
+    ],
+)
+def test_a_damaged_row_is_named(tmp_path: Path, document: object, where: str, what: str) -> None:
+    path = lay_out(tmp_path, document)
+    message = refusal(tmp_path)
+    assert message.startswith(f"{path}: {where}")
+    assert what in message
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_a_row_whose_name_contradicts_its_label_is_named(tmp_path: Path, split: str) -> None:
+    # Label 0 is "banded" in training: this image would count as wrong whatever is predicted.
+    path = lay_out(tmp_path, damaged(split, 0, ["b/9.jpg", 0, "blotchy"]))
+    message = refusal(tmp_path)
+    assert message.startswith(f"{path}: {split}[0]")
+    assert "blotchy" in message
+
+
+@pytest.mark.parametrize(
+    ("document", "what"),
+    [
+        ("", "not a readable split file"),
+        ('{"train": [', "not a readable split file"),
+        ("[]", "expected the keys train, val and test"),
+        ('{"train": [], "val": []}', "expected the keys train, val and test"),
+        ('{"train": [], "val": [], "test": []}', "no classes found"),
+        (
+            {"train": [["a.jpg", 0, "a"], ["c.jpg", 2, "c"]], "val": [], "test": []},
+            "labels must run from 0 without gaps; 1 is missing",
+        ),
+        (
+            {"train": [["a.jpg", 1, "a"], ["c.jpg", 2, "c"]], "val": [], "test": []},
+            "0 is missing",
+        ),
+        ({"train": [["a.jpg", -1, "a"], ["c.jpg", 0, "c"]], "val": [], "test": []}, "missing"),
+        ({"train": [["a.jpg", 0, " "]], "val": [], "test": []}, "class 0 has an empty name"),
+        (
+            {"train": [["a.jpg", 0, "a b"], ["b.jpg", 1, "a b"]], "val": [], "test": []},
+            "classes 0 and 1 are both called 'a b'",
+        ),
+        (
+            {"train": [["a.jpg", 0, "a_b"], ["b.jpg", 1, "a b"]], "val": [], "test": []},
+            "classes 0 and 1 are both called",
+        ),
+        (
+            {"train": [["a.jpg", 0, "Tabby"], ["b.jpg", 1, "tabby"]], "val": [], "test": []},
+            "classes 0 and 1 are both called",
+        ),
+    ],
+)
+def test_a_damaged_split_is_named(tmp_path: Path, document: object, what: str) -> None:
+    path = lay_out(tmp_path, document)
+    message = refusal(tmp_path)
+    assert str(path) in message
+    assert what in message
+
+
+@pytest.mark.parametrize("value", [None, 3, True])
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_a_split_that_is_no_list_is_named(tmp_path: Path, split: str, value: object) -> None:
+    path = lay_out(tmp_path, {**sound(), split: value})
+    message = refusal(tmp_path)
+    assert str(path) in message
+    assert split in message
+
+
+def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
+    path = lay_out(tmp_path, sound())
+    path.write_bytes(b"\xff\xfe{}")
+    assert f"{path}: not a readable split file" in refusal(tmp_path)
+
+
+def test_a_class_without_training_images_is_refused() -> None:
+    data = SplitData([Sample("a.jpg", 0, "train"), Sample("b.jpg", 1, "test")], ["a", "b"])
+    with pytest.raises(CaptError, match=r"here: class 1 \(b\) has no training images"):
+        check_classes(data, "here")
+
+
+def test_no_root_says_what_to_set() -> None:
+    message = refusal(None)
+    assert "--set data.root=DIR" in message
+    assert "dtd/" in message
+
+
+def test_a_root_that_is_no_folder_is_named(tmp_path: Path) -> None:
+    assert f"{tmp_path / 'nowhere'} is not a folder" in refusal(tmp_path / "nowhere")
+    (tmp_path / "file").write_text("x")
+    assert "is not a folder" in refusal(tmp_path / "file")
+
+
+def test_a_root_without_the_data_set_is_named(tmp_path: Path) -> None:
+    message = refusal(tmp_path)
+    assert str(tmp_path / "dtd") in message
+    assert "the folder that holds dtd/" in message
+
+
+def test_a_root_that_is_the_data_set_itself_is_corrected(tmp_path: Path) -> None:
+    lay_out(tmp_path, sound())
+    assert refusal(tmp_path / "dtd").endswith(f"use its parent: {tmp_path}")
+    # Under another name, the split file gives it away.
+    (tmp_path / "dtd").rename(tmp_path / "textures")
+    assert refusal(tmp_path / "textures").endswith(f"use its parent: {tmp_path}")
+
+
+def test_a_relative_root_that_is_the_data_set_itself_is_corrected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lay_out(tmp_path, sound())
+    monkeypatch.chdir(tmp_path / "dtd")
+    (hint,) = re.findall(r"use its parent: (.*)$", refusal("."))
+    assert Path(hint).resolve() == tmp_path.resolve()
+
+
+def test_a_missing_part_of_the_layout_is_named(tmp_path: Path) -> None:
+    split = lay_out(tmp_path, sound())
+    (tmp_path / "dtd" / "images").rmdir()
+    assert f"the image folder {tmp_path / 'dtd' / 'images'}" in refusal(tmp_path)
+    split.unlink()
+    assert f"the split file {split}" in refusal(tmp_path)
+
+
+AIRCRAFT = dataset_spec("fgvc_aircraft")
+
+
+def lay_out_aircraft(root: Path, **lists: str) -> Path:
+    """FGVC-Aircraft with two variants; `lists` replaces files by name (without .txt)."""
+    folder = root / "fgvc_aircraft"
+    (folder / "images").mkdir(parents=True)
+    files = {
+        "variants": "Boeing 747-100\nA300B4\n",
+        "images_variant_train": "0000001 A300B4\n0000002 Boeing 747-100\n",
+        "images_variant_val": "0000003 Boeing 747-100\n",
+        "images_variant_test": "0000004 A300B4\n",
+        **lists,
+    }
+    for name, text in files.items():
+        (folder / f"{name}.txt").write_text(text, encoding="utf-8")
+    return folder
+
+
+def test_aircraft_lists_follow_the_order_of_the_variants(tmp_path: Path) -> None:
+    folder = lay_out_aircraft(tmp_path)
+    data, images = read_split(AIRCRAFT, str(tmp_path))
+    assert images == folder / "images"
+    assert data.class_names == ["Boeing 747-100", "A300B4"]
+    assert data.samples == [
+        Sample("0000001.jpg", 1, "train"),
+        Sample("0000002.jpg", 0, "train"),
+        Sample("0000003.jpg", 0, "val"),
+        Sample("0000004.jpg", 1, "test"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("lists", "what"),
+    [
+        (
+            {"images_variant_val": "0000003 Concorde\n"},
+            "images_variant_val.txt: line 1: 'Concorde'",
+        ),
+        ({"images_variant_test": "0000004 A300B4\n\n"}, "images_variant_test.txt: line 2: ''"),
+        ({"images_variant_train": "0000001 A300B4\n"}, "class 0 (Boeing 747-100) has no training"),
+        ({"variants": "A300B4\nA300B4\nBoeing 747-100\n"}, "classes 0 and 1 are both called"),
+        ({"variants": "", "images_variant_train": ""}, "is not in variants.txt"),
+    ],
+)
+def test_damaged_aircraft_lists_are_named(tmp_path: Path, lists: dict[str, str], what: str) -> None:
+    lay_out_aircraft(tmp_path, **lists)
+    assert what in refusal(tmp_path, AIRCRAFT)
+
+
+def test_a_missing_aircraft_list_is_named(tmp_path: Path) -> None:
+    folder = lay_out_aircraft(tmp_path)
+    (folder / "images_variant_val.txt").unlink()
+    assert f"{folder / 'images_variant_val.txt'}: not a readable list" in refusal(
+        tmp_path, AIRCRAFT
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"), [("dtdd", "did you mean dtd?"), ("zzzzz", "known: proctex, caltech101")]
+)
+def test_an_unknown_data_set_is_named(name: str, hint: str) -> None:
+    with pytest.raises(CaptError, match=repr(name)) as caught:
+        dataset_spec(name)
+    assert hint in str(caught.value)
+
+
+@pytest.mark.parametrize("spec", DATASETS.values(), ids=lambda spec: str(spec.name))
+def test_every_known_data_set_is_described(spec: DatasetSpec) -> None:
+    assert DATASETS[spec.name] is spec
+    assert spec.template.count("{}") == 1
+    assert spec.domain
+    assert re.fullmatch(r"[a-z0-9_]+", spec.name)
+
+
+def test_underscores_are_spoken_as_spaces() -> None:
+    assert spoken_name("Apply_Eye_Makeup") == "Apply Eye Makeup"
+    assert spoken_name("Annual Crop Land") == "Annual Crop Land"

@@ -1,0 +1,155 @@
+"""The store of written prompts: what is accepted, and how damaged files are refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from capt_core.errors import CaptError
+from capt_core.prompts.store import load_store, shipped_store
+
+
+def sound() -> dict[str, Any]:
+    return {
+        "schema_version": 1,
+        "dataset": "dtd",
+        "domain": "textures",
+        "source": "written by hand",
+        "classes": {"banded": {"attributes": ["parallel bands"]}},
+        "pairs": [
+            {
+                "classes": ["banded", "blotchy"],
+                "reason": "both have large areas",
+                "commonality": ["large areas of two colours"],
+                "difference": {"banded": ["straight edges"], "blotchy": ["irregular edges"]},
+            }
+        ],
+    }
+
+
+def write(folder: Path, document: object) -> Path:
+    path = folder / "prompts.json"
+    text = document if isinstance(document, str) else json.dumps(document)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(CaptError) as caught:
+        load_store(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_sound_store_is_read(tmp_path: Path) -> None:
+    store = load_store(write(tmp_path, sound()))
+    assert (store.dataset, store.source) == ("dtd", "written by hand")
+    assert store.classes["banded"].attributes == ["parallel bands"]
+    (entry,) = store.pairs
+    assert entry.difference["blotchy"] == ["irregular edges"]
+
+
+def test_pairs_are_found_in_either_order(tmp_path: Path) -> None:
+    store = load_store(write(tmp_path, sound()))
+    assert store.by_pair()[frozenset(("blotchy", "banded"))] is store.pairs[0]
+
+
+def changed(*path: object, value: object = None, remove: bool = False) -> dict[str, Any]:
+    """A sound store with one entry replaced, added or removed."""
+    document = sound()
+    node: Any = document
+    for key in path[:-1]:
+        node = node[key]
+    if remove:
+        del node[path[-1]]
+    else:
+        node[path[-1]] = value
+    return document
+
+
+@pytest.mark.parametrize(
+    ("document", "where"),
+    [
+        (changed("source", remove=True), "source"),
+        (changed("author", value="me"), "author"),
+        (changed("classes", value=[]), "classes"),
+        (changed("classes", "banded", "attributes", value=[]), "classes.banded.attributes"),
+        (changed("classes", "banded", "colour", value="red"), "classes.banded.colour"),
+        (changed("pairs", value={}), "pairs"),
+        (changed("pairs", 0, "reason", remove=True), "pairs.0.reason"),
+        (changed("pairs", 0, "commonality", value=[]), "pairs.0.commonality"),
+        (changed("pairs", 0, "commonality", value="one text"), "pairs.0.commonality"),
+        (changed("pairs", 0, "commonality", value=[3]), "pairs.0.commonality.0"),
+        (changed("pairs", 0, "classes", value=["banded"]), "pairs.0.classes.1"),
+        (changed("pairs", 0, "classes", value=["banded"] * 2), "pairs.0"),
+        (changed("pairs", 0, "classes", value=["banded", "braided"]), "pairs.0"),
+        (changed("pairs", 0, "difference", "blotchy", remove=True), "pairs.0"),
+        (changed("pairs", 0, "difference", "braided", value=["x"]), "pairs.0"),
+        (changed("pairs", 0, "difference", "banded", value="text"), "pairs.0.difference.banded"),
+    ],
+)
+def test_the_place_of_a_mistake_is_named(
+    tmp_path: Path, document: dict[str, Any], where: str
+) -> None:
+    path = write(tmp_path, document)
+    assert refusal(path).startswith(f"{path}: {where}: ")
+
+
+def test_a_direction_without_prompts_is_refused(tmp_path: Path) -> None:
+    # Nothing would tell this class from the other, and no message would say so.
+    path = write(tmp_path, changed("pairs", 0, "difference", "banded", value=[]))
+    assert "pairs.0" in refusal(path)
+
+
+@pytest.mark.parametrize("kind", ["commonality", "difference"])
+def test_an_empty_prompt_is_refused(tmp_path: Path, kind: str) -> None:
+    place = ("commonality",) if kind == "commonality" else ("difference", "banded")
+    path = write(tmp_path, changed("pairs", 0, *place, value=["  "]))
+    assert "pairs.0" in refusal(path)
+
+
+def test_a_pair_written_twice_is_refused(tmp_path: Path) -> None:
+    document = sound()
+    again = {**document["pairs"][0], "classes": ["blotchy", "banded"], "reason": "other"}
+    path = write(tmp_path, {**document, "pairs": [document["pairs"][0], again]})
+    assert "pairs" in refusal(path)
+
+
+@pytest.mark.parametrize("content", ["", "{", "not json", '{"pairs": [}'])
+def test_a_file_that_is_not_json_is_named(tmp_path: Path, content: str) -> None:
+    assert "not valid JSON" in refusal(write(tmp_path, content))
+
+
+@pytest.mark.parametrize("content", ["[]", "3", "null"])
+def test_json_of_another_kind_is_refused(tmp_path: Path, content: str) -> None:
+    refusal(write(tmp_path, content))
+
+
+def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.json"
+    path.write_bytes(b"\xff\xfe{}")
+    assert "not valid JSON" in refusal(path)
+
+
+@pytest.mark.parametrize("version", [0, 2])
+def test_another_version_is_refused(tmp_path: Path, version: int) -> None:
+    message = refusal(write(tmp_path, changed("schema_version", value=version)))
+    assert f"schema_version {version}, this program reads 1" in message
+
+
+def test_a_missing_file_names_the_setting(tmp_path: Path) -> None:
+    message = refusal(tmp_path / "gone.json")
+    assert message.startswith("generate_prompts.store: ")
+    assert "No such file" in message
+    assert "generate_prompts.store" in refusal(tmp_path)  # a folder
+
+
+def test_only_some_data_sets_have_a_shipped_store() -> None:
+    assert shipped_store("no_such_data_set") is None
+    path = shipped_store("proctex")
+    assert path is not None
+    assert load_store(path).dataset == "proctex"

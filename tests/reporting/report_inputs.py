@@ -1,0 +1,173 @@
+"""A small data set for the report: four classes, two runs, eight-pixel images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from PIL import Image
+
+from capt_core.artifacts.provenance import Provenance
+from capt_core.artifacts.schemas import (
+    CLASSES,
+    CONFUSION_BANK,
+    PREDICTIONS,
+    REPRESENTATIVES,
+    RESULTS,
+    TRAINING_LOG,
+)
+from capt_core.artifacts.tables import Table, schema_problem
+from capt_core.confusion.bank import confusion_bank
+from capt_core.reporting.inputs import DatasetReport, RunReport, SeedReport
+
+NAMES = ("cat", "<b>fox</b>", "oak", "elm")
+GROUPS = ("base", "base", "novel", "novel")
+
+
+def table(schema: Table, rows: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
+    frame = pl.DataFrame(rows, schema=dict(schema.columns))
+    assert schema_problem(schema, frame) is None
+    return frame
+
+
+def results(values: Sequence[tuple[str, str, int, str, float | None]]) -> pl.DataFrame:
+    """Table `results` from (dataset, method, seed, metric, value)."""
+    rows = [
+        {
+            "dataset": dataset,
+            "method": method,
+            "variant": "",
+            "protocol": "base_to_novel",
+            "seed": seed,
+            "metric": metric,
+            "value": value,
+            "n": 0 if value is None else 100,
+        }
+        for dataset, method, seed, metric, value in values
+    ]
+    return table(RESULTS, rows)
+
+
+def predictions(answers: Sequence[tuple[int, str, int, int]]) -> pl.DataFrame:
+    """Table `predictions` from (sample id, split, true class, predicted class)."""
+    rows = [
+        {
+            "sample_id": sample_id,
+            "path": f"{sample_id}.png",
+            "split": split,
+            "group": GROUPS[true],
+            "true_class_id": true,
+            "true_class": NAMES[true],
+            "pseudo_label_id": predicted,
+            "pseudo_label": NAMES[predicted],
+            "correct": true == predicted,
+            "confidence": 0.75,
+            "true_confidence": 0.75 if true == predicted else 0.125,
+            "top_class_ids": [predicted],
+            "top_classes": [NAMES[predicted]],
+            "top_confidences": [0.75],
+        }
+        for sample_id, split, true, predicted in answers
+    ]
+    return table(PREDICTIONS, rows)
+
+
+TRAIN = [(0, "train", 0, 1), (1, "train", 0, 1), (2, "train", 1, 1), (3, "train", 0, 0)]
+TEST = [
+    (10, "test", 0, 1),
+    (11, "test", 0, 1),
+    (12, "test", 0, 0),
+    (13, "test", 0, 0),
+    (14, "test", 1, 0),
+    (15, "test", 1, 1),
+    (16, "test", 2, 3),
+    (17, "test", 2, 2),
+    (18, "test", 3, 3),
+]
+TEACHER = TRAIN + TEST
+# Of the base half's three errors two are corrected; of its three right answers one is broken.
+AFTER = [*TRAIN, *TEST]
+AFTER[len(TRAIN)] = (10, "test", 0, 0)
+AFTER[len(TRAIN) + 4] = (14, "test", 1, 1)
+AFTER[len(TRAIN) + 5] = (15, "test", 1, 0)
+
+
+def training_log(steps: int) -> pl.DataFrame:
+    columns = [name for name in TRAINING_LOG.columns if name not in ("step", "epoch", "rows")]
+    rows = [
+        {"step": step, "epoch": 1, "rows": 4} | dict.fromkeys(columns, 1 / step)
+        for step in range(1, steps + 1)
+    ]
+    return table(TRAINING_LOG, rows)
+
+
+def dataset_report(
+    folder: Path,
+    *,
+    seeds: Sequence[int] = (1, 2),
+    bank: bool = True,
+    capt: bool = True,
+    untrained: bool = False,
+    embedded: bool = False,
+) -> DatasetReport:
+    teacher = predictions(TEACHER)
+    for sample_id in teacher["sample_id"].to_list():
+        Image.new("RGB", (10, 8), (sample_id * 10, 20, 30)).save(folder / f"{sample_id}.png")
+    rows = confusion_bank(predictions(TRAIN))
+    bank_rows = rows if bank else table(CONFUSION_BANK, [])
+    representatives = table(
+        REPRESENTATIVES,
+        [
+            {
+                "sample_id": 0,
+                "rank": 1,
+                "class_id": 0,
+                "class_name": "cat",
+                "representative_id": 1,
+                "representative_path": "1.png",
+                "cosine": 0.5,
+                "source": "confused_with_anchor",
+            }
+        ]
+        if bank
+        else [],
+    )
+    provenance = Provenance("pets", "fingerprint1", "backbone1", "settings1")
+    runs = [RunReport("clip", seed, provenance, teacher, training_log(0)) for seed in seeds]
+    if capt:
+        after = predictions(AFTER)
+        runs += [RunReport("capt", seed, provenance, after, training_log(5)) for seed in seeds]
+    classes = [
+        {"class_id": index, "class_name": name, "group": GROUPS[index], "template": "a {}"}
+        for index, name in enumerate(NAMES)
+    ]
+    return DatasetReport(
+        "pets",
+        folder,
+        table(CLASSES, classes),
+        teacher,
+        [SeedReport(seed, bank_rows, representatives) for seed in seeds],
+        runs,
+        16,
+        "base_to_novel",
+        untrained,
+        embedded,
+    )
+
+
+def pets_results() -> pl.DataFrame:
+    return results(
+        [
+            ("pets", "clip", 1, "base_accuracy", 50.0),
+            ("pets", "clip", 1, "novel_accuracy", 66.0),
+            ("pets", "clip", 1, "harmonic_mean", 56.8966),
+            ("pets", "clip", 1, "bank_correction_rate", 0.0),
+            ("pets", "capt", 1, "base_accuracy", 60.0),
+            ("pets", "capt", 1, "novel_accuracy", 64.5),
+            ("pets", "capt", 1, "harmonic_mean", 62.1687),
+            ("pets", "capt", 1, "bank_correction_rate", None),
+            ("pets", "capt", 1, "broken_rate", 33.25),
+        ]
+    )

@@ -1,0 +1,126 @@
+"""The shape of the code: which way dependencies point, how long files are, what starts fast."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import PROJECT
+
+LONGEST_FILE = 400
+# Packages and modules of capt_core that the methods build on; everything else is above them.
+GROUND = {"errors", "params", "artifacts"}
+LOWER = GROUND | {"data", "backbone"}
+HEAVY = ("torch", "polars", "numpy", "sklearn", "pyarrow", "matplotlib", "open_clip")
+
+LIBRARY = sorted((PROJECT / "capt_core").rglob("*.py"))
+COMMANDS = sorted((PROJECT / "stages").rglob("*.py"))
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(PROJECT).as_posix()
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Full names of all modules that a file imports, wherever in the file it does."""
+    package = list(path.relative_to(PROJECT).with_suffix("").parts[:-1])
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            parent = package[: len(package) - node.level + 1] if node.level else []
+            base = ".".join([*parent, *([node.module] if node.module else [])])
+            # `from capt_core import params` imports capt_core.params.
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+def part_of(module: str) -> str | None:
+    """The part of capt_core a module belongs to: `data` for capt_core.data.images."""
+    names = module.split(".")
+    return names[1] if names[0] == "capt_core" and len(names) > 1 else None
+
+
+def test_imports_are_seen_in_every_form(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The other tests here rest on this reader.
+    monkeypatch.setattr("tests.test_architecture.PROJECT", tmp_path)
+    path = tmp_path / "capt_core" / "data" / "sample.py"
+    path.parent.mkdir(parents=True)
+    path.write_text(
+        "import os.path\n"
+        "from capt_core import params\n"
+        "def f():\n"
+        "    from capt_core.methods.capt import model\n"
+        "    from . import images\n"
+        "    from ..errors import CaptError\n"
+    )
+    assert list(imported(path)) == [
+        "os.path",
+        "capt_core.params",
+        "capt_core.methods.capt.model",
+        "capt_core.data.images",
+        "capt_core.errors.CaptError",
+    ]
+    assert part_of("capt_core.methods.capt.model") == "methods"
+    assert part_of("os.path") is None
+
+
+def test_there_is_something_to_look_at() -> None:
+    assert {part_of(name_of(path).replace("/", ".")) for path in LIBRARY} >= LOWER - {
+        "errors",
+        "params",
+    }
+    assert len(COMMANDS) > 1
+
+
+@pytest.mark.parametrize("path", LIBRARY, ids=name_of)
+def test_the_library_knows_nothing_of_the_command_line(path: Path) -> None:
+    tops = {module.split(".")[0] for module in imported(path)}
+    assert not tops & {"stages", "typer", "click", "dvc", "tests", "benchmarks"}
+
+
+@pytest.mark.parametrize("path", LIBRARY, ids=name_of)
+def test_dependencies_point_one_way(path: Path) -> None:
+    own = path.relative_to(PROJECT / "capt_core").parts[0].removesuffix(".py")
+    used = {part for module in imported(path) if (part := part_of(module))}
+    if own in GROUND:
+        assert used <= GROUND
+    elif own in LOWER:
+        assert used <= LOWER
+
+
+@pytest.mark.parametrize("path", LIBRARY, ids=name_of)
+def test_errors_and_settings_are_the_bottom(path: Path) -> None:
+    own = path.relative_to(PROJECT / "capt_core").parts[0].removesuffix(".py")
+    used = {part for module in imported(path) if (part := part_of(module))}
+    if own == "errors":
+        assert not used
+    if own == "params":
+        assert used <= {"errors"}
+    if own == "data":
+        assert "backbone" not in used
+
+
+@pytest.mark.parametrize("path", [*LIBRARY, *COMMANDS], ids=name_of)
+def test_files_stay_short(path: Path) -> None:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= LONGEST_FILE
+
+
+def test_the_command_line_starts_without_heavy_imports() -> None:
+    program = f"import sys, stages.cli; print(*sorted(set({HEAVY!r}) & set(sys.modules)), sep=' ')"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=PROJECT,
+        env={**os.environ, "PYTHONPATH": str(PROJECT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -18,7 +19,7 @@ from capt_core.errors import CaptError
 class Section(BaseModel):
     """A frozen group of settings that refuses unknown keys and wrong types."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class Data(Section):
@@ -43,7 +44,7 @@ class Runtime(Section):
 
 
 class Prepare(Section):
-    check_images: bool = True
+    check_images: Literal["decode", "exists", "none"] = "decode"
     proctex_seed: int = Field(0, ge=0)
     proctex_train: int = Field(64, ge=1)
     proctex_val: int = Field(16, ge=1)
@@ -190,6 +191,8 @@ def _read_yaml(path: Path) -> dict[str, Any]:
             f"{path}: cannot read the settings ({error.strerror}); "
             "run from the project folder or give --params FILE"
         ) from error
+    except UnicodeDecodeError as error:
+        raise CaptError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from error
     try:
         document = yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -220,15 +223,18 @@ def _with_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict
         section, dot, name = key.strip().partition(".")
         if not (equals and dot and section and name):
             raise CaptError(f"--set {override}: expected section.key=value")
-        try:
-            value = yaml.safe_load(text) if text.strip() else ""
-        except yaml.YAMLError as error:
-            raise CaptError(f"--set {override}: the value is not valid YAML") from error
         section = section.replace("-", "_")
-        if _expects_text(section, name) and value is not None:
-            value = text
-        merged = _merge(merged, {section: {name: value}})
+        merged = _merge(merged, {section: {name: _override_value(section, name, text)}})
     return merged
+
+
+def _override_value(section: str, name: str, text: str) -> object:
+    if _expects_text(section, name):
+        return None if text.strip() in ("null", "~") else text
+    try:
+        return yaml.safe_load(text) if text.strip() else ""
+    except yaml.YAMLError as error:
+        raise CaptError(f"--set {section}.{name}={text}: the value is not valid YAML") from error
 
 
 def _expects_text(section: str, name: str) -> bool:
@@ -252,15 +258,20 @@ def _validate(model: type[_Model], values: Mapping[str, Any], where: str) -> _Mo
 _UNION_PARTS = frozenset({"int", "literal['all']", "str"})
 
 
+_EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
+
+
 def _floats(model: type[BaseModel], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Strict mode refuses 1 for a float; YAML writes whole floats that way."""
+    """Strict mode refuses 1 for a float, and YAML reads 1e-3, without a point, as text."""
     converted = dict(values)
     for name, field in model.model_fields.items():
         value = converted.get(name)
         if isinstance(value, dict) and isinstance(field.annotation, type):
             if issubclass(field.annotation, BaseModel):
                 converted[name] = _floats(field.annotation, value)
-        elif field.annotation is float and type(value) is int:
+        elif field.annotation is float and (
+            type(value) is int or (isinstance(value, str) and _EXPONENT.fullmatch(value))
+        ):
             converted[name] = float(value)
     return converted
 

@@ -32,7 +32,7 @@ def main(
             prepared = prepare_dataset(
                 dataset,
                 source,
-                decode=settings.prepare.check_images,
+                looked=settings.prepare.check_images,
                 quarantine=settings.data.on_bad_image == "quarantine",
                 advance=advance,
             )

@@ -146,7 +146,7 @@ def test_overrides_win_over_the_data_set_and_later_ones_over_earlier(tmp_path: P
         ("train.learning_rate=0.5", "train", "learning_rate", 0.5),
         ("train.adapter_blocks=2", "train", "adapter_blocks", 2),
         ("train.adapter_blocks=all", "train", "adapter_blocks", "all"),
-        ("prepare.check_images=false", "prepare", "check_images", False),
+        ("prepare.check_images=none", "prepare", "check_images", "none"),
         ("build-bank.source=full_train", "build_bank", "source", "full_train"),
         ("data.root=2024", "data", "root", "2024"),
         ("data.root=1e3", "data", "root", "1e3"),

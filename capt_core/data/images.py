@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from io import BytesIO
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from PIL import Image, UnidentifiedImageError
 
@@ -48,15 +48,21 @@ class ImageCheck:
     digest: str
 
 
-def check_image(path: Path, decode: bool) -> ImageCheck:
+ImageLook = Literal["decode", "exists", "none"]
+
+
+def check_image(path: Path, look: ImageLook) -> ImageCheck:
     """Look at one image file.
 
     Args:
         path: the file.
-        decode: read all pixels and digest all bytes; otherwise only the size is looked at.
+        look: `decode` reads all pixels and digests all bytes, `exists` takes the file's size for
+            its digest, `none` does not touch the file.
     """
     try:
-        if not decode:
+        if look == "none":
+            return ImageCheck(None, "")
+        if look == "exists":
             return ImageCheck(None, str(path.stat().st_size))
         content = path.read_bytes()
         with Image.open(BytesIO(content)) as image:
@@ -70,12 +76,12 @@ def check_image(path: Path, decode: bool) -> ImageCheck:
     return ImageCheck(None, hashlib.sha256(content).hexdigest())
 
 
-def check_images(paths: Sequence[Path], decode: bool, workers: int) -> Iterator[ImageCheck]:
+def check_images(paths: Sequence[Path], look: ImageLook, workers: int) -> Iterator[ImageCheck]:
     """`check_image` of many files in order, by several threads."""
     with ThreadPoolExecutor(max_workers=max(1, workers)) as pool:
         for start in range(0, len(paths), _CHUNK):
             chunk = paths[start : start + _CHUNK]
-            yield from pool.map(lambda path: check_image(path, decode), chunk)
+            yield from pool.map(lambda path: check_image(path, look), chunk)
 
 
 _CHUNK = 1024

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from capt_core.artifacts.layout import Layout
 from capt_core.artifacts.schemas import CLASSES, FEWSHOT, REJECTED, SAMPLES
 from capt_core.data.dataset import Dataset, fingerprint
 from capt_core.data.fewshot import draw_fewshot
-from capt_core.data.images import check_images
+from capt_core.data.images import ImageLook, check_images
 from capt_core.data.registry import dataset_spec
 from capt_core.data.splits import (
     SPLITS,
@@ -67,7 +67,7 @@ def read_source(
 def prepare_dataset(
     name: str,
     source: Source,
-    decode: bool,
+    looked: ImageLook,
     quarantine: bool,
     advance: Callable[[int], None] = lambda _: None,
 ) -> Prepared:
@@ -76,7 +76,7 @@ def prepare_dataset(
     Args:
         name: registry name.
         source: split and image folder.
-        decode: read every image's pixels; otherwise only see that the file is there.
+        looked: how closely every image is looked at, see `check_image`.
         quarantine: leave bad images out and list them, instead of stopping at the first.
         advance: told 1 per image.
 
@@ -89,7 +89,7 @@ def prepare_dataset(
     digests: list[str] = []
     rejected: list[tuple[str, int, str, str, str]] = []
     paths = [source.image_root / sample.path for sample in source.split.samples]
-    checks = check_images(paths, decode, os.cpu_count() or 1)
+    checks = check_images(paths, looked, os.cpu_count() or 1)
     for sample, path, check in zip(source.split.samples, paths, checks, strict=True):
         advance(1)
         if check.problem is None:
@@ -174,7 +174,8 @@ def _draw_proctex(
             for split, count in counts.items()
             for class_id in range(len(CLASS_NAMES))
         ]
-        with ProcessPoolExecutor(max_workers=os.cpu_count()) as pool:
+        # Threads, not processes: those would outlive a killed stage and go on writing.
+        with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
             for count in pool.map(_draw_class, tasks):
                 advance(count)
 

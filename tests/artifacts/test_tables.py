@@ -215,6 +215,13 @@ def test_another_table_or_version_is_refused(tmp_path: Path, record: object, fou
     assert "expected 'fruit' in version 1" in message
 
 
+@pytest.mark.parametrize("record", ["", "{", "not JSON"])
+def test_damaged_metadata_is_refused(tmp_path: Path, record: str) -> None:
+    path = tmp_path / "fruit.parquet"
+    fruit().write_parquet(path, metadata={METADATA_KEY: record})
+    assert "not a readable Parquet table" in refusal(path)
+
+
 def test_parquet_of_another_program_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "fruit.parquet"
     fruit().write_parquet(path)

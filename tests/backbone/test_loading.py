@@ -169,6 +169,15 @@ def test_the_tokenizer_counts_what_it_writes(state: State, tmp_path: Path) -> No
     assert tokenizer(["cat " * 10]).shape == (1, 12)
 
 
+def test_torchvision_imports_whatever_build_it_is() -> None:
+    declared = ensure_torchvision()
+    import torchvision.transforms  # noqa: F401
+
+    assert ensure_torchvision() == declared
+    # The operator that a CPU build of torch lacks is known to torch in either case.
+    assert hasattr(torch.ops.torchvision, "nms")
+
+
 def test_an_unknown_model_is_named(tmp_path: Path, state: State) -> None:
     settings = Settings(name="ViT-Z-99", checkpoint=str(as_pt(state, tmp_path)))
     with pytest.raises(CaptError, match="'ViT-Z-99'") as caught:
@@ -187,6 +196,25 @@ def test_an_unknown_tag_is_named(state: State) -> None:
     with pytest.raises(CaptError, match="'no-such-tag'") as caught:
         load_backbone(Settings(name=NAME, pretrained="no-such-tag"), CPU)
     assert "backbone.checkpoint" in str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore:QuickGELU mismatch")
+@pytest.mark.parametrize(("quick", "expected"), [(True, "QuickGELU"), (False, "GELU")])
+def test_a_tag_brings_the_activation_it_was_trained_with(
+    state: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick: bool, expected: str
+) -> None:
+    # As with ViT-B-16 and `openai`: open_clip itself only warns, and computes other features.
+    import open_clip.factory
+    import open_clip.pretrained
+
+    tag = {"url": "https://example.org/weights.pt", "quick_gelu": quick, "mean": (0.1, 0.2, 0.3)}
+    monkeypatch.setitem(open_clip.pretrained._PRETRAINED, NAME, {"sometag": tag})
+    path = str(as_pt(state, tmp_path))
+    monkeypatch.setattr(open_clip.factory, "download_pretrained", lambda *_, **__: path)
+    backbone = load_backbone(Settings(name=NAME, pretrained="sometag"), CPU)
+    assert backbone.style.mean == (0.1, 0.2, 0.3)
+    assert torch.equal(backbone.clip.visual.proj, state["visual.proj"])
+    assert activation(backbone) == expected
 
 
 def test_a_missing_checkpoint_is_named(state: State, tmp_path: Path) -> None:
@@ -268,6 +296,11 @@ def test_fresh_weights_are_recognised(state: State, tmp_path: Path) -> None:
     assert looks_untrained(fresh)
     assert load(as_pt(fresh.state_dict(), tmp_path)).untrained
     assert not looks_untrained(nn.Linear(2, 2))  # nothing to judge by
+    for tensor in ("weight", "bias"):
+        model = nn.Sequential(nn.LayerNorm(2), nn.LayerNorm(2))
+        assert looks_untrained(model)
+        model[1].get_parameter(tensor).data[0] += 0.5
+        assert not looks_untrained(model)
 
 
 def test_the_identity_follows_the_weights(state: State, tmp_path: Path) -> None:

@@ -104,13 +104,13 @@ def test_each_group_is_classified_among_its_own_classes() -> None:
     # Both features point at a class of the other group; it cannot be chosen.
     features = torch.tensor([[0.0, 0.0, 0.6, 0.8, 0.0, 0.0], [0.8, 0.0, 0.0, 0.0, 0.6, 0.0]])
     table = prediction_table(
-        dataset, dataset.samples["sample_id"], features, torch.eye(CLASSES), 1.0, 5
+        dataset, dataset.samples["sample_id"], features, torch.eye(CLASSES), 2.0, 5
     )
     assert table["pseudo_label"].to_list() == ["c2", "c4"]
     assert table["top_class_ids"].to_list() == [[2, 0, 1], [4, 3, 5]]
     assert table["correct"].to_list() == [False, False]
-    # exp(0.6) / (exp(0.6) + 2) and 1 / (exp(0.6) + 2)
-    share = np.exp(0.6) / (np.exp(0.6) + 2)
+    # Cosines 0.6, 0, 0 at scale 2.
+    share = np.exp(1.2) / (np.exp(1.2) + 2)
     np.testing.assert_allclose(table["confidence"].to_numpy(), [share] * 2, rtol=1e-6)
     np.testing.assert_allclose(table["true_confidence"].to_numpy(), [(1 - share) / 2] * 2, 1e-6)
     np.testing.assert_allclose([sum(row) for row in table["top_confidences"]], 1.0, rtol=1e-6)

@@ -73,6 +73,7 @@ def test_there_are_no_more_clusters_than_described_classes() -> None:
     assert labels.tolist() == [0, 1, 2]
 
 
+@pytest.mark.filterwarnings("error")
 def test_classes_that_say_the_same_share_a_centre() -> None:
     centres, labels = cluster_centres(angles(0, 90, 0, 0), 4, 10, 0)
     np.testing.assert_allclose(centres, angles(0, 90), atol=1e-6)

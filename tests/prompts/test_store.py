@@ -71,6 +71,9 @@ def changed(*path: object, value: object = None, remove: bool = False) -> dict[s
     return document
 
 
+PAIR: dict[str, Any] = sound()["pairs"][0]
+
+
 @pytest.mark.parametrize(
     ("document", "where"),
     [
@@ -86,6 +89,10 @@ def changed(*path: object, value: object = None, remove: bool = False) -> dict[s
         (changed("pairs", 0, "commonality", value=[3]), "pairs.0.commonality.0"),
         (changed("pairs", 0, "classes", value=["banded"]), "pairs.0.classes.1"),
         (changed("pairs", 0, "classes", value=["banded"] * 2), "pairs.0"),
+        (
+            changed("pairs", 0, value={**PAIR, "classes": ["a", "a"], "difference": {"a": ["x"]}}),
+            "pairs.0",
+        ),
         (changed("pairs", 0, "classes", value=["banded", "braided"]), "pairs.0"),
         (changed("pairs", 0, "difference", "blotchy", remove=True), "pairs.0"),
         (changed("pairs", 0, "difference", "braided", value=["x"]), "pairs.0"),

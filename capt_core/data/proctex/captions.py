@@ -8,6 +8,7 @@ pretrained on it able to tell textures apart better than their names let it show
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -31,6 +32,9 @@ _NOUN_SHARES: Final = (0.5, 0.25, 0.15, 0.1)
 _SIZES: Final = {"small": ("small", "fine", "tiny"), "large": ("large", "coarse", "big")}
 _DIRECTED: Final = (*GROUPS["stripes"], "zigzagged", "stratified", "braided")
 _VISIBLE_OVERLAY: Final = 0.28
+_CLASS_NAME: Final = re.compile(
+    r"(?<![\w-])(" + "|".join(sorted(CLASS_NAMES, key=len, reverse=True)) + r")(?![\w-])"
+)
 
 
 @dataclass(frozen=True)
@@ -150,6 +154,8 @@ def _with_attribute(
     if telling and rng.random() < 0.3:
         phrases = telling
     phrase = phrases[int(rng.integers(len(phrases)))]
+    if word != name:
+        phrase = _CLASS_NAME.sub(lambda found: coarse_word(found[0]), phrase)
     frames = (
         f"a {noun} with {phrase}",
         f"a {word} {noun} with {phrase}",

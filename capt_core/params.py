@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -98,7 +98,7 @@ class Train(Section):
     warmup_learning_rate: float = Field(1e-5, gt=0)
     augmentation: Literal["crop_flip", "none"] = "crop_flip"
     original_weight: float = Field(0.0, ge=0)
-    adapter_blocks: Literal["all"] | int = "all"
+    adapter_blocks: Literal["all"] | Annotated[int, Field(ge=0)] = "all"
     adapter_scale: float = Field(5.0, gt=0)
     adapter_exponent: float = Field(0.5, gt=0)
     adapter_momentum: float = Field(0.99, ge=0, lt=1)
@@ -143,7 +143,7 @@ class Matrix(Section):
     """What ``dvc repro`` fans out over: every data set x seed x method."""
 
     datasets: list[str] = Field(min_length=1)
-    seeds: list[int] = Field(min_length=1)
+    seeds: list[Annotated[int, Field(ge=0)]] = Field(min_length=1)
     methods: list[Literal["clip", "capt"]] = Field(min_length=1)
 
 

@@ -37,7 +37,7 @@ def main(
         prompts = pair_prompts(
             class_pairs,
             dict(prepared.classes.select("class_name", "template").iter_rows()),
-            load_store(file) if file else None,
+            load_store(file, dataset) if file else None,
             settings.generate_prompts.provider,
             settings.generate_prompts.prompts,
         )

@@ -10,7 +10,7 @@ import typer
 Dataset = Annotated[str, typer.Option(help="Data set, e.g. proctex or dtd.")]
 Seed = Annotated[
     int | None,
-    typer.Option(help="Few-shot draw; the first of `seeds` in the settings if not given."),
+    typer.Option(min=0, help="Few-shot draw; the first of `seeds` in the settings if not given."),
 ]
 NoSeed = Annotated[int | None, typer.Option(help="Accepted, not used: no draw matters here.")]
 Params = Annotated[Path, typer.Option(help="Settings file.")]

@@ -57,12 +57,16 @@ def write_table(table: Table, frame: pl.DataFrame, path: Path, provenance: Prove
     # Statistics and dictionaries cost much and save nothing on float vectors.
     plain = any(isinstance(kind, pl.Array) for kind in table.columns.values())
     with atomic_path(path) as temporary:
-        frame.write_parquet(
-            temporary,
-            compression="uncompressed" if plain else "zstd",
-            statistics=not plain,
-            metadata={METADATA_KEY: json.dumps(record, sort_keys=True)},
-        )
+        try:
+            frame.write_parquet(
+                temporary,
+                compression="uncompressed" if plain else "zstd",
+                statistics=not plain,
+                metadata={METADATA_KEY: json.dumps(record, sort_keys=True)},
+            )
+        except pl.exceptions.PolarsError as error:
+            # The frame was checked above, so what Polars reports here is the disk's trouble.
+            raise OSError(" ".join(str(error).split())) from error
 
 
 def read_table(table: Table, path: Path, expected: Provenance | None = None) -> pl.DataFrame:
@@ -83,7 +87,7 @@ def read_table(table: Table, path: Path, expected: Provenance | None = None) -> 
     try:
         frame = pl.read_parquet(path)
         record = json.loads(pl.read_parquet_metadata(path).get(METADATA_KEY, "{}"))
-    except (pl.exceptions.PolarsError, OSError, ValueError) as error:
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError) as error:
         raise CaptError(f"{path}: not a readable Parquet table; {remedy}") from error
     if record.get("table") != table.name or record.get("version") != table.version:
         raise CaptError(

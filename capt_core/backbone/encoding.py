@@ -11,7 +11,7 @@ from capt_core.backbone.loading import Backbone
 from capt_core.errors import CaptError
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def encode_images(
     batches: Iterable[torch.Tensor],
     backbone: Backbone,
@@ -36,7 +36,7 @@ def encode_images(
     return torch.cat(features)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def encode_texts(texts: list[str], backbone: Backbone, batch_size: int = 256) -> torch.Tensor:
     """Unit-length text features [n, d] in fp32 on the CPU.
 

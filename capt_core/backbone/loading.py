@@ -158,16 +158,25 @@ def _open_clip(settings: params.Backbone) -> tuple[Any, Tokenizer, ImageStyle]:
         _assign(clip, state, path)
     else:
         try:
-            clip = open_clip.create_model(settings.name, pretrained=settings.pretrained)
+            known = open_clip.get_pretrained_cfg(settings.name, settings.pretrained) or {}
+            clip = open_clip.create_model(
+                settings.name,
+                pretrained=settings.pretrained,
+                force_quick_gelu=bool(known.get("quick_gelu")),
+            )
         except Exception as error:
             raise CaptError(
                 f"backbone {settings.name}: weights {settings.pretrained!r} could not be had "
                 f"({' '.join(str(error).split())[:200]}); get the file and set backbone.checkpoint"
             ) from error
     visual = clip.visual
-    size = visual.image_size[0] if isinstance(visual.image_size, tuple) else visual.image_size
+    sizes = visual.image_size if isinstance(visual.image_size, tuple) else (visual.image_size,)
+    if len(set(sizes)) != 1:
+        raise CaptError(
+            f"backbone {settings.name}: its images are not square {sizes}; choose another"
+        )
     style = ImageStyle(
-        int(size),
+        int(sizes[0]),
         tuple(getattr(visual, "image_mean", None) or open_clip.OPENAI_DATASET_MEAN),
         tuple(getattr(visual, "image_std", None) or open_clip.OPENAI_DATASET_STD),
     )
@@ -198,8 +207,12 @@ def _read_weights(path: Path) -> tuple[dict[str, torch.Tensor], bool]:
             f"backbone.checkpoint: {path}: not a readable weights file "
             f"({' '.join(str(error).split())[:160]})"
         ) from error
-    state = document.get("state_dict", document) if isinstance(document, dict) else {}
-    return {name.removeprefix("module."): value for name, value in state.items()}, False
+    weights = document.get("state_dict", document) if isinstance(document, dict) else None
+    if not isinstance(weights, dict) or not all(
+        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in weights.items()
+    ):
+        raise CaptError(f"backbone.checkpoint: {path}: holds no weights by name")
+    return {name.removeprefix("module."): value for name, value in weights.items()}, False
 
 
 def _is_torchscript(path: Path) -> bool:

@@ -12,6 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from capt_core.errors import CaptError
@@ -28,7 +29,7 @@ def open_image(path: Path) -> Image.Image:
     """
     try:
         with Image.open(path) as image:
-            return image.convert("RGB")
+            return to_rgb(image)
     except FileNotFoundError as error:
         raise CaptError(
             f"{path}: image missing; check data.root, then run: capt-stage prepare"
@@ -38,6 +39,20 @@ def open_image(path: Path) -> Image.Image:
             f"{path}: not a readable image ({error}); replace it, or set "
             "data.on_bad_image=quarantine and run: capt-stage prepare"
         ) from error
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Convert an image to 8-bit RGB; 16-bit grey values keep their contrast.
+
+    Raises:
+        ValueError: 32-bit pixels, whose range is not known.
+    """
+    if image.mode.startswith("I;16"):
+        # Pillow would clip these values at 255 instead of scaling them.
+        return Image.fromarray((np.asarray(image) // 257).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        raise ValueError(f"32-bit pixels (mode {image.mode}), save it with 8 or 16 bits")
+    return image.convert("RGB")
 
 
 @dataclass(frozen=True)
@@ -66,7 +81,7 @@ def check_image(path: Path, look: ImageLook) -> ImageCheck:
             return ImageCheck(None, str(path.stat().st_size))
         content = path.read_bytes()
         with Image.open(BytesIO(content)) as image:
-            image.load()
+            to_rgb(image)
     except FileNotFoundError:
         return ImageCheck("missing", "")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:

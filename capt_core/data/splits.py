@@ -61,9 +61,9 @@ def checked_root(spec: DatasetSpec, data_root: str | None) -> Path:
             f"data.root: {base} is not a folder; set data.root to the parent of {spec.folder}/"
         )
     if not root.is_dir():
-        inside = (base / spec.split_file).is_file() or base.name == spec.folder
+        inside = (base / spec.split_file).is_file() or base.resolve().name == spec.folder
         hint = (
-            f"data.root seems to be the data set itself, use its parent: {base.parent}"
+            f"data.root seems to be the data set itself, use its parent: {base.resolve().parent}"
             if inside
             else f"set data.root to the folder that holds {spec.folder}/"
         )
@@ -128,17 +128,19 @@ def _read_zhou(path: Path) -> SplitData:
     samples: list[Sample] = []
     names: dict[int, str] = {}
     for split in SPLITS:
+        if not isinstance(document[split], list):
+            raise CaptError(f"{path}: {split}: expected a list, found {document[split]!r}")
         for row, entry in enumerate(document[split]):
             where = f"{path}: {split}[{row}]"
             if not _is_entry(entry):
                 raise CaptError(f"{where}: expected [path, label, class name], found {entry!r}")
             image, label, name = entry
-            if split == "train" and names.setdefault(label, name) != name:
+            if split != "train" and label not in names:
+                raise CaptError(f"{where}: label {label} ({name}) has no training images")
+            if names.setdefault(label, name) != name:
                 raise CaptError(
                     f"{where}: label {label} is called {name!r} here, {names[label]!r} before"
                 )
-            if split != "train" and label not in names:
-                raise CaptError(f"{where}: label {label} ({name}) has no training images")
             samples.append(Sample(image, label, split))
     missing = sorted(set(range(len(names))) - set(names))
     if missing:

@@ -43,7 +43,10 @@ def write_tensors(
     # One metadata key: the order of several is not stable between processes.
     metadata = {METADATA_KEY: json.dumps(record, sort_keys=True)}
     with atomic_path(path) as temporary:
-        save_file({name: tensors[name] for name in sorted(tensors)}, temporary, metadata)
+        try:
+            save_file({name: tensors[name] for name in sorted(tensors)}, temporary, metadata)
+        except SafetensorError as error:
+            raise OSError(str(error)) from error
 
 
 def read_tensors(path: Path, stage: str, expected: Provenance) -> SavedTensors:

@@ -5,10 +5,20 @@ from __future__ import annotations
 import json
 from importlib import resources
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from capt_core.errors import CaptError
+
+Text = Annotated[str, Field(pattern=r"\S")]
 
 
 class ClassEntry(BaseModel):
@@ -16,7 +26,7 @@ class ClassEntry(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    attributes: list[str] = Field(min_length=1)
+    attributes: list[Text] = Field(min_length=1)
 
 
 class PairEntry(BaseModel):
@@ -33,8 +43,8 @@ class PairEntry(BaseModel):
 
     classes: tuple[str, str]
     reason: str
-    commonality: list[str] = Field(min_length=1)
-    difference: dict[str, list[str]]
+    commonality: list[Text] = Field(min_length=1)
+    difference: dict[str, Annotated[list[Text], Field(min_length=1)]]
 
     @model_validator(mode="after")
     def _both_directions(self) -> PairEntry:
@@ -55,6 +65,16 @@ class PromptStore(BaseModel):
     classes: dict[str, ClassEntry]
     pairs: list[PairEntry]
 
+    @field_validator("pairs")
+    @classmethod
+    def _each_pair_once(cls, pairs: list[PairEntry]) -> list[PairEntry]:
+        seen: set[frozenset[str]] = set()
+        for entry in pairs:
+            if frozenset(entry.classes) in seen:
+                raise ValueError(f"the pair {'/'.join(entry.classes)} is written twice")
+            seen.add(frozenset(entry.classes))
+        return pairs
+
     def by_pair(self) -> dict[frozenset[str], PairEntry]:
         return {frozenset(entry.classes): entry for entry in self.pairs}
 
@@ -69,8 +89,8 @@ def shipped_store(dataset: str) -> Path | None:
     return path if path.is_file() else None
 
 
-def load_store(path: Path) -> PromptStore:
-    """Read and check a store.
+def load_store(path: Path, dataset: str | None = None) -> PromptStore:
+    """Read and check a store; one written for another data set than the given is refused.
 
     Raises:
         CaptError: missing file, not JSON, or not of the store's form; the message says where.
@@ -89,4 +109,6 @@ def load_store(path: Path) -> PromptStore:
         raise CaptError(
             f"{path}: schema_version {store.schema_version}, this program reads {SCHEMA_VERSION}"
         )
+    if dataset is not None and store.dataset != dataset:
+        raise CaptError(f"{path}: written for data set {store.dataset!r}, not {dataset!r}")
     return store

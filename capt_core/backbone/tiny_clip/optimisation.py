@@ -57,12 +57,14 @@ class Meter:
         self._started = time.monotonic()
 
     def add(self, loss: float, hits: float) -> None:
+        """Note one step; raise RuntimeError when its loss is not finite."""
         if not math.isfinite(loss):
             raise RuntimeError(f"{self._stage}: the loss is {loss}")
         self._losses.append(loss)
         self._hits.append(hits)
 
     def report(self, step: int) -> None:
+        """Print the means since the last report and start afresh."""
         loss, hits = float(np.mean(self._losses)), 100 * float(np.mean(self._hits))
         self._losses, self._hits = [], []
         self.rows.append({"step": step, "loss": round(loss, 4), "accuracy": round(hits, 2)})
@@ -83,4 +85,5 @@ def save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
     """Write a safetensors file so that no reader ever sees half of it."""
     partial = path.with_suffix(".partial")
     save_file({name: t.contiguous() for name, t in tensors.items()}, partial)
+    partial.chmod(0o644)  # safetensors makes it private
     os.replace(partial, path)

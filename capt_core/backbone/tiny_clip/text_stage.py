@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 class TextStage:
     """Settings of the text tower's training."""
 
-    steps: int = 450
+    steps: int = 350
     batch: int = 128
     learning_rate: float = 1e-3
     weight_decay: float = 0.05
     warm_up: int = 50
-    fine_name: float = 0.05
+    fine_name: float = 0.03
 
 
 def train_text_tower(

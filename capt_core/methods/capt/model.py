@@ -143,13 +143,19 @@ def check_tower(tower: Any) -> None:
     """Refuse image towers that the adapter cannot be inserted into.
 
     Raises:
-        CaptError: not an open_clip vision transformer with a class token.
+        CaptError: not an open_clip vision transformer with a class token and a square grid.
     """
-    parts = ("transformer", "class_embedding", "positional_embedding", "_embeds", "_pool")
+    parts = ("transformer", "class_embedding", "grid_size", "_embeds", "_pool")
     if not all(hasattr(tower, part) for part in parts) or tower.pool_type != "tok":
         raise CaptError(
             f"the image tower {type(tower).__name__} is no vision transformer with a class token; "
             "choose a ViT backbone such as ViT-B-16"
+        )
+    rows, columns = tower.grid_size
+    if rows != columns:
+        raise CaptError(
+            f"the Diff-Manner Adapter needs a square patch grid, the tower's is {rows} x {columns}; "
+            "choose a backbone with square images"
         )
 
 

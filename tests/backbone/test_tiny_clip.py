@@ -63,8 +63,8 @@ def test_a_text_may_fill_the_context(tokenizer: tiny_clip.Tokenizer) -> None:
 
 
 def test_unknown_words_are_listed_once(tokenizer: tiny_clip.Tokenizer) -> None:
-    text = "a submarine and a striped submarine beside a xylophone"
-    assert tokenizer.unknown_words(text) == ["submarine", "beside", "xylophone"]
+    text = "a submarine and a striped submarine versus a xylophone"
+    assert tokenizer.unknown_words(text) == ["submarine", "versus", "xylophone"]
     assert (tokenizer("submarine")[0] == 1).any()
 
 
@@ -198,7 +198,7 @@ def test_meter_refuses_a_loss_that_stands_still_or_is_no_number() -> None:
 
 
 def test_both_stages_train_and_repeat_themselves(few_textures: TextureSet, tmp_path: Path) -> None:
-    settings = ImageStage(steps=4, whole_steps=1, batch=16, warm_up=1, checkpoint_every=2)
+    settings = ImageStage(steps=16, whole_steps=2, batch=60, warm_up=4, checkpoint_every=8)
     logs = [
         train_image_tower(few_textures, settings, 0, tmp_path / f"{run}.safetensors")
         for run in ("first", "second")

@@ -154,7 +154,7 @@ def check_tower(tower: Any) -> None:
     rows, columns = tower.grid_size
     if rows != columns:
         raise CaptError(
-            f"the Diff-Manner Adapter needs a square patch grid, the tower's is {rows} x {columns}; "
+            f"the Diff-Manner Adapter needs a square patch grid, this one is {rows} x {columns}; "
             "choose a backbone with square images"
         )
 

@@ -8,7 +8,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .PHONY: demo test lint install clean
 
 demo: install
-	dvc repro --quiet
+	dvc repro
 	@cat artifacts/results.md
 	@echo "Report: $(CURDIR)/artifacts/report.html"
 

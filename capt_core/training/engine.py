@@ -97,7 +97,10 @@ def _step(
         features, gates = model.features(tokens, rows.alphas.to(backbone.device), noise)
     images = functional.normalize(features.float(), dim=-1)
     confusion = confusion_loss(images, task.text_features[labels], labels, backbone.logit_scale)
-    original = original_loss(images, task.text_features, labels, backbone.logit_scale)
+    # Representatives are hard by choice and few: only anchors stand for the classes evenly.
+    original = original_loss(
+        images[rows.anchors], task.text_features, labels[rows.anchors], backbone.logit_scale
+    )
     loss = confusion + settings.original_weight * original
     optimizer.zero_grad()
     loss.backward()  # type: ignore[no-untyped-call]

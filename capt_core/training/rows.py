@@ -35,12 +35,14 @@ class Rows:
         labels: class id of each row, its own true class, [L].
         alphas: adapter weight of each row, [L].
         retrieved: rows whose weight comes from a retrieval, [L] bool.
+        anchors: rows that are anchors, not representatives, [L] bool.
     """
 
     sample_ids: list[int]
     labels: torch.Tensor
     alphas: torch.Tensor
     retrieved: torch.Tensor
+    anchors: torch.Tensor
 
 
 def build_anchors(
@@ -86,16 +88,19 @@ def build_rows(anchors: Sequence[Anchor], labels: Sequence[int], running_alpha: 
     sample_ids: list[int] = []
     alphas: list[float] = []
     retrieved: list[bool] = []
+    is_anchor: list[bool] = []
     for anchor in anchors:
         own = sum(anchor.alphas) / len(anchor.alphas) if anchor.alphas else running_alpha
         sample_ids += [anchor.sample_id, *anchor.representatives]
         alphas += [own, *anchor.alphas]
         retrieved += [bool(anchor.alphas)] * (1 + len(anchor.alphas))
+        is_anchor += [True] + [False] * len(anchor.alphas)
     return Rows(
         sample_ids,
         torch.tensor([labels[sample_id] for sample_id in sample_ids]),
         torch.tensor(alphas, dtype=torch.float32),
         torch.tensor(retrieved),
+        torch.tensor(is_anchor),
     )
 
 

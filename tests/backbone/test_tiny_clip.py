@@ -198,7 +198,7 @@ def test_meter_refuses_a_loss_that_stands_still_or_is_no_number() -> None:
 
 
 def test_both_stages_train_and_repeat_themselves(few_textures: TextureSet, tmp_path: Path) -> None:
-    settings = ImageStage(steps=16, whole_steps=2, batch=60, warm_up=4, checkpoint_every=8)
+    settings = ImageStage(steps=12, whole_steps=2, batch=40, warm_up=4, checkpoint_every=6)
     logs = [
         train_image_tower(few_textures, settings, 0, tmp_path / f"{run}.safetensors")
         for run in ("first", "second")

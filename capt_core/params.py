@@ -147,6 +147,16 @@ class Matrix(Section):
     methods: list[Literal["clip", "capt"]] = Field(min_length=1)
 
 
+class PerDataset(Section):
+    """What may differ for one data set.
+
+    No other section can: dvc.yaml names these two, and DVC wants them for every data set it runs.
+    """
+
+    data: dict[str, Any] = Field(default_factory=dict)
+    train: dict[str, Any] = Field(default_factory=dict)
+
+
 _Model = TypeVar("_Model", bound=Section)
 
 
@@ -164,13 +174,14 @@ def load_settings(
         CaptError: unreadable file, unknown key, wrong type or value; the message names it.
     """
     document = _read_yaml(path)
-    per_dataset = _mapping(document.pop("per_dataset", {}), f"{path}: per_dataset")
-    matrix_keys = {key: document.pop(key) for key in Matrix.model_fields if key in document}
-    for name, differing in per_dataset.items():
-        merged = _merge(document, _mapping(differing, f"{path}: per_dataset.{name}"))
-        _validate(Settings, merged, f"{path}: per_dataset.{name}")
-    matrix = _validate(Matrix, matrix_keys, str(path))
-    values = _merge(document, per_dataset.get(dataset, {})) if dataset else document
+    keys = {key: document.pop(key) for key in Matrix.model_fields if key in document}
+    matrix = _validate(Matrix, keys, str(path))
+    differing = _mapping(document.pop("per_dataset", {}), f"{path}: per_dataset")
+    for name, entry in differing.items():
+        where = f"{path}: per_dataset.{name}"
+        _validate(PerDataset, _mapping(entry, where), where)
+        _validate(Settings, _merge(document, entry), where)
+    values = _merge(document, differing.get(dataset, {})) if dataset else document
     settings = _validate(Settings, values, str(path))
     if overrides:
         settings = _validate(Settings, _with_overrides(values, overrides), "--set")

@@ -42,7 +42,8 @@ def main(
         settings = run.settings
         prepared = load_dataset(run.layout)
         backbone = load_backbone(settings.backbone, settings.runtime)
-        origin = prepared.provenance(backbone.identity, settings_hash(settings.train, run.seed))
+        used = settings_hash(settings.train, run.seed) if method == "capt" else settings_hash()
+        origin = prepared.provenance(backbone.identity, used)
         paths = run.method_layout(method)
         tensors: dict[str, Any] = {}
         facts: dict[str, Any] = {"method": method, "seed": run.seed}

@@ -110,14 +110,14 @@ def test_per_dataset_settings_hold_for_their_data_set_only(tmp_path: Path) -> No
     path = write(
         tmp_path,
         "train: {epochs: 7, batch_size: 8}\nfewshot: {shots: 4}\n"
-        "per_dataset:\n  dtd: {train: {epochs: 50}, backbone: {name: ViT-B-16}}\n  eurosat: {}\n",
+        "per_dataset:\n  dtd: {train: {epochs: 50}, data: {root: here}}\n  eurosat: {}\n",
     )
     plain, _ = load_settings(path)
     dtd, _ = load_settings(path, "dtd")
     eurosat, _ = load_settings(path, "eurosat")
     unlisted, _ = load_settings(path, "food101")
     assert (dtd.train.epochs, dtd.train.batch_size, dtd.fewshot.shots) == (50, 8, 4)
-    assert dtd.backbone.name == "ViT-B-16"
+    assert dtd.data.root == "here"
     assert plain.train.epochs == 7
     assert plain == eurosat == unlisted
 
@@ -247,3 +247,8 @@ def test_the_projects_own_file_lists_every_setting_with_its_default(project: Pat
     assert set(document) == {*Settings.model_fields, *Matrix.model_fields, "per_dataset"}
     settings, _ = load_settings(project / "params.yaml")
     assert settings == Settings()
+
+
+def test_only_data_and_training_can_differ_for_a_data_set(tmp_path: Path) -> None:
+    message = refusal(write(tmp_path, "per_dataset: {dtd: {fewshot: {shots: 4}}}\n"))
+    assert "per_dataset.dtd: fewshot: unknown key; known: data, train" in message

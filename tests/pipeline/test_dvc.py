@@ -38,7 +38,10 @@ def test_every_input_is_an_output_or_a_file_of_the_project() -> None:
     for name, stage in DVC.items():
         for dep in stage["deps"]:
             if dep.startswith("artifacts/"):
-                produced = any(out == dep or out.startswith(f"{dep}/") for out in outputs)
+                produced = any(
+                    out == dep or out.startswith(f"{dep}/") or dep.startswith(f"{out}/")
+                    for out in outputs
+                )
                 assert produced, f"{name} reads {dep}, which no stage writes"
             else:
                 assert (ROOT / dep).exists(), f"{name} depends on {dep}, which is not there"

@@ -45,7 +45,7 @@ def diagnose(settings: Settings, dataset: str, artifacts: Path) -> Iterator[Find
 
 def check_torchvision() -> Finding:
     """Whether torch and torchvision fit together."""
-    from capt_core.backbone.torchvision_ops import ensure_torchvision
+    from capt_core.torchvision_ops import ensure_torchvision
 
     name = "torch and torchvision"
     try:

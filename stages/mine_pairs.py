@@ -46,14 +46,9 @@ def main(
         images = read_image_features(layout.image_features, origin)[ids.to_list()]
         confidences = class_confidences(images, texts, teacher.logit_scale).double()
         counts = torch.from_numpy(count_matrix(statistics, len(prepared.classes))[base][:, base])
-        if not settings.mine_pairs.use_statistics:
-            counts = torch.zeros_like(counts)
-        pairs = semantic_miner.mine_pairs(
-            prepared, ids, confidences, counts, settings.mine_pairs.pairs
-        )
-        by_class = semantic_miner.class_pairs(
-            prepared, confidences, counts, texts, settings.mine_pairs.pairs
-        )
+        kept, weighted = settings.mine_pairs.pairs, settings.mine_pairs.use_statistics
+        pairs = semantic_miner.mine_pairs(prepared, ids, confidences, counts, kept, weighted)
+        by_class = semantic_miner.class_pairs(prepared, confidences, counts, texts, kept, weighted)
         write_table(CLASS_PAIRS, by_class, paths.class_pairs, origin)
         write_table(PAIRS, pairs.select(list(PAIRS.columns)), paths.pairs, origin)
         say(f"{len(pairs)} pairs of {len(ids)} images -> {paths.pairs}")

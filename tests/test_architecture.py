@@ -16,7 +16,7 @@ from tests.conftest import PROJECT
 LONGEST_FILE = 400
 # Packages and modules of capt_core that the methods build on; everything else is above them.
 GROUND = {"errors", "params", "artifacts"}
-LOWER = GROUND | {"data", "backbone"}
+LOWER = GROUND | {"torchvision_ops", "data", "backbone"}
 HEAVY = ("torch", "polars", "numpy", "sklearn", "pyarrow", "matplotlib", "open_clip")
 
 LIBRARY = sorted((PROJECT / "capt_core").rglob("*.py"))

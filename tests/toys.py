@@ -39,7 +39,7 @@ def toy_dataset(class_of: Sequence[int], class_count: int, split: str = "train")
 
 def small_clip(image_size: int | tuple[int, int] = 32, **vision: object) -> nn.Module:
     """A randomly initialised open_clip CLIP with a 4 x 4 patch grid, frozen, in eval mode."""
-    from capt_core.backbone.torchvision_ops import ensure_torchvision
+    from capt_core.torchvision_ops import ensure_torchvision
 
     ensure_torchvision()
     from open_clip.model import CLIP

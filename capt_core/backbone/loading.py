@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,9 +14,9 @@ from torch import nn
 
 from capt_core import params
 from capt_core.backbone.identity import TINY_CLIP, backbone_identity
-from capt_core.backbone.torchvision_ops import ensure_torchvision
 from capt_core.data.images import ImageStyle
 from capt_core.errors import CaptError
+from capt_core.torchvision_ops import ensure_torchvision
 
 
 class Tokenizer(Protocol):
@@ -154,7 +157,10 @@ def _open_clip(settings: params.Backbone) -> tuple[Any, Tokenizer, ImageStyle]:
         path = Path(settings.checkpoint).expanduser()
         state, openai = _read_weights(path)
         # OpenAI's weights were trained with QuickGELU, which their own archives do not record.
-        clip = open_clip.create_model(settings.name, load_weights=False, force_quick_gelu=openai)
+        with _without_warnings():
+            clip = open_clip.create_model(
+                settings.name, load_weights=False, force_quick_gelu=openai
+            )
         _assign(clip, state, path)
     else:
         try:
@@ -181,6 +187,16 @@ def _open_clip(settings: params.Backbone) -> tuple[Any, Tokenizer, ImageStyle]:
         tuple(getattr(visual, "image_std", None) or open_clip.OPENAI_DATASET_STD),
     )
     return clip, OpenClipTokenizer(settings.name), style
+
+
+@contextlib.contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Hush open_clip, which warns of random weights in a model that is about to get its own."""
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def _load_weights(model: nn.Module, path: Path) -> None:

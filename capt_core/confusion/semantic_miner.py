@@ -41,6 +41,14 @@ def confusion_scores(
     return scores.scatter(1, pseudo[:, None], float("-inf"))
 
 
+def _scores(
+    confidences: torch.Tensor, counts: torch.Tensor, pseudo: torch.Tensor, use_statistics: bool
+) -> torch.Tensor:
+    # An all-zero matrix has only empty rows, which leave the confidences as they are.
+    weighing = counts if use_statistics else torch.zeros_like(counts)
+    return confusion_scores(confidences, weighing, pseudo)
+
+
 def ranked_classes(scores: torch.Tensor, count: int) -> torch.Tensor:
     """Indices [N, count] of the highest scores, best first, lowest index on ties."""
     return scores.argsort(dim=1, descending=True, stable=True)[:, :count]
@@ -52,6 +60,7 @@ def mine_pairs(
     confidences: torch.Tensor,
     counts: torch.Tensor,
     pairs: int,
+    use_statistics: bool = True,
 ) -> pl.DataFrame:
     """Semantic confusion pairs of each sample among the base classes.
 
@@ -59,8 +68,9 @@ def mine_pairs(
         dataset: samples and classes.
         sample_ids: the samples, in the order of `confidences`.
         confidences: over the base classes, [N, B].
-        counts: confusion counts among the base classes, [B, B]; zeros rank by confidence.
+        counts: confusion counts among the base classes, [B, B].
         pairs: pairs per sample, at most B - 1.
+        use_statistics: weight confidences by the counts (eq. 7); otherwise rank by confidence.
 
     Returns:
         Rows as in the table `pairs`, by sample in the given order, then rank.
@@ -68,7 +78,7 @@ def mine_pairs(
     class_ids = torch.tensor(dataset.class_ids("base"), dtype=torch.long)
     kept = min(pairs, len(class_ids) - 1)
     pseudo = pseudo_labels(confidences)
-    scores = confusion_scores(confidences, counts, pseudo)
+    scores = _scores(confidences, counts, pseudo, use_statistics)
     top = ranked_classes(scores, kept)
     frame = pl.DataFrame(
         {
@@ -102,6 +112,7 @@ def class_pairs(
     counts: torch.Tensor,
     text_features: torch.Tensor,
     pairs: int,
+    use_statistics: bool = True,
 ) -> pl.DataFrame:
     """Confusion pairs per base class: highest mean score over the samples taken for it.
 
@@ -114,6 +125,7 @@ def class_pairs(
         counts: confusion counts among the base classes, [B, B].
         text_features: of the base classes, unit length, [B, d].
         pairs: partners per class, at most B - 1.
+        use_statistics: as in `mine_pairs`.
 
     Returns:
         Rows as in the table `class_pairs`, by class, then rank.
@@ -121,7 +133,7 @@ def class_pairs(
     class_ids = dataset.class_ids("base")
     kept = min(pairs, len(class_ids) - 1)
     pseudo = pseudo_labels(confidences)
-    scores = confusion_scores(confidences, counts, pseudo)
+    scores = _scores(confidences, counts, pseudo, use_statistics)
     similarity = (text_features @ text_features.T).double().fill_diagonal_(float("-inf"))
     names = dataset.class_names
     rows = []

@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from capt_core.errors import CaptError
+from capt_core.torchvision_ops import ensure_torchvision
 
 if TYPE_CHECKING:
     import torch
@@ -113,8 +114,7 @@ class ImageStyle:
 
 def test_transform(style: ImageStyle) -> Any:
     """Resize the shorter side (bicubic), crop the centre, normalise: PIL image to [3, S, S]."""
-    from torchvision import transforms
-
+    transforms = _torchvision_transforms()
     return transforms.Compose(
         [
             transforms.Resize(style.size, interpolation=transforms.InterpolationMode.BICUBIC),
@@ -127,8 +127,7 @@ def test_transform(style: ImageStyle) -> Any:
 
 def train_transform(style: ImageStyle) -> Any:
     """Random resized crop (scale 0.08-1, bicubic), random flip, normalise."""
-    from torchvision import transforms
-
+    transforms = _torchvision_transforms()
     return transforms.Compose(
         [
             transforms.RandomResizedCrop(
@@ -141,6 +140,13 @@ def train_transform(style: ImageStyle) -> Any:
             transforms.Normalize(style.mean, style.std),
         ]
     )
+
+
+def _torchvision_transforms() -> Any:
+    ensure_torchvision()
+    from torchvision import transforms
+
+    return transforms
 
 
 def image_batches(

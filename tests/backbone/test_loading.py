@@ -20,10 +20,10 @@ from capt_core.backbone.loading import (
     load_backbone,
     looks_untrained,
 )
-from capt_core.backbone.torchvision_ops import ensure_torchvision
 from capt_core.errors import CaptError
 from capt_core.params import Backbone as Settings
 from capt_core.params import Runtime
+from capt_core.torchvision_ops import ensure_torchvision
 
 NAME = "capt-test-vit"
 CPU = Runtime(device="cpu")

@@ -207,3 +207,13 @@ def test_class_pairs_of_any_predictions(images: int, base: int, asked: int, seed
     for _, rows in pairs.group_by("class_id"):
         assert rows["score"].is_sorted(descending=True)
         assert rows["paired_class_id"].n_unique() == rows.height
+
+
+def test_without_statistics_confidence_ranks_and_the_counts_are_still_told() -> None:
+    dataset = toy_dataset([0], 5)
+    confidences = torch.tensor([[0.5, 0.2, 0.3]], dtype=torch.float64)
+    counts = torch.tensor([[0, 9, 1], [0, 0, 0], [0, 0, 0]])
+    pairs = mine_pairs(dataset, pl.Series([0]), confidences, counts, 2, use_statistics=False)
+    assert pairs["class_id"].to_list() == [2, 1]
+    assert pairs["score"].to_list() == pairs["confidence"].to_list()
+    assert pairs["count"].to_list() == [1, 9]

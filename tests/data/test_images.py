@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from capt_core.backbone.torchvision_ops import ensure_torchvision
 from capt_core.data import images  # the module: pytest would collect a bare `test_transform`
 from capt_core.data.images import (
     ImageCheck,
@@ -23,6 +22,7 @@ from capt_core.data.images import (
     open_image,
 )
 from capt_core.errors import CaptError
+from capt_core.torchvision_ops import ensure_torchvision
 
 STYLE = ImageStyle(8, (0.5, 0.5, 0.5), (0.25, 0.5, 1.0))
 

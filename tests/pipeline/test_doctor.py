@@ -77,7 +77,7 @@ def test_api_key_is_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_torchvision_that_cannot_be_imported(monkeypatch: pytest.MonkeyPatch) -> None:
-    import capt_core.backbone.torchvision_ops as ops
+    import capt_core.torchvision_ops as ops
 
     def fail() -> bool:
         raise RuntimeError("operator torchvision::nms does not exist")

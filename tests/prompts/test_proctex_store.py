@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from capt_core.backbone.torchvision_ops import ensure_torchvision
 from capt_core.data.proctex import CLASS_NAMES
+from capt_core.torchvision_ops import ensure_torchvision
 
 ensure_torchvision()
 

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from capt_core.backbone.torchvision_ops import ensure_torchvision
+from capt_core.torchvision_ops import ensure_torchvision
 
 if TYPE_CHECKING:
     from open_clip.model import CLIP

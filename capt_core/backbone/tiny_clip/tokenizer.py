@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import torch
 
-from capt_core.backbone.torchvision_ops import ensure_torchvision
+from capt_core.torchvision_ops import ensure_torchvision
 
 CONTEXT_LENGTH: Final = 32
 PADDING: Final = 0

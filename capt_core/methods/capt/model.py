@@ -87,7 +87,9 @@ class CaptModel(nn.Module):
             generator,
         )
         self.running_alpha: torch.Tensor
+        self.alpha_steps: torch.Tensor
         self.register_buffer("running_alpha", torch.tensor(float(settings.initial_alpha)))
+        self.register_buffer("alpha_steps", torch.tensor(0))
 
     @property
     def tower(self) -> Any:
@@ -134,9 +136,15 @@ class CaptModel(nn.Module):
         return self.features(tokens, alpha)[0]
 
     def observe_alpha(self, alpha: torch.Tensor, momentum: float) -> None:
-        """Update the running mean of alpha with one step's values."""
+        """Update the running mean of alpha with one step's values.
+
+        The first steps count evenly, until their number makes up for the momentum: the mean
+        then never remembers the value it started from.
+        """
         if len(alpha):
-            self.running_alpha.lerp_(alpha.mean().to(self.running_alpha), 1 - momentum)
+            self.alpha_steps += 1
+            weight = max(1 - momentum, 1 / self.alpha_steps.item())
+            self.running_alpha.lerp_(alpha.mean().to(self.running_alpha), weight)
 
 
 def check_tower(tower: Any) -> None:

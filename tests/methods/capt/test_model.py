@@ -174,7 +174,7 @@ def test_the_tower_is_used_but_not_owned(clip: Any) -> None:
     assert not frozen & {id(value) for value in model.parameters()}
     assert model.tower is clip.visual
     parts = {name.split(".")[0] for name in model.state_dict()}
-    assert parts == {"adapters", "experts", "running_alpha"}
+    assert parts == {"adapters", "experts", "running_alpha", "alpha_steps"}
     # Neither mode nor gradients of the tower change with the model's.
     model.train().requires_grad_(True)
     assert not clip.visual.training
@@ -246,12 +246,16 @@ def test_no_parameter_appears_or_vanishes_in_forward(clip: Any) -> None:
 def test_the_running_alpha_is_a_moving_mean(clip: Any) -> None:
     model = capt(clip)
     assert float(model.running_alpha) == ALPHA
-    model.observe_alpha(torch.tensor([1.0, 3.0]), momentum=0.75)
-    assert float(model.running_alpha) == pytest.approx(0.75 * 5 + 0.25 * 2)
-    model.observe_alpha(torch.tensor([]), momentum=0.75)
-    assert float(model.running_alpha) == pytest.approx(4.25)
-    model.observe_alpha(torch.tensor([1.0]), momentum=0.0)
-    assert float(model.running_alpha) == pytest.approx(1.0)
+    # The first step replaces the start, the second counts half; then 1 - momentum holds.
+    for alphas, expected in (
+        ([1.0, 3.0], 2.0),
+        ([], 2.0),
+        ([4.0], 3.0),
+        ([6.0], 0.6 * 3 + 0.4 * 6),
+        ([8.0], 0.6 * 4.2 + 0.4 * 8),
+    ):
+        model.observe_alpha(torch.tensor(alphas), momentum=0.6)
+        assert float(model.running_alpha) == pytest.approx(expected)
     assert "running_alpha" in model.state_dict()
     assert "running_alpha" not in dict(model.named_parameters())
 

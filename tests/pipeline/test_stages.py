@@ -7,9 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import polars as pl
+import pytest
 from safetensors.torch import load_file
 
-from tests.pipeline.commands import SMALL, command, contents, run_pipeline
+from tests.pipeline.commands import BEFORE_TRAINING, SMALL, command, contents, run_pipeline
 
 
 def test_the_same_inputs_give_the_same_bytes(small: Path, tmp_path: Path) -> None:
@@ -113,3 +114,29 @@ def test_plots_for_dvc_are_csv(small: Path) -> None:
     assert loss.columns == ["step", "loss"]
     assert confusion.columns == ["actual", "predicted"]
     assert len(confusion) == 30 * 6
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("runtime.precision=bf16",),
+        ("build_bank.source=full_train", "mine_pairs.use_statistics=false"),
+        ("train.augmentation=crop_flip", "train.optimizer=sgd", "train.adapter_blocks=all"),
+        ("fewshot.shots=0", "train.batch_size=40"),
+    ],
+)
+def test_other_settings_run_through(
+    copy: Path, again: Callable[..., None], overrides: tuple[str, ...]
+) -> None:
+    if "fewshot.shots=0" in overrides:
+        again("prepare", *overrides)
+    for stage in BEFORE_TRAINING[1:]:
+        again(stage, *overrides)
+    again("train", *overrides, "train.epochs=1", method="capt")
+    again("evaluate", *overrides, method="capt")
+    bank = pl.read_parquet(copy / "proctex/seed1/confusion_bank.parquet")
+    judged = pl.read_parquet(copy / "proctex/seed1/capt/predictions.parquet")
+    assert set(bank["sample_id"]) <= set(judged["sample_id"])
+    log = pl.read_parquet(copy / "proctex/seed1/capt/training_log.parquet")
+    assert len(log) > 0
+    assert log["loss"].is_finite().all()

@@ -58,7 +58,7 @@ _SPECS = (
     ),
     _zhou("stanford_cars", "stanford_cars", "", "StanfordCars", _PHOTO, "car models"),
     _zhou(
-        "oxford_flowers",
+        "flowers102",
         "oxford_flowers",
         "jpg",
         "OxfordFlowers",

@@ -83,7 +83,7 @@ _FINGERPRINTS = [
         0,
         "Annual Crop Land",
     ),
-    ("oxford_flowers", "cfeaf0508c398ca993bf48ca5f034569", "image_00172.jpg", 76, "passion flower"),
+    ("flowers102", "cfeaf0508c398ca993bf48ca5f034569", "image_00172.jpg", 76, "passion flower"),
     ("oxford_pets", "fadad0caba06c4d0d2baf192015f50b4", "Abyssinian_201.jpg", 0, "abyssinian"),
     (
         "stanford_cars",
@@ -104,7 +104,7 @@ _TEST_IMAGES = {  # base, novel (method facts 4.3)
     "caltech101": (1549, 916),
     "dtd": (864, 828),
     "eurosat": (4200, 3900),
-    "oxford_flowers": (1053, 1410),
+    "flowers102": (1053, 1410),
     "oxford_pets": (1881, 1788),
     "stanford_cars": (4002, 4039),
     "ucf101": (1934, 1849),

@@ -62,12 +62,20 @@ class Backbone:
 
 
 class OpenClipTokenizer:
-    """open_clip's own tokenizer of a model, with token counts."""
+    """open_clip's own tokenizer of a model, with token counts.
+
+    Raises:
+        CaptError: the model has a tokenizer of another kind.
+    """
 
     def __init__(self, name: str) -> None:
         import open_clip
 
         self._tokenize = open_clip.get_tokenizer(name)
+        if not hasattr(self._tokenize, "encode"):
+            raise CaptError(
+                f"backbone {name}: its tokenizer is not CLIP's own; choose a model such as ViT-B-16"
+            )
         self.context_length = int(self._tokenize.context_length)
 
     def __call__(self, texts: list[str]) -> torch.Tensor:
@@ -152,7 +160,6 @@ def _open_clip(settings: params.Backbone) -> tuple[Any, Tokenizer, ImageStyle]:
             f"backbone.name: open_clip has no model {settings.name!r}; "
             "python -c 'import open_clip; print(open_clip.list_models())' lists them"
         )
-    state = None
     if settings.checkpoint is not None:
         path = Path(settings.checkpoint).expanduser()
         state, openai = _read_weights(path)

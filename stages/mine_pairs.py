@@ -31,6 +31,7 @@ def main(
     with stage_run("mine-pairs", dataset, seed, params, artifacts, set_) as run:
         settings, layout = run.settings, run.layout
         prepared = load_dataset(layout)
+        semantic_miner.check_confusable(prepared)
         origin = prepared.provenance(
             backbone_identity(settings.backbone), settings_hash(settings.mine_pairs, run.seed)
         )

@@ -69,6 +69,7 @@ class OpenClipTokenizer:
     """
 
     def __init__(self, name: str) -> None:
+        ensure_torchvision()
         import open_clip
 
         self._tokenize = open_clip.get_tokenizer(name)

@@ -6,6 +6,7 @@ import polars as pl
 import torch
 
 from capt_core.data.dataset import Dataset
+from capt_core.errors import CaptError
 
 
 def pseudo_labels(confidences: torch.Tensor) -> torch.Tensor:
@@ -52,6 +53,19 @@ def _scores(
 def ranked_classes(scores: torch.Tensor, count: int) -> torch.Tensor:
     """Indices [N, count] of the highest scores, best first, lowest index on ties."""
     return scores.argsort(dim=1, descending=True, stable=True)[:, :count]
+
+
+def check_confusable(dataset: Dataset) -> None:
+    """Refuse a base half in which nothing can be taken for anything else.
+
+    Raises:
+        CaptError: it has fewer than two classes.
+    """
+    if len(dataset.class_ids("base")) < 2:
+        raise CaptError(
+            f"{dataset.name}: the base half of {len(dataset.classes)} classes has only one, which "
+            "nothing can be confused with; base-to-novel needs at least three classes"
+        )
 
 
 def mine_pairs(

@@ -16,7 +16,6 @@ from torch import nn
 from capt_core.backbone.identity import TINY_CLIP, backbone_identity
 from capt_core.backbone.loading import (
     Backbone,
-    OpenClipTokenizer,
     choose_device,
     load_backbone,
     looks_untrained,
@@ -390,12 +389,3 @@ def test_tiny_clip_takes_weights_of_ones_own(tmp_path: Path) -> None:
     assert backbone.style.size == tiny_clip.IMAGE_SIZE
     for name, value in backbone.clip.state_dict().items():
         assert torch.equal(value, weights[name]), name
-
-
-def test_a_tokenizer_of_another_kind_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    import open_clip
-
-    # open_clip gives models with a Hugging Face tokenizer an object without this encoder.
-    monkeypatch.setattr(open_clip, "get_tokenizer", lambda name: object())
-    with pytest.raises(CaptError, match="not CLIP's own"):
-        OpenClipTokenizer("ViT-B-16-SigLIP")

@@ -155,6 +155,15 @@ def test_duplicate_class_names(tmp_path: Path) -> None:
     assert "classes 1 and 3" in message
 
 
+def test_a_single_base_class_has_nothing_to_be_confused_with(tmp_path: Path) -> None:
+    root = make_dtd(tmp_path / "data", ("banded", "dotted"))
+    setting = f"data.root={root}"
+    for stage in BEFORE_TRAINING[:5]:
+        capt(stage, "dtd", tmp_path / "a", [setting, "fewshot.shots=2"])
+    message = refused("mine-pairs", "dtd", tmp_path / "a", setting, "fewshot.shots=2")
+    assert "at least three classes" in message
+
+
 def test_artifact_of_another_data_set(copy: Path, tmp_path: Path) -> None:
     overrides = ["prepare.proctex_seed=5", *SMALL]
     capt("prepare", "proctex", tmp_path / "other", overrides)

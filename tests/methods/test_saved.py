@@ -1,0 +1,55 @@
+"""Trained tensors on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from capt_core.artifacts.provenance import Provenance
+from capt_core.errors import CaptError
+from capt_core.methods.saved import read_tensors, write_tensors
+
+ORIGIN = Provenance("dtd", "images", "backbone", "settings")
+TENSORS = {"b": torch.arange(3.0), "a": torch.tensor(2)}
+
+
+def test_tensors_and_facts_come_back_and_bytes_repeat(tmp_path: Path) -> None:
+    facts = {"method": "capt", "shape": {"kernel_size": 3}}
+    for name in ("one", "two"):
+        write_tensors(tmp_path / name, TENSORS, facts, ORIGIN)
+    saved = read_tensors(tmp_path / "one", "train", ORIGIN)
+    assert saved.facts == facts
+    assert saved.tensors.keys() == TENSORS.keys()
+    assert all(torch.equal(saved.tensors[name], value) for name, value in TENSORS.items())
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("origin", "words"),
+    [
+        (Provenance("eurosat", "images", "backbone"), "made for data set 'dtd'"),
+        (Provenance("dtd", "others", "backbone"), "other images or classes"),
+        (Provenance("dtd", "images", "another"), "another backbone"),
+    ],
+)
+def test_foreign_tensors_are_refused(tmp_path: Path, origin: Provenance, words: str) -> None:
+    write_tensors(tmp_path / "model", TENSORS, {}, ORIGIN)
+    with pytest.raises(CaptError, match=words) as caught:
+        read_tensors(tmp_path / "model", "train", origin)
+    assert f"run: capt-stage train --dataset {origin.dataset}" in str(caught.value)
+
+
+def test_missing_damaged_and_unknown_files_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "model"
+    with pytest.raises(CaptError, match="missing; run: capt-stage train"):
+        read_tensors(path, "train", ORIGIN)
+    write_tensors(path, TENSORS, {}, ORIGIN)
+    path.write_bytes(path.read_bytes()[:40])
+    with pytest.raises(CaptError, match="not a readable safetensors file"):
+        read_tensors(path, "train", ORIGIN)
+    save_file(TENSORS, path)
+    with pytest.raises(CaptError, match="not written by this project"):
+        read_tensors(path, "train", ORIGIN)

@@ -73,9 +73,19 @@ class MinePairs(Section):
 
 
 class GeneratePrompts(Section):
-    provider: Literal["store", "template", "store_or_template"] = "store_or_template"
+    provider: Literal[
+        "anthropic", "anthropic-batch", "store-only", "store-or-template", "template"
+    ] = "store-or-template"
     store: str | None = None
     prompts: int = Field(2, ge=1)
+    model: str = "claude-sonnet-5-5"
+    instructions: str | None = None
+    answers: str | None = None
+    attempts: int = Field(3, ge=1)
+    concurrency: int = Field(4, ge=1, le=64)
+    retries: int = Field(6, ge=0)
+    timeout: float = Field(120.0, gt=0)
+    max_tokens: int = Field(8192, ge=256)
 
 
 class ClusterPrompts(Section):

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+import typer
+
 from stages import options
 
 
@@ -11,35 +15,40 @@ def main(
     params: options.Params = options.PARAMS,
     artifacts: options.Artifacts = options.ARTIFACTS,
     set_: options.Set = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what asking a language model would take.")
+    ] = False,
 ) -> None:
     """Say what confused classes share and what not."""
-    from pathlib import Path
-
     from capt_core.artifacts.schemas import CLASS_PAIRS, PROMPTS
     from capt_core.artifacts.tables import read_table, write_table
     from capt_core.backbone.identity import backbone_identity
     from capt_core.data.dataset import load_dataset
     from capt_core.params import settings_hash
     from capt_core.prompts.generation import TEMPLATE_SOURCE, pair_prompts
-    from capt_core.prompts.store import load_store, shipped_store
-    from stages.run import say, stage_run
+    from capt_core.prompts.sources import available_prompts, shaping_settings
+    from stages.run import progress, say, stage_run, warn
 
     with stage_run("generate-prompts", dataset, seed, params, artifacts, set_) as run:
         settings, layout = run.settings, run.layout
         prepared = load_dataset(layout)
+        chosen = settings.generate_prompts
         origin = prepared.provenance(
-            backbone_identity(settings.backbone), settings_hash(settings.generate_prompts, run.seed)
+            backbone_identity(settings.backbone), settings_hash(shaping_settings(chosen), run.seed)
         )
         paths = run.seed_layout
         class_pairs = read_table(CLASS_PAIRS, paths.class_pairs, origin)
-        own = settings.generate_prompts.store
-        file = Path(own).expanduser() if own else shipped_store(dataset)
+        stores = available_prompts(
+            prepared, class_pairs, chosen, settings.backbone, progress, say, warn, dry_run
+        )
+        if dry_run:
+            raise typer.Exit
         prompts = pair_prompts(
             class_pairs,
             dict(prepared.classes.select("class_name", "template").iter_rows()),
-            load_store(file, dataset) if file else None,
-            settings.generate_prompts.provider,
-            settings.generate_prompts.prompts,
+            stores,
+            chosen.prompts,
+            fill=chosen.provider in ("template", "store-or-template"),
         )
         write_table(PROMPTS, prompts, paths.prompts, origin)
         filled = prompts.filter(source=TEMPLATE_SOURCE)
@@ -47,5 +56,5 @@ def main(
         if len(filled):
             say(
                 f"{len(filled)} of them only name the classes (source=template): "
-                "no store describes these pairs"
+                "nothing is written about these pairs"
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -97,11 +98,19 @@ def say(text: str) -> None:
     print(text, flush=True)
 
 
-@contextlib.contextmanager
-def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Yield a function to be told of finished units.
+def warn(text: str) -> None:
+    """Print one line of what the user should look at, apart from the results."""
+    print(f"warning: {text}", file=sys.stderr, flush=True)
 
-    A bar with time left on a terminal; elsewhere a plain line at every tenth.
+
+@contextlib.contextmanager
+def progress(
+    what: str, total: int, note: Callable[[], str] = lambda: ""
+) -> Iterator[Callable[[int], None]]:
+    """Yield a function to be told of finished units; threads may call it.
+
+    A bar with time left on a terminal; elsewhere a plain line at every tenth, with time left.
+    `note` gives what else is worth knowing, such as the money spent.
     """
     if sys.stderr.isatty():
         from rich.console import Console
@@ -118,19 +127,29 @@ def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
             BarColumn(),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
         )
         with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-            task = bar.add_task(what, total=total)
-            yield lambda count: bar.advance(task, count)
+            task = bar.add_task(what, total=total, note="")
+            yield lambda count: bar.update(task, advance=count, note=note())
         return
 
     done = 0
+    started = time.monotonic()
+    lock = threading.Lock()
 
     def advance(count: int) -> None:
         nonlocal done
-        before, done = done, done + count
-        if total >= 10 and before * 10 // total != done * 10 // total:
-            print(f"{what}: {done}/{total}", file=sys.stderr, flush=True)
+        with lock:
+            before, done = done, done + count
+            if count and total >= 10 and before * 10 // total != done * 10 // total:
+                left = (time.monotonic() - started) / done * (total - done)
+                more = [f"about {left:.0f} s left" if done < total else "", note()]
+                print(
+                    ", ".join(filter(None, (f"{what}: {done}/{total}", *more))),
+                    file=sys.stderr,
+                    flush=True,
+                )
 
     yield advance
 

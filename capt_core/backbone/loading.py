@@ -116,6 +116,21 @@ def load_backbone(settings: params.Backbone, runtime: params.Runtime) -> Backbon
     )
 
 
+def load_tokenizer(settings: params.Backbone) -> Tokenizer:
+    """The tokenizer of the configured backbone, without its weights.
+
+    Raises:
+        CaptError: unknown model.
+    """
+    ensure_torchvision()
+    if settings.name == TINY_CLIP:
+        from capt_core.backbone import tiny_clip
+
+        return tiny_clip.Tokenizer()
+    _check_known(settings.name)
+    return OpenClipTokenizer(settings.name)
+
+
 def choose_device(runtime: params.Runtime) -> tuple[torch.device, torch.dtype | None]:
     """Device and autocast type (None for fp32) that the settings ask for.
 
@@ -156,11 +171,7 @@ def _tiny(settings: params.Backbone) -> tuple[Any, Tokenizer, ImageStyle]:
 def _open_clip(settings: params.Backbone) -> tuple[Any, Tokenizer, ImageStyle]:
     import open_clip
 
-    if settings.name not in open_clip.list_models():
-        raise CaptError(
-            f"backbone.name: open_clip has no model {settings.name!r}; "
-            "python -c 'import open_clip; print(open_clip.list_models())' lists them"
-        )
+    _check_known(settings.name)
     if settings.checkpoint is not None:
         path = Path(settings.checkpoint).expanduser()
         state, openai = _read_weights(path)
@@ -195,6 +206,16 @@ def _open_clip(settings: params.Backbone) -> tuple[Any, Tokenizer, ImageStyle]:
         tuple(getattr(visual, "image_std", None) or open_clip.OPENAI_DATASET_STD),
     )
     return clip, OpenClipTokenizer(settings.name), style
+
+
+def _check_known(name: str) -> None:
+    import open_clip
+
+    if name not in open_clip.list_models():
+        raise CaptError(
+            f"backbone.name: open_clip has no model {name!r}; "
+            "python -c 'import open_clip; print(open_clip.list_models())' lists them"
+        )
 
 
 @contextlib.contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 import polars as pl
 
@@ -10,64 +10,107 @@ from capt_core.artifacts.schemas import PROMPTS
 from capt_core.data.splits import spoken_name
 from capt_core.errors import CaptError
 from capt_core.prompts.store import PromptStore
+from capt_core.prompts.texts import NameFinder
 
 COMMONALITY = "commonality"
 DIFFERENCE = "difference"
+KINDS = (COMMONALITY, DIFFERENCE)
 TEMPLATE_SOURCE = "template"
+MOST_NAMED = 100  # missing pairs in an error
 
-_TEMPLATES = {
+_TEMPLATES: Mapping[str, tuple[str, str]] = {
     COMMONALITY: ("{photo_a} that could be taken for {b}", "{photo_a} or {b}, which look alike"),
     DIFFERENCE: ("{photo_a}, not {b}", "{photo_a}, unlike {b}"),
 }
 
 
+class Written:
+    """A store of prompts, looked up by class, partner and kind."""
+
+    def __init__(self, store: PromptStore) -> None:
+        self.source = store.source
+        self._store = store
+        self._pairs = store.by_pair()
+        self._finder = NameFinder({*store.classes, *store.class_prompts})
+
+    def texts(self, name: str, paired: str, kind: str) -> Sequence[str]:
+        """What is written for a class against a partner, nothing if nothing is.
+
+        Prompts of the pair come first. Else those of the class serve that name the partner, or,
+        where none does, those that name no class but the own one.
+        """
+        entry = self._pairs.get(frozenset((name, paired)))
+        if entry is not None:
+            return entry.commonality if kind == COMMONALITY else entry.difference[name]
+        own = self._store.class_prompts.get(name)
+        if own is None:
+            return ()
+        texts = own.commonality if kind == COMMONALITY else own.difference
+        named = [(text, set(self._finder.find(text)) - {name}) for text in texts]
+        about = [text for text, others in named if others == {paired}]
+        return about or [text for text, others in named if not others]
+
+    def describes(self, name: str, paired: str) -> bool:
+        """Whether both kinds are there in both directions."""
+        return all(
+            self.texts(a, b, kind) for a, b in ((name, paired), (paired, name)) for kind in KINDS
+        )
+
+
 def pair_prompts(
     class_pairs: pl.DataFrame,
-    templates: dict[str, str],
-    store: PromptStore | None,
-    provider: str,
+    templates: Mapping[str, str],
+    stores: Sequence[PromptStore],
     count: int,
+    fill: bool,
 ) -> pl.DataFrame:
     """Prompts for every class-level pair.
 
     Args:
         class_pairs: the table `class_pairs`.
         templates: class name to its hand-written prompt template.
-        store: written prompts, None when there are none for the data set.
-        provider: `store`, `template`, or `store_or_template` (written where there are any).
+        stores: written prompts; the first store that has any for a class, partner and kind counts.
         count: prompts per kind and pair; a store that holds fewer gives what it has.
+        fill: let templates serve where no store does.
 
     Returns:
         Rows as in the table `prompts`; `source` is the store's source or `template`.
 
     Raises:
-        CaptError: `store` is asked for and pairs are missing from it.
+        CaptError: pairs are missing from the stores and templates may not fill them.
     """
-    written = store.by_pair() if store and provider != "template" else {}
-    missing: list[str] = []
+    written = [Written(store) for store in stores]
+    missing: dict[frozenset[str], str] = {}
     rows = []
     columns = ("class_id", "class_name", "paired_class_id", "paired_class")
     for class_id, name, paired_id, paired in class_pairs.select(columns).iter_rows():
-        entry = written.get(frozenset((name, paired)))
-        if entry is None and provider == "store":
-            missing.append(f"{name}/{paired}")
-            continue
-        for kind in (COMMONALITY, DIFFERENCE):
-            if entry is not None and store is not None:
-                texts = entry.commonality if kind == COMMONALITY else entry.difference[name]
-                source = store.source
+        for kind in KINDS:
+            for store in written:
+                texts, source = store.texts(name, paired, kind), store.source
+                if texts:
+                    break
             else:
-                texts = list(template_prompts(kind, templates[name], name, paired))
-                source = TEMPLATE_SOURCE
+                if not fill:
+                    missing.setdefault(frozenset((name, paired)), f"{name}/{paired}")
+                    continue
+                texts, source = list(template_prompts(kind, templates[name], name, paired)), ""
             for position, text in enumerate(texts[:count]):
-                rows.append((class_id, name, paired_id, paired, kind, position, text, source))
+                row = (class_id, name, paired_id, paired, kind, position, text)
+                rows.append((*row, source or TEMPLATE_SOURCE))
     if missing:
-        raise CaptError(
-            f"no stored prompts for {len(missing)} pairs ({', '.join(missing[:5])}...); write them "
-            "into a file named by generate_prompts.store, or set "
-            "generate_prompts.provider=store_or_template"
-        )
+        raise missing_prompts(list(missing.values()))
     return pl.DataFrame(rows, schema=dict(PROMPTS.columns), orient="row")
+
+
+def missing_prompts(pairs: Sequence[str]) -> CaptError:
+    """The error for pairs that nothing is written about, with the ways on."""
+    named = ", ".join(pairs[:MOST_NAMED]) + (", ..." if len(pairs) > MOST_NAMED else "")
+    return CaptError(
+        f"no prompts are written for {len(pairs)} pairs ({named}); have them written by a language "
+        "model (export ANTHROPIC_API_KEY=..., generate_prompts.provider=anthropic), or name a file "
+        "of your own in generate_prompts.store (capt-stage prompts import makes one of other "
+        "formats), or let templates serve (generate_prompts.provider=store-or-template)"
+    )
 
 
 def template_prompts(kind: str, template: str, name: str, paired: str) -> Iterator[str]:

@@ -53,8 +53,25 @@ class PairEntry(BaseModel):
         return self
 
 
+class ClassPrompts(BaseModel):
+    """Prompts of one class that were not written about one partner.
+
+    Attributes:
+        commonality: what the class shares with others.
+        difference: what tells it from others.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    commonality: list[Text] = []
+    difference: list[Text] = []
+
+
 class PromptStore(BaseModel):
-    """All that is written for one data set."""
+    """All that is written for one data set.
+
+    `class_prompts` may be left out; they serve pairs that `pairs` says nothing about.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -64,6 +81,7 @@ class PromptStore(BaseModel):
     source: str
     classes: dict[str, ClassEntry]
     pairs: list[PairEntry]
+    class_prompts: dict[str, ClassPrompts] = {}
 
     @field_validator("pairs")
     @classmethod
@@ -80,6 +98,14 @@ class PromptStore(BaseModel):
 
 
 SCHEMA_VERSION = 1
+
+
+def store_text(store: PromptStore) -> str:
+    """A store as the file's text: one phrase a line; what is left out by default stays out."""
+    content = store.model_dump(mode="json")
+    if not store.class_prompts:
+        del content["class_prompts"]
+    return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
 
 
 def shipped_store(dataset: str) -> Path | None:

@@ -11,8 +11,8 @@ from capt_core.artifacts.schemas import PROMPTS
 from capt_core.artifacts.tables import schema_problem
 from capt_core.data.registry import DATASETS
 from capt_core.errors import CaptError
-from capt_core.prompts.generation import pair_prompts, template_prompts
-from capt_core.prompts.store import PromptStore
+from capt_core.prompts.generation import Written, pair_prompts, template_prompts
+from capt_core.prompts.store import ClassEntry, ClassPrompts, PromptStore
 
 NAMES = ("grey_cat", "red_fox", "sand_cat")
 TEMPLATES = dict.fromkeys(NAMES, "a photo of a {}, a type of animal.")
@@ -56,7 +56,7 @@ def told(frame: pl.DataFrame) -> list[tuple[object, ...]]:
 
 
 def test_written_prompts_hold_in_both_directions() -> None:
-    frame = pair_prompts(pairs_of((0, 2), (2, 0)), TEMPLATES, store_of((0, 2)), "store", 2)
+    frame = pair_prompts(pairs_of((0, 2), (2, 0)), TEMPLATES, [store_of((0, 2))], 2, fill=False)
     cat, sand = "grey_cat", "sand_cat"
     assert told(frame) == [
         (cat, sand, "commonality", 0, "02 common 0", "a friend"),
@@ -74,13 +74,13 @@ def test_written_prompts_hold_in_both_directions() -> None:
 
 @pytest.mark.parametrize(("count", "given"), [(1, 2), (2, 4), (3, 6), (9, 6)])
 def test_the_count_is_per_kind_and_capped_by_what_is_written(count: int, given: int) -> None:
-    frame = pair_prompts(pairs_of((0, 1)), TEMPLATES, store_of((0, 1)), "store", count)
+    frame = pair_prompts(pairs_of((0, 1)), TEMPLATES, [store_of((0, 1))], count, fill=False)
     assert frame.height == given
     assert frame.group_by("kind").len()["len"].to_list() == [given // 2] * 2
 
 
 def test_templates_name_both_classes() -> None:
-    frame = pair_prompts(pairs_of((0, 1)), TEMPLATES, store_of((0, 1)), "template", 2)
+    frame = pair_prompts(pairs_of((0, 1)), TEMPLATES, [], 2, fill=True)
     assert told(frame)[0] == (
         "grey_cat",
         "red_fox",
@@ -99,35 +99,73 @@ def test_templates_name_both_classes() -> None:
 
 
 def test_the_mixed_provider_fills_gaps_and_says_so() -> None:
-    frame = pair_prompts(
-        pairs_of((0, 1), (0, 2)), TEMPLATES, store_of((1, 0)), "store_or_template", 1
-    )
+    frame = pair_prompts(pairs_of((0, 1), (0, 2)), TEMPLATES, [store_of((1, 0))], 1, fill=True)
     by_pair = frame.group_by("paired_class", maintain_order=True).agg(pl.col("source").unique())
     assert by_pair.rows() == [("red_fox", ["a friend"]), ("sand_cat", ["template"])]
 
 
-def test_without_a_store_the_mixed_provider_is_the_template() -> None:
-    pairs = pairs_of((0, 1), (1, 2))
-    assert pair_prompts(pairs, TEMPLATES, None, "store_or_template", 2).equals(
-        pair_prompts(pairs, TEMPLATES, None, "template", 2)
-    )
-
-
 @pytest.mark.parametrize("store", [None, store_of((0, 1))])
-def test_the_store_alone_must_hold_every_pair(store: PromptStore | None) -> None:
-    with pytest.raises(CaptError, match="no stored prompts for") as caught:
-        pair_prompts(pairs_of((0, 1), (0, 2), (2, 1)), TEMPLATES, store, "store", 2)
+def test_without_templates_every_pair_must_be_written(store: PromptStore | None) -> None:
+    pairs = pairs_of((0, 1), (0, 2), (2, 0), (2, 1))
+    with pytest.raises(CaptError, match="no prompts are written for") as caught:
+        pair_prompts(pairs, TEMPLATES, [store] if store else [], 2, fill=False)
     message = str(caught.value)
     assert "grey_cat/sand_cat" in message
     assert "sand_cat/red_fox" in message
     assert f"for {2 if store else 3} pairs" in message
     assert ("grey_cat/red_fox" in message) == (store is None)
-    assert "generate_prompts.provider=store_or_template" in message
+    for way in ("ANTHROPIC_API_KEY", "generate_prompts.store", "provider=store-or-template"):
+        assert way in message
     assert "\n" not in message
 
 
+def test_an_earlier_store_wins_pair_by_pair() -> None:
+    first = store_of((0, 1))
+    second = store_of((0, 1), (0, 2)).model_copy(update={"source": "another"})
+    frame = pair_prompts(pairs_of((0, 1), (0, 2)), TEMPLATES, [first, second], 1, fill=False)
+    assert dict(frame.select("paired_class", "source").unique().iter_rows()) == {
+        "red_fox": "a friend",
+        "sand_cat": "another",
+    }
+
+
+CLASS_LEVEL = {
+    "grey_cat": {
+        "commonality": ["a cat or other animal"],
+        "difference": [
+            "a grey cat, not a red fox",
+            "a grey cat is grey",
+            "red foxes and sand cats",
+        ],
+    },
+    "red_fox": {"commonality": ["some animal"], "difference": []},
+}
+
+
+def test_prompts_of_a_class_serve_where_no_pair_is_written() -> None:
+    store = store_of((1, 2)).model_copy(
+        update={"class_prompts": {n: ClassPrompts(**e) for n, e in CLASS_LEVEL.items()}}
+    )
+    store = store.model_copy(update={"classes": {n: ClassEntry(attributes=["x"]) for n in NAMES}})
+    written = Written(store)
+    # Those that name the partner, else those that name nobody else.
+    assert written.texts("grey_cat", "red_fox", "difference") == ["a grey cat, not a red fox"]
+    assert written.texts("grey_cat", "sand_cat", "difference") == ["a grey cat is grey"]
+    assert written.texts("red_fox", "grey_cat", "difference") == []
+    assert written.texts("red_fox", "sand_cat", "difference") == [
+        "1 not 2 0",
+        "1 not 2 1",
+        "1 not 2 2",
+    ]
+    assert not written.describes("grey_cat", "red_fox")
+    assert written.describes("red_fox", "sand_cat")
+    frame = pair_prompts(pairs_of((1, 0)), TEMPLATES, [store], 1, fill=True)
+    assert told(frame)[0][4:] == ("some animal", "a friend")
+    assert told(frame)[1][5] == "template"
+
+
 def test_no_pairs_give_no_prompts() -> None:
-    frame = pair_prompts(pairs_of((0, 1)).clear(), TEMPLATES, None, "store", 2)
+    frame = pair_prompts(pairs_of((0, 1)).clear(), TEMPLATES, [], 2, fill=False)
     assert frame.is_empty()
     assert schema_problem(PROMPTS, frame) is None
 

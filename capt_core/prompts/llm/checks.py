@@ -1,0 +1,175 @@
+"""What makes an answer usable, and what is said about one that is not."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from capt_core.data.splits import spoken_name
+from capt_core.prompts.llm.questions import (
+    FORMS,
+    AttributesAnswer,
+    PromptsAnswer,
+    Question,
+    ReasonAnswer,
+)
+from capt_core.prompts.texts import NameFinder, duplicates, words_of
+
+FEWEST_ATTRIBUTES = 3
+MOST_ATTRIBUTES = 12
+LONGEST_PHRASE = 160  # characters
+LONGEST_REASON = 900
+
+FINISHED = frozenset({"end_turn", "stop_sequence", "tool_use"})
+
+Answer = AttributesAnswer | ReasonAnswer | PromptsAnswer
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What prompts must keep to.
+
+    Attributes:
+        token_count: tokens of a text with start and end, as the text encoder counts them.
+        context_length: most tokens the text encoder takes.
+        medium: words of which each prompt must contain one; none means no such rule.
+    """
+
+    token_count: Callable[[str], int]
+    context_length: int
+    medium: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """An answer in its form, or the reasons why it cannot be used."""
+
+    answer: Answer | None
+    problems: Sequence[str]
+
+
+def judge(question: Question, answer: Any, stop_reason: str | None, rules: Rules) -> Verdict:
+    """Whether an answer can be used.
+
+    Args:
+        question: what was asked.
+        answer: the model's JSON, or its text where it is none.
+        stop_reason: as the service reports it.
+        rules: for prompts.
+    """
+    if stop_reason == "refusal":
+        return Verdict(None, ["the model refused to answer"])
+    if stop_reason not in FINISHED:
+        return Verdict(None, [f"the answer was cut off ({stop_reason}); keep it shorter"])
+    if isinstance(answer, str):
+        return Verdict(None, ["the answer is no JSON; answer with the JSON object alone"])
+    try:
+        parsed = FORMS[question.step].model_validate(answer)
+    except ValidationError as error:
+        return Verdict(
+            None, [f"the JSON has another form: {_place(p)}" for p in error.errors()[:5]]
+        )
+    if isinstance(parsed, AttributesAnswer):
+        problems = list(_of_attributes(question, parsed))
+    elif isinstance(parsed, ReasonAnswer):
+        problems = list(_of_reason(parsed))
+    else:
+        assert isinstance(parsed, PromptsAnswer)
+        problems = list(_of_prompts(question, parsed, rules))
+    return Verdict(None if problems else parsed, problems)
+
+
+def parse_text(text: str) -> Any:
+    """The JSON of an answer's text, also when a code fence surrounds it; else the text itself."""
+    bare = re.sub(r"^\s*```(?:json)?\s*\n(.*)\n\s*```\s*$", r"\1", text, flags=re.DOTALL)
+    try:
+        value = json.loads(bare)
+    except (ValueError, RecursionError):
+        return text
+    return value if isinstance(value, dict | list) else text
+
+
+def difference_of(answer: PromptsAnswer, classes: Sequence[str]) -> Mapping[str, Sequence[str]]:
+    """Difference prompts by the data set's class names; names that fit no class are left out."""
+    by_words = {words_of(name): name for name in classes}
+    return {
+        by_words[words_of(entry.class_name)]: entry.prompts
+        for entry in answer.difference
+        if words_of(entry.class_name) in by_words
+    }
+
+
+def prompt_problems(
+    text: str, named: Sequence[str], finder: NameFinder, rules: Rules
+) -> Iterator[str]:
+    """What is wrong with one prompt that must name the given classes."""
+    shown = f'"{text[:120]}"'
+    if not words_of(text):
+        yield "a prompt is empty"
+        return
+    if "\n" in text or text != text.strip():
+        yield f"{shown} has line breaks or blanks around it"
+    found = finder.find(text)
+    for name in named:
+        if name not in found:
+            yield f'{shown} does not name "{spoken_name(name)}"'
+    tokens = rules.token_count(text)
+    if tokens > rules.context_length:
+        yield f"{shown} has {tokens} tokens, more than {rules.context_length}; shorten it"
+    if rules.medium and not any(
+        word.startswith(medium) for word in words_of(text) for medium in rules.medium
+    ):
+        yield f"{shown} does not say what kind of image it is ({', '.join(rules.medium)})"
+
+
+def _of_attributes(question: Question, answer: AttributesAnswer) -> Iterator[str]:
+    if words_of(answer.class_name) != words_of(question.classes[0]):
+        yield f'class_name is "{answer.class_name}", asked was "{spoken_name(question.classes[0])}"'
+    count = len(answer.attributes)
+    if not FEWEST_ATTRIBUTES <= count <= MOST_ATTRIBUTES:
+        yield f"{count} attributes; give 4 to 8"
+    if any(not words_of(text) or len(text) > LONGEST_PHRASE for text in answer.attributes):
+        yield f"an attribute is empty or longer than {LONGEST_PHRASE} characters"
+    if duplicates(answer.attributes):
+        yield f'"{duplicates(answer.attributes)[0]}" stands there twice'
+
+
+def _of_reason(answer: ReasonAnswer) -> Iterator[str]:
+    if not words_of(answer.reason) or len(answer.reason) > LONGEST_REASON:
+        yield f"the reason is empty or longer than {LONGEST_REASON} characters"
+
+
+def _of_prompts(question: Question, answer: PromptsAnswer, rules: Rules) -> Iterator[str]:
+    finder = NameFinder(question.classes)
+    given = [entry.class_name for entry in answer.difference]
+    difference = difference_of(answer, question.classes)
+    if len(given) != 2 or len(difference) != 2:
+        asked = " and ".join(f'"{spoken_name(name)}"' for name in question.classes)
+        yield f"difference is for {given}; it must have one entry each for {asked}"
+    groups: list[tuple[str, Sequence[str], Sequence[str]]] = [
+        ("commonality", question.classes, answer.commonality)
+    ]
+    for name, texts in difference.items():
+        groups.append((f'difference of "{spoken_name(name)}"', (name,), texts))
+    for title, named, texts in groups:
+        if len(texts) < question.prompts:
+            yield f"{len(texts)} prompts in {title}; {question.prompts} are needed"
+        for text in texts:
+            yield from prompt_problems(text, named, finder, rules)
+    every = [text for _, _, texts in groups for text in texts]
+    for text in duplicates(every):
+        yield f'"{text[:120]}" stands there twice'
+    if len(difference) == 2:
+        first, second = ({finder.shape(t) for t in ts} for ts in difference.values())
+        if first & second:
+            yield "a difference prompt says the same of both classes, with the names exchanged"
+
+
+def _place(problem: Mapping[str, Any]) -> str:
+    where = ".".join(str(part) for part in problem["loc"])
+    return f"{where or 'answer'}: {problem['msg']}"

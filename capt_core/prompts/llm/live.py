@@ -1,0 +1,123 @@
+"""Asking one call at a time, several at once."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from capt_core.errors import CaptError
+from capt_core.prompts.llm.answers import AnswerStore
+from capt_core.prompts.llm.batches import UnderWay
+from capt_core.prompts.llm.costs import Spending
+from capt_core.prompts.llm.service import QuestionRefusedError, Service, StoppedError
+from capt_core.prompts.llm.tasks import Attempting, Task, attempt_of
+
+REFUSALS_IN_A_ROW = 5  # refused requests without a success between them end the run
+CLAIMED_ELSEWHERE = 0.2  # seconds until another process's question is looked at again
+
+
+class LiveRun:
+    """Answers tasks with single calls.
+
+    Attributes:
+        refused: questions that the service did not take, with its words.
+    """
+
+    def __init__(
+        self,
+        service: Service,
+        store: AnswerStore,
+        attempting: Attempting,
+        spending: Spending,
+        stop: threading.Event,
+    ) -> None:
+        self.refused: dict[str, str] = {}
+        self._service = service
+        self._store = store
+        self._attempting = attempting
+        self._spending = spending
+        self._stop = stop
+        self._refusals_in_a_row = 0
+        self._under_way = UnderWay(store.batches())
+
+    def answer(self, tasks: Sequence[Task], advance: Callable[[int], None]) -> None:
+        """Ask every task until its answer can be used or its attempts are used up.
+
+        An answer is on disk before the same thread asks the next question. When a thread fails or
+        the user interrupts, the calls under way are waited for, because they are paid for.
+
+        Raises:
+            CaptError: the service refuses or stays away; every answer so far is stored.
+        """
+        waiting = deque(tasks)
+        failures: list[BaseException] = []
+
+        def work() -> None:
+            while not self._stop.is_set():
+                try:
+                    task = waiting.popleft()
+                except IndexError:
+                    return
+                try:
+                    done = self._answer_one(task)
+                except BaseException as error:
+                    if not isinstance(error, StoppedError):
+                        failures.append(error)
+                    self._stop.set()
+                    return
+                if done:
+                    advance(1)
+                else:
+                    waiting.append(task)
+                    self._stop.wait(CLAIMED_ELSEWHERE)
+
+        count = min(self._attempting.settings.concurrency, len(tasks))
+        threads = [threading.Thread(target=work, daemon=True) for _ in range(count)]
+        for thread in threads:
+            thread.start()
+        try:
+            for thread in threads:
+                while thread.is_alive():
+                    thread.join(0.2)
+        except KeyboardInterrupt:
+            self._stop.set()
+            for thread in threads:
+                thread.join()
+            raise
+        if failures:
+            raise failures[0]
+
+    def _answer_one(self, task: Task) -> bool:
+        """Whether the task is done with; False if another process holds its question."""
+        with self._store.claim(task.question) as mine:
+            if not mine:
+                return False
+            entry = self._store.read(task.question)
+            while self._attempting.is_open(entry):
+                batch = self._under_way.record_of(task.question)
+                if batch is not None:
+                    raise CaptError(
+                        f"{task.question.title} is in a batch that is not collected yet; run with "
+                        "generate_prompts.provider=anthropic-batch to collect it, or remove "
+                        f"{batch} to forget it"
+                    )
+                request, asked, parameters = self._attempting.next_request(task, entry)
+                try:
+                    reply = self._service.ask(request)
+                except QuestionRefusedError as error:
+                    self._note_refusal(task, str(error))
+                    return True
+                entry = self._store.add(entry, attempt_of(asked, parameters, reply, "live"))
+                self._spending.add(reply.tokens, batch=False)
+                self._refusals_in_a_row = 0
+        return True
+
+    def _note_refusal(self, task: Task, text: str) -> None:
+        self.refused[task.question.key] = text
+        self._refusals_in_a_row += 1
+        if self._refusals_in_a_row >= REFUSALS_IN_A_ROW:
+            raise CaptError(
+                f"the service refused {REFUSALS_IN_A_ROW} requests in a row, last: {text}; "
+                "every answer so far is stored"
+            )

@@ -1,0 +1,194 @@
+"""What is asked of the language model, the form of its answers, and the key of both."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from capt_core.data.splits import spoken_name
+from capt_core.prompts.llm.instructions import Instructions, Step
+
+PROVIDER: Final = "anthropic"
+
+
+class _Answer(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class AttributesAnswer(_Answer):
+    """Step 1."""
+
+    class_name: str
+    attributes: list[str] = Field(description="4 to 8 short phrases, most reliable first")
+
+
+class ReasonAnswer(_Answer):
+    """Step 2."""
+
+    reason: str = Field(description="one or two sentences")
+
+
+class ClassPrompts(_Answer):
+    """Difference prompts of one direction."""
+
+    class_name: str = Field(description="the class that these prompts are for")
+    prompts: list[str]
+
+
+class PromptsAnswer(_Answer):
+    """Step 3."""
+
+    commonality: list[str] = Field(description="each names both classes")
+    difference: list[ClassPrompts] = Field(description="one entry per class")
+
+
+FORMS: Final[Mapping[Step, type[_Answer]]] = {
+    "attributes": AttributesAnswer,
+    "reason": ReasonAnswer,
+    "prompts": PromptsAnswer,
+}
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question to the language model; equal questions have equal keys and are asked once.
+
+    Attributes:
+        step: `attributes` (one class), `reason` or `prompts` (a pair).
+        model: the language model.
+        instructions: version of the instruction texts.
+        domain: what the images of the data set show.
+        classes: class names as the data set has them, sorted.
+        prompts: prompts per kind and direction; 0 in the steps that write none.
+        provider: the service. A live call and a batch are the same service.
+    """
+
+    step: Step
+    model: str
+    instructions: str
+    domain: str
+    classes: tuple[str, ...]
+    prompts: int = 0
+    provider: str = PROVIDER
+
+    @property
+    def key(self) -> str:
+        """SHA-256 over all fields in canonical JSON, 64 hex digits."""
+        text = json.dumps(self.as_dict(), sort_keys=True, ensure_ascii=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    @property
+    def title(self) -> str:
+        """For people: the step and its classes."""
+        return f"{self.step} of {'/'.join(self.classes)}"
+
+    @property
+    def file_name(self) -> str:
+        """Readable name of the answer's file, unique through part of the key."""
+        parts = [re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") for name in self.classes]
+        words = "--".join(part[:40] for part in parts)
+        return f"{words.strip('-') or 'class'}-{self.key[:16]}.json"
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "classes": list(self.classes)}
+
+    @staticmethod
+    def from_dict(record: Mapping[str, Any]) -> Question:
+        """The question of a record.
+
+        Raises:
+            TypeError, ValueError: fields are missing, unknown or of another type.
+        """
+        question = Question(**{**record, "classes": tuple(record["classes"])})
+        texts = (question.model, question.instructions, question.domain, question.provider)
+        if question.step not in FORMS or not all(
+            isinstance(text, str) for text in (*texts, *question.classes)
+        ):
+            raise ValueError("not a question")
+        if len(question.classes) != (1 if question.step == "attributes" else 2):
+            raise ValueError("wrong number of classes")
+        if type(question.prompts) is not int:
+            raise ValueError("not a number of prompts")
+        return question
+
+
+@dataclass(frozen=True)
+class Context:
+    """What fills the placeholders of the instruction texts besides the classes.
+
+    Attributes:
+        templates: class name to its hand-written prompt template.
+        words: most words a prompt may have.
+        medium: words of which a prompt must contain one.
+    """
+
+    templates: Mapping[str, str]
+    words: int
+    medium: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Background:
+    """What the earlier steps and the mining say of a pair, in the order of the sorted classes."""
+
+    attributes: Mapping[str, Sequence[str]]
+    counts: tuple[int, int] = (0, 0)
+    reason: str = ""
+
+
+def wording(
+    question: Question, instructions: Instructions, context: Context, background: Background
+) -> str:
+    """The text of a question: its instruction with the placeholders filled."""
+    first, last = question.classes[0], question.classes[-1]
+    values: dict[str, object] = {
+        "domain": question.domain,
+        "class_a": spoken_name(first),
+        "class_b": spoken_name(last),
+        "attributes_a": _listed(background.attributes.get(first, ())),
+        "attributes_b": _listed(background.attributes.get(last, ())),
+        "count_ab": background.counts[0],
+        "count_ba": background.counts[1],
+        "reason": background.reason,
+        "count": question.prompts,
+        "words": context.words,
+        "medium": ", ".join(context.medium),
+        "photo_a": context.templates[first].format(spoken_name(first)).rstrip("."),
+    }
+    return instructions.fill(question.step, values)
+
+
+def _listed(phrases: Sequence[str]) -> str:
+    return "\n".join(f"- {phrase}" for phrase in phrases)
+
+
+def medium_words(template: str, domain: str) -> list[str]:
+    """Words that say what kind of image a prompt describes, in singular, in order.
+
+    Taken from the data set's template and its domain; "a photo of a {}, a type of pet." with the
+    domain "cat and dog breeds" gives photo, pet, cat, dog, breed.
+    """
+    found = re.findall(r"[a-z]+", f"{template.replace('{}', ' ')} {domain}".lower())
+    words = dict.fromkeys(_singular(word) for word in found)
+    return [word for word in words if word not in _NO_MEDIUM and len(word) > 2]
+
+
+def _singular(word: str) -> str:
+    if word.startswith("photo"):
+        return "photo"
+    for ending in ("shes", "ches", "sses"):
+        if word.endswith(ending):
+            return word[:-2]
+    return word[:-1] if word.endswith("s") and len(word) > 3 else word
+
+
+_NO_MEDIUM: Final = frozenset(
+    {"the", "and", "for", "with", "type", "kind", "centered", "doing"}
+    | {"land", "cover", "human", "video", "person", "synthetic", "model", "variant"}
+)

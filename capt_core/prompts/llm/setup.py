@@ -1,0 +1,68 @@
+"""From a prepared data set and its settings to the questions about it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from capt_core.backbone.loading import load_tokenizer
+from capt_core.data.dataset import Dataset
+from capt_core.data.registry import dataset_spec
+from capt_core.params import Backbone, GeneratePrompts
+from capt_core.prompts.llm.answers import AnswerStore, default_root
+from capt_core.prompts.llm.checks import Rules
+from capt_core.prompts.llm.instructions import load_instructions
+from capt_core.prompts.llm.questions import Context, medium_words
+from capt_core.prompts.llm.reasoning import Reasoning
+
+MOST_WORDS = 40
+WORDS_PER_TOKEN = 0.6  # CLIP splits rare words and counts punctuation
+
+
+def answers_root(settings: GeneratePrompts) -> Path:
+    """Folder of the answers that the settings name."""
+    return Path(settings.answers).expanduser() if settings.answers else default_root()
+
+
+def rules_for(dataset: str, backbone: Backbone) -> Rules:
+    """Rules of a data set's prompts with a backbone's text encoder.
+
+    Raises:
+        CaptError: unknown model.
+    """
+    spec = dataset_spec(dataset)
+    tokenizer = load_tokenizer(backbone)
+    return Rules(
+        tokenizer.token_count,
+        tokenizer.context_length,
+        tuple(medium_words(spec.template, spec.domain)),
+    )
+
+
+def reasoning_for(
+    prepared: Dataset,
+    settings: GeneratePrompts,
+    backbone: Backbone,
+    warn: Callable[[str], None],
+) -> Reasoning:
+    """The questions about a prepared data set.
+
+    Args:
+        warn: told of damaged answers that were set aside.
+
+    Raises:
+        CaptError: unusable instruction texts, unknown model.
+    """
+    rules = rules_for(prepared.name, backbone)
+    own = Path(settings.instructions).expanduser() if settings.instructions else None
+    words = min(MOST_WORDS, int((rules.context_length - 2) * WORDS_PER_TOKEN))
+    templates = dict(prepared.classes.select("class_name", "template").iter_rows())
+    return Reasoning(
+        dataset=prepared.name,
+        domain=dataset_spec(prepared.name).domain,
+        context=Context(templates, words, rules.medium),
+        settings=settings,
+        instructions=load_instructions(own),
+        rules=rules,
+        answers=AnswerStore(answers_root(settings), warn),
+    )

@@ -1,0 +1,247 @@
+"""Batches against a server that misbehaves, across restarts: nothing lost, nothing asked twice."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from capt_core.errors import CaptError
+from capt_core.prompts.llm import batches
+from capt_core.prompts.llm.batches import BatchRun
+from capt_core.prompts.llm.service import Service
+from tests.prompts.conftest import PAIRS, Desk
+from tests.prompts.llm_server import KEY, LlmServer, title_of
+
+
+def members(server: LlmServer) -> list[list[str]]:
+    """Questions of each batch."""
+    return [
+        [title_of(member["params"]) for member, _ in batch["members"]]
+        for batch in server.batches.values()
+    ]
+
+
+def everything(server: LlmServer) -> Counter[str]:
+    return Counter(question for batch in members(server) for question in batch)
+
+
+ONE_BATCH_A_STEP = [
+    ["1 banded", "1 lined", "1 polka-dotted"],
+    ["2 banded/lined", "2 lined/polka-dotted"],
+    ["3 banded/lined", "3 lined/polka-dotted"],
+]
+ONCE = dict.fromkeys((q for batch in ONE_BATCH_A_STEP for q in batch), 1)
+
+
+def records(desk: Desk) -> list[Path]:
+    return list((desk.folder / "batches").glob("*.json"))
+
+
+def write(desk: Desk, **settings: Any) -> Any:
+    return desk.write(provider="anthropic-batch", **settings)
+
+
+def test_one_batch_a_step(server: LlmServer, desk: Desk) -> None:
+    server.looks = 2
+    spending = write(desk)
+    assert members(server) == ONE_BATCH_A_STEP
+    assert server.asked == []
+    assert spending.dollars == pytest.approx(7 * (1000 * 2 + 200 * 10) / 2 / 1e6)
+    assert len(desk.reasoning().written(PAIRS).pairs) == 2
+    assert records(desk) == []
+    assert write(desk).calls == 0
+    assert len(server.batches) == 3
+
+
+def test_live_calls_and_batches_share_their_answers(server: LlmServer, desk: Desk) -> None:
+    write(desk)
+    assert desk.write().calls == 0
+    assert server.asked == []
+
+
+def test_failed_members_are_asked_again(server: LlmServer, desk: Desk) -> None:
+    server.batch_faults = [["expired", "api_error", "canceled"], ["api_error", None, None]]
+    write(desk)
+    assert members(server)[:3] == [ONE_BATCH_A_STEP[0], ONE_BATCH_A_STEP[0], ["1 banded"]]
+    assert everything(server) == {**ONCE, "1 banded": 3, "1 lined": 2, "1 polka-dotted": 2}
+
+
+def test_unusable_answers_are_asked_again_with_the_reason(server: LlmServer, desk: Desk) -> None:
+    server.batch_faults = [[], [], ["few", "prose"]]
+    write(desk)
+    assert members(server)[3] == ONE_BATCH_A_STEP[2]
+    (first, _), _ = server.batches["msgbatch_4"]["members"]
+    assert "0 prompts in commonality" in first["params"]["messages"][2]["content"]
+
+
+def test_a_refused_member_is_reported(server: LlmServer, desk: Desk) -> None:
+    server.batch_faults = [["invalid_request_error"]]
+    with pytest.raises(CaptError, match="attributes of banded: bad luck"):
+        write(desk)
+    assert len(desk.reasoning().written(PAIRS).pairs) == 1
+
+
+def test_batches_that_bring_nothing_end_the_run(server: LlmServer, desk: Desk) -> None:
+    server.batch_faults = [["expired"] * 3] * 9
+    with pytest.raises(CaptError, match="3 batches in a row brought no answer"):
+        write(desk, retries=2)
+    write(desk, retries=9)
+    assert desk.reasoning().missing(PAIRS) == []
+
+
+@pytest.mark.parametrize("fault", ["half", "500"])
+def test_results_that_break_off_are_fetched_again(
+    server: LlmServer, desk: Desk, fault: str
+) -> None:
+    server.result_faults = [fault]
+    write(desk)
+    assert everything(server) == ONCE
+
+
+@pytest.mark.parametrize("fault", ["429 retry-after=0.05", "529", "drop", "drop-after", "html"])
+def test_a_batch_that_may_have_been_taken_is_looked_for(
+    server: LlmServer, desk: Desk, fault: str
+) -> None:
+    server.submit_faults = [fault]
+    write(desk)
+    assert everything(server) == ONCE
+    assert records(desk) == []
+
+
+def test_a_batch_that_is_not_taken_leaves_no_record(server: LlmServer, desk: Desk) -> None:
+    server.submit_faults = ["400"]
+    with pytest.raises(CaptError, match="was not taken: 400"):
+        write(desk)
+    assert records(desk) == []
+
+
+class Killed(BaseException):
+    """Stands for the end of the process."""
+
+
+def test_a_restart_goes_on_with_the_batch(
+    server: LlmServer, desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(*_: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(BatchRun, "_finish", die)
+        with pytest.raises(Killed):
+            write(desk)
+    (path,) = records(desk)
+    assert json.loads(path.read_text())["batch_id"] == "msgbatch_1"
+    assert KEY not in path.read_text()
+    write(desk)
+    assert everything(server) == ONCE
+
+
+@pytest.mark.parametrize("taken", [True, False])
+def test_a_restart_finds_a_batch_whose_id_was_never_written(
+    server: LlmServer, desk: Desk, monkeypatch: pytest.MonkeyPatch, taken: bool
+) -> None:
+    submit = Service.submit
+
+    def die(self: Service, requests: Any) -> str:
+        if taken:
+            submit(self, requests)
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Service, "submit", die)
+        with pytest.raises(Killed):
+            write(desk)
+    (path,) = records(desk)
+    assert json.loads(path.read_text())["batch_id"] is None
+    write(desk)
+    assert everything(server) == ONCE
+    assert records(desk) == []
+
+
+def test_a_restart_in_the_middle_of_the_results(
+    server: LlmServer, desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep = BatchRun._keep
+    kept = []
+
+    def die_at_the_second(self: BatchRun, *arguments: Any) -> bool:
+        kept.append(1)
+        if len(kept) == 2:
+            raise Killed
+        return keep(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(BatchRun, "_keep", die_at_the_second)
+        with pytest.raises(Killed):
+            write(desk)
+    write(desk)
+    assert everything(server) == ONCE
+
+
+def test_a_batch_that_the_service_forgot_is_asked_again(server: LlmServer, desk: Desk) -> None:
+    folder = desk.reasoning().answers.batches()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(BatchRun, "_finish", lambda *_: (_ for _ in ()).throw(Killed()))
+        with pytest.raises(Killed):
+            write(desk)
+    server.batches.clear()
+    write(desk)
+    assert everything(server) == ONCE
+    assert list(folder.glob("*.json")) == []
+    assert any("does not know it any more" in line for line in desk.said)
+
+
+def test_live_calls_keep_away_from_questions_in_a_batch(
+    server: LlmServer, desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(BatchRun, "_finish", lambda *_: (_ for _ in ()).throw(Killed()))
+        with pytest.raises(Killed):
+            write(desk)
+    with pytest.raises(CaptError, match="in a batch that is not collected yet") as caught:
+        desk.write()
+    assert str(records(desk)[0]) in str(caught.value)
+    assert server.asked == []
+
+
+def test_a_damaged_record_is_named_and_left(server: LlmServer, desk: Desk) -> None:
+    path = desk.reasoning().answers.batches() / "x.json"
+    path.write_text('{"created": ')
+    for provider in ("anthropic", "anthropic-batch"):
+        with pytest.raises(CaptError, match="damaged record of a batch") as caught:
+            desk.write(provider=provider)
+        assert str(path) in str(caught.value)
+    assert path.exists()
+
+
+def test_two_runs_at_once_ask_each_question_once(server: LlmServer, desk: Desk) -> None:
+    server.looks = 3
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            write(Desk(desk.folder))
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=run) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert everything(server) == ONCE
+
+
+def test_large_jobs_are_handed_in_in_parts(
+    server: LlmServer, desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches, "LARGEST", 2)
+    write(desk)
+    assert members(server)[:2] == [["1 banded", "1 lined"], ["1 polka-dotted"]]
+    assert everything(server) == ONCE

@@ -1,0 +1,277 @@
+"""Single calls against a server that misbehaves: nothing lost, nothing asked twice."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from capt_core.errors import CaptError
+from capt_core.prompts.llm import live
+from capt_core.prompts.llm.answers import Entry
+from tests.prompts.conftest import PAIRS, Desk
+from tests.prompts.llm_server import KEY, LlmServer, title_of
+
+QUESTIONS = [
+    "1 banded",
+    "1 lined",
+    "1 polka-dotted",
+    "2 banded/lined",
+    "2 lined/polka-dotted",
+    "3 banded/lined",
+    "3 lined/polka-dotted",
+]
+
+
+def stored(desk: Desk) -> list[Entry]:
+    entries = [entry for _, entry in desk.reasoning().answers.entries()]
+    assert all(isinstance(entry, Entry) for entry in entries)
+    return [entry for entry in entries if isinstance(entry, Entry)]
+
+
+def everything_on_disk(desk: Desk) -> str:
+    files = [path for path in desk.folder.rglob("*") if path.is_file()]
+    return "\n".join(path.read_text() for path in files) + "\n".join((*desk.said, *desk.warned))
+
+
+def test_three_steps_for_each_pair(server: LlmServer, desk: Desk) -> None:
+    spending = desk.write()
+    assert server.questions() == QUESTIONS
+    assert spending.calls == 7
+    assert spending.dollars == pytest.approx(7 * (1000 * 2 + 200 * 10) / 1e6)
+    written = desk.reasoning().written(PAIRS)
+    assert [entry.classes for entry in written.pairs] == [pair.classes for pair in PAIRS]
+    assert written.pairs[0].commonality == [
+        "a texture of banded or lined, trait 0",
+        "a texture of banded or lined, trait 1",
+    ]
+    assert written.pairs[0].difference["lined"] == [
+        "a texture of lined, mark 10",
+        "a texture of lined, mark 11",
+    ]
+    assert written.classes["lined"].attributes == [f"trait {i} to see" for i in range(5)]
+    assert written.source == "anthropic/claude-sonnet-5-5"
+    assert KEY not in everything_on_disk(desk)
+
+
+def test_a_later_step_is_told_what_the_earlier_ones_found(server: LlmServer, desk: Desk) -> None:
+    desk.write()
+    reason, prompts = (server.asked[i]["messages"][0]["content"] for i in (3, 5))
+    assert '"banded" for\n"lined" 7 times, and "lined" for "banded" 3 times' in reason
+    assert "- trait 0 to see" in reason
+    assert "photographs of textures" in reason
+    assert "Both banded and lined show the same traits." in prompts
+    assert "at most 40 words" in prompts
+    system = {str(body["system"]) for body in server.asked}
+    assert len(system) == 1
+    assert server.asked[0]["system"][0]["cache_control"] == {"type": "ephemeral"}
+
+
+def test_a_second_run_asks_nothing(server: LlmServer, desk: Desk) -> None:
+    desk.write()
+    before = {path: path.read_bytes() for path in desk.folder.rglob("*.json")}
+    assert desk.write().calls == 0
+    assert len(server.asked) == 7
+    assert before == {path: path.read_bytes() for path in desk.folder.rglob("*.json")}
+
+
+def test_other_counts_ask_nothing_new(server: LlmServer, desk: Desk) -> None:
+    # Another few-shot draw has other counts; the answers serve all draws.
+    desk.write()
+    reasoning = desk.reasoning()
+    assert reasoning.missing([type(PAIRS[0])(pair.classes, (50, 50)) for pair in PAIRS]) == []
+
+
+def test_every_answer_is_on_disk_before_the_next_question(server: LlmServer, desk: Desk) -> None:
+    missing = []
+
+    def look(_: dict[str, Any]) -> None:
+        on_disk = sum(len(entry.attempts) for entry in stored(desk))
+        if on_disk != len(server.asked) - 1:
+            missing.append((on_disk, len(server.asked) - 1))
+
+    server.on_ask = look
+    desk.write()
+    assert missing == []
+
+
+TRANSIENT = [
+    "429",
+    "429 retry-after=0.05",
+    "429 retry-after-ms=30",
+    "429 retry-after=Wed, 21 Oct 2015 07:28:00 GMT",
+    "429 retry-after=soon",
+    "429 retry-after=nan",
+    "408",
+    "409",
+    "500",
+    "502",
+    "503",
+    "529",
+    "drop",
+    "half",
+    "html",
+    "empty",
+    "broken",
+    "fields",
+    "list",
+]
+
+
+@pytest.mark.parametrize("fault", TRANSIENT)
+def test_a_failed_call_is_made_again(server: LlmServer, desk: Desk, fault: str) -> None:
+    server.faults = [None, fault, fault]
+    assert desk.write().calls == 7
+    assert Counter(server.questions()) == {**dict.fromkeys(QUESTIONS, 1), "1 lined": 3}
+    assert KEY not in everything_on_disk(desk)
+
+
+@pytest.mark.parametrize("fault", ["stall", "trickle"])
+def test_a_call_that_takes_too_long_is_made_again(
+    server: LlmServer, desk: Desk, fault: str
+) -> None:
+    server.faults = [None, fault]
+    assert desk.write(timeout=0.3).calls == 7
+    assert Counter(server.questions()) == {**dict.fromkeys(QUESTIONS, 1), "1 lined": 2}
+
+
+def test_retry_after_is_honoured(server: LlmServer, desk: Desk) -> None:
+    server.faults = ["429 retry-after=0.4"]
+    desk.write()
+    assert server.times[1] - server.times[0] >= 0.4
+
+
+def test_an_endless_wait_is_left_to_the_user(server: LlmServer, desk: Desk) -> None:
+    server.faults = [None, "429 retry-after=7200"]
+    with pytest.raises(CaptError, match="asks to wait 7200 s"):
+        desk.write()
+    assert len(stored(desk)) == 1
+
+
+def test_a_service_that_stays_away_ends_the_run_and_loses_nothing(
+    server: LlmServer, desk: Desk
+) -> None:
+    server.faults = [None, None, None, *["529"] * 4]
+    with pytest.raises(CaptError, match="failed 4 times in a row, last: 529") as caught:
+        desk.write()
+    assert KEY not in str(caught.value)
+    assert len(stored(desk)) == 3
+    desk.write()
+    assert len(server.asked) == 7 + 4
+    assert Counter(server.questions())["2 banded/lined"] == 5
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("401", "refuses the key in ANTHROPIC_API_KEY"),
+        ("403", "refuses the key"),
+        ("402", "payment"),
+        ("404", "generate_prompts.model"),
+        ("500 x-should-retry=false", "not to try again"),
+    ],
+)
+def test_a_refusal_of_the_service_ends_the_run_at_once(
+    server: LlmServer, desk: Desk, fault: str, words: str
+) -> None:
+    server.faults = [None, fault]
+    with pytest.raises(CaptError, match=words) as caught:
+        desk.write()
+    assert len(server.asked) == 2
+    assert KEY not in str(caught.value)
+    assert "[key]" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_one_refused_request_does_not_keep_the_others(server: LlmServer, desk: Desk) -> None:
+    server.faults = ["400"]
+    with pytest.raises(CaptError, match="1 questions have no usable answer"):
+        desk.write()
+    assert server.questions() == [q for q in QUESTIONS if not q.endswith(" banded/lined")]
+    assert any(line.startswith("attributes of banded: 400") for line in desk.said)
+    desk.write()
+    assert Counter(server.questions())["1 banded"] == 2
+
+
+def test_refused_requests_in_a_row_end_the_run(
+    server: LlmServer, desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "REFUSALS_IN_A_ROW", 2)
+    server.faults = [None, "413", "413"]
+    with pytest.raises(CaptError, match="refused 2 requests in a row, last: 413"):
+        desk.write()
+    assert len(server.asked) == 3
+    assert len(stored(desk)) == 1
+
+
+CONTENT = {
+    "prose": "no JSON",
+    "shape": "another form",
+    "refusal": "refused",
+    "truncated": "cut off (max_tokens)",
+    "wrong-class": "difference is for",
+    "names-other": 'does not name "',
+    "long": "more than 77",
+    "few": "0 prompts in commonality",
+    "twice": "stands there twice",
+    "domain": "what kind of image",
+}
+
+
+@pytest.mark.parametrize("fault", CONTENT)
+def test_an_unusable_answer_is_kept_and_asked_for_again_with_the_reason(
+    server: LlmServer, desk: Desk, fault: str
+) -> None:
+    server.faults = [None] * 5 + [fault]
+    assert desk.write().calls == 8
+    assert Counter(server.questions()) == {**dict.fromkeys(QUESTIONS, 1), "3 banded/lined": 2}
+    (entry,) = [entry for entry in stored(desk) if len(entry.attempts) == 2]
+    assert CONTENT[fault] in "; ".join(
+        Entry(entry.question, entry.attempts[:1]).problems(desk.reasoning().rules)
+    )
+    first, again = (b for b in server.asked if title_of(b) == "3 banded/lined")
+    if fault in ("refusal", "truncated"):
+        assert again["messages"] == first["messages"]
+        assert again["max_tokens"] == first["max_tokens"] * (2 if fault == "truncated" else 1)
+    else:
+        assert [m["role"] for m in again["messages"]] == ["user", "assistant", "user"]
+        assert CONTENT[fault] in again["messages"][2]["content"]
+    assert len(desk.reasoning().written(PAIRS).pairs) == 2
+
+
+def test_an_answer_that_stays_unusable_is_reported_and_not_paid_for_again(
+    server: LlmServer, desk: Desk
+) -> None:
+    server.faults = [None] * 5 + ["few"] * 3
+    with pytest.raises(CaptError, match=r"1 questions .* first prompts of banded/lined: 0 prompts"):
+        desk.write()
+    assert len(server.asked) == 9
+    with pytest.raises(CaptError, match=r"generate_prompts.attempts \(3\)"):
+        desk.write()
+    assert len(server.asked) == 9
+    desk.write(attempts=4)
+    assert len(server.asked) == 10
+
+
+def test_a_key_in_an_answer_is_not_stored(server: LlmServer, desk: Desk) -> None:
+    server.faults = [None] * 3 + ["echo"]
+    desk.write()
+    text = everything_on_disk(desk)
+    assert KEY not in text
+    assert "The key is [key]." in text
+    assert server.keys == {f"Bearer {KEY}"}
+
+
+def test_several_calls_at_once(server: LlmServer, desk: Desk) -> None:
+    server.delay = 0.05
+    server.faults = ["500", None, "drop", None, "529"]
+    desk.write(concurrency=8)
+    assert Counter(server.questions()).keys() == set(QUESTIONS)
+    assert len(server.asked) == 7 + 3
+
+
+def test_a_shorter_context_asks_for_shorter_prompts(server: LlmServer, desk: Desk) -> None:
+    desk.write()
+    assert len(desk.reasoning(limit=9).missing(PAIRS)) == 2
+    assert desk.reasoning(limit=77).missing(PAIRS) == []

@@ -19,6 +19,7 @@ from stages import (
     mine_pairs,
     mine_samples,
     prepare,
+    prompts,
     report,
     train,
 )
@@ -51,6 +52,7 @@ for _module in PIPELINE:
 for _module in TOOLS:
     _name = _module.__name__.rpartition(".")[2].replace("_", "-")
     app.command(_name, rich_help_panel="Tools")(_module.main)
+app.add_typer(prompts.app, name="prompts", rich_help_panel="Tools")
 
 
 def main() -> None:

@@ -16,15 +16,18 @@ def main(
     import polars as pl
     import torch
 
-    from capt_core.artifacts.schemas import PROMPT_CLUSTERS, PROMPTS
+    from capt_core.artifacts.features import read_image_features
+    from capt_core.artifacts.layout import embeddings as kept_embeddings
+    from capt_core.artifacts.schemas import PROMPT_CLUSTERS, PROMPT_SEPARATION, PROMPTS
     from capt_core.artifacts.tables import read_table, write_table
-    from capt_core.backbone.encoding import encode_texts
     from capt_core.backbone.loading import load_backbone
-    from capt_core.data.dataset import load_dataset
+    from capt_core.data.dataset import load_dataset, load_fewshot
     from capt_core.methods.saved import write_tensors
     from capt_core.params import settings_hash
     from capt_core.prompts.clustering import class_means, cluster_centres, cluster_table
-    from capt_core.prompts.generation import COMMONALITY, DIFFERENCE
+    from capt_core.prompts.embedding import prompt_embeddings
+    from capt_core.prompts.generation import KINDS
+    from capt_core.prompts.separation import separation_table
     from stages.run import say, stage_run
 
     with stage_run("cluster-prompts", dataset, seed, params, artifacts, set_) as run:
@@ -36,11 +39,14 @@ def main(
         )
         paths = run.seed_layout
         prompts = read_table(PROMPTS, paths.prompts, origin)
+        embeddings = prompt_embeddings(
+            prompts["prompt"].to_list(), backbone, kept_embeddings(layout.root)
+        )
         tables, centres = [], {}
-        for kind in (COMMONALITY, DIFFERENCE):
-            texts = prompts.filter(kind=kind)
-            embeddings = encode_texts(texts["prompt"].to_list(), backbone).numpy()
-            described, means = class_means(embeddings, texts["class_id"].to_numpy())
+        for kind in KINDS:
+            rows = (prompts["kind"] == kind).arg_true().to_numpy()
+            texts = prompts[rows]
+            described, means = class_means(embeddings[rows], texts["class_id"].to_numpy())
             found, labels = cluster_centres(
                 means,
                 settings.cluster_prompts.clusters,
@@ -50,6 +56,21 @@ def main(
             tables.append(cluster_table(kind, texts, described, means, found, labels))
             centres[kind] = torch.from_numpy(found)
         write_table(PROMPT_CLUSTERS, pl.concat(tables), paths.prompt_clusters, origin)
+
+        drawn = load_fewshot(layout, prepared, settings.fewshot.shots, run.seed)
+        features = read_image_features(layout.image_features, origin).numpy()
+        images = {
+            class_id: features[drawn.filter(class_id=class_id, split="train")["sample_id"]]
+            for class_id in prepared.class_ids("base")
+        }
+        separation = separation_table(prompts, embeddings, images)
+        write_table(PROMPT_SEPARATION, separation, paths.prompt_separation, origin)
         write_tensors(paths.prompt_centres, centres, {}, origin)
         counts = ", ".join(f"{len(value)} of {kind}" for kind, value in centres.items())
         say(f"centres: {counts} -> {paths.prompt_centres}")
+        useless = separation.filter(pl.col("auc") <= 0.5)
+        if len(useless):
+            say(
+                f"difference prompts of {len(useless)} of {len(separation)} pairs lie no nearer "
+                f"their own class's training images than the partner's -> {paths.prompt_separation}"
+            )

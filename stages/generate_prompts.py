@@ -27,7 +27,7 @@ def main(
     from capt_core.params import settings_hash
     from capt_core.prompts.generation import TEMPLATE_SOURCE, pair_prompts
     from capt_core.prompts.sources import available_prompts, shaping_settings
-    from stages.run import progress, say, stage_run, warn
+    from stages.run import progress, say, stage_run, termination_as_interrupt, warn
 
     with stage_run("generate-prompts", dataset, seed, params, artifacts, set_) as run:
         settings, layout = run.settings, run.layout
@@ -38,9 +38,10 @@ def main(
         )
         paths = run.seed_layout
         class_pairs = read_table(CLASS_PAIRS, paths.class_pairs, origin)
-        stores = available_prompts(
-            prepared, class_pairs, chosen, settings.backbone, progress, say, warn, dry_run
-        )
+        with termination_as_interrupt():
+            stores = available_prompts(
+                prepared, class_pairs, chosen, settings.backbone, progress, say, warn, dry_run
+            )
         if dry_run:
             raise typer.Exit
         prompts = pair_prompts(

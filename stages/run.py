@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
 import threading
 import time
@@ -104,6 +105,20 @@ def warn(text: str) -> None:
 
 
 @contextlib.contextmanager
+def termination_as_interrupt() -> Iterator[None]:
+    """Let a request to terminate end the block as Ctrl-C does, so that it can finish its calls."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
 def progress(
     what: str, total: int, note: Callable[[], str] = lambda: ""
 ) -> Iterator[Callable[[int], None]]:
@@ -144,7 +159,7 @@ def progress(
             before, done = done, done + count
             if count and total >= 10 and before * 10 // total != done * 10 // total:
                 left = (time.monotonic() - started) / done * (total - done)
-                more = [f"about {left:.0f} s left" if done < total else "", note()]
+                more = [f"about {left:.0f} s left" if left >= 1 else "", note()]
                 print(
                     ", ".join(filter(None, (f"{what}: {done}/{total}", *more))),
                     file=sys.stderr,

@@ -95,6 +95,10 @@ class SeedLayout:
         return self.folder / "prompt_centres.safetensors"
 
     @property
+    def prompt_separation(self) -> Path:
+        return self.folder / "prompt_separation.parquet"
+
+    @property
     def representatives(self) -> Path:
         return self.folder / "representatives.parquet"
 
@@ -136,6 +140,11 @@ class RunLayout:
 def evaluations(root: Path) -> Path:
     """Folder of the evaluation records of all data sets, methods and seeds."""
     return root / "evaluations"
+
+
+def embeddings(root: Path) -> Path:
+    """Folder of prompt embeddings that a later run may take; no output of a stage."""
+    return root / "cache" / "embeddings"
 
 
 @dataclass(frozen=True)

@@ -173,6 +173,25 @@ PROMPT_CLUSTERS = Table(
     key=["kind", "class_id"],
 )
 
+PROMPT_SEPARATION = Table(
+    "prompt_separation",
+    "cluster-prompts",
+    {
+        "class_id": _ID,
+        "class_name": _TEXT,
+        "paired_class_id": _ID,
+        "paired_class": _TEXT,
+        "images": _ID,
+        "paired_images": _ID,
+        "cosine": _SHARE,
+        "paired_cosine": _SHARE,
+        "auc": _SHARE,
+        "weakest_prompt": _TEXT,
+        "weakest_auc": _SHARE,
+    },
+    key=["class_id", "paired_class_id"],
+)
+
 REPRESENTATIVES = Table(
     "representatives",
     "mine-samples",
@@ -248,6 +267,7 @@ ALL_TABLES = (
     CLASS_PAIRS,
     PROMPTS,
     PROMPT_CLUSTERS,
+    PROMPT_SEPARATION,
     REPRESENTATIVES,
     TRAINING_LOG,
     RUN_PREDICTIONS,

@@ -45,6 +45,9 @@ def arguments(
     words += ["--params", str(PROJECT / "params.yaml")]
     if method:
         words += ["--method", method]
+    if stage == "generate-prompts":
+        # Answers that lie in the project must not get into a test.
+        words += ["--set", f"generate_prompts.answers={artifacts / 'answers'}"]
     for override in overrides:
         words += ["--set", override]
     return words

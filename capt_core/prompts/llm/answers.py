@@ -43,7 +43,8 @@ class Attempt(BaseModel):
     """One answer of the language model.
 
     Attributes:
-        asked: the last thing said to the model: the question, or what was wrong with its answer.
+        asked: the last thing said to the model, line by line: the question, or what was wrong
+            with its answer.
         answer: its JSON, or its text where it is none.
         stop_reason: why it stopped, as the service reports it.
         model: the model that answered, as the service reports it.
@@ -56,7 +57,7 @@ class Attempt(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    asked: str
+    asked: list[str]
     answer: Any
     stop_reason: str | None
     model: str

@@ -82,6 +82,7 @@ class LiveRun:
                     thread.join(0.2)
         except KeyboardInterrupt:
             self._stop.set()
+            self._store.warn("interrupted; waiting for the calls under way, which are paid for")
             for thread in threads:
                 thread.join()
             raise

@@ -46,7 +46,7 @@ class Attempting:
         what is wrong with it; after none (a refusal, a truncated answer) as it was.
         """
         question = task.question
-        first = entry.attempts[0].asked if entry.attempts else task.text()
+        first = "\n".join(entry.attempts[0].asked) if entry.attempts else task.text()
         messages = [{"role": "user", "content": first}]
         asked = first
         limit = self.settings.max_tokens
@@ -82,7 +82,7 @@ class Attempting:
 def attempt_of(asked: str, parameters: Mapping[str, int | str], reply: Reply, via: str) -> Attempt:
     """The record of a reply."""
     return Attempt(
-        asked=asked,
+        asked=asked.split("\n"),
         answer=parse_text(reply.text),
         stop_reason=reply.stop_reason,
         model=reply.model,

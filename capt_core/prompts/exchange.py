@@ -1,0 +1,246 @@
+"""Prompt files of others: class to list of sentences, as CuPL and the paper's release have them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from capt_core.data.splits import spoken_name
+from capt_core.errors import CaptError
+from capt_core.prompts.generation import COMMONALITY, DIFFERENCE, KINDS
+from capt_core.prompts.llm.checks import Rules
+from capt_core.prompts.store import SCHEMA_VERSION, ClassPrompts, PromptStore
+from capt_core.prompts.texts import NameFinder, duplicates, template_filled, words_of
+
+NAMED = 8  # classes named in one finding
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was seen in a file; a `problem` loses or spoils prompts, a `note` does not."""
+
+    severity: Literal["problem", "note"]
+    text: str
+
+
+@dataclass
+class ClassLists:
+    """Sentences per class of the data set, with what was found on the way."""
+
+    texts: dict[str, list[str]] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
+
+    def note(self, text: str) -> None:
+        self.findings.append(Finding("note", text))
+
+    def problem(self, text: str) -> None:
+        self.findings.append(Finding("problem", text))
+
+
+def read_class_lists(path: Path, class_names: Sequence[str], rules: Rules) -> ClassLists:
+    """Read a file of class -> sentences and keep what is sound.
+
+    Keys are matched to classes by their words, so case, underscores and hyphens do not matter.
+
+    Args:
+        path: a JSON file ``{class: [sentence, ...]}``.
+        class_names: classes of the data set.
+        rules: for the length of sentences.
+
+    Raises:
+        CaptError: the file cannot be read or is no such JSON at all.
+    """
+    document = _read(path)
+    lists = ClassLists()
+    by_words = {words_of(name): name for name in class_names}
+    unknown = [key for key in document if words_of(key) not in by_words]
+    finder = NameFinder({*class_names, *unknown})
+    for key, value in document.items():
+        name = by_words.get(words_of(key))
+        if name is None:
+            continue
+        if name in lists.texts:
+            lists.note(f"{path.name}: class {name} stands there under several keys; put together")
+        if not isinstance(value, list):
+            lists.problem(f"{path.name}: {key}: expected a list of sentences")
+            continue
+        lists.texts.setdefault(name, []).extend(_sound(path, key, value, rules, lists))
+    _tell_classes(path, class_names, unknown, document, lists)
+    _leave_out_unknown(path, unknown, finder, lists)
+    every = [text for texts in lists.texts.values() for text in texts]
+    filled = template_filled(every, finder)
+    if filled:
+        pattern = max(filled, key=lambda shape: filled[shape])
+        lists.note(
+            f"{path.name}: {sum(filled.values())} of {len(set(every))} sentences are "
+            f"template-filled, from {len(filled)} patterns; the most frequent: {pattern[:90]!r}"
+        )
+    return lists
+
+
+def imported_store(
+    dataset: str,
+    domain: str,
+    files: Mapping[str, Path],
+    lists: Mapping[str, ClassLists],
+    class_names: Sequence[str],
+) -> PromptStore:
+    """A store of class-level prompts from the lists of each kind."""
+    names = ", ".join(dict.fromkeys(path.name for path in files.values()))
+    found = [finding.text for entry in lists.values() for finding in entry.findings]
+    filled = ", partly template-filled" if any("template-filled" in text for text in found) else ""
+    prompts = {}
+    for name in class_names:
+        texts = {kind: lists[kind].texts.get(name, []) for kind in lists}
+        if any(texts.values()):
+            prompts[name] = ClassPrompts(**texts)
+    return PromptStore(
+        schema_version=SCHEMA_VERSION,
+        dataset=dataset,
+        domain=domain,
+        source=f"imported from {names}{filled}",
+        classes={},
+        pairs=[],
+        class_prompts=prompts,
+    )
+
+
+def class_lists(stores: Sequence[PromptStore], kind: str) -> dict[str, list[str]]:
+    """All prompts of a kind by class, in the keys and order that such files have."""
+    texts: dict[str, list[str]] = {}
+    for store in stores:
+        for entry in store.pairs:
+            for name in entry.classes:
+                own = entry.commonality if kind == COMMONALITY else entry.difference[name]
+                texts.setdefault(name, []).extend(own)
+        for name, prompts in store.class_prompts.items():
+            own = prompts.commonality if kind == COMMONALITY else prompts.difference
+            texts.setdefault(name, []).extend(own)
+    return {
+        spoken_name(name): list(dict.fromkeys(texts[name])) for name in sorted(texts) if texts[name]
+    }
+
+
+def merged(stores: Sequence[PromptStore], dataset: str, domain: str) -> PromptStore:
+    """Several stores as one; of a pair or a class that stands in several the first one counts."""
+    pairs = {}
+    classes, prompts = {}, {}
+    for store in reversed(stores):
+        pairs.update(store.by_pair())
+        classes.update(store.classes)
+        prompts.update(store.class_prompts)
+    return PromptStore(
+        schema_version=SCHEMA_VERSION,
+        dataset=dataset,
+        domain=domain,
+        source="; ".join(dict.fromkeys(store.source for store in stores)),
+        classes=dict(sorted(classes.items())),
+        pairs=sorted(pairs.values(), key=lambda entry: entry.classes),
+        class_prompts=dict(sorted(prompts.items())),
+    )
+
+
+def exported(
+    stores: Sequence[PromptStore], layout: str, dataset: str
+) -> Iterator[tuple[str, Mapping[str, list[str]]]]:
+    """File names and contents of an export.
+
+    Args:
+        layout: `release` gives one file per kind, `cupl` the difference prompts alone, since files
+            of that kind describe classes one by one.
+    """
+    if layout == "cupl":
+        yield f"{dataset}_prompt.json", class_lists(stores, DIFFERENCE)
+        return
+    for kind, word in zip(KINDS, ("common", "distinct"), strict=True):
+        yield f"{dataset}_prompt_{word}.json", class_lists(stores, kind)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    repeated: list[str] = []
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        keys = [key for key, _ in pairs]
+        repeated.extend({key for key in keys if keys.count(key) > 1})
+        return dict(pairs)
+
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        document = json.loads(text, object_pairs_hook=unique)
+    except OSError as error:
+        raise CaptError(f"{path}: cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise CaptError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from error
+    except RecursionError as error:
+        raise CaptError(f"{path}: nested too deeply for a file of class -> sentences") from error
+    except ValueError as error:
+        raise CaptError(f"{path}: not valid JSON ({error})") from error
+    if not isinstance(document, dict) or not document:
+        raise CaptError(f"{path}: expected an object of class -> list of sentences")
+    if repeated:
+        raise CaptError(
+            f"{path}: the class {min(repeated)!r} stands there twice; only one list would survive"
+        )
+    return document
+
+
+def _sound(
+    path: Path, key: str, value: Sequence[object], rules: Rules, lists: ClassLists
+) -> list[str]:
+    """Sentences of one class that can be used."""
+    texts = [" ".join(v.split()) for v in value if isinstance(v, str) and words_of(v)]
+    if len(texts) < len(value):
+        lists.problem(
+            f"{path.name}: {key}: {len(value) - len(texts)} entries are empty or no sentences"
+        )
+    elif not texts:
+        lists.problem(f"{path.name}: {key}: the list is empty")
+    long = [text for text in texts if rules.token_count(text) > rules.context_length]
+    if long:
+        lists.problem(
+            f"{path.name}: {key}: {len(long)} sentences have more than {rules.context_length} "
+            f"tokens, such as {long[0][:60]!r}"
+        )
+    short = [text for text in texts if text not in set(long)]
+    twice = duplicates(short)
+    if twice:
+        lists.note(f"{path.name}: {key}: {len(twice)} sentences stand there twice; kept once")
+    return list({words_of(text): text for text in reversed(short)}.values())[::-1]
+
+
+def _tell_classes(
+    path: Path,
+    class_names: Sequence[str],
+    unknown: Sequence[str],
+    document: Mapping[str, Any],
+    lists: ClassLists,
+) -> None:
+    missing = [name for name in class_names if name not in lists.texts]
+    if len(unknown) == len(document):
+        lists.problem(f"{path.name}: none of its classes is in the data set")
+    elif unknown:
+        lists.note(f"{path.name}: {len(unknown)} classes are not in the data set: {_some(unknown)}")
+    if missing:
+        lists.problem(f"{path.name}: {len(missing)} classes are missing: {_some(missing)}")
+
+
+def _leave_out_unknown(
+    path: Path, unknown: Sequence[str], finder: NameFinder, lists: ClassLists
+) -> None:
+    """Sentences that compare with a class outside the data set serve no pair of it."""
+    foreign, dropped = set(unknown), 0
+    for name, texts in lists.texts.items():
+        kept = [text for text in texts if not foreign & set(finder.find(text))]
+        dropped += len(texts) - len(kept)
+        lists.texts[name] = kept
+    if dropped:
+        left = [name for name, texts in lists.texts.items() if not texts]
+        without = f", which leaves none for {_some(left)}" if left else ""
+        lists.note(f"{path.name}: {dropped} sentences name such classes and are left out{without}")
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:NAMED]) + (", ..." if len(names) > NAMED else "")

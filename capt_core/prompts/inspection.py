@@ -1,0 +1,142 @@
+"""Looking at what is written: for reading, and for what is wrong with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from capt_core.data.splits import spoken_name
+from capt_core.errors import CaptError
+from capt_core.prompts.exchange import Finding
+from capt_core.prompts.llm.answers import AnswerStore
+from capt_core.prompts.llm.checks import Rules
+from capt_core.prompts.llm.reasoning import ConfusedPair, Reasoning
+from capt_core.prompts.store import PromptStore
+from capt_core.prompts.texts import NameFinder, duplicates, template_filled, words_of
+
+
+def answered_pairs(reasoning: Reasoning) -> list[ConfusedPair]:
+    """Pairs that are answered with the present settings."""
+    found = []
+    for _, entry in reasoning.answers.entries():
+        if isinstance(entry, str) or entry.question.step != "prompts":
+            continue
+        first, second = entry.question.classes
+        if entry.question == reasoning.question("prompts", (first, second)):
+            found.append(ConfusedPair((first, second), (0, 0)))
+    return found
+
+
+def class_page(
+    stores: Sequence[PromptStore], name: str, partner: str | None = None
+) -> Iterator[str]:
+    """What is written about a class, and about it and one partner or all, in lines for people.
+
+    Raises:
+        CaptError: nothing is written about the class, or the two.
+    """
+    lines = []
+    for store in stores:
+        by_words = {words_of(n): n for n in _names(store)}
+        own = by_words.get(words_of(name))
+        if own is None:
+            continue
+        other = by_words.get(words_of(partner)) if partner else None
+        if partner is None:
+            if own in store.classes:
+                lines.append(f"{own}: visible attributes ({store.source})")
+                lines += [f"  - {text}" for text in store.classes[own].attributes]
+            prompts = store.class_prompts.get(own)
+            if prompts:
+                lines.append(f"{own}: prompts against any other class ({store.source})")
+                lines += [f"  commonality: {text}" for text in prompts.commonality]
+                lines += [f"  difference:  {text}" for text in prompts.difference]
+        for entry in store.pairs:
+            if own not in entry.classes or (partner and other not in entry.classes):
+                continue
+            lines.append(f"{' / '.join(entry.classes)} ({store.source})")
+            lines += [f"  why: {entry.reason}"] if entry.reason else []
+            lines += [f"  both: {text}" for text in entry.commonality]
+            for which in sorted(entry.classes, key=lambda c: c != own):
+                lines += [f"  {which}: {text}" for text in entry.difference[which]]
+    if not lines:
+        known = ", ".join(sorted({n for store in stores for n in _names(store)})[:50])
+        subject = f"{name} and {partner}" if partner else name
+        raise CaptError(f"nothing is written about {subject}; known: {known or 'no class'}")
+    yield from lines
+
+
+def store_findings(
+    store: PromptStore, rules: Rules, class_names: Sequence[str] | None
+) -> Iterator[Finding]:
+    """What is wrong with a written store.
+
+    Args:
+        class_names: classes of the data set, None if it is not prepared.
+    """
+    names = _names(store)
+    finder = NameFinder(names)
+    for name in sorted(names - set(class_names)) if class_names is not None else ():
+        yield Finding("problem", f"class {name!r} is not in the data set")
+    every: list[str] = []
+    for entry in store.pairs:
+        title = "/".join(entry.classes)
+        groups: list[tuple[str, tuple[str, ...], list[str]]] = [
+            ("commonality", entry.classes, entry.commonality),
+            *((f"difference of {n}", (n,), texts) for n, texts in entry.difference.items()),
+        ]
+        texts_of_pair = [text for _, _, texts in groups for text in texts]
+        every += texts_of_pair
+        for text in duplicates(texts_of_pair):
+            yield Finding("problem", f"{title}: {text[:80]!r} stands there twice")
+        for group, named, texts in groups:
+            for text in texts:
+                unnamed = [name for name in named if name not in finder.find(text)]
+                if unnamed:
+                    yield Finding(
+                        "note",
+                        f"{title}, {group}: {text[:80]!r} does not name "
+                        f"{' or '.join(spoken_name(name) for name in unnamed)}",
+                    )
+    for name, prompts in store.class_prompts.items():
+        every += [*prompts.commonality, *prompts.difference]
+        for text in duplicates(prompts.commonality) + duplicates(prompts.difference):
+            yield Finding("problem", f"{name}: {text[:80]!r} stands there twice")
+    for text in dict.fromkeys(every):
+        tokens = rules.token_count(text)
+        if tokens > rules.context_length:
+            yield Finding(
+                "problem", f"{text[:80]!r} has {tokens} tokens, more than {rules.context_length}"
+            )
+    filled = template_filled(every, finder)
+    if filled:
+        pattern = max(filled, key=lambda shape: filled[shape])
+        yield Finding(
+            "note",
+            f"{sum(filled.values())} of {len(set(every))} prompts are template-filled, from "
+            f"{len(filled)} patterns; the most frequent: {pattern[:90]!r}",
+        )
+
+
+def answer_findings(answers: AnswerStore, domain: str, rules: Rules) -> Iterator[Finding | None]:
+    """What is wrong with a store of answers; None for every file that is sound.
+
+    Answers about other domains are only checked for damage: other rules hold for them.
+    """
+    for path, entry in answers.entries():
+        if isinstance(entry, str):
+            yield Finding("problem", f"{path}: {entry}")
+        elif entry.question.domain == domain and entry.accepted(rules) is None:
+            why = entry.problems(rules)[0]
+            yield Finding(
+                "problem", f"{path}: none of {len(entry.attempts)} answers can be used: {why}"
+            )
+        else:
+            yield None
+    for folder, what in (("set-aside", "damaged, set aside"), ("batches", "a batch under way")):
+        for path in sorted((answers.root / folder).glob("*.json")):
+            yield Finding("note", f"{path}: {what}")
+
+
+def _names(store: PromptStore) -> set[str]:
+    paired = {name for entry in store.pairs for name in entry.classes}
+    return {*store.classes, *store.class_prompts, *paired}

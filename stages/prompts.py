@@ -1,0 +1,210 @@
+"""Tools around prompts: read what is written, check it, exchange it with other programs."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from stages import options
+
+if TYPE_CHECKING:
+    from capt_core.prompts.store import PromptStore
+
+app = typer.Typer(no_args_is_help=True, help="Read, check, import and export prompts.")
+
+
+class Format(StrEnum):
+    store = "store"
+    release = "release"
+    cupl = "cupl"
+
+
+@app.command()
+def show(
+    dataset: options.Dataset,
+    class_: Annotated[str, typer.Option("--class", help="Class to read about.")],
+    partner: Annotated[str | None, typer.Option(help="Only with this other class.")] = None,
+    params: options.Params = options.PARAMS,
+    artifacts: options.Artifacts = options.ARTIFACTS,
+    set_: options.Set = None,
+) -> None:
+    """Read what is written about a class and its partners."""
+    from capt_core.prompts.inspection import class_page
+    from stages.run import say
+
+    stores = _stores(dataset, params, artifacts, set_)
+    for line in class_page(stores, class_, partner):
+        say(line)
+
+
+@app.command()
+def verify(
+    dataset: options.Dataset,
+    store: Annotated[
+        Path | None, typer.Option(help="A store file; the one of the settings if not given.")
+    ] = None,
+    params: options.Params = options.PARAMS,
+    artifacts: options.Artifacts = options.ARTIFACTS,
+    set_: options.Set = None,
+) -> None:
+    """Check the written store and the language model's answers."""
+    from capt_core.artifacts.layout import Layout
+    from capt_core.data.dataset import load_dataset
+    from capt_core.data.registry import dataset_spec
+    from capt_core.errors import CaptError
+    from capt_core.prompts.inspection import answer_findings, store_findings
+    from capt_core.prompts.llm.answers import AnswerStore
+    from capt_core.prompts.llm.setup import answers_root, rules_for
+    from capt_core.prompts.sources import written_store
+    from capt_core.prompts.store import load_store
+    from stages.run import load_for, progress, say
+
+    spec = dataset_spec(dataset)
+    settings = load_for(dataset, params, set_)
+    rules = rules_for(dataset, settings.backbone)
+    layout = Layout(artifacts, dataset)
+    names = load_dataset(layout).class_names if layout.classes.is_file() else None
+    chosen = settings.generate_prompts
+    written = load_store(store, dataset) if store else written_store(chosen, dataset)
+    problems = 0
+    if written is not None:
+        for finding in store_findings(written, rules, names):
+            say(f"{finding.severity}: {finding.text}")
+            problems += finding.severity == "problem"
+        say(f"store ({written.source}): {len(written.pairs)} pairs, {len(written.classes)} classes")
+    answers = AnswerStore(answers_root(chosen))
+    count = sum(1 for _ in answers.files())
+    with progress("answers", count) as advance:
+        for found in answer_findings(answers, spec.domain, rules):
+            advance(1)
+            if found is not None:
+                say(f"{found.severity}: {found.text}")
+                problems += found.severity == "problem"
+    say(f"answers ({answers.root}): {count} files")
+    if problems:
+        raise CaptError(f"{problems} problems in the prompts of {dataset}, listed above")
+
+
+@app.command("import")
+def import_(
+    dataset: options.Dataset,
+    output: Annotated[Path, typer.Option(help="Store file to write; must not exist.")],
+    common: Annotated[
+        Path | None, typer.Option(help="The release's *_prompt_common.json: commonality prompts.")
+    ] = None,
+    distinct: Annotated[
+        Path | None, typer.Option(help="The release's *_prompt_distinct.json: difference prompts.")
+    ] = None,
+    cupl: Annotated[
+        Path | None, typer.Option(help="CuPL's class -> sentences; taken as difference prompts.")
+    ] = None,
+    keep_sound: Annotated[
+        bool, typer.Option("--keep-sound", help="Leave out what is wrong instead of stopping.")
+    ] = False,
+    params: options.Params = options.PARAMS,
+    artifacts: options.Artifacts = options.ARTIFACTS,
+    set_: options.Set = None,
+) -> None:
+    """Make a store of files in the formats of CuPL and of the paper's release."""
+    from capt_core.artifacts.files import write_text
+    from capt_core.artifacts.layout import Layout
+    from capt_core.data.dataset import load_dataset
+    from capt_core.data.registry import dataset_spec
+    from capt_core.errors import CaptError
+    from capt_core.prompts.exchange import imported_store, read_class_lists
+    from capt_core.prompts.generation import COMMONALITY, DIFFERENCE
+    from capt_core.prompts.llm.setup import rules_for
+    from capt_core.prompts.store import store_text
+    from stages.run import load_for, say
+
+    if cupl and distinct:
+        raise CaptError("--cupl and --distinct both give difference prompts; choose one")
+    given = {COMMONALITY: common, DIFFERENCE: distinct or cupl}
+    files = {kind: path for kind, path in given.items() if path is not None}
+    if not files:
+        raise CaptError("nothing to import; give --common, --distinct or --cupl FILE")
+    if output.exists():
+        raise CaptError(f"{output}: exists already; name another file")
+    spec = dataset_spec(dataset)
+    rules = rules_for(dataset, load_for(dataset, params, set_).backbone)
+    names = load_dataset(Layout(artifacts, dataset)).class_names
+    lists = {kind: read_class_lists(path, names, rules) for kind, path in files.items()}
+    findings = [finding for entry in lists.values() for finding in entry.findings]
+    for finding in findings:
+        say(f"{finding.severity}: {finding.text}")
+    problems = sum(finding.severity == "problem" for finding in findings)
+    if problems and not keep_sound:
+        raise CaptError(
+            f"{problems} problems, listed above; nothing was written. Mend the files, or give "
+            "--keep-sound to leave out what is wrong"
+        )
+    store = imported_store(dataset, spec.domain, files, lists, names)
+    if not store.class_prompts:
+        raise CaptError("no sound prompt is left; nothing was written")
+    write_text(output, store_text(store))
+    say(f"{len(store.class_prompts)} of {len(names)} classes -> {output}")
+    for kind in (COMMONALITY, DIFFERENCE):
+        if kind not in files:
+            say(f"no {kind} prompts: they must come from elsewhere")
+    say(f"use it with generate_prompts.store={output}")
+
+
+@app.command()
+def export(
+    dataset: options.Dataset,
+    output: Annotated[Path, typer.Option(help="Folder to write into.")],
+    format_: Annotated[
+        Format, typer.Option("--format", help="store: one file of this project's own kind.")
+    ] = Format.store,
+    params: options.Params = options.PARAMS,
+    artifacts: options.Artifacts = options.ARTIFACTS,
+    set_: options.Set = None,
+) -> None:
+    """Write what is written and answered to files of a known format."""
+    from capt_core.artifacts.files import write_json, write_text
+    from capt_core.data.registry import dataset_spec
+    from capt_core.errors import CaptError
+    from capt_core.prompts.exchange import exported, merged
+    from capt_core.prompts.store import store_text
+    from stages.run import say
+
+    stores = _stores(dataset, params, artifacts, set_)
+    if not any(store.pairs or store.class_prompts for store in stores):
+        raise CaptError(f"nothing is written about {dataset}; run: capt-stage generate-prompts")
+    if format_ is Format.store:
+        path = output / f"{dataset}.json"
+        write_text(path, store_text(merged(stores, dataset, dataset_spec(dataset).domain)))
+        say(f"-> {path}")
+        return
+    for name, content in exported(stores, format_.value, dataset):
+        write_json(output / name, content)
+        count = sum(len(texts) for texts in content.values())
+        say(f"{count} prompts of {len(content)} classes -> {output / name}")
+
+
+def _stores(
+    dataset: str, params: Path, artifacts: Path, set_: list[str] | None
+) -> list[PromptStore]:
+    """The written store and, for a prepared data set, what is answered with these settings."""
+    from capt_core.artifacts.layout import Layout
+    from capt_core.data.dataset import load_dataset
+    from capt_core.data.registry import dataset_spec
+    from capt_core.prompts.inspection import answered_pairs
+    from capt_core.prompts.llm.setup import reasoning_for
+    from capt_core.prompts.sources import written_store
+    from stages.run import load_for, warn
+
+    dataset_spec(dataset)
+    settings = load_for(dataset, params, set_)
+    layout = Layout(artifacts, dataset)
+    written = written_store(settings.generate_prompts, dataset)
+    stores = [written] if written else []
+    if layout.classes.is_file():
+        prepared = load_dataset(layout)
+        reasoning = reasoning_for(prepared, settings.generate_prompts, settings.backbone, warn)
+        answered = reasoning.written(answered_pairs(reasoning))
+        stores += [answered] if answered.pairs else []
+    return stores

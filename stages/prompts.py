@@ -109,25 +109,27 @@ def import_(
     set_: options.Set = None,
 ) -> None:
     """Make a store of files in the formats of CuPL and of the paper's release."""
+    from capt_core.errors import CaptError
+
+    if cupl and distinct:
+        raise CaptError("--cupl and --distinct both give difference prompts; choose one")
+    if not (common or distinct or cupl):
+        raise CaptError("nothing to import; give --common, --distinct or --cupl FILE")
+    if output.exists():
+        raise CaptError(f"{output}: exists already; name another file")
+
     from capt_core.artifacts.files import write_text
     from capt_core.artifacts.layout import Layout
     from capt_core.data.dataset import load_dataset
     from capt_core.data.registry import dataset_spec
-    from capt_core.errors import CaptError
     from capt_core.prompts.exchange import imported_store, read_class_lists
     from capt_core.prompts.generation import COMMONALITY, DIFFERENCE
     from capt_core.prompts.llm.setup import rules_for
     from capt_core.prompts.store import store_text
     from stages.run import load_for, say
 
-    if cupl and distinct:
-        raise CaptError("--cupl and --distinct both give difference prompts; choose one")
     given = {COMMONALITY: common, DIFFERENCE: distinct or cupl}
     files = {kind: path for kind, path in given.items() if path is not None}
-    if not files:
-        raise CaptError("nothing to import; give --common, --distinct or --cupl FILE")
-    if output.exists():
-        raise CaptError(f"{output}: exists already; name another file")
     spec = dataset_spec(dataset)
     rules = rules_for(dataset, load_for(dataset, params, set_).backbone)
     names = load_dataset(Layout(artifacts, dataset)).class_names

@@ -18,7 +18,7 @@ LONGEST_FILE = 400
 # Packages and modules of capt_core that the methods build on; everything else is above them.
 GROUND = {"errors", "params", "artifacts"}
 LOWER = GROUND | {"torchvision_ops", "data", "backbone"}
-HEAVY = ("torch", "polars", "numpy", "sklearn", "pyarrow", "matplotlib", "open_clip")
+HEAVY = ("torch", "polars", "numpy", "sklearn", "pyarrow", "matplotlib", "open_clip", "anthropic")
 
 LIBRARY = sorted((PROJECT / "capt_core").rglob("*.py"))
 COMMANDS = sorted((PROJECT / "stages").rglob("*.py"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +48,9 @@ def rules(limit: int = 77) -> Rules:
 class Desk:
     """Has prompts written for the pairs above and remembers what was said."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, names: Sequence[str] = NAMES) -> None:
         self.folder = folder
+        self.names = names
         self.said: list[str] = []
         self.warned: list[str] = []
 
@@ -58,7 +59,7 @@ class Desk:
         return Reasoning(
             dataset="dtd",
             domain="photographs of textures",
-            context=Context(dict.fromkeys(NAMES, "{} texture."), 40, ("texture", "photo")),
+            context=Context(dict.fromkeys(self.names, "{} texture."), 40, ("texture", "photo")),
             settings=GeneratePrompts.model_validate({**chosen, **settings}),
             instructions=load_instructions(),
             rules=rules(limit),

@@ -1,0 +1,223 @@
+"""generate-prompts with a language model, and the tools around prompts, on drawn textures."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import polars as pl
+import pytest
+from typer.testing import CliRunner
+
+from capt_core.errors import CaptError
+from stages.cli import app
+from stages.run import termination_as_interrupt
+from tests.pipeline.commands import PROJECT, SMALL, command
+from tests.prompts.llm_server import KEY, LlmServer, running
+
+NO_STORE = "generate_prompts.store=none"
+LLM = (NO_STORE, "generate_prompts.provider=anthropic", "generate_prompts.retries=0")
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[LlmServer]:
+    with running() as found:
+        monkeypatch.setenv("ANTHROPIC_BASE_URL", found.url)
+        monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
+        yield found
+
+
+def prompts_of(artifacts: Path) -> pl.DataFrame:
+    return pl.read_parquet(artifacts / "proctex/seed1/prompts.parquet")
+
+
+def pairs_in(artifacts: Path) -> set[frozenset[str]]:
+    pairs = pl.read_parquet(artifacts / "proctex/seed1/class_pairs.parquet")
+    return {frozenset(row) for row in pairs.select("class_name", "paired_class").iter_rows()}
+
+
+def test_prompts_are_written_once_and_used(
+    server: LlmServer,
+    copy: Path,
+    again: Callable[..., None],
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("DEBUG")
+    again("generate-prompts", *LLM)
+    count = len(pairs_in(copy))
+    assert len(server.asked) == 15 + 2 * count
+    table = prompts_of(copy)
+    assert set(table["source"]) == {"anthropic/claude-sonnet-5-5"}
+    assert table["prompt"].str.contains("photo of").all()
+    again("cluster-prompts")
+    first = (copy / "proctex/seed1/prompts.parquet").read_bytes()
+
+    again("generate-prompts", *LLM)
+    again("generate-prompts", *LLM[:2], "generate_prompts.concurrency=2")
+    assert len(server.asked) == 15 + 2 * count
+    assert (copy / "proctex/seed1/prompts.parquet").read_bytes() == first
+    again("generate-prompts", NO_STORE, "generate_prompts.provider=store-only")
+    assert prompts_of(copy).equals(table)
+
+    streams = capsys.readouterr()
+    assert "$" in streams.out
+    everything = [path.read_bytes() for path in copy.rglob("*") if path.is_file()]
+    everything += [(streams.out + streams.err + caplog.text).encode()]
+    assert not any(KEY.encode() in content for content in everything)
+
+
+def test_the_written_store_comes_before_the_language_model(
+    server: LlmServer, copy: Path, again: Callable[..., None]
+) -> None:
+    again("generate-prompts", *LLM[1:])
+    assert server.asked == []
+    assert set(prompts_of(copy)["source"]) == {"hand-written"}
+
+
+def test_a_failed_run_leaves_the_old_table_and_can_be_run_again(
+    server: LlmServer, copy: Path, again: Callable[..., None]
+) -> None:
+    before = prompts_of(copy)
+    server.faults = [None] * 20 + ["529"]
+    with pytest.raises(CaptError, match="run again later"):
+        again("generate-prompts", *LLM, "generate_prompts.concurrency=1")
+    assert prompts_of(copy).equals(before)
+    again("generate-prompts", *LLM)
+    assert len(server.asked) == 15 + 2 * len(pairs_in(copy)) + 1
+
+
+def test_without_a_key_the_missing_pairs_and_the_ways_on_are_named(
+    copy: Path, again: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for key in (None, "", "  "):
+        monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)
+        if key is not None:
+            monkeypatch.setenv("ANTHROPIC_API_KEY", key)
+        for provider in ("anthropic", "anthropic-batch", "store-only"):
+            with pytest.raises(CaptError) as caught:
+                again("generate-prompts", NO_STORE, f"generate_prompts.provider={provider}")
+            message = str(caught.value)
+            count = len(pairs_in(copy))
+            assert f"no prompts are written for {count} pairs" in message
+            first, second = sorted(min(pairs_in(copy), key=sorted))
+            assert f"{first}/{second}" in message or f"{second}/{first}" in message
+            for way in ("ANTHROPIC_API_KEY", "generate_prompts.store", "store-or-template"):
+                assert way in message
+
+
+def test_a_key_that_cannot_be_one_is_refused_unseen(
+    copy: Path, again: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-one\nsk-two")
+    with pytest.raises(CaptError, match="ANTHROPIC_API_KEY") as caught:
+        again("generate-prompts", *LLM)
+    assert "sk-one" not in str(caught.value)
+
+
+def dry_run(artifacts: Path, *overrides: str) -> str:
+    words = ["generate-prompts", "--dataset", "proctex", "--artifacts", str(artifacts), "--dry-run"]
+    words += ["--params", str(PROJECT / "params.yaml"), "--seed", "1"]
+    answers = f"generate_prompts.answers={artifacts / 'answers'}"
+    for override in (*SMALL, answers, *overrides):
+        words += ["--set", override]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_a_dry_run_tells_calls_tokens_and_money_and_asks_nothing(
+    server: LlmServer, copy: Path, again: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = prompts_of(copy)
+    count = len(pairs_in(copy))
+    text = dry_run(copy, *LLM)
+    assert f"attributes: 15 calls, {15 * 1234:,} tokens in" in text
+    assert f"in all {15 + 2 * count} calls" in text
+    dollars = float(text.partition("$")[2].partition(" ")[0])
+    tokens_in, tokens_out = 1234 * (15 + 2 * count), 300 * 15 + count * (300 + 580)
+    assert dollars == pytest.approx((2 * tokens_in + 10 * tokens_out) / 1e6, abs=0.006)
+    batch = dry_run(copy, NO_STORE, "generate_prompts.provider=anthropic-batch")
+    assert float(batch.partition("$")[2].partition(" ")[0]) == pytest.approx(dollars / 2, abs=0.011)
+    assert server.asked == []
+    assert server.counted > 0
+    assert prompts_of(copy).equals(before)
+
+    monkeypatch.delenv("ANTHROPIC_API_KEY")
+    assert "not counted" in dry_run(copy, *LLM)
+    assert "price not known" in dry_run(copy, *LLM, "generate_prompts.model=unheard-of")
+    assert "every pair" in dry_run(copy)
+    monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
+    again("generate-prompts", *LLM)
+    assert "0 calls" in dry_run(copy, *LLM)
+
+
+def tool(*words: str) -> str:
+    result = CliRunner().invoke(app, ["prompts", *words, "--params", str(PROJECT / "params.yaml")])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_answers_can_be_read_and_checked(
+    server: LlmServer, copy: Path, again: Callable[..., None]
+) -> None:
+    again("generate-prompts", *LLM)
+    where = ["--dataset", "proctex", "--artifacts", str(copy)]
+    where += ["--set", NO_STORE, "--set", f"generate_prompts.answers={copy / 'answers'}"]
+    page = tool("show", "--class", "lined", *where)
+    assert "lined: visible attributes (anthropic/claude-sonnet-5-5)" in page
+    assert "lined: a photo of lined, mark" in page
+    assert f"{15 + 2 * len(pairs_in(copy))} files" in tool("verify", *where)
+
+    path = next((copy / "answers" / "prompts").glob("*.json"))
+    path.write_text(path.read_text().replace("trait 0", "trait 9"))
+    with pytest.raises(CaptError, match="1 problems in the prompts of proctex"):
+        tool("verify", *where)
+    assert path.exists()
+    again("generate-prompts", *LLM)
+    assert len(list((copy / "answers" / "set-aside").iterdir())) == 1
+    assert "damaged, set aside" in tool("verify", *where)
+
+
+def test_import_and_export_by_command(copy: Path, tmp_path: Path) -> None:
+    where = ["--dataset", "proctex", "--artifacts", str(copy)]
+    where += ["--set", f"generate_prompts.answers={copy / 'answers'}"]
+    tool("export", "--output", str(tmp_path), "--format", "release", *where)
+    files = [tmp_path / f"proctex_prompt_{word}.json" for word in ("common", "distinct")]
+    given = ["--common", str(files[0]), "--distinct", str(files[1])]
+    target = tmp_path / "own.json"
+    assert "30 of 30 classes" in tool("import", "--output", str(target), *given, *where)
+    with pytest.raises(CaptError, match="exists already"):
+        tool("import", "--output", str(target), *given, *where)
+
+    content = json.loads(files[1].read_text())
+    files[1].write_text(json.dumps({**content, "lined": []}))
+    target.unlink()
+    with pytest.raises(CaptError, match="nothing was written"):
+        tool("import", "--output", str(target), *given, *where)
+    assert not target.exists()
+    told = tool("import", "--output", str(target), "--keep-sound", *given, *where)
+    assert "problem: proctex_prompt_distinct.json: lined: the list is empty" in told
+    own = ["--set", f"generate_prompts.store={target}"]
+    assert "imported from" in tool("show", "--class", "veined", *where, *own)
+    tool("verify", *where, "--store", str(target))
+
+
+def test_a_request_to_terminate_is_an_interrupt() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt), termination_as_interrupt():
+        os.kill(os.getpid(), signal.SIGTERM)
+        signal.pause()
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_mistakes_on_the_command_line_end_in_one_line(tmp_path: Path) -> None:
+    target = str(tmp_path / "x.json")
+    result = command(["prompts", "import", "--dataset", "dtd", "--output", target])
+    assert result.returncode == 2
+    assert result.stderr == "error: nothing to import; give --common, --distinct or --cupl FILE\n"

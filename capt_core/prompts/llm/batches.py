@@ -171,11 +171,10 @@ class BatchRun:
                     f"{fruitless} batches in a row brought no answer ({len(waiting)} questions are "
                     "open, such as " + waiting[0].question.title + "); run again later"
                 )
-            stored = 0
-            for start in range(0, len(waiting), LARGEST):
-                handed_in = self._hand_in(waiting[start : start + LARGEST], folder)
-                stored += self._finish(*handed_in) if handed_in else 1
-            fruitless = 0 if stored else fruitless + 1
+            parts = [waiting[i : i + LARGEST] for i in range(0, len(waiting), LARGEST)]
+            handed_in = [found for part in parts if (found := self._hand_in(part, folder))]
+            stored = sum(self._finish(path, record) for path, record in handed_in)
+            fruitless = 0 if stored or not handed_in else fruitless + 1
 
     def _is_open(self, task: Task) -> bool:
         if task.question.key in self.refused:

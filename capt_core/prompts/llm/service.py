@@ -95,7 +95,7 @@ class Service:
         self._stop = stop
         self._not_before = 0.0
         http = anthropic.DefaultHttpxClient(
-            event_hooks={"response": [lambda r: _limit_duration(r, settings.timeout)]}
+            event_hooks={"response": [lambda found: _limit_duration(found, settings.timeout)]}
         )
         try:
             self._client = anthropic.Anthropic(
@@ -353,8 +353,13 @@ def _limit_duration(response: Any, seconds: float) -> None:
     """Let a response's body take no longer than given in all.
 
     The client's own time-out is per piece, so a server that sends a byte now and then never ends.
+    Results of batches may be long and are stored while they arrive; the time-out per piece has to
+    do for them.
     """
     import httpx2
+
+    if response.request.url.path.endswith("/results"):
+        return
 
     class Limited(httpx2.SyncByteStream):
         def __init__(self, stream: Any) -> None:

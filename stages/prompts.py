@@ -204,7 +204,9 @@ def _stores(
     layout = Layout(artifacts, dataset)
     written = written_store(settings.generate_prompts, dataset)
     stores = [written] if written else []
-    if layout.classes.is_file():
+    if not layout.classes.is_file():
+        warn(f"{dataset} is not prepared, so only the written store is looked at")
+    else:
         prepared = load_dataset(layout)
         reasoning = reasoning_for(prepared, settings.generate_prompts, settings.backbone, warn)
         answered = reasoning.written(answered_pairs(reasoning))

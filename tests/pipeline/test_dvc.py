@@ -47,6 +47,12 @@ def test_every_input_is_an_output_or_a_file_of_the_project() -> None:
                 assert (ROOT / dep).exists(), f"{name} depends on {dep}, which is not there"
 
 
+def test_answers_of_language_models_are_no_outputs() -> None:
+    # DVC deletes outputs before a stage runs and rolls them back with the lock file.
+    for name, stage in DVC.items():
+        assert not any("cache" in str(out) for out in stage["outs"]), name
+
+
 def test_every_data_set_of_the_matrix_has_its_own_settings() -> None:
     document = yaml.safe_load((ROOT / "params.yaml").read_text())
     assert set(document["datasets"]) <= set(document["per_dataset"])

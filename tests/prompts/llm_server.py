@@ -135,6 +135,7 @@ def message(body: dict[str, Any], fault: Fault = None) -> dict[str, Any]:
     content = [{"type": "text", "text": text}]
     if fault == "refusal":
         content, stop = [], "refusal"
+    usage = {"input_tokens": 1000, "output_tokens": 200}
     return {
         "id": "msg_1",
         "type": "message",
@@ -143,7 +144,7 @@ def message(body: dict[str, Any], fault: Fault = None) -> dict[str, Any]:
         "content": content,
         "stop_reason": stop,
         "stop_sequence": None,
-        "usage": {"input_tokens": 1000, "output_tokens": 200},
+        "usage": None if fault == "no-usage" else usage,
     }
 
 

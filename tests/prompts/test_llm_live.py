@@ -263,6 +263,13 @@ def test_a_key_in_an_answer_is_not_stored(server: LlmServer, desk: Desk) -> None
     assert server.keys == {f"Bearer {KEY}"}
 
 
+def test_an_answer_without_token_counts_is_kept(server: LlmServer, desk: Desk) -> None:
+    server.faults = ["no-usage"]
+    assert desk.write().calls == 7
+    assert len(server.asked) == 7
+    assert {entry.attempts[0].tokens.input for entry in stored(desk)} == {0, 1000}
+
+
 def test_several_calls_at_once(server: LlmServer, desk: Desk) -> None:
     server.delay = 0.05
     server.faults = ["500", None, "drop", None, "529"]

@@ -203,7 +203,7 @@ class Service:
             TransientError: it is none; proxies and half-broken servers answer so.
         """
         try:
-            usage = message.usage
+            usage = getattr(message, "usage", None)
             blocks = list(message.content)
             text = "".join(block.text for block in blocks if block.type == "text")
             if not isinstance(message.stop_reason, str) or not isinstance(message.model, str):
@@ -213,10 +213,10 @@ class Service:
                 stop_reason=message.stop_reason,
                 model=self._clean(message.model),
                 tokens=Tokens(
-                    input=usage.input_tokens,
-                    output=usage.output_tokens,
-                    cache_read=usage.cache_read_input_tokens or 0,
-                    cache_write=usage.cache_creation_input_tokens or 0,
+                    input=_count(usage, "input_tokens"),
+                    output=_count(usage, "output_tokens"),
+                    cache_read=_count(usage, "cache_read_input_tokens"),
+                    cache_write=_count(usage, "cache_creation_input_tokens"),
                 ),
                 request_id=self._clean(str(message.id)),
             )
@@ -331,6 +331,12 @@ def asked_delay(headers: Mapping[str, str]) -> float | None:
         date = email.utils.parsedate_to_datetime(headers.get("retry-after", ""))
         return max(0.0, (date - datetime.now(UTC)).total_seconds())
     return None
+
+
+def _count(usage: object, name: str) -> int:
+    """A token count; 0 where the service gives none, for an answer is worth keeping without."""
+    value = getattr(usage, name, None)
+    return value if isinstance(value, int) else 0
 
 
 def _checked_batch(batch: Any) -> MessageBatch:

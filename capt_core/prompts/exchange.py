@@ -170,10 +170,15 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8-sig")
         document = json.loads(text, object_pairs_hook=unique)
+        json.dumps(document, ensure_ascii=False).encode()
     except OSError as error:
         raise CaptError(f"{path}: cannot be read ({error.strerror})") from error
     except UnicodeDecodeError as error:
         raise CaptError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from error
+    except UnicodeEncodeError as error:
+        raise CaptError(
+            f"{path}: holds escapes that are no characters (\\ud800 to \\udfff)"
+        ) from error
     except RecursionError as error:
         raise CaptError(f"{path}: nested too deeply for a file of class -> sentences") from error
     except ValueError as error:

@@ -127,6 +127,10 @@ def message(body: dict[str, Any], fault: Fault = None) -> dict[str, Any]:
     text = json.dumps(answer)
     if fault == "truncated":
         text, stop = text[: len(text) // 2], "max_tokens"
+    elif fault == "surrogate":
+        text = text.replace("to see", r"\ud800 to see")
+    elif fault == "outer-surrogate":
+        text = text.replace("to see", "\ud800 to see")
     elif fault == "prose":
         text = "Certainly! Here is what I see: bands."
     elif fault == "echo":
@@ -249,7 +253,7 @@ class _Handler(BaseHTTPRequestHandler):
             name = f"msgbatch_{len(server.batches) + 1}"
             members = body["requests"]
             faults = server.batch_faults.pop(0) if server.batch_faults else []
-            faults = faults + [None] * (len(members) - len(faults))
+            faults = (faults + [None] * len(members))[: len(members)]
             now = datetime.now(UTC)
             server.batches[name] = {
                 "id": name,

@@ -99,6 +99,8 @@ def test_missing_classes_are_named(tmp_path: Path) -> None:
         ("[]", "expected an object"),
         ("{}", "expected an object"),
         ("null", "expected an object"),
+        ('{"banded": ["\\ud800"]}', "no characters"),
+        ('{"\\udfff": ["a"]}', "no characters"),
         ("[" * 100_000, "nested too deeply"),
         ('{"banded": ["a"], "banded": ["b"]}', "'banded' stands there twice"),
     ],

@@ -263,6 +263,15 @@ def test_a_key_in_an_answer_is_not_stored(server: LlmServer, desk: Desk) -> None
     assert server.keys == {f"Bearer {KEY}"}
 
 
+@pytest.mark.parametrize(("fault", "calls"), [("surrogate", 8), ("outer-surrogate", 7)])
+def test_characters_that_no_file_can_hold_cost_no_answer(
+    server: LlmServer, desk: Desk, fault: str, calls: int
+) -> None:
+    server.faults = [fault]
+    assert desk.write().calls == calls
+    assert len(stored(desk)) == 7
+
+
 def test_an_answer_without_token_counts_is_kept(server: LlmServer, desk: Desk) -> None:
     server.faults = ["no-usage"]
     assert desk.write().calls == 7

@@ -313,7 +313,8 @@ class Service:
         return QuestionRefusedError(text)
 
     def _clean(self, text: str) -> str:
-        return text.replace(self._key, "[key]")
+        # What no file can hold, half a surrogate pair, must not cost the rest of an answer.
+        return text.replace(self._key, "[key]").encode(errors="replace").decode()
 
     def _line(self, error: object) -> str:
         """What an error says, in one line of bearable length, without the key."""

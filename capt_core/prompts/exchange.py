@@ -176,9 +176,7 @@ def _read(path: Path) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise CaptError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from error
     except UnicodeEncodeError as error:
-        raise CaptError(
-            f"{path}: holds escapes that are no characters (\\ud800 to \\udfff)"
-        ) from error
+        raise CaptError(f"{path}: holds escapes that are no characters (\\ud800...)") from error
     except RecursionError as error:
         raise CaptError(f"{path}: nested too deeply for a file of class -> sentences") from error
     except ValueError as error:

@@ -90,8 +90,7 @@ def available_prompts(
         key = api_key()
         if key is None:
             raise missing_prompts(["/".join(pair.classes) for pair in missing])
-        spending = writing.write_prompts(reasoning, pairs, key, progress, say)
-        say(f"{spending.calls} answers of {settings.model}, {spending.told()} at list price")
+        writing.write_prompts(reasoning, pairs, key, progress, say)
     answered = reasoning.written(pairs)
     if answered.pairs:
         stores.append(answered)

@@ -129,7 +129,7 @@ def load_store(path: Path, dataset: str | None = None) -> PromptStore:
         problem = error.errors()[0]
         where = ".".join(str(part) for part in problem["loc"])
         raise CaptError(f"{path}: {where}: {problem['msg']}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CaptError(f"{path}: not valid JSON ({error})") from error
     if store.schema_version != SCHEMA_VERSION:
         raise CaptError(

@@ -103,6 +103,17 @@ def test_results_that_break_off_are_fetched_again(
     assert everything(server) == ONCE
 
 
+def test_results_that_never_come_whole_name_the_record(server: LlmServer, desk: Desk) -> None:
+    server.result_faults = ["half"] * 4
+    with pytest.raises(CaptError, match="batch msgbatch_1: the service failed 4 times") as caught:
+        write(desk)
+    (path,) = records(desk)
+    assert str(path) in str(caught.value)
+    assert any("answers of claude-sonnet-5-5, $" in line for line in desk.said)
+    write(desk)
+    assert everything(server) == ONCE
+
+
 @pytest.mark.parametrize("fault", ["429 retry-after=0.05", "529", "drop", "drop-after", "html"])
 def test_a_batch_that_may_have_been_taken_is_looked_for(
     server: LlmServer, desk: Desk, fault: str

@@ -10,6 +10,7 @@ import contextlib
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -211,7 +212,7 @@ class BatchRun:
     ) -> Record:
         for tries in range(self._attempting.settings.retries + 1):
             try:
-                return self._numbered(path, record, self._service.submit(requests))
+                batch_id = self._service.submit(requests)
             except (QuestionRefusedError, CaptError) as error:
                 path.unlink(missing_ok=True)
                 raise CaptError(f"the batch was not taken: {error}") from None
@@ -226,6 +227,8 @@ class BatchRun:
                 taken = self._find_taken(record)
                 if taken:
                     return self._numbered(path, record, taken)
+            else:
+                return self._numbered(path, record, batch_id)
         raise AssertionError
 
     def _numbered(self, path: Path, record: Record, batch_id: str) -> Record:
@@ -239,7 +242,12 @@ class BatchRun:
         batch_id = record.batch_id or self._find_taken(record)
         stored = 0
         if batch_id and self._ended(batch_id):
-            stored = self._collect(batch_id, record)
+            try:
+                stored = self._collect(batch_id, record)
+            except CaptError as error:
+                raise CaptError(
+                    f"batch {batch_id}: {error}; to give it up and ask anew, remove {path}"
+                ) from None
         path.unlink(missing_ok=True)
         return stored
 
@@ -311,7 +319,7 @@ class BatchRun:
             )
             if batch.id in known or size != len(record.members) or not self._ended(batch.id):
                 continue
-            names = self._service.retrying(lambda b=batch: _names(self._service, b.id))  # type: ignore[misc]
+            names = self._service.retrying(partial(_names, self._service, batch.id))
             if names == set(record.members):
                 return batch.id
         return None

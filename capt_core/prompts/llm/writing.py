@@ -81,7 +81,7 @@ def write_prompts(
     progress: Progress,
     say: Callable[[str], None],
 ) -> Spending:
-    """Have everything asked that is not answered yet.
+    """Have everything asked that is not answered yet, and say what it cost.
 
     Raises:
         CaptError: the service refuses or stays away, or some answers cannot be used even after all
@@ -105,6 +105,8 @@ def write_prompts(
         reasoning.run(pairs, answer)
     finally:
         service.close()
+        if spending.calls:
+            say(f"{spending.calls} answers of {settings.model}, {spending.told()} at list price")
     failed = [
         f"{question.title}: {run.refused.get(question.key, why)}"
         for question, why in reasoning.failures(pairs)

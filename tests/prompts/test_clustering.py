@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import numpy.typing as npt
 import polars as pl
@@ -12,6 +16,7 @@ from hypothesis import strategies as st
 from capt_core.artifacts.schemas import PROMPT_CLUSTERS
 from capt_core.artifacts.tables import schema_problem
 from capt_core.prompts.clustering import class_means, cluster_centres, cluster_table, unit
+from tests.conftest import PROJECT
 
 Array = npt.NDArray[np.float64]
 
@@ -109,6 +114,23 @@ def test_clustering_repeats_bit_for_bit() -> None:
     one, again = (cluster_centres(points, 5, 10, 3) for _ in range(2))
     assert one[0].tobytes() == again[0].tobytes()
     assert one[1].tolist() == again[1].tolist()
+
+
+def test_the_number_of_threads_does_not_matter() -> None:
+    program = (
+        "import sys, numpy as np; from tests.prompts.test_clustering import *; "
+        "sys.stdout.buffer.write(cluster_centres(directions(300, 0, 64), 7, 3, 1)[0].tobytes())"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
+    environment |= {"OMP_NUM_THREADS": "3", "OPENBLAS_NUM_THREADS": "3"}
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=PROJECT,
+        env=environment,
+        capture_output=True,
+        check=True,
+    )
+    assert done.stdout == cluster_centres(directions(300, 0, 64), 7, 3, 1)[0].tobytes()
 
 
 def test_noise_of_the_last_digit_does_not_reach_the_centres() -> None:

@@ -253,7 +253,7 @@ class BatchRun:
 
     def _ended(self, batch_id: str) -> bool:
         """Wait until a batch has ended; False if the service no longer knows it."""
-        pause = FIRST_LOOK
+        pause, told = FIRST_LOOK, ""
         while True:
             try:
                 batch = self._service.batch(batch_id)
@@ -265,8 +265,10 @@ class BatchRun:
                 return False
             if batch.processing_status == "ended":
                 return True
-            counts = batch.request_counts
-            self._say(f"batch {batch_id}: {batch.processing_status}, {counts.processing} open")
+            state = f"{batch.processing_status}, {batch.request_counts.processing} open"
+            if state != told:
+                self._say(f"batch {batch_id}: {state}")
+            told = state
             self._service.sleep(pause)
             pause = min(RAREST_LOOK, pause * 2)
 

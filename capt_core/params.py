@@ -8,10 +8,10 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from capt_core.errors import CaptError
 
@@ -87,24 +87,74 @@ class MineSamples(Section):
     fallback: Literal["random_train", "skip"] = "random_train"
 
 
+class Adapter(Section):
+    """The Diff-Manner Adapter (eq. 9, 10, 13)."""
+
+    blocks: Literal["all"] | Annotated[int, Field(ge=0)] | list[Annotated[int, Field(ge=0)]] = "all"
+    form: Literal["broadcast", "unsummed", "swapped"] = "broadcast"
+    parts: Literal["global_local", "local", "global"] = "global_local"
+    attention: Literal["frozen", "own"] = "frozen"
+    kernel_size: int = Field(3, ge=1)
+    alpha: Literal["dynamic", "constant", "learned"] = "dynamic"
+    anchor_alpha: Literal["mean", "max", "first"] = "mean"
+    scale: float = Field(5.0, gt=0)
+    exponent: float = Field(0.5, ge=0)
+    momentum: float = Field(0.99, ge=0, lt=1)
+
+
+Granularity = Literal["sample", "commonality", "difference"]
+EXPERTS: tuple[Granularity, ...] = ("sample", "commonality", "difference")
+
+
+class Experts(Section):
+    """The Multi-Granularity Discrepancy Expert (eq. 11, 12)."""
+
+    granularities: list[Granularity] = list(EXPERTS)
+    routing: Literal["top_k", "mean"] = "top_k"
+    active: int = Field(2, ge=1, le=3)
+    semantic_form: Literal["memory", "feed_forward"] = "memory"
+    mask_rate: float = Field(0.3, ge=0, lt=1)
+
+
+class Losses(Section):
+    """What training minimises (eq. 2, 3) and what keeps it near the base model."""
+
+    confusion_weight: float = Field(1.0, ge=0)
+    false_negatives: Literal["masked", "multi_positive", "class_unique"] = "masked"
+    factor: Literal["half", "sum"] = "half"
+    original_weight: float = Field(0.0, ge=0)
+    load_balance_weight: float = Field(0.0, ge=0)
+    retention_weight: float = Field(0.0, ge=0)
+    retention_names: Literal["training", "all", "generic"] = "generic"
+    feature_weight: float = Field(0.0, ge=0)
+
+
 class Train(Section):
     epochs: int = Field(25, ge=1)
     batch_size: int = Field(4, ge=1)
+    accumulate: int = Field(1, ge=1)
     optimizer: Literal["sgd", "adamw"] = "sgd"
     learning_rate: float = Field(0.002, gt=0)
+    gate_rate: float = Field(1.0, gt=0)
     momentum: float = Field(0.9, ge=0, lt=1)
     weight_decay: float = Field(0.0005, ge=0)
     warmup_epochs: int = Field(1, ge=0)
     warmup_learning_rate: float = Field(1e-5, gt=0)
     augmentation: Literal["crop_flip", "none"] = "crop_flip"
-    original_weight: float = Field(0.0, ge=0)
-    adapter_blocks: Literal["all"] | Annotated[int, Field(ge=0)] = "all"
-    adapter_scale: float = Field(5.0, gt=0)
-    adapter_exponent: float = Field(0.5, gt=0)
-    adapter_momentum: float = Field(0.99, ge=0, lt=1)
-    kernel_size: int = Field(3, ge=1)
-    active_experts: int = Field(2, ge=1, le=3)
-    mask_rate: float = Field(0.3, ge=0, lt=1)
+    views: int = Field(0, ge=0)
+    cache_prefix: bool = False
+    representative_noise: float = Field(0.0, ge=0, le=1)
+    interpolation: float = Field(1.0, gt=0, le=1)
+    checkpoint_steps: int = Field(50, ge=0)
+
+    @model_validator(mode="after")
+    def _cacheable(self) -> Self:
+        if self.cache_prefix and self.augmentation != "none" and self.views == 0:
+            raise ValueError(
+                "cache_prefix needs a fixed number of views: set views to 1 or more, "
+                "or augmentation to none"
+            )
+        return self
 
 
 class Evaluate(Section):
@@ -125,6 +175,9 @@ class Settings(Section):
     fewshot: FewShot = FewShot()
     backbone: Backbone = Backbone()
     runtime: Runtime = Runtime()
+    adapter: Adapter = Adapter()
+    experts: Experts = Experts()
+    losses: Losses = Losses()
     prepare: Prepare = Prepare()
     fit_teacher: FitTeacher = FitTeacher()
     extract_features: ExtractFeatures = ExtractFeatures()
@@ -161,14 +214,18 @@ _Model = TypeVar("_Model", bound=Section)
 
 
 def load_settings(
-    path: Path, dataset: str | None = None, overrides: Sequence[str] = ()
+    path: Path,
+    dataset: str | None = None,
+    overrides: Sequence[str] = (),
+    variant: str | None = None,
 ) -> tuple[Settings, Matrix]:
-    """Read a params file and merge: shared sections, ``per_dataset.<dataset>``, overrides.
+    """Read a params file and merge: sections, ``per_dataset.<dataset>``, variant, overrides.
 
     Args:
         path: the YAML file.
         dataset: whose ``per_dataset`` entry applies; None applies none.
         overrides: ``section.key=value`` strings, values in YAML notation.
+        variant: whose entry of ``variants`` applies; None applies none.
 
     Raises:
         CaptError: unreadable file, unknown key, wrong type or value; the message names it.
@@ -177,11 +234,20 @@ def load_settings(
     keys = {key: document.pop(key) for key in Matrix.model_fields if key in document}
     matrix = _validate(Matrix, keys, str(path))
     differing = _mapping(document.pop("per_dataset", {}), f"{path}: per_dataset")
+    variants = _mapping(document.pop("variants", {}), f"{path}: variants")
     for name, entry in differing.items():
         where = f"{path}: per_dataset.{name}"
         _validate(PerDataset, _mapping(entry, where), where)
         _validate(Settings, _merge(document, entry), where)
+    for name, entry in variants.items():
+        where = f"{path}: variants.{name}"
+        _validate(Settings, _merge(document, _mapping(entry, where)), where)
     values = _merge(document, differing.get(dataset, {})) if dataset else document
+    if variant is not None:
+        if variant not in variants:
+            known = ", ".join(variants) or "none"
+            raise CaptError(f"{path}: variants: no variant {variant!r}; known: {known}")
+        values = _merge(values, variants[variant])
     settings = _validate(Settings, values, str(path))
     if overrides:
         settings = _validate(Settings, _with_overrides(values, overrides), "--set")

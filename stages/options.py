@@ -19,6 +19,10 @@ Set = Annotated[
     list[str] | None,
     typer.Option("--set", help="Change a setting: section.key=value. Repeatable."),
 ]
+Variant = Annotated[
+    str | None,
+    typer.Option(help="Variant in the settings; its artifacts lie in study/<variant>/."),
+]
 Method = Annotated[str, typer.Option(help="Method: clip or capt.")]
 
 PARAMS = Path("params.yaml")

@@ -8,14 +8,23 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Layout:
-    """Paths of one data set's artifacts; `root` is the folder given by ``--artifacts``."""
+    """Paths of one data set's artifacts.
+
+    Attributes:
+        root: the folder given by ``--artifacts``, or a study variant's folder in it.
+        dataset: name of the data set.
+        shared: where what no variant changes lies (samples, images, frozen features), if not
+            below `root`.
+    """
 
     root: Path
     dataset: str
+    shared: Path | None = None
 
     @property
     def folder(self) -> Path:
-        return self.root / self.dataset
+        """What all seeds and variants share."""
+        return (self.shared or self.root) / self.dataset
 
     @property
     def samples(self) -> Path:
@@ -53,8 +62,13 @@ class Layout:
     def predictions(self) -> Path:
         return self.folder / "predictions.parquet"
 
+    @property
+    def work(self) -> Path:
+        """What interrupted work goes on from; no output of any stage."""
+        return (self.shared or self.root) / "work"
+
     def seed(self, seed: int) -> SeedLayout:
-        return SeedLayout(self.folder / f"seed{seed}")
+        return SeedLayout(self.root / self.dataset / f"seed{seed}")
 
     def evaluation(self, method: str, seed: int) -> Path:
         return evaluations(self.root) / self.dataset / f"{method}-seed{seed}.parquet"
@@ -131,6 +145,11 @@ class RunLayout:
     @property
     def confusion_plot(self) -> Path:
         return self.folder / "plots" / "confusion.csv"
+
+
+def study_folder(root: Path, variant: str) -> Path:
+    """Folder of a study variant's artifacts below the artifacts folder."""
+    return root / "study" / variant
 
 
 def evaluations(root: Path) -> Path:

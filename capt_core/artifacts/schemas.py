@@ -199,15 +199,31 @@ TRAINING_LOG = Table(
         "loss": _SHARE,
         "confusion_loss": _SHARE,
         "original_loss": _SHARE,
+        "load_balance_loss": _SHARE,
+        "retention_loss": _SHARE,
+        "feature_loss": _SHARE,
         "rows": _ID,
         "alpha_mean": _SHARE,
+        "alpha_min": _SHARE,
+        "alpha_max": _SHARE,
         "alpha_running": _SHARE,
         "residual_gate": _SHARE,
+        "sample_expert_weight": _SHARE,
+        "commonality_expert_weight": _SHARE,
+        "difference_expert_weight": _SHARE,
         "sample_expert_share": _SHARE,
         "commonality_expert_share": _SHARE,
         "difference_expert_share": _SHARE,
         "gate_entropy": _SHARE,
     },
+    key=["step"],
+)
+
+
+TRAINING_SPEED = Table(
+    "training_speed",
+    "train",
+    {"step": _ID, "rows": _ID, "seconds": _SHARE, "rows_per_second": _SHARE},
     key=["step"],
 )
 

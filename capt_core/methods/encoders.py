@@ -8,7 +8,7 @@ import torch
 
 from capt_core.backbone.loading import Backbone
 from capt_core.errors import CaptError
-from capt_core.methods.capt.model import CaptModel, CaptSettings, load_state
+from capt_core.methods.capt.model import model_from_state
 from capt_core.methods.saved import SavedTensors
 
 METHODS = ("clip", "capt")
@@ -31,12 +31,5 @@ def image_encoder(saved: SavedTensors, backbone: Backbone) -> ImageEncoder:
     if saved.facts["method"] == "clip":
         encoder: ImageEncoder = backbone.clip.encode_image
         return encoder
-    state = saved.tensors
-    model = CaptModel(
-        backbone.clip.visual,
-        state["experts.commonality.centres"],
-        state["experts.difference.centres"],
-        CaptSettings(**saved.facts["shape"]),
-    )
-    load_state(model, state)
+    model = model_from_state(backbone.clip.visual, saved.tensors, saved.facts["shape"])
     return model.to(backbone.device).eval()

@@ -57,9 +57,9 @@ _VIEWER_FONTS = b"system-ui, 'Helvetica Neue', Helvetica, Arial, 'DejaVu Sans', 
 _DIAGONAL = "#e3e6ea"
 _SEED_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 _EXPERTS = {
-    "sample": ("sample_expert_share", "#0072b2"),
-    "commonality": ("commonality_expert_share", "#e69f00"),
-    "difference": ("difference_expert_share", "#cc3d3d"),
+    "sample": ("sample_expert_weight", "#0072b2"),
+    "commonality": ("commonality_expert_weight", "#e69f00"),
+    "difference": ("difference_expert_weight", "#cc3d3d"),
 }
 
 

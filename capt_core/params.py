@@ -200,6 +200,17 @@ class Matrix(Section):
     methods: list[Literal["clip", "capt"]] = Field(min_length=1)
 
 
+class Study(Section):
+    """What the study runs: variants, and which methods beside CAPT with which of them."""
+
+    variants: list[str] = Field(min_length=1)
+    methods: dict[str, list[str]] = Field(default_factory=dict)
+
+    def methods_of(self, variant: str) -> list[str]:
+        """Methods that a variant is run with: CAPT alone unless others are listed."""
+        return self.methods.get(variant, ["capt"])
+
+
 class PerDataset(Section):
     """What may differ for one data set.
 
@@ -233,6 +244,7 @@ def load_settings(
     document = _read_yaml(path)
     keys = {key: document.pop(key) for key in Matrix.model_fields if key in document}
     matrix = _validate(Matrix, keys, str(path))
+    document.pop("study", None)
     differing = _mapping(document.pop("per_dataset", {}), f"{path}: per_dataset")
     variants = _mapping(document.pop("variants", {}), f"{path}: variants")
     for name, entry in differing.items():
@@ -252,6 +264,16 @@ def load_settings(
     if overrides:
         settings = _validate(Settings, _with_overrides(values, overrides), "--set")
     return settings, matrix
+
+
+def load_study(path: Path) -> Study:
+    """The `study` entry of a params file.
+
+    Raises:
+        CaptError: unreadable file, no such entry, or a wrong one.
+    """
+    document = _read_yaml(path)
+    return _validate(Study, _mapping(document.get("study", {}), f"{path}: study"), f"{path}: study")
 
 
 def settings_hash(*parts: object) -> str:

@@ -20,6 +20,8 @@ from stages import (
     mine_samples,
     prepare,
     report,
+    study,
+    study_report,
     train,
 )
 
@@ -37,7 +39,7 @@ PIPELINE = (
     evaluate,
     report,
 )
-TOOLS = (doctor,)
+TOOLS = (doctor, study, study_report)
 
 app = typer.Typer(
     help="Find the classes that CLIP confuses, and repair them with a few images.",

@@ -69,7 +69,7 @@ def stage_run(
     Raises:
         CaptError: bad settings, or ``--set`` under DVC.
     """
-    from capt_core.artifacts.layout import Layout, study_folder
+    from capt_core.artifacts.layout import Layout, StudyLayout
     from capt_core.data.registry import dataset_spec
     from capt_core.errors import CaptError
     from capt_core.params import load_settings
@@ -84,15 +84,15 @@ def stage_run(
     number = matrix.seeds[0] if seed is None else seed
     shared = artifacts
     if variant:
-        artifacts = study_folder(artifacts, variant)
+        artifacts = StudyLayout(artifacts).variant(variant)
     run = Run(
         settings=settings,
         matrix=matrix,
         layout=Layout(artifacts, dataset or "", shared if variant else None),
         seed=number,
         seeds=matrix.seeds if seed is None else [seed],
-        records=artifacts / "runs",
-        name="-".join(filter(None, (stage, dataset, method, f"seed{number}"))),
+        records=shared / "runs",
+        name="-".join(filter(None, (stage, dataset, variant, method, f"seed{number}"))),
     )
     started = time.perf_counter()
     yield run

@@ -147,11 +147,6 @@ class RunLayout:
         return self.folder / "plots" / "confusion.csv"
 
 
-def study_folder(root: Path, variant: str) -> Path:
-    """Folder of a study variant's artifacts below the artifacts folder."""
-    return root / "study" / variant
-
-
 def evaluations(root: Path) -> Path:
     """Folder of the evaluation records of all data sets, methods and seeds."""
     return root / "evaluations"
@@ -178,3 +173,34 @@ class ReportLayout:
     @property
     def html(self) -> Path:
         return self.root / "report.html"
+
+
+@dataclass(frozen=True)
+class StudyLayout:
+    """Paths of the study; `root` is the folder given by ``--artifacts``."""
+
+    root: Path
+
+    @property
+    def folder(self) -> Path:
+        return self.root / "study"
+
+    def variant(self, name: str) -> Path:
+        """Folder that stands in for the artifacts folder where a variant runs."""
+        return self.folder / name
+
+    def evaluations(self, variant: str, dataset: str) -> list[Path]:
+        """Evaluation records of a variant, sorted."""
+        return sorted((evaluations(self.variant(variant)) / dataset).glob("*.parquet"))
+
+    @property
+    def results(self) -> Path:
+        return self.folder / "results.parquet"
+
+    @property
+    def markdown(self) -> Path:
+        return self.folder / "study.md"
+
+    @property
+    def html(self) -> Path:
+        return self.folder / "study.html"

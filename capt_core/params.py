@@ -51,12 +51,30 @@ class Prepare(Section):
     proctex_test: int = Field(112, ge=1)
 
 
-class FitTeacher(Section):
-    method: Literal["clip"] = "clip"
-
-
 class ExtractFeatures(Section):
     batch_size: int = Field(128, ge=1)
+
+
+class Optimisation(Section):
+    """Stochastic gradient descent over few-shot images: the CoOp line's settings."""
+
+    epochs: int = Field(200, ge=1)
+    batch_size: int = Field(32, ge=1)
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    learning_rate: float = Field(0.002, gt=0)
+    momentum: float = Field(0.9, ge=0, lt=1)
+    weight_decay: float = Field(0.0005, ge=0)
+    warmup_epochs: int = Field(1, ge=0)
+    warmup_learning_rate: float = Field(1e-5, gt=0)
+
+
+class Coop(Optimisation):
+    context_init: str | None = "a photo of a"
+    context_length: int = Field(4, ge=1)
+
+
+class FitTeacher(Coop):
+    method: Literal["clip", "coop"] = "clip"
 
 
 class InferTeacher(Section):
@@ -126,8 +144,8 @@ class Settings(Section):
     backbone: Backbone = Backbone()
     runtime: Runtime = Runtime()
     prepare: Prepare = Prepare()
-    fit_teacher: FitTeacher = FitTeacher()
     extract_features: ExtractFeatures = ExtractFeatures()
+    fit_teacher: FitTeacher = FitTeacher()
     infer_teacher: InferTeacher = InferTeacher()
     build_bank: BuildBank = BuildBank()
     mine_pairs: MinePairs = MinePairs()

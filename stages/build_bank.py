@@ -24,12 +24,12 @@ def main(
     from stages.run import say, stage_run
 
     with stage_run("build-bank", dataset, seed, params, artifacts, set_) as run:
-        settings, layout = run.settings, run.layout
+        settings, layout, paths = run.settings, run.layout, run.seed_layout
         prepared = load_dataset(layout)
         origin = prepared.provenance(
             backbone_identity(settings.backbone), settings_hash(settings.build_bank, run.seed)
         )
-        predictions = read_table(PREDICTIONS, layout.predictions, origin)
+        predictions = read_table(PREDICTIONS, paths.predictions, origin)
         if settings.build_bank.source == "fewshot":
             fewshot = load_fewshot(layout, prepared, settings.fewshot.shots, run.seed)
             ids = fewshot.filter(pl.col("split") == "train")["sample_id"]
@@ -38,7 +38,6 @@ def main(
         images = looked_at(prepared, predictions, ids)
         bank = confusion_bank(images)
         statistics = confusion_statistics(bank, images)
-        paths = run.seed_layout
         write_table(CONFUSION_STATISTICS, statistics, paths.confusion_statistics, origin)
         write_table(CONFUSION_BANK, bank, paths.confusion_bank, origin)
         say(f"{len(bank)} of {len(images)} training images misclassified -> {paths.confusion_bank}")

@@ -16,7 +16,7 @@ def main(
     """Score a method: base, novel, corrected, broken."""
     import polars as pl
 
-    from capt_core.artifacts.features import read_text_features
+    from capt_core.artifacts.features import read_teacher_text_features
     from capt_core.artifacts.files import file_digest, write_json, write_text
     from capt_core.artifacts.schemas import (
         CONFUSION_BANK,
@@ -45,7 +45,7 @@ def main(
         origin = prepared.provenance(backbone.identity, settings_hash(run.seed))
         paths = run.method_layout(method)
         saved = read_tensors(paths.model, "train", origin)
-        before = read_table(PREDICTIONS, layout.predictions, origin)
+        before = read_table(PREDICTIONS, run.seed_layout.predictions, origin)
         bank = read_table(CONFUSION_BANK, run.seed_layout.confusion_bank, origin)
         # The bank's correction rate needs the images that could have entered the bank; which of
         # them did must not matter for the predictions.
@@ -66,7 +66,7 @@ def main(
             prepared,
             ids,
             images,
-            read_text_features(layout.text_features, origin),
+            read_teacher_text_features(run.seed_layout.teacher_text_features, origin),
             backbone.logit_scale,
             top_classes=5,
         )
@@ -89,6 +89,7 @@ def main(
         shown = (
             paths.predictions,
             paths.training_log,
+            run.seed_layout.predictions,
             run.seed_layout.confusion_bank,
             run.seed_layout.representatives,
         )

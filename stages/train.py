@@ -63,7 +63,7 @@ def _train_capt(
 
     import polars as pl
 
-    from capt_core.artifacts.features import read_text_features
+    from capt_core.artifacts.features import read_teacher_text_features
     from capt_core.artifacts.schemas import REPRESENTATIVES
     from capt_core.artifacts.tables import read_table
     from capt_core.data.dataset import image_root, load_fewshot
@@ -79,7 +79,9 @@ def _train_capt(
     centres = read_tensors(run.seed_layout.prompt_centres, "cluster-prompts", origin).tensors
     representatives = read_table(REPRESENTATIVES, run.seed_layout.representatives, origin)
     base = prepared.class_ids("base")
-    texts = read_text_features(layout.text_features, origin)[base].to(backbone.device)
+    texts = read_teacher_text_features(run.seed_layout.teacher_text_features, origin)[base].to(
+        backbone.device
+    )
     fewshot = load_fewshot(layout, prepared, settings.fewshot.shots, run.seed)
     anchors = build_anchors(
         fewshot.filter(pl.col("split") == "train", pl.col("class_id").is_in(base))[

@@ -45,12 +45,18 @@ IMAGE_FEATURES = Table(
     key=["sample_id"],
 )
 
-TEXT_FEATURES = Table(
-    "text_features",
-    "extract-features",
-    {"class_id": _ID, "class_name": _TEXT, "prompt": _TEXT, "feature": vector()},
-    key=["class_id"],
-)
+
+def _text_features(name: str, stage: str) -> Table:
+    return Table(
+        name,
+        stage,
+        {"class_id": _ID, "class_name": _TEXT, "prompt": _TEXT, "feature": vector()},
+        key=["class_id"],
+    )
+
+
+TEXT_FEATURES = _text_features("text_features", "extract-features")
+TEACHER_TEXT_FEATURES = _text_features("teacher_text_features", "fit-teacher")
 
 
 def _predictions(name: str, stage: str) -> Table:
@@ -241,6 +247,7 @@ ALL_TABLES = (
     FEWSHOT,
     IMAGE_FEATURES,
     TEXT_FEATURES,
+    TEACHER_TEXT_FEATURES,
     PREDICTIONS,
     CONFUSION_BANK,
     CONFUSION_STATISTICS,

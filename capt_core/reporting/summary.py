@@ -44,7 +44,13 @@ AVERAGE = "average"
 MISSING = "–"
 
 _GROUP = ["protocol", "dataset", "method", "variant"]
-_METHOD_NAMES = {"clip": "CLIP (base model)", "capt": "CAPT"}
+_METHOD_NAMES = {
+    "clip": "CLIP (base model)",
+    "linear_probe": "Linear probe",
+    "coop": "CoOp",
+    "residual": "Residual with retention",
+    "capt": "CAPT",
+}
 
 
 def summarise(results: pl.DataFrame, not_averaged: Collection[str] = ()) -> pl.DataFrame:

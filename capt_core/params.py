@@ -73,6 +73,20 @@ class Coop(Optimisation):
     context_length: int = Field(4, ge=1)
 
 
+class LinearProbe(Section):
+    strength: float | None = Field(None, gt=0)
+    max_iterations: int = Field(1000, ge=1)
+
+
+class Residual(Optimisation):
+    epochs: int = Field(100, ge=1)
+    optimizer: Literal["sgd", "adamw"] = "adamw"
+    learning_rate: float = Field(0.001, gt=0)
+    hidden: int = Field(256, ge=1)
+    retention_weight: float = Field(1.0, ge=0)
+    retention_names: Literal["training", "all", "generic"] = "all"
+
+
 class FitTeacher(Coop):
     method: Literal["clip", "coop"] = "clip"
 
@@ -136,7 +150,8 @@ class Report(Section):
 class Settings(Section):
     """All settings as they hold for one data set.
 
-    The shared sections come first, then one section per stage, named like the stage.
+    The shared sections come first, then one section per stage, named like the stage; those of the
+    methods that `train` fits follow its own.
     """
 
     data: Data = Data()
@@ -153,6 +168,9 @@ class Settings(Section):
     cluster_prompts: ClusterPrompts = ClusterPrompts()
     mine_samples: MineSamples = MineSamples()
     train: Train = Train()
+    coop: Coop = Coop()
+    linear_probe: LinearProbe = LinearProbe()
+    residual: Residual = Residual()
     evaluate: Evaluate = Evaluate()
     report: Report = Report()
 
@@ -162,7 +180,7 @@ class Matrix(Section):
 
     datasets: list[str] = Field(min_length=1)
     seeds: list[Annotated[int, Field(ge=0)]] = Field(min_length=1)
-    methods: list[Literal["clip", "capt"]] = Field(min_length=1)
+    methods: list[Literal["clip", "linear_probe", "coop", "residual", "capt"]] = Field(min_length=1)
 
 
 class PerDataset(Section):
@@ -284,7 +302,7 @@ def _validate(model: type[_Model], values: Mapping[str, Any], where: str) -> _Mo
         raise CaptError(f"{where}: {location}: {_explain(model, problem)}") from error
 
 
-_UNION_PARTS = frozenset({"int", "literal['all']", "str"})
+_UNION_PARTS = frozenset({"int", "float", "literal['all']", "str"})
 
 
 _EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
@@ -298,7 +316,7 @@ def _floats(model: type[BaseModel], values: Mapping[str, Any]) -> dict[str, Any]
         if isinstance(value, dict) and isinstance(field.annotation, type):
             if issubclass(field.annotation, BaseModel):
                 converted[name] = _floats(field.annotation, value)
-        elif field.annotation is float and (
+        elif field.annotation in (float, float | None) and (
             type(value) is int or (isinstance(value, str) and _EXPONENT.fullmatch(value))
         ):
             converted[name] = float(value)

@@ -16,7 +16,11 @@ def main(
     """Score a method: base, novel, corrected, broken."""
     import polars as pl
 
-    from capt_core.artifacts.features import read_teacher_text_features
+    from capt_core.artifacts.features import (
+        read_image_features,
+        read_teacher_text_features,
+        read_text_features,
+    )
     from capt_core.artifacts.files import file_digest, write_json, write_text
     from capt_core.artifacts.schemas import (
         CONFUSION_BANK,
@@ -31,8 +35,10 @@ def main(
     from capt_core.data.dataset import image_root, load_dataset, load_fewshot
     from capt_core.data.images import image_batches, test_transform
     from capt_core.evaluation.metrics import evaluate_predictions, evaluation_rows
+    from capt_core.methods.clip import class_logits
     from capt_core.methods.encoders import check_method, image_encoder
     from capt_core.methods.saved import read_tensors
+    from capt_core.methods.scoring import FEATURE_METHODS, ClassTexts, feature_logits
     from capt_core.methods.teacher import UNTRAINED_WARNING
     from capt_core.params import settings_hash
     from stages.run import progress, say, stage_run
@@ -54,22 +60,23 @@ def main(
             drawn = load_fewshot(layout, prepared, settings.fewshot.shots, run.seed)
             banked &= pl.col("sample_id").is_in(drawn["sample_id"].implode())
         ids = prepared.samples.filter((pl.col("split") == "test") | banked)["sample_id"]
-        batches = image_batches(
-            prepared.paths(ids, image_root(layout, settings.data.root)),
-            test_transform(backbone.style),
-            settings.evaluate.batch_size,
-            settings.runtime.workers,
-        )
-        with progress("encoded", len(ids)) as advance:
-            images = encode_images(batches, backbone, image_encoder(saved, backbone), advance)
-        after = prediction_table(
-            prepared,
-            ids,
-            images,
-            read_teacher_text_features(run.seed_layout.teacher_text_features, origin),
-            backbone.logit_scale,
-            top_classes=5,
-        )
+        if method in FEATURE_METHODS:
+            stored = read_image_features(layout.image_features, origin)[ids.to_list()]
+            texts = read_text_features(layout.text_features, origin)
+            names = ClassTexts(prepared.spoken_names, texts)
+            logits = feature_logits(saved, stored, names, backbone)
+        else:
+            batches = image_batches(
+                prepared.paths(ids, image_root(layout, settings.data.root)),
+                test_transform(backbone.style),
+                settings.evaluate.batch_size,
+                settings.runtime.workers,
+            )
+            with progress("encoded", len(ids)) as advance:
+                images = encode_images(batches, backbone, image_encoder(saved, backbone), advance)
+            texts = read_teacher_text_features(run.seed_layout.teacher_text_features, origin)
+            logits = class_logits(images, texts, backbone.logit_scale)
+        after = prediction_table(prepared, ids, logits, top_classes=5)
         metrics = evaluate_predictions(before, after, bank)
         test = after.filter(split="test")
         write_table(RUN_PREDICTIONS, after, paths.predictions, origin)

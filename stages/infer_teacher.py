@@ -20,6 +20,7 @@ def main(
     from capt_core.confusion.predictions import prediction_table
     from capt_core.data.dataset import load_dataset
     from capt_core.evaluation.metrics import accuracy
+    from capt_core.methods.clip import class_logits
     from capt_core.methods.teacher import UNTRAINED_WARNING, read_teacher
     from capt_core.params import settings_hash
     from stages.run import say, stage_run
@@ -34,9 +35,11 @@ def main(
         predictions = prediction_table(
             prepared,
             prepared.samples["sample_id"],
-            read_image_features(layout.image_features, origin),
-            read_teacher_text_features(paths.teacher_text_features, origin),
-            teacher.logit_scale,
+            class_logits(
+                read_image_features(layout.image_features, origin),
+                read_teacher_text_features(paths.teacher_text_features, origin),
+                teacher.logit_scale,
+            ),
             settings.infer_teacher.top_classes,
         )
         write_table(PREDICTIONS, predictions, paths.predictions, origin)

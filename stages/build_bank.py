@@ -11,6 +11,7 @@ def main(
     params: options.Params = options.PARAMS,
     artifacts: options.Artifacts = options.ARTIFACTS,
     set_: options.Set = None,
+    variant: options.Variant = None,
 ) -> None:
     """Collect misclassified training images; count pairs."""
     import polars as pl
@@ -23,13 +24,13 @@ def main(
     from capt_core.params import settings_hash
     from stages.run import say, stage_run
 
-    with stage_run("build-bank", dataset, seed, params, artifacts, set_) as run:
-        settings, layout = run.settings, run.layout
+    with stage_run("build-bank", dataset, seed, params, artifacts, set_, variant=variant) as run:
+        settings, layout, paths = run.settings, run.layout, run.seed_layout
         prepared = load_dataset(layout)
         origin = prepared.provenance(
             backbone_identity(settings.backbone), settings_hash(settings.build_bank, run.seed)
         )
-        predictions = read_table(PREDICTIONS, layout.predictions, origin)
+        predictions = read_table(PREDICTIONS, paths.predictions, origin)
         if settings.build_bank.source == "fewshot":
             fewshot = load_fewshot(layout, prepared, settings.fewshot.shots, run.seed)
             ids = fewshot.filter(pl.col("split") == "train")["sample_id"]
@@ -38,7 +39,6 @@ def main(
         images = looked_at(prepared, predictions, ids)
         bank = confusion_bank(images)
         statistics = confusion_statistics(bank, images)
-        paths = run.seed_layout
         write_table(CONFUSION_STATISTICS, statistics, paths.confusion_statistics, origin)
         write_table(CONFUSION_BANK, bank, paths.confusion_bank, origin)
         say(f"{len(bank)} of {len(images)} training images misclassified -> {paths.confusion_bank}")

@@ -27,8 +27,8 @@ from stages import (
 
 PIPELINE = (
     prepare,
-    fit_teacher,
     extract_features,
+    fit_teacher,
     infer_teacher,
     build_bank,
     mine_pairs,

@@ -11,6 +11,7 @@ def main(
     params: options.Params = options.PARAMS,
     artifacts: options.Artifacts = options.ARTIFACTS,
     set_: options.Set = None,
+    variant: options.Variant = None,
 ) -> None:
     """Say what confused classes share and what not."""
     from pathlib import Path
@@ -24,7 +25,9 @@ def main(
     from capt_core.prompts.store import load_store, shipped_store
     from stages.run import say, stage_run
 
-    with stage_run("generate-prompts", dataset, seed, params, artifacts, set_) as run:
+    with stage_run(
+        "generate-prompts", dataset, seed, params, artifacts, set_, variant=variant
+    ) as run:
         settings, layout = run.settings, run.layout
         prepared = load_dataset(layout)
         origin = prepared.provenance(

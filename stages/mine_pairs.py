@@ -11,12 +11,13 @@ def main(
     params: options.Params = options.PARAMS,
     artifacts: options.Artifacts = options.ARTIFACTS,
     set_: options.Set = None,
+    variant: options.Variant = None,
 ) -> None:
     """Find the classes each image is confused with."""
     import polars as pl
     import torch
 
-    from capt_core.artifacts.features import read_image_features, read_text_features
+    from capt_core.artifacts.features import read_image_features, read_teacher_text_features
     from capt_core.artifacts.schemas import CLASS_PAIRS, CONFUSION_STATISTICS, PAIRS
     from capt_core.artifacts.tables import read_table, write_table
     from capt_core.backbone.identity import backbone_identity
@@ -28,7 +29,7 @@ def main(
     from capt_core.params import settings_hash
     from stages.run import say, stage_run
 
-    with stage_run("mine-pairs", dataset, seed, params, artifacts, set_) as run:
+    with stage_run("mine-pairs", dataset, seed, params, artifacts, set_, variant=variant) as run:
         settings, layout = run.settings, run.layout
         prepared = load_dataset(layout)
         semantic_miner.check_confusable(prepared)
@@ -36,14 +37,14 @@ def main(
             backbone_identity(settings.backbone), settings_hash(settings.mine_pairs, run.seed)
         )
         paths = run.seed_layout
-        teacher = read_teacher(layout.teacher, origin)
+        teacher = read_teacher(paths.teacher, origin)
         statistics = read_table(CONFUSION_STATISTICS, paths.confusion_statistics, origin)
         fewshot = load_fewshot(layout, prepared, settings.fewshot.shots, run.seed)
         base = prepared.class_ids("base")
         ids = fewshot.filter(pl.col("split") == "train", pl.col("class_id").is_in(base))[
             "sample_id"
         ]
-        texts = read_text_features(layout.text_features, origin)[base]
+        texts = read_teacher_text_features(paths.teacher_text_features, origin)[base]
         images = read_image_features(layout.image_features, origin)[ids.to_list()]
         confidences = class_confidences(images, texts, teacher.logit_scale).double()
         counts = torch.from_numpy(count_matrix(statistics, len(prepared.classes))[base][:, base])

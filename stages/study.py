@@ -50,8 +50,8 @@ def main(
     )
     for number in seeds:
         for stage in mining:
-            stage.main(dataset, number, params, artifacts, set_, variant)
+            stage.main(dataset, number, params, artifacts, set_, variant=variant)
         for name in methods:
             say(f"{variant}: {name}, seed {number}")
-            train.main(dataset, name, number, params, artifacts, set_, variant)
-            evaluate.main(dataset, name, number, params, artifacts, set_, variant)
+            train.main(dataset, name, number, params, artifacts, set_, variant=variant)
+            evaluate.main(dataset, name, number, params, artifacts, set_, variant=variant)

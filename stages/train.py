@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 from stages import options
 
 if TYPE_CHECKING:
+    import polars as pl
+
     from capt_core.artifacts.provenance import Provenance
     from capt_core.backbone.loading import Backbone
     from capt_core.data.dataset import Dataset
@@ -56,6 +58,9 @@ def main(
                 run, settings, prepared, backbone, origin
             )
             log = fitted.log
+        elif first_process():
+            tensors, steps = _fit_baseline(run, settings, prepared, backbone, origin, method)
+            log = pl.concat([log, steps], how="diagonal")
         if not first_process():
             return
         if method == "capt":
@@ -73,7 +78,7 @@ def _train_capt(
 ) -> tuple[dict[str, Any], dict[str, Any], Fitted, Checkpoint]:
     import polars as pl
 
-    from capt_core.artifacts.features import read_text_features
+    from capt_core.artifacts.features import read_teacher_text_features
     from capt_core.artifacts.files import file_digest
     from capt_core.artifacts.schemas import REPRESENTATIVES
     from capt_core.artifacts.tables import read_table
@@ -95,7 +100,9 @@ def _train_capt(
     centres = read_tensors(run.seed_layout.prompt_centres, "cluster-prompts", origin).tensors
     representatives = read_table(REPRESENTATIVES, run.seed_layout.representatives, origin)
     base = prepared.class_ids("base")
-    texts = read_text_features(layout.text_features, origin).to(backbone.device)
+    texts = read_teacher_text_features(run.seed_layout.teacher_text_features, origin).to(
+        backbone.device
+    )
     fewshot = load_fewshot(layout, prepared, settings.fewshot.shots, run.seed)
     images = fewshot.filter(pl.col("split") == "train", pl.col("class_id").is_in(base))
     anchors = build_anchors(
@@ -168,3 +175,30 @@ def _train_capt(
         trainer.advance = advance
         fitted = trainer.fit()
     return save_state(model), saved_shape(model), fitted, checkpoint
+
+
+def _fit_baseline(
+    run: Run,
+    settings: Settings,
+    prepared: Dataset,
+    backbone: Backbone,
+    origin: Provenance,
+    method: str,
+) -> tuple[dict[str, Any], pl.DataFrame]:
+    from capt_core.artifacts.features import read_image_features, read_text_features
+    from capt_core.data.dataset import load_fewshot
+    from capt_core.methods.baselines import BaselineData, BaselineSettings, fit_baseline
+    from capt_core.methods.retention import generic_texts
+    from stages.run import progress
+
+    layout = run.layout
+    sections = BaselineSettings(settings.coop, settings.linear_probe, settings.residual)
+    data = BaselineData(
+        prepared,
+        load_fewshot(layout, prepared, settings.fewshot.shots, run.seed),
+        read_image_features(layout.image_features, origin),
+        read_text_features(layout.text_features, origin),
+        lambda: generic_texts(prepared.classes["template"][0], backbone),
+    )
+    with progress("epochs", sections.stretches(method)) as advance:
+        return fit_baseline(method, data, backbone, sections, run.seed, advance)

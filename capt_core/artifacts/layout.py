@@ -47,20 +47,12 @@ class Layout:
         return self.folder / "fewshot" / f"shots{shots}-seed{seed}.parquet"
 
     @property
-    def teacher(self) -> Path:
-        return self.folder / "teacher.json"
-
-    @property
     def image_features(self) -> Path:
         return self.folder / "image_features.parquet"
 
     @property
     def text_features(self) -> Path:
         return self.folder / "text_features.parquet"
-
-    @property
-    def predictions(self) -> Path:
-        return self.folder / "predictions.parquet"
 
     @property
     def work(self) -> Path:
@@ -79,6 +71,19 @@ class SeedLayout:
     """Paths of what depends on the few-shot draw."""
 
     folder: Path
+
+    @property
+    def teacher(self) -> Path:
+        return self.folder / "teacher.json"
+
+    @property
+    def teacher_text_features(self) -> Path:
+        return self.folder / "teacher_text_features.parquet"
+
+    @property
+    def predictions(self) -> Path:
+        """Of the base model; a run's own lie in its folder."""
+        return self.folder / "predictions.parquet"
 
     @property
     def confusion_bank(self) -> Path:

@@ -55,6 +55,11 @@ def known_vocabulary(backbone: Backbone) -> list[str]:
     return [word for word in generic_vocabulary() if unknown is None or not unknown(word)]
 
 
+def generic_texts(template: str, backbone: Backbone) -> torch.Tensor:
+    """Text features [V, d] of the generic vocabulary in a data set's template, unit length."""
+    return encode_texts([template.format(word) for word in known_vocabulary(backbone)], backbone)
+
+
 def retention_texts(
     names: RetentionNames,
     class_texts: torch.Tensor,
@@ -73,7 +78,5 @@ def retention_texts(
         backbone: encodes the generic words.
     """
     if names == "generic":
-        words = known_vocabulary(backbone)
-        texts = encode_texts([template.format(word) for word in words], backbone)
-        return texts.to(class_texts.device)
+        return generic_texts(template, backbone).to(class_texts.device)
     return class_texts if names == "all" else class_texts[list(training_classes)]

@@ -34,8 +34,10 @@ METRICS = (
     Metric("novel_accuracy", "Novel accuracy", True, True),
     Metric("harmonic_mean", "Harmonic mean", True, True),
     Metric("bank_correction_rate", "Bank errors corrected", False, True),
-    Metric("test_correction_rate", "Test errors corrected", False, True),
-    Metric("broken_rate", "Right answers broken", False, False),
+    Metric("base_correction_rate", "Base errors corrected", False, True),
+    Metric("base_broken_rate", "Base right broken", False, False),
+    Metric("test_correction_rate", "All errors corrected", False, True),
+    Metric("broken_rate", "All right broken", False, False),
 )
 
 AVERAGE = "average"
@@ -44,7 +46,13 @@ AVERAGE = "average"
 MISSING = "–"
 
 _GROUP = ["protocol", "dataset", "method", "variant"]
-_METHOD_NAMES = {"clip": "CLIP (base model)", "capt": "CAPT"}
+_METHOD_NAMES = {
+    "clip": "CLIP (base model)",
+    "linear_probe": "Linear probe",
+    "coop": "CoOp",
+    "residual": "Residual with retention",
+    "capt": "CAPT",
+}
 
 
 def summarise(results: pl.DataFrame, not_averaged: Collection[str] = ()) -> pl.DataFrame:

@@ -29,7 +29,7 @@ def one_hot_predictions(
     """Predictions of images whose feature points at the class they are taken for."""
     texts = torch.eye(CLASSES)
     return prediction_table(
-        dataset, dataset.samples["sample_id"], texts[predicted], texts, 2.0, top_classes
+        dataset, dataset.samples["sample_id"], 2 * texts[predicted], top_classes
     )
 
 
@@ -103,9 +103,7 @@ def test_each_group_is_classified_among_its_own_classes() -> None:
     dataset = toy_dataset([0, 3], CLASSES)
     # Both features point at a class of the other group; it cannot be chosen.
     features = torch.tensor([[0.0, 0.0, 0.6, 0.8, 0.0, 0.0], [0.8, 0.0, 0.0, 0.0, 0.6, 0.0]])
-    table = prediction_table(
-        dataset, dataset.samples["sample_id"], features, torch.eye(CLASSES), 2.0, 5
-    )
+    table = prediction_table(dataset, dataset.samples["sample_id"], 2 * features, 5)
     assert table["pseudo_label"].to_list() == ["c2", "c4"]
     assert table["top_class_ids"].to_list() == [[2, 0, 1], [4, 3, 5]]
     assert table["correct"].to_list() == [False, False]
@@ -122,7 +120,7 @@ def test_predictions_come_back_by_sample_whatever_the_order() -> None:
     texts = torch.eye(CLASSES)
     order = [8, 1, 4, 0, 6, 3, 7, 2, 5]
     shuffled = prediction_table(
-        dataset, pl.Series(order), texts[[PREDICTED[i] for i in order]], texts, 2.0, 2
+        dataset, pl.Series(order), 2 * texts[[PREDICTED[i] for i in order]], 2
     )
     assert shuffled.equals(one_hot_predictions(dataset, PREDICTED))
 

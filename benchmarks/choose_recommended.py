@@ -48,21 +48,25 @@ SHOTS = 16
 FOLDS = (("stripes", "dots"), ("relief", "cracks"), ("stripes", "relief"), ("dots", "cracks"))
 
 CANDIDATES = {
-    f"retention {retention:g}, confusion {confusion:g}, interpolation {interpolation:g}": (
+    f"retention {retention:g}, confusion {confusion:g}, {epochs} epochs, "
+    f"interpolation {interpolation:g}": (
         f"losses.retention_weight={retention}",
         f"losses.confusion_weight={confusion}",
+        f"train.epochs={epochs}",
         f"train.interpolation={interpolation}",
     )
-    for retention, confusion, interpolation in (
-        (0.0, 0.1, 1.0),
-        (1.0, 0.1, 1.0),
-        (1.0, 0.1, 0.7),
-        (1.0, 0.05, 0.7),
-        (1.0, 0.3, 0.7),
-        (1.5, 0.1, 0.7),
-        (1.5, 0.05, 0.7),
-        (2.0, 0.1, 0.7),
-        (2.0, 0.1, 1.0),
+    for retention, confusion, epochs, interpolation in (
+        (1.0, 0.1, 20, 0.7),
+        (1.0, 0.1, 40, 0.7),
+        (1.0, 0.1, 60, 0.7),
+        (2.0, 0.1, 40, 0.7),
+        (2.0, 0.1, 60, 0.7),
+        (1.0, 0.1, 40, 0.5),
+        (1.0, 0.1, 40, 1.0),
+        (0.0, 0.1, 40, 1.0),
+        (1.0, 0.0, 40, 0.7),
+        (1.0, 0.05, 40, 0.7),
+        (1.0, 0.3, 40, 0.7),
     )
 }
 

@@ -20,7 +20,7 @@ TEXT_WIDTH = 24  # of the small CLIP's joint space
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:
     """Standard normal numbers in float64."""
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def random_attention(

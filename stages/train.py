@@ -32,6 +32,7 @@ def main(
     from capt_core.artifacts.tables import write_table
     from capt_core.backbone.loading import load_backbone
     from capt_core.data.dataset import load_dataset
+    from capt_core.evaluation.visibility import sees
     from capt_core.methods.encoders import check_method
     from capt_core.methods.saved import write_tensors
     from capt_core.params import settings_hash
@@ -46,7 +47,8 @@ def main(
         origin = prepared.provenance(backbone.identity, used)
         paths = run.method_layout(method)
         tensors: dict[str, Any] = {}
-        facts: dict[str, Any] = {"method": method, "seed": run.seed}
+        seen = sees(method, settings.fewshot.shots, settings.build_bank.source)
+        facts: dict[str, Any] = {"method": method, "seed": run.seed, "sees": seen}
         log = pl.DataFrame(schema=dict(TRAINING_LOG.columns))
         if method == "capt":
             tensors, facts["shape"], log = _train_capt(run, settings, prepared, backbone, origin)

@@ -226,6 +226,7 @@ def _results(name: str, stage: str) -> Table:
             "dataset": _TEXT,
             "method": _TEXT,
             "variant": _TEXT,
+            "sees": _TEXT,
             "protocol": _TEXT,
             "seed": _ID,
             "metric": _TEXT,

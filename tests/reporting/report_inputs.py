@@ -39,6 +39,7 @@ def results(values: Sequence[tuple[str, str, int, str, float | None]]) -> pl.Dat
             "dataset": dataset,
             "method": method,
             "variant": "",
+            "sees": "base only",
             "protocol": "base_to_novel",
             "seed": seed,
             "metric": metric,

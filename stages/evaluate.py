@@ -57,7 +57,7 @@ def main(
         # The bank's correction rate needs the images that could have entered the bank; which of
         # them did must not matter for the predictions.
         banked = pl.col("split") == "train"
-        if settings.build_bank.source == "fewshot":
+        if settings.build_bank.source != "full_train":
             drawn = load_fewshot(layout, prepared, settings.fewshot.shots, run.seed)
             banked &= pl.col("sample_id").is_in(drawn["sample_id"].implode())
         ids = prepared.samples.filter((pl.col("split") == "test") | banked)["sample_id"]

@@ -126,6 +126,7 @@ def dataset_report(
                 "rank": 1,
                 "class_id": 0,
                 "class_name": "cat",
+                "order": 1,
                 "representative_id": 1,
                 "representative_path": "1.png",
                 "cosine": 0.5,

@@ -95,12 +95,16 @@ class InferTeacher(Section):
 
 
 class BuildBank(Section):
-    source: Literal["fewshot", "full_train"] = "fewshot"
+    source: Literal["fewshot", "full_train", "augmented_views"] = "fewshot"
+    views: int = Field(4, ge=1)
+    batch_size: int = Field(128, ge=1)
 
 
 class MinePairs(Section):
-    pairs: int = Field(5, ge=1)
+    pairs: int = Field(5, ge=1, le=10)
     use_statistics: bool = True
+    pseudo_label: Literal["pseudo_gt", "real_gt"] = "pseudo_gt"
+    selection: Literal["confusion", "any"] = "confusion"
 
 
 class GeneratePrompts(Section):
@@ -115,6 +119,8 @@ class ClusterPrompts(Section):
 
 
 class MineSamples(Section):
+    choice: Literal["representative", "random"] = "representative"
+    representatives: int = Field(1, ge=1, le=5)
     fallback: Literal["random_train", "skip"] = "random_train"
 
 

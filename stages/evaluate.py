@@ -52,12 +52,13 @@ def main(
         origin = prepared.provenance(backbone.identity, settings_hash(run.seed))
         paths = run.method_layout(method)
         saved = read_tensors(paths.model, "train", origin)
+        seen = saved.fact("sees", f"run: capt-stage train --dataset {dataset} --method {method}")
         before = read_table(PREDICTIONS, run.seed_layout.predictions, origin)
         bank = read_table(CONFUSION_BANK, run.seed_layout.confusion_bank, origin)
         # The bank's correction rate needs the images that could have entered the bank; which of
         # them did must not matter for the predictions.
         banked = pl.col("split") == "train"
-        if settings.build_bank.source == "fewshot":
+        if settings.build_bank.source != "full_train":
             drawn = load_fewshot(layout, prepared, settings.fewshot.shots, run.seed)
             banked &= pl.col("sample_id").is_in(drawn["sample_id"].implode())
         ids = prepared.samples.filter((pl.col("split") == "test") | banked)["sample_id"]
@@ -91,7 +92,7 @@ def main(
             paths.metrics,
             {name: metric.value and round(metric.value, 4) for name, metric in metrics.items()},
         )
-        rows = evaluation_rows(metrics, dataset, method, variant or "default", run.seed)
+        rows = evaluation_rows(metrics, dataset, method, variant or "default", seen, run.seed)
         # The report reads more than the metrics: with the digests of what else it shows, this
         # record changes whenever the report must be written anew.
         shown = (
@@ -109,5 +110,6 @@ def main(
         for name, metric in metrics.items():
             value = "none" if metric.value is None else f"{metric.value:.2f} %"
             say(f"{name}: {value} (n={metric.n})")
+        say(f"sees: {seen}")
         if backbone.untrained:
             say(UNTRAINED_WARNING)

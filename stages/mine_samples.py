@@ -41,8 +41,9 @@ def main(
             bank,
             fewshot.filter(pl.col("split") == "train"),
             read_image_features(layout.image_features, origin),
-            settings.mine_samples.fallback,
+            settings.mine_samples,
             run.seed,
+            whole_bank=settings.mine_pairs.selection == "any",
         )
         table = found.select(list(REPRESENTATIVES.columns))
         write_table(REPRESENTATIVES, table, paths.representatives, origin)

@@ -35,6 +35,7 @@ def main(
     from capt_core.artifacts.tables import write_table
     from capt_core.backbone.loading import load_backbone
     from capt_core.data.dataset import load_dataset
+    from capt_core.evaluation.visibility import sees
     from capt_core.methods.encoders import check_method
     from capt_core.methods.saved import write_tensors
     from capt_core.params import settings_hash
@@ -45,12 +46,19 @@ def main(
         settings = run.settings
         prepared = load_dataset(run.layout)
         backbone = load_backbone(settings.backbone, settings.runtime)
-        sections = (settings.adapter, settings.experts, settings.losses, settings.train)
-        used = settings_hash(*sections, run.seed) if method == "capt" else settings_hash()
+        sections = {
+            "capt": (settings.adapter, settings.experts, settings.losses, settings.train),
+            "coop": (settings.coop,),
+            "linear_probe": (settings.linear_probe,),
+            "residual": (settings.residual,),
+        }
+        used = settings_hash(*sections.get(method, ()), run.seed)
         origin = prepared.provenance(backbone.identity, used)
         paths = run.method_layout(method)
         tensors: dict[str, Any] = {}
-        facts: dict[str, Any] = {"method": method, "seed": run.seed}
+        retention = {"capt": settings.losses, "residual": settings.residual}.get(method)
+        seen = sees(method, settings.fewshot.shots, settings.build_bank.source, retention)
+        facts: dict[str, Any] = {"method": method, "seed": run.seed, "sees": seen}
         log = pl.DataFrame(schema=dict(TRAINING_LOG.columns))
         checkpoint: Checkpoint | None = None
         if method == "capt":

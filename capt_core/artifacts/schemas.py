@@ -98,8 +98,9 @@ CONFUSION_BANK = Table(
         "predicted_class": _TEXT,
         "confidence": _SHARE,
         "true_confidence": _SHARE,
+        "view": _ID,
     },
-    key=["sample_id"],
+    key=["sample_id", "predicted_class_id"],
 )
 
 CONFUSION_STATISTICS = Table(
@@ -187,12 +188,13 @@ REPRESENTATIVES = Table(
         "rank": _ID,
         "class_id": _ID,
         "class_name": _TEXT,
+        "order": _ID,
         "representative_id": _ID,
         "representative_path": _TEXT,
         "cosine": _SHARE,
         "source": _TEXT,
     },
-    key=["sample_id", "rank"],
+    key=["sample_id", "rank", "order"],
 )
 
 _OF_CAPT: dict[str, pl.DataType] = {
@@ -248,6 +250,7 @@ def _results(name: str, stage: str) -> Table:
             "dataset": _TEXT,
             "method": _TEXT,
             "variant": _TEXT,
+            "sees": _TEXT,
             "protocol": _TEXT,
             "seed": _ID,
             "metric": _TEXT,

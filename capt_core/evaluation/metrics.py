@@ -78,18 +78,19 @@ def evaluate_predictions(
 
 
 def evaluation_rows(
-    metrics: dict[str, Metric], dataset: str, method: str, variant: str, seed: int
+    metrics: dict[str, Metric], dataset: str, method: str, variant: str, sees: str, seed: int
 ) -> pl.DataFrame:
-    """One row per metric, as in the table `results`."""
+    """One row per metric, as in the table `results`; `sees` as `visibility.sees` words it."""
     return pl.DataFrame(
         [
-            (dataset, method, variant, PROTOCOL, seed, name, metric.value, metric.n)
+            (dataset, method, variant, sees, PROTOCOL, seed, name, metric.value, metric.n)
             for name, metric in metrics.items()
         ],
         schema={
             "dataset": pl.String,
             "method": pl.String,
             "variant": pl.String,
+            "sees": pl.String,
             "protocol": pl.String,
             "seed": pl.Int64,
             "metric": pl.String,

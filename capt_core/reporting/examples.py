@@ -113,7 +113,7 @@ def _representative(
 ) -> Picture | None:
     """The sample's representative for its true class, else for its highest-ranked pair."""
     rows = representatives.filter(pl.col("sample_id") == sample_id).sort(
-        pl.col("class_id") != pair.true_id, "rank"
+        pl.col("class_id") != pair.true_id, "rank", "order"
     )
     if rows.is_empty():
         return None

@@ -179,7 +179,10 @@ def _facts(report: DatasetReport) -> list[str]:
     ]
     if seeds:
         facts.append(f"Seeds: {', '.join(map(str, seeds))}")
-    sizes = [str(seed.bank.height) for seed in sorted(report.seeds, key=lambda seed: seed.seed)]
+    sizes = [
+        str(seed.bank["sample_id"].n_unique())
+        for seed in sorted(report.seeds, key=lambda seed: seed.seed)
+    ]
     if sizes:
         facts.append(f"Confusion bank: {', '.join(sizes)} misclassified training images")
     return facts

@@ -167,3 +167,34 @@ def test_the_bank_does_not_depend_on_the_order_of_predictions(
     assert confusion_statistics(bank, predictions).equals(
         confusion_statistics(bank.reverse(), shuffled)
     )
+
+
+def test_further_views_add_cells_and_never_count_an_image_twice() -> None:
+    dataset = toy_dataset([0, 0, 1], CLASSES)
+    test_view = one_hot_predictions(dataset, [1, 0, 1])
+    views = [one_hot_predictions(dataset, [1, 2, 1]), one_hot_predictions(dataset, [2, 2, 0])]
+    bank = confusion_bank(test_view, views)
+    columns = ("true_class_id", "predicted_class_id", "sample_id", "view")
+    assert bank.select(columns).rows() == [(0, 1, 0, 0), (0, 2, 0, 2), (0, 2, 1, 1), (1, 0, 2, 2)]
+    assert schema_problem(CONFUSION_BANK, bank) is None
+    counts = count_matrix(confusion_statistics(bank, test_view), CLASSES)
+    assert counts[:2, :3].tolist() == [[0, 1, 2], [1, 0, 0]]
+
+
+@given(st.lists(st.lists(st.integers(0, 2), min_size=5, max_size=5), min_size=1, max_size=4))
+def test_views_only_ever_add(taken: list[list[int]]) -> None:
+    dataset = toy_dataset([0, 0, 1, 1, 2], CLASSES)
+    frames = [one_hot_predictions(dataset, view) for view in taken]
+    alone, bank = confusion_bank(frames[0]), confusion_bank(frames[0], frames[1:])
+    assert bank.filter(view=0).equals(alone)
+    cells = {
+        (image, predicted)
+        for view in taken
+        for image, predicted in enumerate(view)
+        if predicted != [0, 0, 1, 1, 2][image]
+    }
+    assert set(bank.select("sample_id", "predicted_class_id").rows()) == cells
+    assert bank.height == len(cells)
+    statistics = confusion_statistics(bank, frames[0])
+    assert statistics["rate"].is_between(0, 1).all()
+    assert statistics["count"].sum() == len(cells)

@@ -33,7 +33,7 @@ CONTRACT = {
     "proctex/seed1/prompt_clusters.parquet": "kind cluster class_id class_name prompts",
     "proctex/seed1/capt/training_log.parquet": "step epoch learning_rate loss",
     "proctex/seed1/capt/predictions.parquet": "sample_id true_class pseudo_label correct",
-    "results.parquet": "dataset method variant protocol seed metric value n",
+    "results.parquet": "dataset method variant sees protocol seed metric value n",
 }
 
 

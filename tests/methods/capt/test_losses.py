@@ -147,9 +147,7 @@ def test_one_class_only_leaves_the_even_share_of_multi_positive(rows: int) -> No
     # Images and texts are alike, so every answer has the share 1 / L.
     image = features(1, 5, 0).expand(rows, 5)
     texts = features(1, 5, 1).expand(rows, 5)
-    loss = confusion_loss(
-        image, texts, torch.zeros(rows, dtype=torch.long), 10.0, "multi_positive"
-    )
+    loss = confusion_loss(image, texts, torch.zeros(rows, dtype=torch.long), 10.0, "multi_positive")
     assert float(loss) == pytest.approx(math.log(rows))
 
 

@@ -58,9 +58,7 @@ def test_the_divergence_is_from_the_base_model_to_the_tuned_one() -> None:
 
 
 @given(st.integers(1, 5), st.integers(1, 6), st.floats(0.5, 100.0), st.integers(0, 9999))
-def test_the_distillation_loss_of_any_batch(
-    rows: int, names: int, scale: float, seed: int
-) -> None:
+def test_the_distillation_loss_of_any_batch(rows: int, names: int, scale: float, seed: int) -> None:
     tuned, base, texts = features(rows, 6, seed), features(rows, 6, seed + 1), features(names, 6, 1)
 
     def logs(images: torch.Tensor) -> Any:

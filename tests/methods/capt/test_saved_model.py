@@ -154,9 +154,7 @@ def test_interpolation_scales_what_is_added(clip: Any, share: float) -> None:
     part.interpolate(share)
     seen: list[torch.Tensor] = []
     for model in (whole, part):
-        model.adapters["0"].register_forward_hook(
-            lambda _, given, out: seen.append(out - given[0])
-        )
+        model.adapters["0"].register_forward_hook(lambda _, given, out: seen.append(out - given[0]))
         model.experts.register_forward_hook(lambda _, given, out: seen.append(out[0]))
     features = normal(4, 32).float()
     with torch.no_grad():

@@ -94,9 +94,7 @@ def test_the_forward_pass_with_prompts_spelled_out(clip: Any, depth: int) -> Non
     randomise(model)
     tower = clip.visual
     with torch.no_grad():
-        x = torch.cat(
-            [tower._embeds(photos()), tower.ln_pre(prompts[0]).expand(4, -1, -1)], dim=1
-        )
+        x = torch.cat([tower._embeds(photos()), tower.ln_pre(prompts[0]).expand(4, -1, -1)], dim=1)
         for index, block in enumerate(tower.transformer.resblocks):
             if 0 < index < depth:
                 x[:, -2:] = prompts[index]

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, model_validator
 
 from capt_core.errors import CaptError
-
-
-class Section(BaseModel):
-    """A frozen group of settings that refuses unknown keys and wrong types."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+from capt_core.settings_file import (
+    Section,
+    mapping,
+    merge,
+    read_yaml,
+    validate,
+    with_overrides,
+)
 
 
 class Data(Section):
@@ -51,12 +50,44 @@ class Prepare(Section):
     proctex_test: int = Field(112, ge=1)
 
 
-class FitTeacher(Section):
-    method: Literal["clip"] = "clip"
-
-
 class ExtractFeatures(Section):
     batch_size: int = Field(128, ge=1)
+
+
+class Optimisation(Section):
+    """Stochastic gradient descent over few-shot images: the CoOp line's settings."""
+
+    epochs: int = Field(200, ge=1)
+    batch_size: int = Field(32, ge=1)
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    learning_rate: float = Field(0.002, gt=0)
+    momentum: float = Field(0.9, ge=0, lt=1)
+    weight_decay: float = Field(0.0005, ge=0)
+    warmup_epochs: int = Field(1, ge=0)
+    warmup_learning_rate: float = Field(1e-5, gt=0)
+
+
+class Coop(Optimisation):
+    context_init: str | None = "a photo of a"
+    context_length: int = Field(4, ge=1)
+
+
+class LinearProbe(Section):
+    strength: float | None = Field(None, gt=0)
+    max_iterations: int = Field(1000, ge=1)
+
+
+class Residual(Optimisation):
+    epochs: int = Field(100, ge=1)
+    optimizer: Literal["sgd", "adamw"] = "adamw"
+    learning_rate: float = Field(0.001, gt=0)
+    hidden: int = Field(256, ge=1)
+    retention_weight: float = Field(1.0, ge=0)
+    retention_names: Literal["training", "all", "generic"] = "all"
+
+
+class FitTeacher(Coop):
+    method: Literal["clip", "coop"] = "clip"
 
 
 class InferTeacher(Section):
@@ -64,12 +95,16 @@ class InferTeacher(Section):
 
 
 class BuildBank(Section):
-    source: Literal["fewshot", "full_train"] = "fewshot"
+    source: Literal["fewshot", "full_train", "augmented_views"] = "fewshot"
+    views: int = Field(4, ge=1)
+    batch_size: int = Field(128, ge=1)
 
 
 class MinePairs(Section):
-    pairs: int = Field(5, ge=1)
+    pairs: int = Field(5, ge=1, le=10)
     use_statistics: bool = True
+    pseudo_label: Literal["pseudo_gt", "real_gt"] = "pseudo_gt"
+    selection: Literal["confusion", "any"] = "confusion"
 
 
 class GeneratePrompts(Section):
@@ -94,27 +129,79 @@ class ClusterPrompts(Section):
 
 
 class MineSamples(Section):
+    choice: Literal["representative", "random"] = "representative"
+    representatives: int = Field(1, ge=1, le=5)
     fallback: Literal["random_train", "skip"] = "random_train"
+
+
+class Adapter(Section):
+    """The Diff-Manner Adapter (eq. 9, 10, 13)."""
+
+    blocks: Literal["all"] | Annotated[int, Field(ge=0)] | list[Annotated[int, Field(ge=0)]] = "all"
+    form: Literal["broadcast", "unsummed", "swapped"] = "broadcast"
+    parts: Literal["global_local", "local", "global"] = "global_local"
+    attention: Literal["frozen", "own"] = "frozen"
+    kernel_size: int = Field(3, ge=1)
+    alpha: Literal["dynamic", "constant", "learned"] = "dynamic"
+    anchor_alpha: Literal["mean", "max", "first"] = "mean"
+    scale: float = Field(5.0, gt=0)
+    exponent: float = Field(0.5, ge=0)
+    momentum: float = Field(0.99, ge=0, lt=1)
+
+
+Granularity = Literal["sample", "commonality", "difference"]
+EXPERTS: tuple[Granularity, ...] = ("sample", "commonality", "difference")
+
+
+class Experts(Section):
+    """The Multi-Granularity Discrepancy Expert (eq. 11, 12)."""
+
+    granularities: list[Granularity] = Field(default_factory=lambda: list(EXPERTS))
+    routing: Literal["top_k", "mean"] = "top_k"
+    active: int = Field(2, ge=1, le=3)
+    semantic_form: Literal["memory", "feed_forward"] = "memory"
+    mask_rate: float = Field(0.3, ge=0, lt=1)
+
+
+class Losses(Section):
+    """What training minimises (eq. 2, 3) and what keeps it near the base model."""
+
+    confusion_weight: float = Field(1.0, ge=0)
+    false_negatives: Literal["masked", "multi_positive", "class_unique"] = "masked"
+    factor: Literal["half", "sum"] = "half"
+    original_weight: float = Field(0.0, ge=0)
+    load_balance_weight: float = Field(0.0, ge=0)
+    retention_weight: float = Field(0.0, ge=0)
+    retention_names: Literal["training", "all", "generic"] = "generic"
+    feature_weight: float = Field(0.0, ge=0)
 
 
 class Train(Section):
     epochs: int = Field(25, ge=1)
     batch_size: int = Field(4, ge=1)
+    accumulate: int = Field(1, ge=1)
     optimizer: Literal["sgd", "adamw"] = "sgd"
     learning_rate: float = Field(0.002, gt=0)
+    gate_rate: float = Field(1.0, gt=0)
     momentum: float = Field(0.9, ge=0, lt=1)
     weight_decay: float = Field(0.0005, ge=0)
     warmup_epochs: int = Field(1, ge=0)
     warmup_learning_rate: float = Field(1e-5, gt=0)
     augmentation: Literal["crop_flip", "none"] = "crop_flip"
-    original_weight: float = Field(0.0, ge=0)
-    adapter_blocks: Literal["all"] | Annotated[int, Field(ge=0)] = "all"
-    adapter_scale: float = Field(5.0, gt=0)
-    adapter_exponent: float = Field(0.5, gt=0)
-    adapter_momentum: float = Field(0.99, ge=0, lt=1)
-    kernel_size: int = Field(3, ge=1)
-    active_experts: int = Field(2, ge=1, le=3)
-    mask_rate: float = Field(0.3, ge=0, lt=1)
+    views: int = Field(0, ge=0)
+    cache_prefix: bool = False
+    representative_noise: float = Field(0.0, ge=0, le=1)
+    interpolation: float = Field(1.0, gt=0, le=1)
+    checkpoint_steps: int = Field(50, ge=0)
+
+    @model_validator(mode="after")
+    def _cacheable(self) -> Self:
+        if self.cache_prefix and self.augmentation != "none" and self.views == 0:
+            raise ValueError(
+                "cache_prefix needs a fixed number of views: set views to 1 or more, "
+                "or augmentation to none"
+            )
+        return self
 
 
 class Evaluate(Section):
@@ -128,16 +215,20 @@ class Report(Section):
 class Settings(Section):
     """All settings as they hold for one data set.
 
-    The shared sections come first, then one section per stage, named like the stage.
+    The shared sections come first, then one section per stage, named like the stage; those of the
+    methods that `train` fits follow its own.
     """
 
     data: Data = Data()
     fewshot: FewShot = FewShot()
     backbone: Backbone = Backbone()
     runtime: Runtime = Runtime()
+    adapter: Adapter = Adapter()
+    experts: Experts = Experts()
+    losses: Losses = Losses()
     prepare: Prepare = Prepare()
-    fit_teacher: FitTeacher = FitTeacher()
     extract_features: ExtractFeatures = ExtractFeatures()
+    fit_teacher: FitTeacher = FitTeacher()
     infer_teacher: InferTeacher = InferTeacher()
     build_bank: BuildBank = BuildBank()
     mine_pairs: MinePairs = MinePairs()
@@ -145,6 +236,9 @@ class Settings(Section):
     cluster_prompts: ClusterPrompts = ClusterPrompts()
     mine_samples: MineSamples = MineSamples()
     train: Train = Train()
+    coop: Coop = Coop()
+    linear_probe: LinearProbe = LinearProbe()
+    residual: Residual = Residual()
     evaluate: Evaluate = Evaluate()
     report: Report = Report()
 
@@ -154,7 +248,18 @@ class Matrix(Section):
 
     datasets: list[str] = Field(min_length=1)
     seeds: list[Annotated[int, Field(ge=0)]] = Field(min_length=1)
-    methods: list[Literal["clip", "capt"]] = Field(min_length=1)
+    methods: list[Literal["clip", "linear_probe", "coop", "residual", "capt"]] = Field(min_length=1)
+
+
+class Study(Section):
+    """What the study runs: variants, and which methods beside CAPT with which of them."""
+
+    variants: list[str] = Field(min_length=1)
+    methods: dict[str, list[str]] = Field(default_factory=dict)
+
+    def methods_of(self, variant: str) -> list[str]:
+        """Methods that a variant is run with: CAPT alone unless others are listed."""
+        return self.methods.get(variant, ["capt"])
 
 
 class PerDataset(Section):
@@ -167,144 +272,59 @@ class PerDataset(Section):
     train: dict[str, Any] = Field(default_factory=dict)
 
 
-_Model = TypeVar("_Model", bound=Section)
-
-
 def load_settings(
-    path: Path, dataset: str | None = None, overrides: Sequence[str] = ()
+    path: Path,
+    dataset: str | None = None,
+    overrides: Sequence[str] = (),
+    variant: str | None = None,
 ) -> tuple[Settings, Matrix]:
-    """Read a params file and merge: shared sections, ``per_dataset.<dataset>``, overrides.
+    """Read a params file and merge: sections, ``per_dataset.<dataset>``, variant, overrides.
 
     Args:
         path: the YAML file.
         dataset: whose ``per_dataset`` entry applies; None applies none.
         overrides: ``section.key=value`` strings, values in YAML notation.
+        variant: whose entry of ``variants`` applies; None applies none.
 
     Raises:
         CaptError: unreadable file, unknown key, wrong type or value; the message names it.
     """
-    document = _read_yaml(path)
+    document = read_yaml(path)
     keys = {key: document.pop(key) for key in Matrix.model_fields if key in document}
-    matrix = _validate(Matrix, keys, str(path))
-    differing = _mapping(document.pop("per_dataset", {}), f"{path}: per_dataset")
+    matrix = validate(Matrix, keys, str(path))
+    document.pop("study", None)
+    differing = mapping(document.pop("per_dataset", {}), f"{path}: per_dataset")
+    variants = mapping(document.pop("variants", {}), f"{path}: variants")
     for name, entry in differing.items():
         where = f"{path}: per_dataset.{name}"
-        _validate(PerDataset, _mapping(entry, where), where)
-        _validate(Settings, _merge(document, entry), where)
-    values = _merge(document, differing.get(dataset, {})) if dataset else document
-    settings = _validate(Settings, values, str(path))
+        validate(PerDataset, mapping(entry, where), where)
+        validate(Settings, merge(document, entry), where)
+    for name, entry in variants.items():
+        where = f"{path}: variants.{name}"
+        validate(Settings, merge(document, mapping(entry, where)), where)
+    values = merge(document, differing.get(dataset, {})) if dataset else document
+    if variant is not None:
+        if variant not in variants:
+            known = ", ".join(variants) or "none"
+            raise CaptError(f"{path}: variants: no variant {variant!r}; known: {known}")
+        values = merge(values, variants[variant])
+    settings = validate(Settings, values, str(path))
     if overrides:
-        settings = _validate(Settings, _with_overrides(values, overrides), "--set")
+        settings = validate(Settings, with_overrides(Settings, values, overrides), "--set")
     return settings, matrix
+
+
+def load_study(path: Path) -> Study:
+    """The `study` entry of a params file.
+
+    Raises:
+        CaptError: unreadable file, no such entry, or a wrong one.
+    """
+    document = read_yaml(path)
+    return validate(Study, mapping(document.get("study", {}), f"{path}: study"), f"{path}: study")
 
 
 def settings_hash(*parts: object) -> str:
     """First 16 hex digits of SHA-256 over sections and plain values, in canonical JSON."""
     plain = [part.model_dump() if isinstance(part, BaseModel) else part for part in parts]
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise CaptError(
-            f"{path}: cannot read the settings ({error.strerror}); "
-            "run from the project folder or give --params FILE"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise CaptError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from error
-    try:
-        document = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise CaptError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
-    return _mapping(document or {}, str(path))
-
-
-def _mapping(value: object, where: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise CaptError(f"{where}: expected keys and values, found {value!r}")
-    return dict(value)
-
-
-def _merge(base: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in extra.items():
-        if isinstance(value, dict) and isinstance(merged.get(key), dict):
-            merged[key] = _merge(merged[key], value)
-        else:
-            merged[key] = value
-    return merged
-
-
-def _with_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    merged = dict(values)
-    for override in overrides:
-        key, equals, text = override.partition("=")
-        section, dot, name = key.strip().partition(".")
-        if not (equals and dot and section and name):
-            raise CaptError(f"--set {override}: expected section.key=value")
-        section = section.replace("-", "_")
-        merged = _merge(merged, {section: {name: _override_value(section, name, text)}})
-    return merged
-
-
-def _override_value(section: str, name: str, text: str) -> object:
-    if _expects_text(section, name):
-        return None if text.strip() in ("null", "~") else text
-    try:
-        return yaml.safe_load(text) if text.strip() else ""
-    except yaml.YAMLError as error:
-        raise CaptError(f"--set {section}.{name}={text}: the value is not valid YAML") from error
-
-
-def _expects_text(section: str, name: str) -> bool:
-    """Whether a key takes a path or a name, which YAML might read as a number."""
-    field = Settings.model_fields.get(section)
-    owner = field.annotation if field else None
-    if isinstance(owner, type) and issubclass(owner, BaseModel) and name in owner.model_fields:
-        return owner.model_fields[name].annotation in (str, str | None)
-    return False
-
-
-def _validate(model: type[_Model], values: Mapping[str, Any], where: str) -> _Model:
-    try:
-        return model.model_validate(_floats(model, values))
-    except ValidationError as error:
-        problem = error.errors()[0]
-        location = ".".join(str(part) for part in problem["loc"] if str(part) not in _UNION_PARTS)
-        raise CaptError(f"{where}: {location}: {_explain(model, problem)}") from error
-
-
-_UNION_PARTS = frozenset({"int", "literal['all']", "str"})
-
-
-_EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
-
-
-def _floats(model: type[BaseModel], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Strict mode refuses 1 for a float, and YAML reads 1e-3, without a point, as text."""
-    converted = dict(values)
-    for name, field in model.model_fields.items():
-        value = converted.get(name)
-        if isinstance(value, dict) and isinstance(field.annotation, type):
-            if issubclass(field.annotation, BaseModel):
-                converted[name] = _floats(field.annotation, value)
-        elif field.annotation is float and (
-            type(value) is int or (isinstance(value, str) and _EXPONENT.fullmatch(value))
-        ):
-            converted[name] = float(value)
-    return converted
-
-
-def _explain(model: type[BaseModel], problem: Mapping[str, Any]) -> str:
-    if problem["type"] == "extra_forbidden":
-        owner: type[BaseModel] = model
-        for part in problem["loc"][:-1]:
-            annotation = owner.model_fields[str(part)].annotation
-            assert isinstance(annotation, type)
-            owner = annotation
-        near = difflib.get_close_matches(str(problem["loc"][-1]), owner.model_fields, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(owner.model_fields)}"
-        return f"unknown key; {hint}"
-    return f"{problem['msg']}, found {problem['input']!r}"

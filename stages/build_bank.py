@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from stages import options
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from capt_core.artifacts.provenance import Provenance
+    from capt_core.data.dataset import Dataset
+    from capt_core.params import Settings
+    from stages.run import Run
 
 
 def main(
@@ -11,6 +21,7 @@ def main(
     params: options.Params = options.PARAMS,
     artifacts: options.Artifacts = options.ARTIFACTS,
     set_: options.Set = None,
+    variant: options.Variant = None,
 ) -> None:
     """Collect misclassified training images; count pairs."""
     import polars as pl
@@ -23,28 +34,68 @@ def main(
     from capt_core.params import settings_hash
     from stages.run import say, stage_run
 
-    with stage_run("build-bank", dataset, seed, params, artifacts, set_) as run:
-        settings, layout = run.settings, run.layout
+    with stage_run("build-bank", dataset, seed, params, artifacts, set_, variant=variant) as run:
+        settings, layout, paths = run.settings, run.layout, run.seed_layout
         prepared = load_dataset(layout)
         origin = prepared.provenance(
             backbone_identity(settings.backbone), settings_hash(settings.build_bank, run.seed)
         )
-        predictions = read_table(PREDICTIONS, layout.predictions, origin)
-        if settings.build_bank.source == "fewshot":
+        predictions = read_table(PREDICTIONS, paths.predictions, origin)
+        ids = prepared.samples["sample_id"]
+        if settings.build_bank.source != "full_train":
             fewshot = load_fewshot(layout, prepared, settings.fewshot.shots, run.seed)
             ids = fewshot.filter(pl.col("split") == "train")["sample_id"]
-        else:
-            ids = prepared.samples["sample_id"]
         images = looked_at(prepared, predictions, ids)
-        bank = confusion_bank(images)
+        augmented = []
+        if settings.build_bank.source == "augmented_views":
+            augmented = _augmented(run, settings, prepared, images["sample_id"], origin)
+        bank = confusion_bank(images, augmented)
         statistics = confusion_statistics(bank, images)
-        paths = run.seed_layout
         write_table(CONFUSION_STATISTICS, statistics, paths.confusion_statistics, origin)
         write_table(CONFUSION_BANK, bank, paths.confusion_bank, origin)
-        say(f"{len(bank)} of {len(images)} training images misclassified -> {paths.confusion_bank}")
-        if bank.is_empty():
-            say("The bank is empty: the base model makes no error on these images.")
+        wrong = bank["sample_id"].n_unique()
+        say(f"{wrong} of {len(images)} training images misclassified -> {paths.confusion_bank}")
+        if wrong < len(prepared.class_ids("base")):
+            say(
+                "The bank is empty or nearly so: fewer images than classes. Widen it with "
+                "build_bank.source=augmented_views or full_train."
+            )
         for true, predicted, count in (
             statistics.select("true_class", "predicted_class", "count").head(5).iter_rows()
         ):
             say(f"  {true} taken for {predicted}: {count}")
+
+
+def _augmented(
+    run: Run, settings: Settings, prepared: Dataset, ids: pl.Series, origin: Provenance
+) -> list[pl.DataFrame]:
+    """Predictions on random views of the given images, one table per view."""
+    from capt_core.artifacts.features import read_teacher_text_features
+    from capt_core.backbone.encoding import encode_images
+    from capt_core.backbone.loading import load_backbone
+    from capt_core.confusion.predictions import prediction_table
+    from capt_core.data.augmentation import augmented_batches
+    from capt_core.data.dataset import image_root
+    from capt_core.methods.clip import class_logits
+    from stages.run import progress
+
+    backbone = load_backbone(settings.backbone, settings.runtime)
+    texts = read_teacher_text_features(run.seed_layout.teacher_text_features, origin)
+    files = prepared.paths(ids, image_root(run.layout, settings.data.root))
+    views = settings.build_bank.views
+    tables = []
+    with progress("encoded", views * len(ids)) as advance:
+        for view in range(1, views + 1):
+            batches = augmented_batches(
+                files,
+                ids.to_list(),
+                view,
+                backbone.style,
+                run.seed,
+                settings.build_bank.batch_size,
+                settings.runtime.workers,
+            )
+            images = encode_images(batches, backbone, advance=advance)
+            logits = class_logits(images, texts, backbone.logit_scale)
+            tables.append(prediction_table(prepared, ids, logits, top_classes=1))
+    return tables

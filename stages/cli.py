@@ -21,13 +21,15 @@ from stages import (
     prepare,
     prompts,
     report,
+    study,
+    study_report,
     train,
 )
 
 PIPELINE = (
     prepare,
-    fit_teacher,
     extract_features,
+    fit_teacher,
     infer_teacher,
     build_bank,
     mine_pairs,
@@ -38,7 +40,7 @@ PIPELINE = (
     evaluate,
     report,
 )
-TOOLS = (doctor,)
+TOOLS = (doctor, study, study_report)
 
 app = typer.Typer(
     help="Find the classes that CLIP confuses, and repair them with a few images.",

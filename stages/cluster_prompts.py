@@ -11,6 +11,7 @@ def main(
     params: options.Params = options.PARAMS,
     artifacts: options.Artifacts = options.ARTIFACTS,
     set_: options.Set = None,
+    variant: options.Variant = None,
 ) -> None:
     """Cluster the classes by what their prompts say."""
     import polars as pl
@@ -30,7 +31,9 @@ def main(
     from capt_core.prompts.separation import separation_table
     from stages.run import say, stage_run
 
-    with stage_run("cluster-prompts", dataset, seed, params, artifacts, set_) as run:
+    with stage_run(
+        "cluster-prompts", dataset, seed, params, artifacts, set_, variant=variant
+    ) as run:
         settings, layout = run.settings, run.layout
         prepared = load_dataset(layout)
         backbone = load_backbone(settings.backbone, settings.runtime)

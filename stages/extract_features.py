@@ -22,7 +22,6 @@ def main(
     from capt_core.backbone.loading import load_backbone
     from capt_core.data.dataset import image_root, load_dataset
     from capt_core.data.images import image_batches, test_transform
-    from capt_core.methods.teacher import read_teacher
     from capt_core.params import settings_hash
     from stages.run import progress, say, stage_run
 
@@ -31,7 +30,6 @@ def main(
         prepared = load_dataset(layout)
         backbone = load_backbone(settings.backbone, settings.runtime)
         origin = prepared.provenance(backbone.identity, settings_hash(settings.extract_features))
-        read_teacher(layout.teacher, origin)
         ids = prepared.samples["sample_id"]
         batches = image_batches(
             prepared.paths(ids, image_root(layout, settings.data.root)),
@@ -44,9 +42,7 @@ def main(
             images = encode_images(batches, backbone, advance=advance)
         write_table(
             TEXT_FEATURES,
-            prepared.classes.select("class_id", "class_name").with_columns(
-                pl.Series("prompt", prepared.prompts), feature_column(texts)
-            ),
+            prepared.text_table(prepared.prompts).with_columns(feature_column(texts)),
             layout.text_features,
             origin,
         )

@@ -15,6 +15,7 @@ def main(
     params: options.Params = options.PARAMS,
     artifacts: options.Artifacts = options.ARTIFACTS,
     set_: options.Set = None,
+    variant: options.Variant = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say what asking a language model would take.")
     ] = False,
@@ -29,7 +30,9 @@ def main(
     from capt_core.prompts.sources import available_prompts, shaping_settings
     from stages.run import progress, say, stage_run, termination_as_interrupt, warn
 
-    with stage_run("generate-prompts", dataset, seed, params, artifacts, set_) as run:
+    with stage_run(
+        "generate-prompts", dataset, seed, params, artifacts, set_, variant=variant
+    ) as run:
         settings, layout = run.settings, run.layout
         prepared = load_dataset(layout)
         chosen = settings.generate_prompts

@@ -7,41 +7,45 @@ from stages import options
 
 def main(
     dataset: options.Dataset,
-    seed: options.NoSeed = None,
+    seed: options.Seed = None,
     params: options.Params = options.PARAMS,
     artifacts: options.Artifacts = options.ARTIFACTS,
     set_: options.Set = None,
+    variant: options.Variant = None,
 ) -> None:
     """Classify every image with the base model."""
-    from capt_core.artifacts.features import read_image_features, read_text_features
+    from capt_core.artifacts.features import read_image_features, read_teacher_text_features
     from capt_core.artifacts.schemas import PREDICTIONS
     from capt_core.artifacts.tables import write_table
     from capt_core.backbone.identity import backbone_identity
     from capt_core.confusion.predictions import prediction_table
     from capt_core.data.dataset import load_dataset
     from capt_core.evaluation.metrics import accuracy
+    from capt_core.methods.clip import class_logits
     from capt_core.methods.teacher import UNTRAINED_WARNING, read_teacher
     from capt_core.params import settings_hash
     from stages.run import say, stage_run
 
-    with stage_run("infer-teacher", dataset, seed, params, artifacts, set_) as run:
-        settings, layout = run.settings, run.layout
+    with stage_run("infer-teacher", dataset, seed, params, artifacts, set_, variant=variant) as run:
+        settings, layout, paths = run.settings, run.layout, run.seed_layout
         prepared = load_dataset(layout)
         origin = prepared.provenance(
-            backbone_identity(settings.backbone), settings_hash(settings.infer_teacher)
+            backbone_identity(settings.backbone), settings_hash(settings.infer_teacher, run.seed)
         )
-        teacher = read_teacher(layout.teacher, origin)
+        teacher = read_teacher(paths.teacher, origin)
         predictions = prediction_table(
             prepared,
             prepared.samples["sample_id"],
-            read_image_features(layout.image_features, origin),
-            read_text_features(layout.text_features, origin),
-            teacher.logit_scale,
+            class_logits(
+                read_image_features(layout.image_features, origin),
+                read_teacher_text_features(paths.teacher_text_features, origin),
+                teacher.logit_scale,
+            ),
             settings.infer_teacher.top_classes,
         )
-        write_table(PREDICTIONS, predictions, layout.predictions, origin)
+        write_table(PREDICTIONS, predictions, paths.predictions, origin)
         for (split, group), part in predictions.group_by("split", "group", maintain_order=True):
             say(f"{split} {group}: {accuracy(part).value:.1f} % of {len(part)} images right")
         if teacher.untrained:
             say(UNTRAINED_WARNING)
-        say(f"-> {layout.predictions}")
+        say(f"-> {paths.predictions}")

@@ -11,24 +11,31 @@ def main(
     params: options.Params = options.PARAMS,
     artifacts: options.Artifacts = options.ARTIFACTS,
     set_: options.Set = None,
+    variant: options.Variant = None,
 ) -> None:
     """Find the classes each image is confused with."""
     import polars as pl
     import torch
 
-    from capt_core.artifacts.features import read_image_features, read_text_features
-    from capt_core.artifacts.schemas import CLASS_PAIRS, CONFUSION_STATISTICS, PAIRS
+    from capt_core.artifacts.features import read_image_features, read_teacher_text_features
+    from capt_core.artifacts.schemas import (
+        CLASS_PAIRS,
+        CONFUSION_BANK,
+        CONFUSION_STATISTICS,
+        PAIRS,
+    )
     from capt_core.artifacts.tables import read_table, write_table
     from capt_core.backbone.identity import backbone_identity
     from capt_core.confusion import semantic_miner
     from capt_core.confusion.bank import count_matrix
+    from capt_core.confusion.sample_miner import whole_bank_similarities
     from capt_core.data.dataset import load_dataset, load_fewshot
     from capt_core.methods.clip import class_confidences
     from capt_core.methods.teacher import read_teacher
     from capt_core.params import settings_hash
     from stages.run import say, stage_run
 
-    with stage_run("mine-pairs", dataset, seed, params, artifacts, set_) as run:
+    with stage_run("mine-pairs", dataset, seed, params, artifacts, set_, variant=variant) as run:
         settings, layout = run.settings, run.layout
         prepared = load_dataset(layout)
         semantic_miner.check_confusable(prepared)
@@ -36,20 +43,29 @@ def main(
             backbone_identity(settings.backbone), settings_hash(settings.mine_pairs, run.seed)
         )
         paths = run.seed_layout
-        teacher = read_teacher(layout.teacher, origin)
+        teacher = read_teacher(paths.teacher, origin)
         statistics = read_table(CONFUSION_STATISTICS, paths.confusion_statistics, origin)
         fewshot = load_fewshot(layout, prepared, settings.fewshot.shots, run.seed)
         base = prepared.class_ids("base")
-        ids = fewshot.filter(pl.col("split") == "train", pl.col("class_id").is_in(base))[
-            "sample_id"
-        ]
-        texts = read_text_features(layout.text_features, origin)[base]
-        images = read_image_features(layout.image_features, origin)[ids.to_list()]
-        confidences = class_confidences(images, texts, teacher.logit_scale).double()
+        drawn = fewshot.filter(pl.col("split") == "train", pl.col("class_id").is_in(base))
+        ids = drawn["sample_id"]
+        texts = read_teacher_text_features(paths.teacher_text_features, origin)[base]
+        images = read_image_features(layout.image_features, origin)
+        confidences = class_confidences(images[ids.to_list()], texts, teacher.logit_scale).double()
         counts = torch.from_numpy(count_matrix(statistics, len(prepared.classes))[base][:, base])
         kept, weighted = settings.mine_pairs.pairs, settings.mine_pairs.use_statistics
-        pairs = semantic_miner.mine_pairs(prepared, ids, confidences, counts, kept, weighted)
-        by_class = semantic_miner.class_pairs(prepared, confidences, counts, texts, kept, weighted)
+        labels = similarities = None
+        if settings.mine_pairs.pseudo_label == "real_gt":
+            labels = torch.tensor([base.index(label) for label in drawn["class_id"].to_list()])
+        if settings.mine_pairs.selection == "any":
+            bank = read_table(CONFUSION_BANK, paths.confusion_bank, origin)
+            similarities = whole_bank_similarities(ids.to_list(), bank, images, base)
+        pairs = semantic_miner.mine_pairs(
+            prepared, ids, confidences, counts, kept, weighted, labels, similarities
+        )
+        by_class = semantic_miner.class_pairs(
+            prepared, confidences, counts, texts, kept, weighted, labels
+        )
         write_table(CLASS_PAIRS, by_class, paths.class_pairs, origin)
         write_table(PAIRS, pairs.select(list(PAIRS.columns)), paths.pairs, origin)
         say(f"{len(pairs)} pairs of {len(ids)} images -> {paths.pairs}")

@@ -11,6 +11,7 @@ def main(
     params: options.Params = options.PARAMS,
     artifacts: options.Artifacts = options.ARTIFACTS,
     set_: options.Set = None,
+    variant: options.Variant = None,
 ) -> None:
     """Retrieve the confusing image of every pair."""
     import polars as pl
@@ -24,7 +25,7 @@ def main(
     from capt_core.params import settings_hash
     from stages.run import say, stage_run
 
-    with stage_run("mine-samples", dataset, seed, params, artifacts, set_) as run:
+    with stage_run("mine-samples", dataset, seed, params, artifacts, set_, variant=variant) as run:
         settings, layout = run.settings, run.layout
         prepared = load_dataset(layout)
         origin = prepared.provenance(
@@ -40,8 +41,9 @@ def main(
             bank,
             fewshot.filter(pl.col("split") == "train"),
             read_image_features(layout.image_features, origin),
-            settings.mine_samples.fallback,
+            settings.mine_samples,
             run.seed,
+            whole_bank=settings.mine_pairs.selection == "any",
         )
         table = found.select(list(REPRESENTATIVES.columns))
         write_table(REPRESENTATIVES, table, paths.representatives, origin)

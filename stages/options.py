@@ -19,7 +19,11 @@ Set = Annotated[
     list[str] | None,
     typer.Option("--set", help="Change a setting: section.key=value. Repeatable."),
 ]
-Method = Annotated[str, typer.Option(help="Method: clip or capt.")]
+Variant = Annotated[
+    str | None,
+    typer.Option(help="Variant in the settings; its artifacts lie in study/<variant>/."),
+]
+Method = Annotated[str, typer.Option(help="Method: clip, linear_probe, coop, residual or capt.")]
 
 PARAMS = Path("params.yaml")
 ARTIFACTS = Path("artifacts")

@@ -28,6 +28,8 @@ class Run:
         layout: paths of the data set's artifacts; of none for a stage that covers all.
         seed: the seed given, or the first of the settings.
         seeds: the seed given, or all of the settings.
+        records: folder of the records of runs.
+        name: of this invocation's record.
     """
 
     settings: Settings
@@ -35,6 +37,8 @@ class Run:
     layout: Layout
     seed: int
     seeds: Sequence[int]
+    records: Path
+    name: str
 
     @property
     def seed_layout(self) -> SeedLayout:
@@ -42,6 +46,10 @@ class Run:
 
     def method_layout(self, method: str) -> RunLayout:
         return self.seed_layout.run(method)
+
+    def record_path(self, what: str) -> Path:
+        """File for facts of this run that depend on the time or the machine."""
+        return self.records / f"{self.name}-{what}.parquet"
 
 
 @contextlib.contextmanager
@@ -53,6 +61,7 @@ def stage_run(
     artifacts: Path,
     overrides: Sequence[str] | None,
     method: str = "",
+    variant: str | None = None,
 ) -> Iterator[Run]:
     """Load the settings, run the stage's body, record how long it took and with what.
 
@@ -62,7 +71,7 @@ def stage_run(
     Raises:
         CaptError: bad settings, or ``--set`` under DVC.
     """
-    from capt_core.artifacts.layout import Layout
+    from capt_core.artifacts.layout import Layout, StudyLayout
     from capt_core.data.registry import dataset_spec
     from capt_core.errors import CaptError
     from capt_core.params import load_settings
@@ -73,18 +82,24 @@ def stage_run(
         raise CaptError(
             "--set does not work under DVC; use dvc exp run --set-param section.key=value"
         )
-    settings, matrix = load_settings(params, dataset, overrides or ())
+    settings, matrix = load_settings(params, dataset, overrides or (), variant)
+    number = matrix.seeds[0] if seed is None else seed
+    shared = artifacts
+    if variant:
+        artifacts = StudyLayout(artifacts).variant(variant)
     run = Run(
         settings=settings,
         matrix=matrix,
-        layout=Layout(artifacts, dataset or ""),
-        seed=matrix.seeds[0] if seed is None else seed,
+        layout=Layout(artifacts, dataset or "", shared if variant else None),
+        seed=number,
         seeds=matrix.seeds if seed is None else [seed],
+        records=shared / "runs",
+        name="-".join(filter(None, (stage, dataset, variant, method, f"seed{number}"))),
     )
     started = time.perf_counter()
     yield run
-    name = "-".join(filter(None, (stage, dataset, method, f"seed{run.seed}")))
-    _record(artifacts, name, started)
+    if first_process():
+        _record(run, started)
 
 
 def load_for(dataset: str, params: Path, overrides: Sequence[str] | None) -> Settings:
@@ -94,9 +109,15 @@ def load_for(dataset: str, params: Path, overrides: Sequence[str] | None) -> Set
     return load_settings(params, dataset, overrides or ())[0]
 
 
+def first_process() -> bool:
+    """Whether this process speaks and writes: the only one, or the first that torchrun started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def say(text: str) -> None:
     """Print one line of what a stage found or wrote."""
-    print(text, flush=True)
+    if first_process():
+        print(text, flush=True)
 
 
 def warn(text: str) -> None:
@@ -127,6 +148,9 @@ def progress(
     A bar with time left on a terminal; elsewhere a plain line at every tenth, with time left.
     `note` gives what else is worth knowing, such as the money spent.
     """
+    if not first_process():
+        yield lambda _: None
+        return
     if sys.stderr.isatty():
         from rich.console import Console
         from rich.progress import (
@@ -169,7 +193,7 @@ def progress(
     yield advance
 
 
-def _record(artifacts: Path, name: str, started: float) -> None:
+def _record(run: Run, started: float) -> None:
     import platform
 
     from capt_core import __version__
@@ -177,7 +201,7 @@ def _record(artifacts: Path, name: str, started: float) -> None:
 
     torch = sys.modules.get("torch")
     write_json(
-        artifacts / "runs" / f"{name}.json",
+        run.records / f"{run.name}.json",
         {
             "seconds": round(time.perf_counter() - started, 2),
             "capt": __version__,

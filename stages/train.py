@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from capt_core.backbone.loading import Backbone
     from capt_core.data.dataset import Dataset
     from capt_core.params import Settings
+    from capt_core.training.checkpoint import Checkpoint
+    from capt_core.training.engine import Fitted
     from stages.run import Run
 
 
@@ -23,95 +25,188 @@ def main(
     params: options.Params = options.PARAMS,
     artifacts: options.Artifacts = options.ARTIFACTS,
     set_: options.Set = None,
+    variant: options.Variant = None,
 ) -> None:
     """Train a method on the frozen base model."""
     import polars as pl
 
     from capt_core.artifacts.files import write_text
-    from capt_core.artifacts.schemas import TRAINING_LOG
+    from capt_core.artifacts.schemas import TRAINING_LOG, TRAINING_SPEED
     from capt_core.artifacts.tables import write_table
     from capt_core.backbone.loading import load_backbone
     from capt_core.data.dataset import load_dataset
+    from capt_core.evaluation.visibility import sees
     from capt_core.methods.encoders import check_method
     from capt_core.methods.saved import write_tensors
     from capt_core.params import settings_hash
-    from stages.run import say, stage_run
+    from stages.run import first_process, say, stage_run
 
     check_method(method)
-    with stage_run("train", dataset, seed, params, artifacts, set_, method) as run:
+    with stage_run("train", dataset, seed, params, artifacts, set_, method, variant) as run:
         settings = run.settings
         prepared = load_dataset(run.layout)
         backbone = load_backbone(settings.backbone, settings.runtime)
-        used = settings_hash(settings.train, run.seed) if method == "capt" else settings_hash()
+        sections = {
+            "capt": (settings.adapter, settings.experts, settings.losses, settings.train),
+            "coop": (settings.coop,),
+            "linear_probe": (settings.linear_probe,),
+            "residual": (settings.residual,),
+        }
+        used = settings_hash(*sections.get(method, ()), run.seed)
         origin = prepared.provenance(backbone.identity, used)
         paths = run.method_layout(method)
         tensors: dict[str, Any] = {}
-        facts: dict[str, Any] = {"method": method, "seed": run.seed}
+        retention = {"capt": settings.losses, "residual": settings.residual}.get(method)
+        seen = sees(method, settings.fewshot.shots, settings.build_bank.source, retention)
+        facts: dict[str, Any] = {"method": method, "seed": run.seed, "sees": seen}
         log = pl.DataFrame(schema=dict(TRAINING_LOG.columns))
+        checkpoint: Checkpoint | None = None
         if method == "capt":
-            tensors, facts["shape"], log = _train_capt(run, settings, prepared, backbone, origin)
+            tensors, facts["shape"], fitted, checkpoint = _train_capt(
+                run, settings, prepared, backbone, origin
+            )
+            log = fitted.log
+        elif first_process():
+            tensors, steps = _fit_baseline(run, settings, prepared, backbone, origin, method)
+            log = pl.concat([log, steps], how="diagonal")
+        if not first_process():
+            return
+        if method == "capt":
+            write_table(TRAINING_SPEED, fitted.speed, run.record_path("speed"), origin)
         write_table(TRAINING_LOG, log, paths.training_log, origin)
         write_text(paths.loss_plot, log.select("step", "loss").write_csv())
         write_tensors(paths.model, tensors, facts, origin)
+        if checkpoint:
+            checkpoint.remove()
         say(f"{method}: {len(log)} steps -> {paths.model}")
 
 
 def _train_capt(
     run: Run, settings: Settings, prepared: Dataset, backbone: Backbone, origin: Provenance
-) -> tuple[dict[str, Any], dict[str, Any], pl.DataFrame]:
-    from dataclasses import asdict
-
+) -> tuple[dict[str, Any], dict[str, Any], Fitted, Checkpoint]:
     import polars as pl
 
-    from capt_core.artifacts.features import read_text_features
+    from capt_core.artifacts.features import read_teacher_text_features
+    from capt_core.artifacts.files import file_digest
     from capt_core.artifacts.schemas import REPRESENTATIVES
     from capt_core.artifacts.tables import read_table
     from capt_core.data.dataset import image_root, load_fewshot
-    from capt_core.methods.capt.model import CaptModel, CaptSettings, save_state
+    from capt_core.methods.capt.model import CaptModel, save_state, saved_shape
+    from capt_core.methods.retention import retention_texts
     from capt_core.methods.saved import read_tensors
-    from capt_core.prompts.generation import COMMONALITY, DIFFERENCE
-    from capt_core.training.engine import TrainingTask, fit
+    from capt_core.params import settings_hash
+    from capt_core.training.checkpoint import Checkpoint
+    from capt_core.training.engine import Trainer, TrainingTask
+    from capt_core.training.objective import Objective
+    from capt_core.training.processes import Processes
     from capt_core.training.rows import build_anchors
-    from capt_core.training.views import augmented_views, cached_views
+    from capt_core.training.views import CachedViews, ViewSource, asked_views, live_views
     from stages.run import progress, say
 
     layout = run.layout
+    processes = Processes(backbone.device)
     centres = read_tensors(run.seed_layout.prompt_centres, "cluster-prompts", origin).tensors
     representatives = read_table(REPRESENTATIVES, run.seed_layout.representatives, origin)
     base = prepared.class_ids("base")
-    texts = read_text_features(layout.text_features, origin)[base].to(backbone.device)
-    fewshot = load_fewshot(layout, prepared, settings.fewshot.shots, run.seed)
-    anchors = build_anchors(
-        fewshot.filter(pl.col("split") == "train", pl.col("class_id").is_in(base))[
-            "sample_id"
-        ].to_list(),
-        representatives,
-        settings.train.adapter_scale,
-        settings.train.adapter_exponent,
+    texts = read_teacher_text_features(run.seed_layout.teacher_text_features, origin).to(
+        backbone.device
     )
-    blocks = settings.train.adapter_blocks
-    shape = CaptSettings(
-        adapter_blocks=None if blocks == "all" else blocks,
-        kernel_size=settings.train.kernel_size,
-        active_experts=settings.train.active_experts,
-        mask_rate=settings.train.mask_rate,
-        initial_alpha=settings.train.adapter_scale,
+    fewshot = load_fewshot(layout, prepared, settings.fewshot.shots, run.seed)
+    images = fewshot.filter(pl.col("split") == "train", pl.col("class_id").is_in(base))
+    anchors = build_anchors(
+        images["sample_id"].to_list(),
+        representatives,
+        settings.adapter.scale,
+        settings.adapter.exponent,
     )
     model = CaptModel(
-        backbone.clip.visual, centres[COMMONALITY], centres[DIFFERENCE], shape, run.seed
+        backbone.clip.visual, centres, settings.adapter, settings.experts, run.seed
     ).to(backbone.device)
     ids = sorted({i for anchor in anchors for i in (anchor.sample_id, *anchor.representatives)})
     paths = prepared.paths(pl.Series(ids, dtype=pl.Int64), image_root(layout, settings.data.root))
-    files = dict(zip(ids, paths, strict=True))
-    make = augmented_views if settings.train.augmentation == "crop_flip" else cached_views
-    task = TrainingTask(
-        anchors,
-        prepared.samples["class_id"].to_list(),
-        texts,
-        make(model, backbone, files, settings.runtime.workers),
+    source = ViewSource(
+        dict(zip(ids, paths, strict=True)),
+        settings.train.augmentation,
+        settings.train.representative_noise,
+        run.seed,
+        settings.runtime.workers,
+    )
+    views = live_views(model, backbone, source)
+    if settings.train.cache_prefix or settings.train.augmentation == "none":
+        asked = asked_views(anchors, settings.train)
+        with progress("cached views", len(asked)) as advance:
+            views = CachedViews(
+                model,
+                backbone,
+                source,
+                asked,
+                layout.work / "prefix",
+                prepared.fingerprint,
+                advance,
+            )
+    objective = Objective(
+        settings.losses,
+        texts[base],
+        retention_texts(
+            settings.losses.retention_names,
+            texts,
+            base,
+            prepared.classes["template"][0],
+            backbone,
+        ),
+        backbone.logit_scale,
+    )
+    key = settings_hash(
+        settings.adapter,
+        settings.experts,
+        settings.losses,
+        settings.train,
+        origin.as_dict(),
+        run.seed,
+        *(
+            file_digest(path)
+            for path in (run.seed_layout.prompt_centres, run.seed_layout.representatives)
+        ),
+    )
+    checkpoint = Checkpoint(
+        layout.work / "train" / f"{prepared.name}-seed{run.seed}-{key}.safetensors",
+        settings.train.checkpoint_steps,
     )
     trainable = sum(parameter.numel() for parameter in model.parameters())
-    say(f"{len(anchors)} anchors, {trainable} trainable values, on {backbone.device}")
-    with progress("epochs", settings.train.epochs) as advance:
-        log = fit(model, backbone, task, settings.train, run.seed, advance)
-    return save_state(model), asdict(shape), log
+    if processes.first:
+        say(f"{len(anchors)} anchors, {trainable} trainable values, on {backbone.device}")
+    task = TrainingTask(anchors, prepared.samples["class_id"].to_list(), objective, views)
+    trainer = Trainer(
+        model, backbone, task, settings.train, run.seed, checkpoint, warn=say, processes=processes
+    )
+    with progress("steps", trainer.step_count) as advance:
+        trainer.advance = advance
+        fitted = trainer.fit()
+    return save_state(model), saved_shape(model), fitted, checkpoint
+
+
+def _fit_baseline(
+    run: Run,
+    settings: Settings,
+    prepared: Dataset,
+    backbone: Backbone,
+    origin: Provenance,
+    method: str,
+) -> tuple[dict[str, Any], pl.DataFrame]:
+    from capt_core.artifacts.features import read_image_features, read_text_features
+    from capt_core.data.dataset import load_fewshot
+    from capt_core.methods.baselines import BaselineData, BaselineSettings, fit_baseline
+    from capt_core.methods.retention import generic_texts
+    from stages.run import progress
+
+    layout = run.layout
+    sections = BaselineSettings(settings.coop, settings.linear_probe, settings.residual)
+    data = BaselineData(
+        prepared,
+        load_fewshot(layout, prepared, settings.fewshot.shots, run.seed),
+        read_image_features(layout.image_features, origin),
+        read_text_features(layout.text_features, origin),
+        lambda: generic_texts(prepared.classes["template"][0], backbone),
+    )
+    with progress("epochs", sections.stretches(method)) as advance:
+        return fit_baseline(method, data, backbone, sections, run.seed, advance)

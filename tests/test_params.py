@@ -79,7 +79,7 @@ def test_a_mistake_in_the_file_is_named(tmp_path: Path, body: str, parts: list[s
         ("datasets: []\nseeds: [1]\nmethods: [clip]\n", "datasets"),
         ("datasets: [dtd]\nseeds: []\nmethods: [clip]\n", "seeds"),
         ("datasets: [dtd]\nseeds: ['1']\nmethods: [clip]\n", "seeds.0"),
-        ("datasets: [dtd]\nseeds: [1]\nmethods: [clap]\n", "'clip' or 'capt'"),
+        ("datasets: [dtd]\nseeds: [1]\nmethods: [clap]\n", "'residual' or 'capt'"),
         ("datasets: [dtd]\nseeds: [1]\n", "methods: Field required"),
         ("", "datasets: Field required"),
         ("[1, 2]\n", "expected keys and values"),

@@ -37,16 +37,25 @@ def toy_dataset(class_of: Sequence[int], class_count: int, split: str = "train")
     return Dataset("proctex", samples, classes, "0123456789abcdef")
 
 
-def small_clip(image_size: int | tuple[int, int] = 32, **vision: object) -> nn.Module:
-    """A randomly initialised open_clip CLIP with a 4 x 4 patch grid, frozen, in eval mode."""
+def small_clip(
+    image_size: int | tuple[int, int] = 32, *, custom_text: bool = False, **vision: object
+) -> nn.Module:
+    """A randomly initialised open_clip CLIP with a 4 x 4 patch grid, frozen, in eval mode.
+
+    Args:
+        image_size: of the image tower.
+        custom_text: keep the text tower as a module of its own (`CustomTextCLIP`).
+        vision: further settings of the image tower.
+    """
     from capt_core.torchvision_ops import ensure_torchvision
 
     ensure_torchvision()
-    from open_clip.model import CLIP
+    from open_clip.model import CLIP, CustomTextCLIP
 
+    build = CustomTextCLIP if custom_text else CLIP
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model: nn.Module = CLIP(
+        model: nn.Module = build(
             embed_dim=24,
             vision_cfg={
                 "layers": 3,

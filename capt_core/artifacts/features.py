@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from capt_core.artifacts.provenance import Provenance
-from capt_core.artifacts.schemas import IMAGE_FEATURES, TEXT_FEATURES
+from capt_core.artifacts.schemas import IMAGE_FEATURES, TEACHER_TEXT_FEATURES, TEXT_FEATURES
 from capt_core.artifacts.tables import Table, read_table
 
 if TYPE_CHECKING:
@@ -30,12 +30,21 @@ def read_image_features(path: Path, expected: Provenance) -> torch.Tensor:
 
 
 def read_text_features(path: Path, expected: Provenance) -> torch.Tensor:
-    """Text features [C, d]; row i belongs to class id i.
+    """Zero-shot text features [C, d]; row i belongs to class id i.
 
     Raises:
         CaptError: as `read_table`.
     """
     return _read(TEXT_FEATURES, path, expected)
+
+
+def read_teacher_text_features(path: Path, expected: Provenance) -> torch.Tensor:
+    """The base model's text features [C, d]; row i belongs to class id i.
+
+    Raises:
+        CaptError: as `read_table`.
+    """
+    return _read(TEACHER_TEXT_FEATURES, path, expected)
 
 
 def _read(table: Table, path: Path, expected: Provenance) -> torch.Tensor:

@@ -8,14 +8,23 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Layout:
-    """Paths of one data set's artifacts; `root` is the folder given by ``--artifacts``."""
+    """Paths of one data set's artifacts.
+
+    Attributes:
+        root: the folder given by ``--artifacts``, or a study variant's folder in it.
+        dataset: name of the data set.
+        shared: where what no variant changes lies (samples, images, frozen features), if not
+            below `root`.
+    """
 
     root: Path
     dataset: str
+    shared: Path | None = None
 
     @property
     def folder(self) -> Path:
-        return self.root / self.dataset
+        """What all seeds and variants share."""
+        return (self.shared or self.root) / self.dataset
 
     @property
     def samples(self) -> Path:
@@ -38,10 +47,6 @@ class Layout:
         return self.folder / "fewshot" / f"shots{shots}-seed{seed}.parquet"
 
     @property
-    def teacher(self) -> Path:
-        return self.folder / "teacher.json"
-
-    @property
     def image_features(self) -> Path:
         return self.folder / "image_features.parquet"
 
@@ -50,11 +55,12 @@ class Layout:
         return self.folder / "text_features.parquet"
 
     @property
-    def predictions(self) -> Path:
-        return self.folder / "predictions.parquet"
+    def work(self) -> Path:
+        """What interrupted work goes on from; no output of any stage."""
+        return (self.shared or self.root) / "work"
 
     def seed(self, seed: int) -> SeedLayout:
-        return SeedLayout(self.folder / f"seed{seed}")
+        return SeedLayout(self.root / self.dataset / f"seed{seed}")
 
     def evaluation(self, method: str, seed: int) -> Path:
         return evaluations(self.root) / self.dataset / f"{method}-seed{seed}.parquet"
@@ -65,6 +71,19 @@ class SeedLayout:
     """Paths of what depends on the few-shot draw."""
 
     folder: Path
+
+    @property
+    def teacher(self) -> Path:
+        return self.folder / "teacher.json"
+
+    @property
+    def teacher_text_features(self) -> Path:
+        return self.folder / "teacher_text_features.parquet"
+
+    @property
+    def predictions(self) -> Path:
+        """Of the base model; a run's own lie in its folder."""
+        return self.folder / "predictions.parquet"
 
     @property
     def confusion_bank(self) -> Path:
@@ -168,3 +187,34 @@ class ReportLayout:
     @property
     def html(self) -> Path:
         return self.root / "report.html"
+
+
+@dataclass(frozen=True)
+class StudyLayout:
+    """Paths of the study; `root` is the folder given by ``--artifacts``."""
+
+    root: Path
+
+    @property
+    def folder(self) -> Path:
+        return self.root / "study"
+
+    def variant(self, name: str) -> Path:
+        """Folder that stands in for the artifacts folder where a variant runs."""
+        return self.folder / name
+
+    def evaluations(self, variant: str, dataset: str) -> list[Path]:
+        """Evaluation records of a variant, sorted."""
+        return sorted((evaluations(self.variant(variant)) / dataset).glob("*.parquet"))
+
+    @property
+    def results(self) -> Path:
+        return self.folder / "results.parquet"
+
+    @property
+    def markdown(self) -> Path:
+        return self.folder / "study.md"
+
+    @property
+    def html(self) -> Path:
+        return self.folder / "study.html"

@@ -45,12 +45,18 @@ IMAGE_FEATURES = Table(
     key=["sample_id"],
 )
 
-TEXT_FEATURES = Table(
-    "text_features",
-    "extract-features",
-    {"class_id": _ID, "class_name": _TEXT, "prompt": _TEXT, "feature": vector()},
-    key=["class_id"],
-)
+
+def _text_features(name: str, stage: str) -> Table:
+    return Table(
+        name,
+        stage,
+        {"class_id": _ID, "class_name": _TEXT, "prompt": _TEXT, "feature": vector()},
+        key=["class_id"],
+    )
+
+
+TEXT_FEATURES = _text_features("text_features", "extract-features")
+TEACHER_TEXT_FEATURES = _text_features("teacher_text_features", "fit-teacher")
 
 
 def _predictions(name: str, stage: str) -> Table:
@@ -92,8 +98,9 @@ CONFUSION_BANK = Table(
         "predicted_class": _TEXT,
         "confidence": _SHARE,
         "true_confidence": _SHARE,
+        "view": _ID,
     },
-    key=["sample_id"],
+    key=["sample_id", "predicted_class_id"],
 )
 
 CONFUSION_STATISTICS = Table(
@@ -200,13 +207,35 @@ REPRESENTATIVES = Table(
         "rank": _ID,
         "class_id": _ID,
         "class_name": _TEXT,
+        "order": _ID,
         "representative_id": _ID,
         "representative_path": _TEXT,
         "cosine": _SHARE,
         "source": _TEXT,
     },
-    key=["sample_id", "rank"],
+    key=["sample_id", "rank", "order"],
 )
+
+_OF_CAPT: dict[str, pl.DataType] = {
+    "confusion_loss": _SHARE,
+    "original_loss": _SHARE,
+    "load_balance_loss": _SHARE,
+    "retention_loss": _SHARE,
+    "feature_loss": _SHARE,
+    "rows": _ID,
+    "alpha_mean": _SHARE,
+    "alpha_min": _SHARE,
+    "alpha_max": _SHARE,
+    "alpha_running": _SHARE,
+    "residual_gate": _SHARE,
+    "sample_expert_weight": _SHARE,
+    "commonality_expert_weight": _SHARE,
+    "difference_expert_weight": _SHARE,
+    "sample_expert_share": _SHARE,
+    "commonality_expert_share": _SHARE,
+    "difference_expert_share": _SHARE,
+    "gate_entropy": _SHARE,
+}
 
 TRAINING_LOG = Table(
     "training_log",
@@ -216,17 +245,18 @@ TRAINING_LOG = Table(
         "epoch": _ID,
         "learning_rate": _SHARE,
         "loss": _SHARE,
-        "confusion_loss": _SHARE,
-        "original_loss": _SHARE,
-        "rows": _ID,
-        "alpha_mean": _SHARE,
-        "alpha_running": _SHARE,
-        "residual_gate": _SHARE,
-        "sample_expert_share": _SHARE,
-        "commonality_expert_share": _SHARE,
-        "difference_expert_share": _SHARE,
-        "gate_entropy": _SHARE,
+        **_OF_CAPT,
     },
+    key=["step"],
+    # Methods beside CAPT have a loss and nothing else of this.
+    nullable=frozenset(_OF_CAPT),
+)
+
+
+TRAINING_SPEED = Table(
+    "training_speed",
+    "train",
+    {"step": _ID, "rows": _ID, "seconds": _SHARE, "rows_per_second": _SHARE},
     key=["step"],
 )
 
@@ -239,6 +269,7 @@ def _results(name: str, stage: str) -> Table:
             "dataset": _TEXT,
             "method": _TEXT,
             "variant": _TEXT,
+            "sees": _TEXT,
             "protocol": _TEXT,
             "seed": _ID,
             "metric": _TEXT,
@@ -260,6 +291,7 @@ ALL_TABLES = (
     FEWSHOT,
     IMAGE_FEATURES,
     TEXT_FEATURES,
+    TEACHER_TEXT_FEATURES,
     PREDICTIONS,
     CONFUSION_BANK,
     CONFUSION_STATISTICS,

@@ -36,6 +36,21 @@ def encode_images(
     return torch.cat(features)
 
 
+def check_lengths(texts: Iterable[str], backbone: Backbone) -> None:
+    """Refuse texts that the backbone cannot read whole.
+
+    Raises:
+        CaptError: a text is longer than the backbone's context.
+    """
+    limit = backbone.tokenizer.context_length
+    for text in texts:
+        count = backbone.tokenizer.token_count(text)
+        if count > limit:
+            raise CaptError(
+                f"prompt {text!r} has {count} tokens, {backbone.identity} takes {limit}; shorten it"
+            )
+
+
 @torch.no_grad()
 def encode_texts(texts: list[str], backbone: Backbone, batch_size: int = 256) -> torch.Tensor:
     """Unit-length text features [n, d] in fp32 on the CPU.
@@ -43,13 +58,7 @@ def encode_texts(texts: list[str], backbone: Backbone, batch_size: int = 256) ->
     Raises:
         CaptError: a text is longer than the backbone's context.
     """
-    limit = backbone.tokenizer.context_length
-    for text in texts:
-        if backbone.tokenizer.token_count(text) > limit:
-            raise CaptError(
-                f"prompt {text!r} has {backbone.tokenizer.token_count(text)} tokens, "
-                f"{backbone.identity} takes {limit}; shorten it"
-            )
+    check_lengths(texts, backbone)
     features = []
     for start in range(0, len(texts), batch_size):
         tokens = backbone.tokenizer(texts[start : start + batch_size]).to(backbone.device)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import polars as pl
 
@@ -16,20 +18,34 @@ BANK_COLUMNS = (
     "predicted_class",
     "confidence",
     "true_confidence",
+    "view",
 )
 
 
-def confusion_bank(predictions: pl.DataFrame) -> pl.DataFrame:
+def confusion_bank(
+    predictions: pl.DataFrame, augmented: Sequence[pl.DataFrame] = ()
+) -> pl.DataFrame:
     """Misclassified images (paper, section 3.2): cell (g, p) holds those of class g taken for p.
 
+    An image enters a cell once, by the first view that was taken for p.
+
     Args:
-        predictions: rows of the table `predictions` for the images that may enter the bank.
+        predictions: rows of the table `predictions` for the images that may enter the bank, as
+            the base model sees them in the test view.
+        augmented: the same for further views of these images, one frame per view.
 
     Returns:
-        Rows as in the table `confusion_bank`, sorted by true class, predicted class and sample.
+        Rows as in the table `confusion_bank`, sorted by true class, predicted class and sample;
+        `view` is 0 for the test view and counts `augmented` from 1.
     """
+    views = [
+        frame.with_columns(pl.lit(number, pl.Int64).alias("view"))
+        for number, frame in enumerate([predictions, *augmented])
+    ]
     return (
-        predictions.filter(~pl.col("correct"))
+        pl.concat(views)
+        .filter(~pl.col("correct"))
+        .unique(["sample_id", "pseudo_label_id"], keep="first", maintain_order=True)
         .rename({"pseudo_label_id": "predicted_class_id", "pseudo_label": "predicted_class"})
         .select(BANK_COLUMNS)
         .sort("true_class_id", "predicted_class_id", "sample_id")

@@ -7,25 +7,20 @@ import torch
 
 from capt_core.confusion.semantic_miner import ranked_classes
 from capt_core.data.dataset import Dataset
-from capt_core.methods.clip import class_confidences
 
 
 def prediction_table(
     dataset: Dataset,
     sample_ids: pl.Series,
-    image_features: torch.Tensor,
-    text_features: torch.Tensor,
-    logit_scale: float,
+    logits: torch.Tensor,
     top_classes: int,
 ) -> pl.DataFrame:
     """Classify images among the classes of their own group (base or novel).
 
     Args:
         dataset: samples and classes.
-        sample_ids: the images, in the order of `image_features`.
-        image_features: [N, d], unit length.
-        text_features: [C, d], unit length, in class order.
-        logit_scale: inverse temperature of eq. 1.
+        sample_ids: the images, in the order of `logits`.
+        logits: over all classes, in class order, [N, C]; those of the other group are not read.
         top_classes: how many classes the `top_*` columns list (at most those of the group).
 
     Returns:
@@ -43,9 +38,7 @@ def prediction_table(
         if members.is_empty():
             continue
         rows = torch.from_numpy(members["row"].to_numpy().copy())
-        confidences = class_confidences(
-            image_features[rows], text_features[class_ids], logit_scale
-        ).double()
+        confidences = logits[rows][:, class_ids].softmax(dim=-1).double()
         top = ranked_classes(confidences, min(top_classes, len(class_ids)))
         position = {int(class_id): index for index, class_id in enumerate(class_ids)}
         true = torch.tensor([position[label] for label in members["class_id"].to_list()])

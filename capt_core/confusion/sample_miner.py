@@ -5,28 +5,60 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import polars as pl
 import torch
 
+from capt_core import params
 from capt_core.data.dataset import Dataset
 
 SOURCES = ("confused_with_anchor", "confused_class", "anchor_class_confused", "random_train")
 
 
-def most_similar(anchor: torch.Tensor, candidates: torch.Tensor) -> tuple[int, float]:
-    """Eq. 8: the candidate with the highest cosine to the anchor, lowest index on ties.
+def most_similar(
+    anchor: torch.Tensor, candidates: torch.Tensor, count: int = 1
+) -> list[tuple[int, float]]:
+    """Eq. 8: the candidates with the highest cosine to the anchor, lowest index on ties.
 
     Args:
         anchor: feature [d], unit length.
-        candidates: features [n, d], unit length, n > 0.
+        candidates: features [n, d], unit length.
+        count: how many; all if there are fewer.
 
     Returns:
-        Its index and its cosine.
+        Index and cosine of each, the most similar first.
     """
     cosines = candidates @ anchor
-    index = int(cosines.argsort(descending=True, stable=True)[0])
-    return index, float(cosines[index])
+    order = cosines.argsort(descending=True, stable=True)[:count].tolist()
+    return [(index, float(cosines[index])) for index in order]
+
+
+def whole_bank_similarities(
+    sample_ids: Sequence[int], bank: pl.DataFrame, features: torch.Tensor, class_ids: Sequence[int]
+) -> torch.Tensor:
+    """Eq. 8 over the whole bank: cosine of the most similar misclassified image of each class.
+
+    Args:
+        sample_ids: N anchors; an anchor is never compared with itself.
+        bank: the table `confusion_bank`.
+        features: of all samples of the data set, unit length, indexed by sample id.
+        class_ids: B classes, in the order of the columns.
+
+    Returns:
+        Cosines [N, B] in fp64; -inf where the bank holds no other image of the class.
+    """
+    found = torch.full((len(sample_ids), len(class_ids)), float("-inf"), dtype=torch.float64)
+    anchors = torch.tensor(list(sample_ids), dtype=torch.long)
+    for column, class_id in enumerate(class_ids):
+        members = bank.filter(pl.col("true_class_id") == class_id)["sample_id"].unique().sort()
+        if members.is_empty():
+            continue
+        others = torch.tensor(members.to_list(), dtype=torch.long)
+        cosines = (features[anchors] @ features[others].T).double()
+        cosines[anchors[:, None] == others] = float("-inf")
+        found[:, column] = cosines.amax(dim=1)
+    return found
 
 
 @dataclass(frozen=True)
@@ -43,30 +75,25 @@ class BankCells:
             cells.setdefault((true_class, predicted), []).append(sample_id)
         return BankCells(cells)
 
-    def row(self, true_class: int) -> list[int]:
-        """All misclassified samples of a class."""
-        found = [s for (g, _), samples in self.cells.items() if g == true_class for s in samples]
-        return sorted(found)
+    @cached_property
+    def rows(self) -> dict[int, list[int]]:
+        """All misclassified samples of each class, each once, ascending."""
+        found: dict[int, set[int]] = {}
+        for (true_class, _), samples in self.cells.items():
+            found.setdefault(true_class, set()).update(samples)
+        return {true_class: sorted(samples) for true_class, samples in found.items()}
 
-    def candidates(
-        self, anchor_id: int, pseudo_label: int, paired_class: int
-    ) -> tuple[list[int], str]:
-        """Samples that may represent a pair, and which of the fall-backs they come from.
+    def candidates(self, pseudo_label: int, paired_class: int) -> list[tuple[str, list[int]]]:
+        """Samples that may represent a pair, by where they come from, the best source first.
 
         In order: images of the paired class taken for the pseudo-label; any misclassified image
         of the paired class; images of the pseudo-label's class taken for the paired class.
-        The anchor itself is never among them. Empty when the bank holds none.
         """
-        options = (
-            (self.cells.get((paired_class, pseudo_label), []), SOURCES[0]),
-            (self.row(paired_class), SOURCES[1]),
-            (self.cells.get((pseudo_label, paired_class), []), SOURCES[2]),
-        )
-        for samples, source in options:
-            others = [sample for sample in samples if sample != anchor_id]
-            if others:
-                return others, source
-        return [], ""
+        return [
+            (SOURCES[0], self.cells.get((paired_class, pseudo_label), [])),
+            (SOURCES[1], self.rows.get(paired_class, [])),
+            (SOURCES[2], self.cells.get((pseudo_label, paired_class), [])),
+        ]
 
 
 def mine_representatives(
@@ -75,23 +102,29 @@ def mine_representatives(
     bank: pl.DataFrame,
     train_samples: pl.DataFrame,
     features: torch.Tensor,
-    fallback: str,
+    settings: params.MineSamples,
     seed: int,
+    whole_bank: bool = False,
 ) -> pl.DataFrame:
-    """Most representative confusing sample of every (sample, pair).
+    """Most representative confusing samples of every (sample, pair).
+
+    Better sources come first (`BankCells.candidates`), the most similar images of a source first;
+    an image represents a pair once, and the anchor itself never.
 
     Args:
         dataset: samples and classes.
         pairs: the table `pairs`.
         bank: the table `confusion_bank`.
-        train_samples: the training images (`sample_id`, `class_id`) that `random_train` draws
-            from when the bank holds no candidate.
+        train_samples: the training images (`sample_id`, `class_id`) that random images of the
+            paired class are drawn from.
         features: of all samples of the data set, unit length, indexed by sample id.
-        fallback: `random_train`, or `skip` to leave such pairs without a representative.
+        settings: `choice` `random` draws instead of looking into the bank; `representatives` per
+            pair; `fallback` `random_train` draws what the bank lacks, `skip` does without.
         seed: of the random draws.
+        whole_bank: take any misclassified image of the paired class, whatever it was taken for.
 
     Returns:
-        Rows as in the table `representatives`, in the order of `pairs`.
+        Rows as in the table `representatives`, in the order of `pairs`, then of choice.
     """
     cells = BankCells.from_bank(bank)
     by_class: dict[int, list[int]] = {}
@@ -101,29 +134,34 @@ def mine_representatives(
     rows = []
     columns = ("sample_id", "pseudo_label_id", "rank", "class_id")
     for anchor, pseudo_label, rank, paired in pairs.select(columns).iter_rows():
-        candidates, source = cells.candidates(anchor, pseudo_label, paired)
-        if not candidates and fallback == "random_train":
-            candidates = _one_of(generator, by_class.get(paired, []), anchor)
-            source = SOURCES[3]
-        if not candidates:
-            continue
-        chosen, cosine = most_similar(features[anchor], features[candidates])
-        rows.append(
+        options = [] if settings.choice == "random" else cells.candidates(pseudo_label, paired)
+        if whole_bank:
+            options = options[1:2]
+        chosen = _from_bank(options, anchor, features, settings.representatives)
+        missing = settings.representatives - len(chosen)
+        if missing and (settings.choice == "random" or settings.fallback == "random_train"):
+            rest = [s for s in by_class.get(paired, []) if s != anchor and s not in chosen]
+            for sample in generator.sample(rest, min(missing, len(rest))):
+                chosen[sample] = (float(features[sample] @ features[anchor]), SOURCES[3])
+        rows += [
             {
                 "sample_id": anchor,
                 "rank": rank,
                 "class_id": paired,
-                "representative_id": candidates[chosen],
+                "order": order,
+                "representative_id": sample,
                 "cosine": cosine,
                 "source": source,
             }
-        )
+            for order, (sample, (cosine, source)) in enumerate(chosen.items(), start=1)
+        ]
     frame = pl.DataFrame(
         rows,
         schema={
             "sample_id": pl.Int64,
             "rank": pl.Int64,
             "class_id": pl.Int64,
+            "order": pl.Int64,
             "representative_id": pl.Int64,
             "cosine": pl.Float64,
             "source": pl.String,
@@ -136,6 +174,15 @@ def mine_representatives(
     return named.join(images, on="representative_id", how="left", maintain_order="left")
 
 
-def _one_of(generator: random.Random, samples: Sequence[int], anchor: int) -> list[int]:
-    others = [sample for sample in samples if sample != anchor]
-    return [generator.choice(others)] if others else []
+def _from_bank(
+    options: Sequence[tuple[str, Sequence[int]]], anchor: int, features: torch.Tensor, count: int
+) -> dict[int, tuple[float, str]]:
+    """Cosine and source of up to `count` candidates, in the order they were chosen."""
+    chosen: dict[int, tuple[float, str]] = {}
+    for source, samples in options:
+        if len(chosen) == count:
+            break
+        rest = [sample for sample in samples if sample != anchor and sample not in chosen]
+        nearest = most_similar(features[anchor], features[rest], count - len(chosen))
+        chosen |= {rest[index]: (cosine, source) for index, cosine in nearest}
+    return chosen

@@ -75,8 +75,10 @@ def mine_pairs(
     counts: torch.Tensor,
     pairs: int,
     use_statistics: bool = True,
+    labels: torch.Tensor | None = None,
+    similarities: torch.Tensor | None = None,
 ) -> pl.DataFrame:
-    """Semantic confusion pairs of each sample among the base classes.
+    """Confusion pairs of each sample among the base classes.
 
     Args:
         dataset: samples and classes.
@@ -85,14 +87,21 @@ def mine_pairs(
         counts: confusion counts among the base classes, [B, B].
         pairs: pairs per sample, at most B - 1.
         use_statistics: weight confidences by the counts (eq. 7); otherwise rank by confidence.
+        labels: positions [N] of the true classes, to mine for these; None mines for the
+            pseudo-labels (eq. 6).
+        similarities: scores [N, B] that take the place of eq. 7, such as `whole_bank_similarities`;
+            classes that score -inf make no pair.
 
     Returns:
         Rows as in the table `pairs`, by sample in the given order, then rank.
     """
     class_ids = torch.tensor(dataset.class_ids("base"), dtype=torch.long)
     kept = min(pairs, len(class_ids) - 1)
-    pseudo = pseudo_labels(confidences)
-    scores = _scores(confidences, counts, pseudo, use_statistics)
+    pseudo = pseudo_labels(confidences) if labels is None else labels
+    if similarities is None:
+        scores = _scores(confidences, counts, pseudo, use_statistics)
+    else:
+        scores = similarities.scatter(1, pseudo[:, None], float("-inf"))
     top = ranked_classes(scores, kept)
     frame = pl.DataFrame(
         {
@@ -115,7 +124,7 @@ def mine_pairs(
             "count": pl.Int64,
             "score": pl.Float64,
         },
-    )
+    ).filter(pl.col("score").is_finite())
     named = dataset.with_names(frame, "pseudo_label_id", "pseudo_label")
     return dataset.with_names(named, "class_id", "class_name")
 
@@ -127,6 +136,7 @@ def class_pairs(
     text_features: torch.Tensor,
     pairs: int,
     use_statistics: bool = True,
+    labels: torch.Tensor | None = None,
 ) -> pl.DataFrame:
     """Confusion pairs per base class: highest mean score over the samples taken for it.
 
@@ -140,13 +150,14 @@ def class_pairs(
         text_features: of the base classes, unit length, [B, d].
         pairs: partners per class, at most B - 1.
         use_statistics: as in `mine_pairs`.
+        labels: as in `mine_pairs`.
 
     Returns:
         Rows as in the table `class_pairs`, by class, then rank.
     """
     class_ids = dataset.class_ids("base")
     kept = min(pairs, len(class_ids) - 1)
-    pseudo = pseudo_labels(confidences)
+    pseudo = pseudo_labels(confidences) if labels is None else labels
     scores = _scores(confidences, counts, pseudo, use_statistics)
     similarity = (text_features @ text_features.T).double().fill_diagonal_(float("-inf"))
     names = dataset.class_names

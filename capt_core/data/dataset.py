@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,12 +40,22 @@ class Dataset:
         return self.classes["class_name"].to_list()
 
     @property
+    def spoken_names(self) -> list[str]:
+        """Class names as they stand in a sentence, in class order."""
+        return [spoken_name(name) for name in self.class_names]
+
+    @property
     def prompts(self) -> list[str]:
         """The hand-written template filled with each class's name, in class order."""
         return [
             template.format(spoken_name(name))
             for template, name in self.classes.select("template", "class_name").iter_rows()
         ]
+
+    def text_table(self, prompts: Sequence[str]) -> pl.DataFrame:
+        """Class ids and names beside one text per class, in class order."""
+        texts = pl.Series("prompt", prompts, dtype=pl.String)
+        return self.classes.select("class_id", "class_name").with_columns(texts)
 
     def class_ids(self, group: str) -> list[int]:
         """Class ids of one group (`base` or `novel`), ascending."""

@@ -49,8 +49,8 @@ def evaluate_predictions(
 ) -> dict[str, Metric]:
     """All metrics of one run.
 
-    Test images of both halves count for the test correction rate and the broken rate, each
-    image scored among the classes of its own half.
+    Each image is scored among the classes of its own half. The test correction rate and the
+    broken rate count test images of both halves, those that begin with `base` the base half's.
 
     Args:
         before: the base model's table `predictions`.
@@ -63,30 +63,34 @@ def evaluate_predictions(
     known = base.value is not None and novel.value is not None
     mean = harmonic_mean(base.value or 0.0, novel.value or 0.0) if known else None
     before_test = before.filter(pl.col("split") == "test")
+    before_base = before_test.filter(pl.col("group") == "base")
     banked = before.filter(pl.col("sample_id").is_in(bank["sample_id"].implode()))
     return {
         "base_accuracy": base,
         "novel_accuracy": novel,
         "harmonic_mean": Metric(mean, base.n + novel.n),
         "bank_correction_rate": correction_rate(banked, after),
+        "base_correction_rate": correction_rate(before_base, after),
+        "base_broken_rate": broken_rate(before_base, after),
         "test_correction_rate": correction_rate(before_test, after),
         "broken_rate": broken_rate(before_test, after),
     }
 
 
 def evaluation_rows(
-    metrics: dict[str, Metric], dataset: str, method: str, variant: str, seed: int
+    metrics: dict[str, Metric], dataset: str, method: str, variant: str, sees: str, seed: int
 ) -> pl.DataFrame:
-    """One row per metric, as in the table `results`."""
+    """One row per metric, as in the table `results`; `sees` as `visibility.sees` words it."""
     return pl.DataFrame(
         [
-            (dataset, method, variant, PROTOCOL, seed, name, metric.value, metric.n)
+            (dataset, method, variant, sees, PROTOCOL, seed, name, metric.value, metric.n)
             for name, metric in metrics.items()
         ],
         schema={
             "dataset": pl.String,
             "method": pl.String,
             "variant": pl.String,
+            "sees": pl.String,
             "protocol": pl.String,
             "seed": pl.Int64,
             "metric": pl.String,

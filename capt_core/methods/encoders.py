@@ -1,4 +1,4 @@
-"""Image encoders of the methods, rebuilt from what `train` saved."""
+"""The methods by name, and the image encoder of those that change the image tower."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import torch
 
 from capt_core.backbone.loading import Backbone
 from capt_core.errors import CaptError
-from capt_core.methods.capt.model import CaptModel, CaptSettings, load_state
+from capt_core.methods.capt.model import model_from_state
 from capt_core.methods.saved import SavedTensors
 
-METHODS = ("clip", "capt")
+METHODS = ("clip", "linear_probe", "coop", "residual", "capt")
 
 ImageEncoder = Callable[[torch.Tensor], torch.Tensor]
 
@@ -27,16 +27,6 @@ def check_method(method: str) -> None:
 
 
 def image_encoder(saved: SavedTensors, backbone: Backbone) -> ImageEncoder:
-    """Function from image tensors [B, 3, S, S] to features [B, d] of a saved model."""
-    if saved.facts["method"] == "clip":
-        encoder: ImageEncoder = backbone.clip.encode_image
-        return encoder
-    state = saved.tensors
-    model = CaptModel(
-        backbone.clip.visual,
-        state["experts.commonality.centres"],
-        state["experts.difference.centres"],
-        CaptSettings(**saved.facts["shape"]),
-    )
-    load_state(model, state)
+    """Function from image tensors [B, 3, S, S] to features [B, d] of a saved CAPT model."""
+    model = model_from_state(backbone.clip.visual, saved.tensors, saved.facts["shape"])
     return model.to(backbone.device).eval()

@@ -31,6 +31,16 @@ class SavedTensors:
     tensors: dict[str, torch.Tensor]
     facts: dict[str, Any]
 
+    def fact(self, name: str, remedy: str) -> Any:
+        """One of the facts.
+
+        Raises:
+            CaptError: it was not saved, by an older version; the message ends with the remedy.
+        """
+        if name not in self.facts:
+            raise CaptError(f"the saved model does not say what it {name}; {remedy}")
+        return self.facts[name]
+
 
 def write_tensors(
     path: Path,

@@ -16,7 +16,7 @@ class Teacher:
     """What later stages must know of the base model without loading it.
 
     Attributes:
-        method: `clip` for zero-shot CLIP, which has nothing to fit.
+        method: `clip` for zero-shot CLIP, which has nothing to fit, or `coop`.
         logit_scale: inverse temperature of eq. 1.
         untrained: the backbone's weights are a random initialisation.
     """

@@ -23,8 +23,9 @@ class HalfConfusion:
         class_ids: of the half, ascending; the order of all axes below.
         names: of the classes.
         images: test images per class, [C].
-        before: images of class (row) that the base model took for class (column), [C, C].
-        after: the same for the adapted model, mean over seeds; None without such a run.
+        before: images of class (row) that the base model took for class (column), mean over
+            seeds, [C, C].
+        after: the same for the adapted model; None without such a run.
     """
 
     group: str
@@ -57,7 +58,7 @@ class HalfConfusion:
 class ConfusedPair:
     """One direction of confusion: images of the true class that were taken for the other.
 
-    Counts are test images; `after` is a mean over seeds, None without an adapted run.
+    Counts are test images, means over seeds; `after` is None without an adapted run.
     """
 
     group: str
@@ -66,7 +67,7 @@ class ConfusedPair:
     taken_id: int
     taken_name: str
     images: int
-    before: int
+    before: float
     after: float | None
 
     @property
@@ -84,12 +85,12 @@ class ConfusedPair:
 class Change:
     """How the adapted model's answers differ from the base model's, in test images.
 
-    `corrected` and `broken` are means over seeds.
+    All but `images` are means over seeds.
     """
 
     group: str
     images: int
-    wrong_before: int
+    wrong_before: float
     corrected: float
     broken: float
 
@@ -102,7 +103,7 @@ def half_confusion(report: DatasetReport, group: str) -> HalfConfusion:
     """Count the test confusions of one half."""
     classes = report.classes.filter(pl.col("group") == group).sort("class_id")
     class_ids = classes["class_id"].to_list()
-    before = _counts(report.teacher, class_ids)
+    before = np.mean([_counts(entry.teacher, class_ids) for entry in report.seeds], axis=0)
     after = [_counts(run.predictions, class_ids) for run in report.shown_runs]
     return HalfConfusion(
         group,
@@ -130,7 +131,7 @@ def confused_pairs(half: HalfConfusion, count: int) -> list[ConfusedPair]:
                 half.class_ids[column],
                 half.names[column],
                 int(half.images[row]),
-                int(half.before[row, column]),
+                float(half.before[row, column]),
                 None if half.after is None else float(half.after[row, column]),
             )
         )
@@ -154,17 +155,20 @@ def most_confused_classes(half: HalfConfusion, limit: int) -> list[int]:
 def change(report: DatasetReport, group: str) -> Change | None:
     """What the adapted model corrected and broke among a half's test images; None without it."""
     runs = report.shown_runs
-    before = _test_images(report.teacher).filter(pl.col("group") == group)
-    if not runs or before.is_empty():
+    if not runs:
         return None
-    corrected = broken = 0
+    images = wrong = corrected = broken = 0
     for run in runs:
+        before = _test_images(report.teacher_of(run.seed)).filter(pl.col("group") == group)
+        if before.is_empty():
+            return None
+        images = before.height
+        wrong += before.filter(~pl.col("correct")).height
         after = run.predictions.select("sample_id", pl.col("correct").alias("now"))
         both = before.join(after, on="sample_id")
         corrected += both.filter(~pl.col("correct") & pl.col("now")).height
         broken += both.filter(pl.col("correct") & ~pl.col("now")).height
-    wrong = before.filter(~pl.col("correct")).height
-    return Change(group, before.height, wrong, corrected / len(runs), broken / len(runs))
+    return Change(group, images, wrong / len(runs), corrected / len(runs), broken / len(runs))
 
 
 def _ranked_cells(half: HalfConfusion) -> list[tuple[int, int]]:

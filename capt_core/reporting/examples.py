@@ -57,13 +57,17 @@ def pair_examples(report: DatasetReport, pair: ConfusedPair) -> list[Example]:
     """Up to three mistakes of a pair, the surest ones first.
 
     Bank samples with a representative come first (at most two where test images can fill up),
-    then test images.
+    then test images, as the base model of the first draw took them.
     """
-    test = report.teacher.filter(
-        pl.col("split") == "test",
-        pl.col("true_class_id") == pair.true_id,
-        pl.col("pseudo_label_id") == pair.taken_id,
-    ).sort("confidence", "sample_id", descending=[True, False])
+    test = (
+        report.seeds[0]
+        .teacher.filter(
+            pl.col("split") == "test",
+            pl.col("true_class_id") == pair.true_id,
+            pl.col("pseudo_label_id") == pair.taken_id,
+        )
+        .sort("confidence", "sample_id", descending=[True, False])
+    )
     bank = _bank_samples(report, pair)
     kept = min(len(bank), max(_FROM_BANK, EXAMPLES - test.height))
     samples = [*bank[:kept], *((row, None) for row in test.iter_rows(named=True))][:EXAMPLES]
@@ -109,7 +113,7 @@ def _representative(
 ) -> Picture | None:
     """The sample's representative for its true class, else for its highest-ranked pair."""
     rows = representatives.filter(pl.col("sample_id") == sample_id).sort(
-        pl.col("class_id") != pair.true_id, "rank"
+        pl.col("class_id") != pair.true_id, "rank", "order"
     )
     if rows.is_empty():
         return None
@@ -131,7 +135,7 @@ def _explained(source: str, paired: str, taken: str) -> tuple[str, str]:
 
 def _typical_images(report: DatasetReport, pair: ConfusedPair) -> list[Picture]:
     """Images of the class the sample was taken for, those recognised most surely first."""
-    images = report.teacher.filter(pl.col("true_class_id") == pair.taken_id)
+    images = report.seeds[0].teacher.filter(pl.col("true_class_id") == pair.taken_id)
     recognised = images.filter("correct")
     caption = "never recognised" if recognised.is_empty() else "surely recognised"
     rows = (images if recognised.is_empty() else recognised).sort(

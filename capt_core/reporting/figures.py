@@ -56,11 +56,7 @@ _POINTS = 200
 _VIEWER_FONTS = b"system-ui, 'Helvetica Neue', Helvetica, Arial, 'DejaVu Sans', sans-serif"
 _DIAGONAL = "#e3e6ea"
 _SEED_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-_EXPERTS = {
-    "sample": ("sample_expert_share", "#0072b2"),
-    "commonality": ("commonality_expert_share", "#e69f00"),
-    "difference": ("difference_expert_share", "#cc3d3d"),
-}
+_EXPERTS = {"sample": "#0072b2", "commonality": "#e69f00", "difference": "#cc3d3d"}
 
 
 @dataclass(frozen=True)
@@ -111,8 +107,8 @@ def training_curves(logs: Mapping[int, pl.DataFrame]) -> list[Curve]:
         logs: table `training_log` by seed; logs without rows are skipped.
 
     Returns:
-        Loss, learning rate, alpha, expert shares, gate entropy and residual gate; an empty list
-        if nothing was trained.
+        Loss, learning rate, alpha, expert weights and use, gate entropy and residual gate; an
+        empty list if nothing was trained.
     """
     drawn = {seed: _thinned(log) for seed, log in sorted(logs.items()) if log.height}
     if not drawn:
@@ -130,22 +126,63 @@ def training_curves(logs: Mapping[int, pl.DataFrame]) -> list[Curve]:
             axes.plot(log["step"], log["alpha_mean"], color=colour, alpha=0.35, linewidth=0.7)
             axes.plot(log["step"], log["alpha_running"], color=colour, label=f"seed {seed}")
 
-    def shares(axes: Axes) -> None:
-        for name, (column, colour) in _EXPERTS.items():
-            for index, log in enumerate(drawn.values()):
-                label = name if index == 0 else "_"
-                axes.plot(log["step"], log[column], color=colour, label=label, linewidth=0.9)
-        axes.set_ylim(0, 1)
+    def by_expert(what: str) -> Callable[[Axes], None]:
+        def draw(axes: Axes) -> None:
+            for name, colour in _EXPERTS.items():
+                for index, log in enumerate(drawn.values()):
+                    label = name if index == 0 else "_"
+                    values = log[f"{name}_expert_{what}"]
+                    axes.plot(log["step"], values, color=colour, label=label, linewidth=0.9)
+            axes.set_ylim(0, 1)
+
+        return draw
 
     panels = (
         ("Loss", "over the anchors and representatives of a batch", by_seed("loss")),
         ("Learning rate", "of the optimiser", by_seed("learning_rate")),
         ("Adapter weight α", "batch mean (faint), running mean", alpha),
-        ("Expert shares", "of the gate; one line per expert and seed", shares),
+        ("Expert weights", "mean gate; one line per expert and seed", by_expert("weight")),
+        ("Expert use", "share of images the expert is active for", by_expert("share")),
         ("Gate entropy", "in nats; 0: one expert takes all", by_seed("gate_entropy")),
         ("Residual gate", "share of the experts' output that is added", by_seed("residual_gate")),
     )
     return [Curve(title, meaning, _panel(draw)) for title, meaning, draw in panels]
+
+
+def study_chart(
+    labels: Sequence[str], series: Mapping[str, Sequence[tuple[float, float] | None]]
+) -> bytes:
+    """Accuracies of the rows of a study table, one row of points per label.
+
+    Args:
+        labels: of the rows, first on top.
+        series: by accuracy, mean and standard deviation of each row in percent, or None.
+
+    Returns:
+        An SVG document.
+    """
+    with _style():
+        figure = Figure(figsize=(6.4, 0.7 + 0.3 * len(labels)), layout="constrained")
+        axes = figure.add_subplot()
+        for (name, values), colour in zip(series.items(), _SEED_COLOURS, strict=False):
+            shown = [(row, value) for row, value in enumerate(values) if value is not None]
+            axes.errorbar(
+                [mean for _, (mean, _) in shown],
+                [row for row, _ in shown],
+                xerr=[sd for _, (_, sd) in shown],
+                fmt="o",
+                color=colour,
+                label=name,
+                markersize=4,
+                linewidth=0.9,
+            )
+        axes.set_yticks(range(len(labels)), [_shortened(label) for label in labels])
+        axes.set_ylim(len(labels) - 0.5, -0.5)
+        axes.set_xlabel("percent")
+        axes.grid(axis="x", color="#e3e6ea", linewidth=0.6)
+        axes.set_axisbelow(True)
+        figure.legend(loc="outside upper right", ncols=len(series))
+        return _svg(figure)
 
 
 def _panel(draw: Callable[[Axes], None]) -> bytes:

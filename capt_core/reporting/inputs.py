@@ -25,11 +25,13 @@ class SeedReport:
 
     Attributes:
         seed: of the draw.
+        teacher: table `predictions`, of the base model.
         bank: table `confusion_bank`; may be empty.
         representatives: table `representatives`; may be empty.
     """
 
     seed: int
+    teacher: pl.DataFrame
     bank: pl.DataFrame
     representatives: pl.DataFrame
 
@@ -61,8 +63,8 @@ class DatasetReport:
         name: registry name.
         image_root: folder that the `path` columns are relative to.
         classes: table `classes`.
-        teacher: table `predictions`, of the base model.
-        seeds: one entry per few-shot draw.
+        base_model: method of the base model, `clip` or `coop`.
+        seeds: one entry per few-shot draw, at least one.
         runs: one entry per method and seed.
         shots: training images per class; 0 stands for the whole training split.
         protocol: how the results were measured, as in the table `results`.
@@ -73,13 +75,17 @@ class DatasetReport:
     name: str
     image_root: Path
     classes: pl.DataFrame
-    teacher: pl.DataFrame
+    base_model: str
     seeds: Sequence[SeedReport]
     runs: Sequence[RunReport]
     shots: int
     protocol: str
     untrained: bool = False
     embedded: bool = False
+
+    def teacher_of(self, seed: int) -> pl.DataFrame:
+        """Table `predictions` of the base model that belongs to a draw."""
+        return next(entry.teacher for entry in self.seeds if entry.seed == seed)
 
     @property
     def shown_runs(self) -> list[RunReport]:

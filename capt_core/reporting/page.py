@@ -171,10 +171,18 @@ def _section(report: DatasetReport, anchor: str, pairs: int) -> Section:
 def _facts(report: DatasetReport) -> list[str]:
     seeds = sorted({run.seed for run in report.runs} | {seed.seed for seed in report.seeds})
     shots = f"{report.shots} images per class" if report.shots else "the whole training split"
-    facts = [f"Protocol: {spoken(report.protocol).lower()}", f"Training images: {shots}"]
+    base = "zero-shot CLIP" if report.base_model == "clip" else method_name(report.base_model, "")
+    facts = [
+        f"Base model: {base}",
+        f"Protocol: {spoken(report.protocol).lower()}",
+        f"Training images: {shots}",
+    ]
     if seeds:
         facts.append(f"Seeds: {', '.join(map(str, seeds))}")
-    sizes = [str(seed.bank.height) for seed in sorted(report.seeds, key=lambda seed: seed.seed)]
+    sizes = [
+        str(seed.bank["sample_id"].n_unique())
+        for seed in sorted(report.seeds, key=lambda seed: seed.seed)
+    ]
     if sizes:
         facts.append(f"Confusion bank: {', '.join(sizes)} misclassified training images")
     return facts

@@ -33,9 +33,13 @@ class Cell:
 
 @dataclass(frozen=True)
 class MethodRow:
-    """A method's results on one data set, cells in the order of `METRICS`."""
+    """A method's results on one data set, cells in the order of `METRICS`.
+
+    `sees` says what it saw beyond few-shot images of base classes and their names.
+    """
 
     method: str
+    sees: str
     base_model: bool
     seeds: int | None
     cells: list[Cell]
@@ -83,6 +87,7 @@ def _dataset_rows(dataset: str, rows: Sequence[Mapping[str, Any]]) -> DatasetRow
         [
             MethodRow(
                 method_name(row["method"], row["variant"]),
+                row["sees"],
                 row is base,
                 row["seeds"],
                 [_cell(row, metric, base, best[metric.name]) for metric in METRICS],

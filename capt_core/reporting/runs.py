@@ -61,14 +61,16 @@ def read_dataset_report(
     origin = dataset.provenance(read_provenance(records[0]).backbone)
     runs = [_run(layout, record, origin) for record in records]
     seeds = sorted({run.seed for run in runs})
+    teachers = [read_teacher(layout.seed(seed).teacher, origin) for seed in seeds]
     return DatasetReport(
         name=dataset.name,
         image_root=image_root,
         classes=dataset.classes,
-        teacher=read_table(PREDICTIONS, layout.predictions, origin),
+        base_model=teachers[0].method,
         seeds=[
             SeedReport(
                 seed,
+                read_table(PREDICTIONS, layout.seed(seed).predictions, origin),
                 read_table(CONFUSION_BANK, layout.seed(seed).confusion_bank, origin),
                 read_table(REPRESENTATIVES, layout.seed(seed).representatives, origin),
             )
@@ -77,7 +79,7 @@ def read_dataset_report(
         runs=runs,
         shots=shots,
         protocol=read_table(EVALUATION, records[0], origin)["protocol"][0],
-        untrained=read_teacher(layout.teacher, origin).untrained,
+        untrained=teachers[0].untrained,
         embedded=dataset_spec(dataset.name).reader == "proctex",
     )
 

@@ -34,8 +34,10 @@ METRICS = (
     Metric("novel_accuracy", "Novel accuracy", True, True),
     Metric("harmonic_mean", "Harmonic mean", True, True),
     Metric("bank_correction_rate", "Bank errors corrected", False, True),
-    Metric("test_correction_rate", "Test errors corrected", False, True),
-    Metric("broken_rate", "Right answers broken", False, False),
+    Metric("base_correction_rate", "Base errors corrected", False, True),
+    Metric("base_broken_rate", "Base right broken", False, False),
+    Metric("test_correction_rate", "All errors corrected", False, True),
+    Metric("broken_rate", "All right broken", False, False),
 )
 
 AVERAGE = "average"
@@ -43,8 +45,14 @@ AVERAGE = "average"
 
 MISSING = "–"
 
-_GROUP = ["protocol", "dataset", "method", "variant"]
-_METHOD_NAMES = {"clip": "CLIP (base model)", "capt": "CAPT"}
+_GROUP = ["protocol", "dataset", "method", "variant", "sees"]
+_METHOD_NAMES = {
+    "clip": "CLIP (base model)",
+    "linear_probe": "Linear probe",
+    "coop": "CoOp",
+    "residual": "Residual with retention",
+    "capt": "CAPT",
+}
 
 
 def summarise(results: pl.DataFrame, not_averaged: Collection[str] = ()) -> pl.DataFrame:
@@ -59,8 +67,9 @@ def summarise(results: pl.DataFrame, not_averaged: Collection[str] = ()) -> pl.D
         not_averaged: data sets that the average leaves out.
 
     Returns:
-        One row per protocol, data set, method and variant: `seeds`, and per metric `<metric>_mean`
-        and `<metric>_sd` in percent and `<metric>_seeds`, the seeds that have a value. Where two
+        One row per protocol, data set, method, variant and `sees`: `seeds`, and per metric
+        `<metric>_mean` and `<metric>_sd` in percent and `<metric>_seeds`, the seeds that have a
+        value. Runs that saw different things are never averaged. Where two
         or more data sets remain, rows with data set `average` follow for each method that was
         measured on all of them; standard deviations are null there. The base model comes first.
     """
@@ -85,6 +94,7 @@ def summarise(results: pl.DataFrame, not_averaged: Collection[str] = ()) -> pl.D
         pl.col("method") != BASE_METHOD,
         "method",
         "variant",
+        "sees",
     )
 
 
@@ -99,20 +109,22 @@ def to_markdown(summary: pl.DataFrame, notes: Mapping[str, Sequence[str]] | None
     for dataset, texts in sorted((notes or {}).items()):
         for text in texts:
             lines += [f"> **{_plain(dataset)}: {text}**", ""]
-    headings = ["Data set", "Method", "Seeds", *(metric.heading for metric in METRICS)]
+    headings = ["Data set", "Method", "Sees", "Seeds", *(metric.heading for metric in METRICS)]
     for protocol in summary["protocol"].unique(maintain_order=True).to_list():
         lines += [f"## {_plain(spoken(protocol))}", ""]
         lines.append(f"| {' | '.join(headings)} |")
-        lines.append(f"|{'---|' * 2}{'---:|' * (len(headings) - 2)}")
+        lines.append(f"|{'---|' * 3}{'---:|' * (len(headings) - 3)}")
         for row in summary.filter(pl.col("protocol") == protocol).iter_rows(named=True):
             seeds = MISSING if row["seeds"] is None else str(row["seeds"])
             name = method_name(row["method"], row["variant"])
-            cells = [row["dataset"], name, seeds, *(_cell(row, metric) for metric in METRICS)]
+            numbers = (_cell(row, metric) for metric in METRICS)
+            cells = [row["dataset"], name, row["sees"], seeds, *numbers]
             lines.append(f"| {' | '.join(_plain(cell) for cell in cells)} |")
         lines.append("")
     lines.append(
         "Percent; mean ± population standard deviation over seeds. The harmonic mean is taken "
-        "of the averaged base and novel accuracies."
+        "of the averaged base and novel accuracies. Sees: what a run saw beyond few-shot images "
+        "of base classes and their names."
     )
     return "\n".join(lines) + "\n"
 
@@ -147,7 +159,7 @@ def _averages(per_dataset: pl.DataFrame, not_averaged: Collection[str]) -> pl.Da
     counted = per_dataset.filter(~pl.col("dataset").is_in(list(not_averaged))).sort(_GROUP)
     # Averages over different data sets cannot be compared with each other.
     wanted = counted.select("protocol", "dataset").unique().group_by("protocol").len("wanted")
-    keys = ["protocol", "method", "variant"]
+    keys = ["protocol", "method", "variant", "sees"]
     same_seeds = pl.col("seeds").n_unique() == 1
     null = pl.lit(None)
     averages = (

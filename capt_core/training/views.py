@@ -1,75 +1,232 @@
-"""Where a training step gets its images from: cached tokens, or freshly augmented views."""
+"""Where a training step gets its images from: computed as needed, or cached once."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch.nn import functional
 
+from capt_core.artifacts.files import atomic_path
 from capt_core.backbone.loading import Backbone
-from capt_core.data.images import image_batches, open_image, test_transform, train_transform
+from capt_core.data.images import open_image, test_transform, train_transform
 from capt_core.methods.capt.model import CaptModel
+from capt_core.params import Train
+from capt_core.training.randomness import draw_seed, generator
+from capt_core.training.rows import Anchor
 
-Views = Callable[[Sequence[int]], torch.Tensor]
+SHARD = 512
+
+
+@dataclass(frozen=True)
+class View:
+    """One look at an image.
+
+    Attributes:
+        sample_id: the image.
+        number: which of its views; each has its own crop and flip.
+        noisy: Gaussian noise is added (a representative, when training asks for noise).
+    """
+
+    sample_id: int
+    number: int = 0
+    noisy: bool = False
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """What the frozen part of the tower makes of some views.
+
+    Attributes:
+        tokens: at the input of the first adapted block, [L, 1 + N + P, D].
+        features: of the frozen base model, [L, d], unit length, fp32.
+    """
+
+    tokens: torch.Tensor
+    features: torch.Tensor
+
+
+Views = Callable[[Sequence[View]], Prefix]
+"""Gives the frozen prefix of views, on the backbone's device."""
+
+
+@dataclass(frozen=True)
+class ViewSource:
+    """Pixels of views.
+
+    Attributes:
+        files: by sample id.
+        augmentation: `crop_flip`, or `none` for the test transform.
+        noise: standard deviation of the noise on noisy views, on pixels from 0 to 1.
+        seed: of crops, flips and noise; each view's draws depend on nothing else.
+        workers: threads that decode.
+    """
+
+    files: Mapping[int, Path]
+    augmentation: Literal["crop_flip", "none"]
+    noise: float
+    seed: int
+    workers: int
+
+    def pixels(self, views: Sequence[View], backbone: Backbone) -> torch.Tensor:
+        """Image tensors [L, 3, S, S] of the views."""
+        style = backbone.style
+        augmented = self.augmentation == "crop_flip"
+        transform = train_transform(style) if augmented else test_transform(style)
+
+        def opened(view: View) -> Image.Image:
+            return open_image(self.files[view.sample_id])
+
+        images = []
+        with ThreadPoolExecutor(max_workers=max(1, self.workers)) as pool:
+            for view, image in zip(views, pool.map(opened, views), strict=True):
+                # torchvision draws from the global generator.
+                with torch.random.fork_rng(devices=[]):
+                    torch.manual_seed(draw_seed("view", self.seed, view.sample_id, view.number))
+                    pixels = transform(image)
+                if view.noisy and self.noise:
+                    draws = generator("noise", self.seed, view.sample_id, view.number)
+                    pixels = add_noise(pixels, self.noise, style.mean, style.std, draws)
+                images.append(pixels)
+        return torch.stack(images)
+
+    def facts(self) -> list[object]:
+        """Plain values that fix the pixels of a view, for the name of a cache."""
+        return [self.augmentation, self.noise, self.seed]
+
+
+def asked_views(anchors: Sequence[Anchor], settings: Train) -> list[View]:
+    """Every view that training with a fixed number of views may ask for, in a stable order."""
+    numbers = range(1 if settings.augmentation == "none" else settings.views)
+    noise = settings.representative_noise > 0
+    found = {(anchor.sample_id, False) for anchor in anchors}
+    found |= {(i, noise) for anchor in anchors for i in anchor.representatives}
+    return [View(i, number, noisy) for i, noisy in sorted(found) for number in numbers]
+
+
+def add_noise(
+    pixels: torch.Tensor,
+    deviation: float,
+    mean: Sequence[float],
+    std: Sequence[float],
+    draws: torch.Generator,
+) -> torch.Tensor:
+    """Gaussian noise on a normalised image (paper, appendix J), clipped to the pixel range.
+
+    Args:
+        pixels: normalised, [3, S, S].
+        deviation: standard deviation on pixels from 0 to 1.
+        mean: of the normalisation, per channel.
+        std: of the normalisation, per channel.
+        draws: generator of the noise.
+    """
+    shift, scale = torch.tensor(mean)[:, None, None], torch.tensor(std)[:, None, None]
+    noise = deviation * torch.randn(pixels.shape, generator=draws)
+    return ((pixels * scale + shift + noise).clamp(0, 1) - shift) / scale
 
 
 @torch.no_grad()
-def cached_views(
-    model: CaptModel,
-    backbone: Backbone,
-    paths: Mapping[int, Path],
-    workers: int,
-    batch_size: int = 64,
-) -> Views:
-    """Tokens of the frozen prefix, computed once per image with the test transform.
+def compute_prefix(
+    model: CaptModel, backbone: Backbone, source: ViewSource, views: Sequence[View]
+) -> Prefix:
+    """Forward views through the frozen part of the tower, and on to the base features."""
+    images = source.pixels(views, backbone).to(backbone.device)
+    with backbone.precision():
+        tokens = model.frozen_prefix(images)
+        features = model.base_features(tokens)
+    return Prefix(tokens, functional.normalize(features.float(), dim=-1))
+
+
+def live_views(model: CaptModel, backbone: Backbone, source: ViewSource) -> Views:
+    """Views computed at every call."""
+
+    def views(asked: Sequence[View]) -> Prefix:
+        return compute_prefix(model, backbone, source, asked)
+
+    return views
+
+
+class CachedViews:
+    """Views computed once and kept in safetensors shards, which are memory-mapped.
+
+    The folder's name is a digest of everything the tokens depend on, so that a cache is found
+    again by equal settings only. Shards that an interrupted run has finished are kept.
 
     Args:
         model: whose frozen prefix ends where the first adapter sits.
         backbone: device, precision and image style.
-        paths: file of every image that training may ask for, by sample id.
-        workers: threads that decode.
-        batch_size: images per forward pass.
-
-    Returns:
-        A function from sample ids to tokens [L, 1 + N, D] on the backbone's device.
+        source: of the pixels.
+        views: every view that training may ask for.
+        folder: where caches lie.
+        origin: digest of the data set.
+        advance: told the number of views of each finished shard.
     """
-    batches = image_batches(
-        list(paths.values()), test_transform(backbone.style), batch_size, workers
-    )
-    tokens = []
-    for batch in batches:
-        with backbone.precision():
-            tokens.append(model.frozen_prefix(batch.to(backbone.device)))
-    cache = torch.cat(tokens)
-    position = {sample_id: index for index, sample_id in enumerate(paths)}
 
-    def views(sample_ids: Sequence[int]) -> torch.Tensor:
-        return cache[[position[sample_id] for sample_id in sample_ids]]
+    def __init__(
+        self,
+        model: CaptModel,
+        backbone: Backbone,
+        source: ViewSource,
+        views: Sequence[View],
+        folder: Path,
+        origin: str,
+        advance: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        self.device = backbone.device
+        self.folder = folder / cache_name(model, backbone, source, views, origin)
+        self._place = {view: divmod(index, SHARD) for index, view in enumerate(views)}
+        self._shards = []
+        for number, start in enumerate(range(0, len(views), SHARD)):
+            path = self.folder / f"{number:05d}.safetensors"
+            part = views[start : start + SHARD]
+            if not path.is_file():
+                prefix = compute_prefix(model, backbone, source, part)
+                tensors = {"tokens": prefix.tokens.cpu(), "features": prefix.features.cpu()}
+                with atomic_path(path) as temporary:
+                    save_file(tensors, temporary)
+            self._shards.append(load_file(path))
+            advance(len(part))
 
-    return views
+    def __call__(self, views: Sequence[View]) -> Prefix:
+        """The cached prefix of views, in their order."""
+        places = [self._place[view] for view in views]
+        gathered: dict[str, torch.Tensor] = {}
+        for name in ("tokens", "features"):
+            first = self._shards[0][name]
+            gathered[name] = first.new_empty((len(views), *first.shape[1:]))
+        for number in {number for number, _ in places}:
+            rows = [row for row, (shard, _) in enumerate(places) if shard == number]
+            inside = [places[row][1] for row in rows]
+            for name, values in gathered.items():
+                values[rows] = self._shards[number][name][inside]
+        return Prefix(gathered["tokens"].to(self.device), gathered["features"].to(self.device))
 
 
-def augmented_views(
-    model: CaptModel, backbone: Backbone, paths: Mapping[int, Path], workers: int
-) -> Views:
-    """Tokens of a fresh random crop and flip of each image at every call.
-
-    Files are decoded by several threads; the random draws are made in row order by torch's
-    global generator, so that a seed fixes them.
-    """
-    transform = train_transform(backbone.style)
-    pool = ThreadPoolExecutor(max_workers=max(1, workers))
-
-    def opened(sample_id: int) -> Image.Image:
-        return open_image(paths[sample_id])
-
-    @torch.no_grad()
-    def views(sample_ids: Sequence[int]) -> torch.Tensor:
-        images = torch.stack([transform(image) for image in pool.map(opened, sample_ids)])
-        with backbone.precision():
-            return model.frozen_prefix(images.to(backbone.device))
-
-    return views
+def cache_name(
+    model: CaptModel,
+    backbone: Backbone,
+    source: ViewSource,
+    views: Sequence[View],
+    origin: str,
+) -> str:
+    """Digest of all that cached tokens depend on, 16 hexadecimal digits."""
+    prompts = model.visual_prompts
+    facts = [
+        origin,
+        backbone.identity,
+        str(backbone.autocast),
+        backbone.device.type,
+        model.first_adapted,
+        None if prompts is None else hashlib.sha256(prompts.cpu().numpy().tobytes()).hexdigest(),
+        source.facts(),
+        [[view.sample_id, view.number, view.noisy] for view in views],
+    ]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]

@@ -29,7 +29,7 @@ def one_hot_predictions(
     """Predictions of images whose feature points at the class they are taken for."""
     texts = torch.eye(CLASSES)
     return prediction_table(
-        dataset, dataset.samples["sample_id"], texts[predicted], texts, 2.0, top_classes
+        dataset, dataset.samples["sample_id"], 2 * texts[predicted], top_classes
     )
 
 
@@ -103,9 +103,7 @@ def test_each_group_is_classified_among_its_own_classes() -> None:
     dataset = toy_dataset([0, 3], CLASSES)
     # Both features point at a class of the other group; it cannot be chosen.
     features = torch.tensor([[0.0, 0.0, 0.6, 0.8, 0.0, 0.0], [0.8, 0.0, 0.0, 0.0, 0.6, 0.0]])
-    table = prediction_table(
-        dataset, dataset.samples["sample_id"], features, torch.eye(CLASSES), 2.0, 5
-    )
+    table = prediction_table(dataset, dataset.samples["sample_id"], 2 * features, 5)
     assert table["pseudo_label"].to_list() == ["c2", "c4"]
     assert table["top_class_ids"].to_list() == [[2, 0, 1], [4, 3, 5]]
     assert table["correct"].to_list() == [False, False]
@@ -122,7 +120,7 @@ def test_predictions_come_back_by_sample_whatever_the_order() -> None:
     texts = torch.eye(CLASSES)
     order = [8, 1, 4, 0, 6, 3, 7, 2, 5]
     shuffled = prediction_table(
-        dataset, pl.Series(order), texts[[PREDICTED[i] for i in order]], texts, 2.0, 2
+        dataset, pl.Series(order), 2 * texts[[PREDICTED[i] for i in order]], 2
     )
     assert shuffled.equals(one_hot_predictions(dataset, PREDICTED))
 
@@ -169,3 +167,34 @@ def test_the_bank_does_not_depend_on_the_order_of_predictions(
     assert confusion_statistics(bank, predictions).equals(
         confusion_statistics(bank.reverse(), shuffled)
     )
+
+
+def test_further_views_add_cells_and_never_count_an_image_twice() -> None:
+    dataset = toy_dataset([0, 0, 1], CLASSES)
+    test_view = one_hot_predictions(dataset, [1, 0, 1])
+    views = [one_hot_predictions(dataset, [1, 2, 1]), one_hot_predictions(dataset, [2, 2, 0])]
+    bank = confusion_bank(test_view, views)
+    columns = ("true_class_id", "predicted_class_id", "sample_id", "view")
+    assert bank.select(columns).rows() == [(0, 1, 0, 0), (0, 2, 0, 2), (0, 2, 1, 1), (1, 0, 2, 2)]
+    assert schema_problem(CONFUSION_BANK, bank) is None
+    counts = count_matrix(confusion_statistics(bank, test_view), CLASSES)
+    assert counts[:2, :3].tolist() == [[0, 1, 2], [1, 0, 0]]
+
+
+@given(st.lists(st.lists(st.integers(0, 2), min_size=5, max_size=5), min_size=1, max_size=4))
+def test_views_only_ever_add(taken: list[list[int]]) -> None:
+    dataset = toy_dataset([0, 0, 1, 1, 2], CLASSES)
+    frames = [one_hot_predictions(dataset, view) for view in taken]
+    alone, bank = confusion_bank(frames[0]), confusion_bank(frames[0], frames[1:])
+    assert bank.filter(view=0).equals(alone)
+    cells = {
+        (image, predicted)
+        for view in taken
+        for image, predicted in enumerate(view)
+        if predicted != [0, 0, 1, 1, 2][image]
+    }
+    assert set(bank.select("sample_id", "predicted_class_id").rows()) == cells
+    assert bank.height == len(cells)
+    statistics = confusion_statistics(bank, frames[0])
+    assert statistics["rate"].is_between(0, 1).all()
+    assert statistics["count"].sum() == len(cells)

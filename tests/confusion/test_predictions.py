@@ -17,7 +17,7 @@ def test_halves_compete_apart_and_rows_are_sorted() -> None:
     texts = torch.eye(4)
     # Sample 0 shows c3 and looks most like c0, which is no novel class; then like c2.
     images = torch.tensor([[0.0, 0.6, 0.0, 0.8], [0.8, 0.0, 0.6, 0.0]])
-    table = prediction_table(dataset, pl.Series([1, 0]), images, texts, 1.0, top_classes=5)
+    table = prediction_table(dataset, pl.Series([1, 0]), images @ texts.T, top_classes=5)
     assert schema_problem(PREDICTIONS, table) is None
     assert table["sample_id"].to_list() == [0, 1]
     assert table["group"].to_list() == ["novel", "base"]

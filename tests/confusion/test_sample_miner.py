@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import polars as pl
 import pytest
 import torch
@@ -15,8 +17,10 @@ from capt_core.confusion.sample_miner import (
     BankCells,
     mine_representatives,
     most_similar,
+    whole_bank_similarities,
 )
 from capt_core.data.dataset import Dataset
+from capt_core.params import MineSamples
 from tests.toys import toy_dataset
 
 Cell = tuple[int, int]
@@ -25,21 +29,25 @@ Cell = tuple[int, int]
 def test_the_representative_by_hand() -> None:
     anchor = torch.tensor([0.6, 0.8])
     candidates = torch.tensor([[1.0, 0.0], [0.8, 0.6], [-0.6, -0.8]])
-    index, cosine = most_similar(anchor, candidates)
-    assert index == 1
+    first, second = most_similar(anchor, candidates, 2)
+    index, cosine = first
+    assert (index, second[0]) == (1, 0)
+    assert second[1] == pytest.approx(0.6)
     assert cosine == pytest.approx(0.96)
 
 
 def test_a_negative_cosine_can_be_the_highest() -> None:
-    index, cosine = most_similar(torch.tensor([1.0, 0.0]), torch.tensor([[-1.0, 0.0], [-0.6, 0.8]]))
+    candidates = torch.tensor([[-1.0, 0.0], [-0.6, 0.8]])
+    ((index, cosine),) = most_similar(torch.tensor([1.0, 0.0]), candidates)
     assert index == 1
     assert cosine == pytest.approx(-0.6)
 
 
 def test_ties_go_to_the_first_candidate() -> None:
     anchor = torch.tensor([1.0, 0.0])
-    assert most_similar(anchor, torch.tensor([[0.6, 0.8]] * 40))[0] == 0
-    assert most_similar(anchor, torch.tensor([[0.0, 1.0], [0.6, 0.8], [0.6, -0.8]]))[0] == 1
+    even = most_similar(anchor, torch.tensor([[0.6, 0.8]] * 40), 40)
+    assert [index for index, _ in even] == list(range(40))
+    assert most_similar(anchor, torch.tensor([[0.0, 1.0], [0.6, 0.8], [0.6, -0.8]]))[0][0] == 1
 
 
 def bank_of(cells: dict[Cell, list[int]]) -> pl.DataFrame:
@@ -51,27 +59,15 @@ def bank_of(cells: dict[Cell, list[int]]) -> pl.DataFrame:
     )
 
 
-@pytest.mark.parametrize(
-    ("cells", "expected"),
-    [
-        # The anchor, sample 9, was taken for class 0; the pair is class 1.
-        ({(1, 0): [3, 4], (1, 2): [5], (0, 1): [6]}, ([3, 4], "confused_with_anchor")),
-        ({(1, 2): [5], (1, 3): [2], (0, 1): [6]}, ([2, 5], "confused_class")),
-        ({(0, 1): [6], (0, 2): [7], (2, 1): [8]}, ([6], "anchor_class_confused")),
-        ({(0, 2): [7], (2, 1): [8], (2, 0): [1]}, ([], "")),
-        ({}, ([], "")),
-        # The anchor itself never counts, in any of the three.
-        ({(1, 0): [9, 4], (0, 1): [6]}, ([4], "confused_with_anchor")),
-        ({(1, 0): [9], (1, 2): [5]}, ([5], "confused_class")),
-        ({(1, 0): [9], (0, 1): [6]}, ([6], "anchor_class_confused")),
-        ({(0, 1): [9]}, ([], "")),
-    ],
-)
-def test_candidates_are_looked_for_in_order(
-    cells: dict[Cell, list[int]], expected: tuple[list[int], str]
-) -> None:
-    bank = BankCells.from_bank(bank_of(cells))
-    assert bank.candidates(anchor_id=9, pseudo_label=0, paired_class=1) == expected
+def test_candidates_by_source_the_best_first() -> None:
+    cells = {(1, 0): [3, 4], (1, 2): [5, 3], (0, 1): [6], (0, 2): [7], (2, 0): [8]}
+    found = BankCells.from_bank(bank_of(cells)).candidates(pseudo_label=0, paired_class=1)
+    assert found == [
+        ("confused_with_anchor", [3, 4]),
+        ("confused_class", [3, 4, 5]),
+        ("anchor_class_confused", [6]),
+    ]
+    assert [samples for _, samples in BankCells({}).candidates(0, 1)] == [[], [], []]
 
 
 def pairs_of(*rows: tuple[int, int, int, int]) -> pl.DataFrame:
@@ -84,11 +80,14 @@ def mine(
     pairs: pl.DataFrame,
     cells: dict[Cell, list[int]],
     features: torch.Tensor,
-    fallback: str = "random_train",
     seed: int = 0,
+    whole_bank: bool = False,
+    **settings: object,
 ) -> pl.DataFrame:
+    section = MineSamples.model_validate(settings)
+    bank = bank_of(cells)
     return mine_representatives(
-        dataset, pairs, bank_of(cells), dataset.samples, features, fallback, seed
+        dataset, pairs, bank, dataset.samples, features, section, seed, whole_bank
     )
 
 
@@ -125,7 +124,7 @@ def test_an_empty_bank_falls_back_to_training_images_of_the_pairs_class() -> Non
 
 def test_an_empty_bank_may_be_skipped() -> None:
     dataset = toy_dataset([0, 1], 5)
-    found = mine(dataset, pairs_of((0, 0, 1, 1)), {}, torch.eye(2), "skip")
+    found = mine(dataset, pairs_of((0, 0, 1, 1)), {}, torch.eye(2), fallback="skip")
     assert found.is_empty()
     assert schema_problem(REPRESENTATIVES, found) is None
 
@@ -165,9 +164,74 @@ def cases(draw: st.DrawFn) -> tuple[list[int], dict[Cell, list[int]], list[tuple
     return class_of, cells, [(s, g, r, (g + r) % 4) for s, g, r in pairs]
 
 
-@given(cases(), st.sampled_from(["random_train", "skip"]), st.integers(0, 99))
+FEATURES = torch.tensor([[1.0, 0.0], [0.96, 0.28], [0.8, 0.6], [0.6, 0.8], [0.0, 1.0], [-1.0, 0.0]])
+
+
+def test_several_representatives_by_hand() -> None:
+    dataset = toy_dataset([0, 1, 1, 1, 0, 1], 5)
+    # The anchor, sample 0, was taken for class 0; the pair is class 1.
+    cells = {(1, 0): [3], (1, 2): [1, 2], (0, 1): [0, 4]}
+    found = mine(dataset, pairs_of((0, 0, 1, 1)), cells, FEATURES, representatives=5)
+    assert found.select("order", "representative_id", "source").rows() == [
+        (1, 3, "confused_with_anchor"),
+        (2, 1, "confused_class"),  # cosines 0.96 and 0.8
+        (3, 2, "confused_class"),
+        (4, 4, "anchor_class_confused"),
+        (5, 5, "random_train"),  # what is left of class 1
+    ]
+    assert found["cosine"].to_list() == [pytest.approx(v) for v in (0.6, 0.96, 0.8, 0.0, -1.0)]
+    assert schema_problem(REPRESENTATIVES, found) is None
+    fewer = mine(
+        dataset, pairs_of((0, 0, 1, 1)), cells, FEATURES, representatives=5, fallback="skip"
+    )
+    assert fewer.equals(found.head(4))
+
+
+def test_a_random_choice_leaves_the_bank_alone() -> None:
+    dataset = toy_dataset([0, *[1] * 30], 5)
+    features = torch.nn.functional.normalize(torch.ones(31, 2), dim=1)
+    pairs = pairs_of((0, 0, 1, 1), (1, 0, 1, 1))
+    found = mine(
+        dataset, pairs, {(1, 0): [3]}, features, choice="random", fallback="skip", representatives=3
+    )
+    assert found["source"].to_list() == ["random_train"] * 6
+    for _, rows in found.group_by("sample_id"):
+        assert rows["representative_id"].n_unique() == 3
+    assert set(found["representative_id"]) != {3}
+    assert 1 not in found.filter(sample_id=1)["representative_id"]
+
+
+def test_the_whole_bank_whatever_an_image_was_taken_for() -> None:
+    dataset = toy_dataset([0, 1, 1, 1, 0, 1], 5)
+    cells = {(1, 0): [3], (1, 2): [1], (0, 1): [4]}
+    found = mine(dataset, pairs_of((0, 0, 1, 1)), cells, FEATURES, whole_bank=True)
+    assert found.select("representative_id", "source").rows() == [(1, "confused_class")]
+
+
+def test_similarities_to_the_whole_bank_by_hand() -> None:
+    bank = bank_of({(1, 0): [3], (1, 2): [1], (0, 1): [0, 4]})
+    found = whole_bank_similarities([0, 4], bank, FEATURES, [0, 1, 2])
+    inf = float("inf")
+    # Anchor 0 against 4 (itself left out) and 1; anchor 4 against 0 and 3.
+    expected = torch.tensor([[0.0, 0.96, -inf], [0.0, 0.8, -inf]], dtype=torch.float64)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+
+
+@given(
+    cases(),
+    st.sampled_from(["random_train", "skip"]),
+    st.sampled_from(["representative", "random"]),
+    st.integers(1, 5),
+    st.booleans(),
+    st.integers(0, 99),
+)
 def test_representatives_of_any_bank(
-    case: tuple[list[int], dict[Cell, list[int]], list[tuple[int, ...]]], fallback: str, seed: int
+    case: tuple[list[int], dict[Cell, list[int]], list[tuple[int, ...]]],
+    fallback: str,
+    choice: str,
+    count: int,
+    whole_bank: bool,
+    seed: int,
 ) -> None:
     class_of, cells, pairs = case
     dataset = toy_dataset(class_of, 8)
@@ -179,33 +243,46 @@ def test_representatives_of_any_bank(
         schema=dict.fromkeys(("sample_id", "pseudo_label_id", "rank", "class_id"), pl.Int64),
         orient="row",
     )
-    found = mine(dataset, frame, cells, features, fallback, seed)
+    settings = {"fallback": fallback, "choice": choice, "representatives": count}
+    found = mine(dataset, frame, cells, features, seed, whole_bank, **settings)
     assert schema_problem(REPRESENTATIVES, found) is None
-    chosen = {(row["sample_id"], row["rank"]): row for row in found.iter_rows(named=True)}
+    assert (found["sample_id"] != found["representative_id"]).all()
+    assert found["cosine"].is_between(-1 - 1e-6, 1 + 1e-6).all()
+
+    def cosine(one: int, other: int) -> float:
+        return float(features[one] @ features[other])
+
+    rows_of: dict[tuple[int, int], list[dict[str, Any]]] = {}
+    for row in found.iter_rows(named=True):
+        rows_of.setdefault((row["sample_id"], row["rank"]), []).append(row)
     for anchor, pseudo, rank, paired in pairs:
-        others = [s for s in range(len(class_of)) if s != anchor]
+        # Independently: walk through the sources in plain Python.
         row_of_paired = {s for (g, _), samples in cells.items() if g == paired for s in samples}
-        options = [
-            (set(cells.get((paired, pseudo), [])), SOURCES[0]),
-            (row_of_paired, SOURCES[1]),
-            (set(cells.get((pseudo, paired), [])), SOURCES[2]),
+        sources = [
+            (SOURCES[0], set(cells.get((paired, pseudo), []))),
+            (SOURCES[1], row_of_paired),
+            (SOURCES[2], set(cells.get((pseudo, paired), []))),
         ]
-        if fallback == "random_train":
-            options.append(({s for s in others if class_of[s] == paired}, SOURCES[3]))
-        options = [(samples & set(others), source) for samples, source in options]
-        expected = next(((samples, source) for samples, source in options if samples), None)
-        row = chosen.pop((anchor, rank), None)
-        if expected is None:
-            assert row is None
-            continue
-        assert row is not None
-        samples, source = expected
-        assert row["source"] == source
-        assert row["representative_id"] in samples
-        assert row["class_id"] == paired
-        cosine = float(features[row["representative_id"]] @ features[anchor])
-        assert row["cosine"] == pytest.approx(cosine, abs=1e-6)
-        if source != SOURCES[3]:
-            best = max(float(features[s] @ features[anchor]) for s in samples)
-            assert cosine == pytest.approx(best, abs=1e-6)
-    assert not chosen
+        sources = sources[1:2] if whole_bank else sources
+        expected: list[tuple[int, str]] = []
+        for source, samples in [] if choice == "random" else sources:
+            left = samples - {anchor} - {sample for sample, _ in expected}
+            best = sorted(left, key=lambda s: -cosine(anchor, s))[: count - len(expected)]
+            expected += [(sample, source) for sample in best]
+        rows = rows_of.pop((anchor, rank), [])
+        chosen = [(row["representative_id"], row["source"]) for row in rows]
+        assert chosen[: len(expected)] == expected
+        drawn = {sample for sample, source in chosen[len(expected) :] if source == SOURCES[3]}
+        assert len(drawn) == len(chosen) - len(expected)
+        pool = {s for s, c in enumerate(class_of) if c == paired and s != anchor}
+        pool -= {sample for sample, _ in expected}
+        wanted = choice == "random" or fallback == "random_train"
+        assert len(drawn) == (min(count - len(expected), len(pool)) if wanted else 0)
+        assert drawn <= pool
+        assert [row["order"] for row in rows] == list(range(1, len(rows) + 1))
+        for row in rows:
+            assert row["class_id"] == paired
+            assert row["cosine"] == pytest.approx(
+                cosine(anchor, row["representative_id"]), abs=1e-6
+            )
+    assert not rows_of

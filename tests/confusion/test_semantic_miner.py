@@ -217,3 +217,69 @@ def test_without_statistics_confidence_ranks_and_the_counts_are_still_told() -> 
     assert pairs["class_id"].to_list() == [2, 1]
     assert pairs["score"].to_list() == pairs["confidence"].to_list()
     assert pairs["count"].to_list() == [1, 9]
+
+
+def test_pairs_can_be_mined_for_the_true_class() -> None:
+    dataset = toy_dataset([1], 6)
+    # The image of class 1 is taken for class 0.
+    confidences = torch.tensor([[0.5, 0.2, 0.3]], dtype=torch.float64)
+    counts = torch.tensor([[0, 0, 9], [4, 0, 0], [0, 0, 0]])
+    label = torch.tensor([1])
+    pairs = mine_pairs(dataset, pl.Series([0]), confidences, counts, 2, labels=label)
+    assert pairs.select("pseudo_label_id", "class_id", "count").rows() == [(1, 0, 4), (1, 2, 0)]
+    assert pairs["score"].to_list() == [pytest.approx(1.0), pytest.approx(0.3)]
+    texts = torch.eye(3)
+    by_class = class_pairs(dataset, confidences, counts, texts, 1, labels=label)
+    assert by_class.filter(source="score")["class_id"].to_list() == [1]
+
+
+def test_similarities_take_the_place_of_scores() -> None:
+    dataset = toy_dataset([0, 0], 8)
+    confidences = torch.tensor([[0.4, 0.3, 0.2, 0.1]] * 2, dtype=torch.float64)
+    inf = float("inf")
+    similarities = torch.tensor([[0.9, 0.1, 0.5, -inf], [0.9, -inf, -inf, -inf]])
+    pairs = mine_pairs(
+        dataset,
+        dataset.samples["sample_id"],
+        confidences,
+        torch.zeros(4, 4, dtype=torch.long),
+        3,
+        similarities=similarities.double(),
+    )
+    # Class 0 is the pseudo-label; classes that the bank holds no image of make no pair.
+    columns = ("sample_id", "rank", "class_id", "confidence")
+    assert pairs.select(columns).rows() == [(0, 1, 2, 0.2), (0, 2, 1, 0.3)]
+    assert pairs["score"].to_list() == [pytest.approx(0.5), pytest.approx(0.1)]
+    assert schema_problem(PAIRS, pairs) is None
+
+
+@given(st.integers(1, 5), st.integers(2, 8), st.integers(1, 10), st.integers(0, 9999))
+def test_the_mined_class_is_never_its_own_pair(
+    images: int, base: int, asked: int, seed: int
+) -> None:
+    confidences, counts = random_case(images, base, seed, coarse=True)
+    dataset = toy_dataset([0] * images, 2 * base)
+    labels = torch.randint(0, base, (images,), generator=torch.Generator().manual_seed(seed))
+    own = pseudo_labels(confidences)
+    for mined, given_labels, similarities in (
+        (labels, labels, None),
+        (own, None, counts[own].double()),
+        (labels, labels, counts[labels].double()),
+    ):
+        pairs = mine_pairs(
+            dataset,
+            dataset.samples["sample_id"],
+            confidences,
+            counts,
+            asked,
+            labels=given_labels,
+            similarities=similarities,
+        )
+        assert pairs.height == images * min(asked, base - 1)
+        assert set(pairs["class_id"]) <= set(range(base))  # nothing novel
+        for image, mine_for in enumerate(mined.tolist()):
+            rows = pairs.filter(sample_id=image)
+            assert set(rows["pseudo_label_id"]) == {mine_for}
+            assert mine_for not in rows["class_id"]
+            assert rows["class_id"].n_unique() == rows.height
+            assert rows["score"].is_sorted(descending=True)

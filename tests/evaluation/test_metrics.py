@@ -68,5 +68,9 @@ def test_nothing_to_count_is_no_number() -> None:
 
 
 def test_rows_of_the_results_table() -> None:
-    rows = evaluation_rows({"base_accuracy": Metric(None, 0)}, "dtd", "capt", "default", 2)
-    assert rows.rows() == [("dtd", "capt", "default", "base_to_novel", 2, "base_accuracy", None, 0)]
+    rows = evaluation_rows(
+        {"base_accuracy": Metric(None, 0)}, "dtd", "capt", "default", "base only", 2
+    )
+    assert rows.rows() == [
+        ("dtd", "capt", "default", "base only", "base_to_novel", 2, "base_accuracy", None, 0)
+    ]

@@ -22,8 +22,8 @@ SMALL = (
 
 BEFORE_TRAINING = (
     "prepare",
-    "fit-teacher",
     "extract-features",
+    "fit-teacher",
     "infer-teacher",
     "build-bank",
     "mine-pairs",

@@ -64,17 +64,19 @@ def test_unknown_data_set(tmp_path: Path) -> None:
 
 
 def test_unknown_method(small: Path) -> None:
-    with pytest.raises(CaptError, match="known: clip, capt"):
+    with pytest.raises(CaptError, match="known: clip, linear_probe, coop, residual, capt"):
         capt("train", "proctex", small, method="capt2")
 
 
 @pytest.mark.parametrize(
     ("stage", "missing", "remedy"),
     [
-        ("fit-teacher", "samples.parquet", "prepare"),
-        ("extract-features", "teacher.json", "fit-teacher"),
+        ("extract-features", "samples.parquet", "prepare"),
+        ("fit-teacher", "text_features.parquet", "extract-features"),
         ("infer-teacher", "image_features.parquet", "extract-features"),
-        ("build-bank", "predictions.parquet", "infer-teacher"),
+        ("infer-teacher", "seed1/teacher.json", "fit-teacher"),
+        ("infer-teacher", "seed1/teacher_text_features.parquet", "fit-teacher"),
+        ("build-bank", "seed1/predictions.parquet", "infer-teacher"),
         ("build-bank", "fewshot/shots8-seed1.parquet", "prepare"),
         ("mine-pairs", "seed1/confusion_statistics.parquet", "build-bank"),
         ("generate-prompts", "seed1/class_pairs.parquet", "mine-pairs"),

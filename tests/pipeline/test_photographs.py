@@ -6,7 +6,6 @@ from pathlib import Path
 
 import polars as pl
 
-from capt_core.prompts.store import load_store, shipped_store
 from tests.pipeline.commands import run_pipeline
 
 
@@ -32,8 +31,7 @@ def test_describable_textures(shared: Path, tmp_path: Path) -> None:
     # Four other base classes exist, so four pairs are all there can be.
     pairs = pl.read_parquet(tmp_path / "dtd/seed1/pairs.parquet")
     assert pairs.group_by("sample_id").len()["len"].unique().to_list() == [4]
-    shipped = shipped_store("dtd")
-    sources = {"template"} | ({load_store(shipped).source} if shipped else set())
-    assert set(pl.read_parquet(tmp_path / "dtd/seed1/prompts.parquet")["source"]) <= sources
+    sources = set(pl.read_parquet(tmp_path / "dtd/seed1/prompts.parquet")["source"])
+    assert sources == {"shipped with the package"}
     results = pl.read_parquet(tmp_path / "results.parquet")
     assert results.filter(metric="base_accuracy")["n"].to_list() == [180, 180]

@@ -31,8 +31,8 @@ def test_help_lists_the_stages_in_order_one_line_each() -> None:
 
 STAGE_WORDS = [
     "prepare",
-    "fit-teacher",
     "extract-features",
+    "fit-teacher",
     "infer-teacher",
     "build-bank",
     "mine-pairs",
@@ -64,7 +64,7 @@ def test_the_log_shows_that_the_loss_falls(small: Path) -> None:
 
 
 def test_zero_shot_runs_repeat_the_teacher(small: Path) -> None:
-    teacher = pl.read_parquet(small / "proctex/predictions.parquet")
+    teacher = pl.read_parquet(small / "proctex/seed1/predictions.parquet")
     run = pl.read_parquet(small / "proctex/seed1/clip/predictions.parquet")
     both = run.join(teacher, on="sample_id", suffix="_teacher")
     assert len(both) == len(run)
@@ -118,7 +118,16 @@ def test_plots_for_dvc_are_csv(small: Path) -> None:
     "overrides",
     [
         ("runtime.precision=bf16",),
+        ("fit_teacher.method=coop", "fit_teacher.epochs=3"),
         ("build_bank.source=full_train", "mine_pairs.use_statistics=false"),
+        (
+            "build_bank.source=augmented_views",
+            "build_bank.views=2",
+            "mine_pairs.pseudo_label=real_gt",
+            "mine_samples.representatives=2",
+        ),
+        ("mine_pairs.selection=any", "mine_pairs.pairs=10", "mine_samples.fallback=skip"),
+        ("mine_samples.choice=random",),
         ("train.augmentation=crop_flip", "train.optimizer=sgd", "train.adapter_blocks=all"),
         ("fewshot.shots=0", "train.batch_size=40"),
     ],

@@ -14,7 +14,7 @@ CONTRACT = {
     "proctex/samples.parquet": "sample_id path class_id class_name split",
     "proctex/classes.parquet": "class_id class_name group template",
     "proctex/fewshot/shots8-seed1.parquet": "position sample_id path class_id split",
-    "proctex/predictions.parquet": "sample_id path true_class pseudo_label correct",
+    "proctex/seed1/predictions.parquet": "sample_id path true_class pseudo_label correct",
     "proctex/seed1/confusion_bank.parquet": (
         "sample_id path true_class_id true_class predicted_class_id predicted_class "
         "confidence true_confidence"
@@ -33,7 +33,7 @@ CONTRACT = {
     "proctex/seed1/prompt_clusters.parquet": "kind cluster class_id class_name prompts",
     "proctex/seed1/capt/training_log.parquet": "step epoch learning_rate loss",
     "proctex/seed1/capt/predictions.parquet": "sample_id true_class pseudo_label correct",
-    "results.parquet": "dataset method variant protocol seed metric value n",
+    "results.parquet": "dataset method variant sees protocol seed metric value n",
 }
 
 
@@ -56,7 +56,7 @@ def test_every_column_is_documented() -> None:
 def test_bank_holds_the_wrong_training_images_of_the_draw(small: Path) -> None:
     bank = read(small, "proctex/seed1/confusion_bank.parquet")
     drawn = read(small, "proctex/fewshot/shots8-seed1.parquet").filter(split="train")
-    predictions = read(small, "proctex/predictions.parquet").filter(
+    predictions = read(small, "proctex/seed1/predictions.parquet").filter(
         pl.col("sample_id").is_in(drawn["sample_id"].implode()), pl.col("group") == "base"
     )
     wrong = predictions.filter(~pl.col("correct"))
@@ -130,6 +130,6 @@ def test_results_hold_every_metric_of_every_run(small: Path) -> None:
         assert set(results.filter(method=method)["metric"]) == metrics
     clip = dict(results.filter(method="clip").select("metric", "value").iter_rows())
     assert clip["broken_rate"] == clip["bank_correction_rate"] == 0
-    test = read(small, "proctex/predictions.parquet").filter(split="test", group="base")
+    test = read(small, "proctex/seed1/predictions.parquet").filter(split="test", group="base")
     assert clip["base_accuracy"] == pytest.approx(100 * test["correct"].mean())  # type: ignore[operator]
     assert results.filter(metric="base_accuracy")["n"].to_list() == [90, 90]

@@ -108,8 +108,10 @@ def test_base_model_first_average_last() -> None:
 def test_markdown_of_one_seed() -> None:
     text = to_markdown(summarise(pets_results()), {"pets": [UNTRAINED_WARNING]})
     assert text.startswith(f"# Results\n\n> **pets: {UNTRAINED_WARNING}**\n")
-    assert "| pets | CLIP (base model) | 1 | 50.00 | 66.00 | 56.90 | – | – | – |" in text
-    assert "| pets | CAPT | 1 | 60.00 | 64.50 | 62.17 | – | – | 33.25 |" in text
+    assert (
+        "| pets | CLIP (base model) | base only | 1 | 50.00 | 66.00 | 56.90 | – | – | – |" in text
+    )
+    assert "| pets | CAPT | base only | 1 | 60.00 | 64.50 | 62.17 | – | – | 33.25 |" in text
     assert "±" not in text.split("\n\nPercent")[0]
 
 
@@ -123,6 +125,25 @@ def test_csv_reads_back_with_notes() -> None:
     assert frame["note"].to_list() == [UNTRAINED_WARNING] * 2
     assert frame["base_accuracy_mean"].to_list() == [50.0, 60.0]
     assert frame["bank_correction_rate_mean"].to_list() == [0.0, None]
+
+
+def test_runs_that_saw_different_things_are_not_averaged() -> None:
+    seen = pl.when(pl.col("seed") == 1).then(pl.lit("base only")).otherwise(pl.lit("novel names"))
+    summary = summarise(_two_seeds().with_columns(sees=seen))
+    assert summary.select("sees", "seeds", "base_accuracy_mean").rows() == [
+        ("base only", 1, 80.0),
+        ("novel names", 1, 40.0),
+    ]
+    text = to_markdown(summary)
+    assert "| pets | CAPT | novel names | 1 | 40.00 |" in text
+    other = pl.when(pl.col("dataset") == "a").then(pl.lit("x")).otherwise(pl.lit("y"))
+    mixed = summarise(_two_datasets().with_columns(sees=other))
+    assert AVERAGE not in mixed["dataset"].to_list()
+    assert [row.sees for row in result_tables(summary)[0].datasets[0].rows] == [
+        "base only",
+        "novel names",
+    ]
+    assert pl.read_csv(StringIO(to_csv(summary)))["sees"].to_list() == ["base only", "novel names"]
 
 
 def test_empty_results() -> None:

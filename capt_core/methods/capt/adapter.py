@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import torch
@@ -9,6 +10,8 @@ from torch import nn
 from torch.nn import functional
 
 from capt_core.errors import CaptError
+from capt_core.methods.capt.context import global_vector, swapped_context, unsummed_attention
+from capt_core.params import Adapter
 
 MIN_COSINE = 1e-4
 
@@ -25,37 +28,14 @@ def dynamic_weight(cosines: torch.Tensor, scale: float, exponent: float) -> torc
     return scale * cosines.clamp(MIN_COSINE, 1.0) ** exponent
 
 
-def global_vector(
-    attention: nn.MultiheadAttention, class_token: torch.Tensor, patches: torch.Tensor
-) -> torch.Tensor:
-    """Eq. 9: MultiHead(Q = class token, K = V = patches), all already layer-normalised.
-
-    Args:
-        attention: batch-first multi-head attention of width D.
-        class_token: [L, D].
-        patches: [L, N, D].
-
-    Returns:
-        g, [L, D].
-    """
-    query = class_token[:, None]
-    attended: torch.Tensor = attention(query, patches, patches, need_weights=False)[0]
-    return attended[:, 0]
-
-
 def add_local_detail(
-    patches: torch.Tensor,
-    normalised: torch.Tensor,
-    global_: torch.Tensor,
-    kernel: torch.Tensor,
-    alpha: torch.Tensor,
+    patches: torch.Tensor, context: torch.Tensor, kernel: torch.Tensor, alpha: torch.Tensor
 ) -> torch.Tensor:
-    """Eq. 10: X <- X + alpha DWConv2D(X-hat), with X-hat_j = LN(X_j) + g (reading a).
+    """Eq. 10: X <- X + alpha DWConv2D(X-hat).
 
     Args:
         patches: X, [L, N, D], N a square number of patches in raster order.
-        normalised: LN(X), [L, N, D].
-        global_: g of eq. 9, [L, D].
+        context: X-hat, [L, N, D].
         kernel: depth-wise kernel [D, 1, k, k], k odd.
         alpha: weight of each image, [L].
 
@@ -64,52 +44,81 @@ def add_local_detail(
     """
     images, count, width = patches.shape
     side = math.isqrt(count)
-    grid = (normalised + global_[:, None]).transpose(1, 2).reshape(images, width, side, side)
+    grid = context.transpose(1, 2).reshape(images, width, side, side)
     detail = functional.conv2d(grid, kernel, padding=kernel.shape[-1] // 2, groups=width)
     return patches + alpha[:, None, None] * detail.flatten(2).transpose(1, 2)
 
 
 class DiffMannerAdapter(nn.Module):
-    """Adapter of one block; uses the block's own frozen LayerNorm and attention.
+    """Adapter of one block, at the block's input.
 
     The kernel starts at zero, so that the model starts as the frozen base model.
 
     Args:
+        attention: the block's own frozen attention.
         width: D of the tower.
         patch_count: N, must be a square number.
-        kernel_size: k, must be odd.
+        settings: the `adapter` section. `parts: global` keeps one number per channel in place
+            of a kernel: the global vector is the same at every patch.
 
     Raises:
         CaptError: the patch grid is not square or the kernel size is even.
     """
 
-    def __init__(self, width: int, patch_count: int, kernel_size: int) -> None:
+    def __init__(
+        self, attention: nn.MultiheadAttention, width: int, patch_count: int, settings: Adapter
+    ) -> None:
         super().__init__()
         if math.isqrt(patch_count) ** 2 != patch_count:
             raise CaptError(
                 f"the Diff-Manner Adapter needs a square patch grid, the tower has {patch_count} "
                 "patches; choose a backbone with square images"
             )
-        if kernel_size % 2 == 0:
-            raise CaptError(f"train.kernel_size must be odd, found {kernel_size}")
-        self.kernel = nn.Parameter(torch.zeros(width, 1, kernel_size, kernel_size))
+        if settings.kernel_size % 2 == 0:
+            raise CaptError(f"adapter.kernel_size must be odd, found {settings.kernel_size}")
+        self.patch_count = patch_count
+        self.settings = settings
+        size = 1 if settings.parts == "global" else settings.kernel_size
+        self.kernel = nn.Parameter(torch.zeros(width, 1, size, size))
+        self.own_attention: nn.MultiheadAttention | None = None
+        if settings.attention == "own" and settings.parts != "local":
+            self.own_attention = copy.deepcopy(attention).requires_grad_(True)
 
     def forward(
-        self, tokens: torch.Tensor, alpha: torch.Tensor, norm: nn.Module, attention: nn.Module
+        self,
+        tokens: torch.Tensor,
+        alpha: torch.Tensor,
+        norm: nn.Module,
+        attention: nn.MultiheadAttention,
     ) -> torch.Tensor:
         """Add local detail to the patch tokens at a block's input.
 
         Args:
-            tokens: [L, 1 + N, D], the class token first.
+            tokens: [L, 1 + N + P, D]: class token, patches, visual prompts if there are any.
             alpha: [L].
             norm: the block's first LayerNorm.
             attention: the block's attention.
 
         Returns:
-            [L, 1 + N, D]; the class token is unchanged.
+            Same shape; only the patch tokens change.
         """
-        assert isinstance(attention, nn.MultiheadAttention)
-        normalised = norm(tokens)
-        g = global_vector(attention, normalised[:, 0], normalised[:, 1:])
-        patches = add_local_detail(tokens[:, 1:], normalised[:, 1:], g, self.kernel, alpha)
-        return torch.cat([tokens[:, :1], patches], dim=1)
+        end = 1 + self.patch_count
+        normalised = norm(tokens[:, :end])
+        used = attention if self.own_attention is None else self.own_attention
+        context = self._context(used, normalised[:, 0], normalised[:, 1:])
+        patches = add_local_detail(tokens[:, 1:end], context, self.kernel, alpha)
+        return torch.cat([tokens[:, :1], patches, tokens[:, end:]], dim=1)
+
+    def _context(
+        self, attention: nn.MultiheadAttention, class_token: torch.Tensor, patches: torch.Tensor
+    ) -> torch.Tensor:
+        """X-hat of eq. 10 in the reading that the settings ask for, [L, N, D]."""
+        if self.settings.parts == "local":
+            return patches
+        if self.settings.parts == "global":
+            return global_vector(attention, class_token, patches)[:, None].expand_as(patches)
+        if self.settings.form == "unsummed":
+            return unsummed_attention(attention, class_token, patches)
+        if self.settings.form == "swapped":
+            return swapped_context(attention, class_token, patches)
+        return patches + global_vector(attention, class_token, patches)[:, None]

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import nn
 
-EXPERTS = ("sample", "commonality", "difference")
+from capt_core.methods.capt.semantic_expert import SemanticExpert
+from capt_core.params import EXPERTS, Experts
+
 ROUTER_STD = 0.02
+
+
+class Expert(Protocol):
+    """Maps features [L, D] to [L, D]."""
+
+    def __call__(self, features: torch.Tensor) -> torch.Tensor: ...
 
 
 def route(features: torch.Tensor, router: torch.Tensor, active: int) -> torch.Tensor:
@@ -42,22 +53,6 @@ def mixture(gates: torch.Tensor, outputs: torch.Tensor) -> torch.Tensor:
     return mixed
 
 
-def memory_lookup(features: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-    """A feed-forward layer as key-value memory: V^T softmax(K f / sqrt(D)).
-
-    Args:
-        features: f, [L, D].
-        keys: K, [M, D].
-        values: V, [M, D].
-
-    Returns:
-        [L, D].
-    """
-    weights = (features @ keys.T / features.shape[-1] ** 0.5).softmax(dim=-1)
-    found: torch.Tensor = weights @ values
-    return found
-
-
 def replace_cues(features: torch.Tensor, kept: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
     """Random vectors and masking of an activated expert: m f + (1 - m) r.
 
@@ -69,104 +64,103 @@ def replace_cues(features: torch.Tensor, kept: torch.Tensor, noise: torch.Tensor
     return kept * features + (1 - kept) * noise * features.std(dim=1, keepdim=True)
 
 
-class SemanticExpert(nn.Module):
-    """Expert initialised from prompt clusters.
-
-    Eq. 12, f_e = w^T K-means(t_prompt), gives keys and values; both add an offset that starts
-    at zero. The centres stay as they are, the projection w and the offsets are trained.
+def load_balance_loss(gates: torch.Tensor) -> torch.Tensor:
+    """Switch-transformer load balance: K sum_k share_k weight_k; 1 when all experts are used alike.
 
     Args:
-        centres: K-means centres [M, d_text], unit length.
-        width: D, of the tower.
-        generator: of the orthogonal start of w where d_text differs from D.
+        gates: [L, K]. share_k is expert k's share of all activations, weight_k its mean gate.
     """
-
-    def __init__(self, centres: torch.Tensor, width: int, generator: torch.Generator) -> None:
-        super().__init__()
-        self.centres: torch.Tensor
-        self.register_buffer("centres", centres.clone())
-        count, text_width = centres.shape
-        weight = torch.eye(text_width)
-        if text_width != width:
-            weight = torch.empty(text_width, width)
-            nn.init.orthogonal_(weight, generator=generator)
-        self.projection = nn.Parameter(weight)
-        self.bias = nn.Parameter(torch.zeros(width))
-        self.key_offsets = nn.Parameter(torch.zeros(count, width))
-        self.value_offsets = nn.Parameter(torch.zeros(count, width))
-
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        projected = project_centres(self.centres, self.projection) + self.bias
-        return memory_lookup(features, projected + self.key_offsets, projected + self.value_offsets)
+    activated = (gates > 0).float()
+    shares = activated.sum(dim=0) / activated.sum()
+    balance: torch.Tensor = gates.shape[1] * (shares * gates.mean(dim=0)).sum()
+    return balance
 
 
-def project_centres(centres: torch.Tensor, projection: torch.Tensor) -> torch.Tensor:
-    """Eq. 12: f_e = w^T K-means(t_prompt), one row per centre.
+def gate_entropy(gates: torch.Tensor) -> torch.Tensor:
+    """Mean entropy of the gates [L, K] in nats: 0 for one expert, log k for k even ones."""
+    return -(gates * gates.clamp(min=1e-12).log()).sum(dim=1).mean()
 
-    Args:
-        centres: [M, d_text].
-        projection: w, [d_text, D].
 
-    Returns:
-        [M, D].
-    """
-    return centres @ projection
+@dataclass(frozen=True)
+class Masks:
+    """Random draws of one training step: `kept` and `noise`, both [K, L, D] (see replace_cues)."""
+
+    kept: torch.Tensor
+    noise: torch.Tensor
+
+    @staticmethod
+    def draw(experts: int, rows: int, width: int, rate: float, generator: torch.Generator) -> Masks:
+        """Keep each coordinate with probability 1 - `rate`; drawn on the CPU."""
+        shape = (experts, rows, width)
+        kept = (torch.rand(shape, generator=generator) >= rate).float()
+        return Masks(kept, torch.randn(shape, generator=generator))
+
+    def rows(self, chosen: list[int], device: torch.device) -> Masks:
+        """The draws of some of the rows, on a device."""
+        return Masks(self.kept[:, chosen].to(device), self.noise[:, chosen].to(device))
 
 
 class MultiGranularityDiscrepancyExpert(nn.Module):
-    """Three experts behind a router, added to the class token through a gate that starts at 0.
+    """Experts behind a router, added to the class token through a gate that starts at 0.
 
     Args:
         feed_forward: the frozen feed-forward part of the tower's last block; the sample expert
             is a trainable copy of it.
-        commonality: K-means centres of the commonality prompts, [M, d_text].
-        difference: K-means centres of the difference prompts, [M, d_text].
+        centres: K-means centres of the commonality and of the difference prompts by name,
+            each [M, d_text].
         width: D.
-        active: k of TopK.
-        mask_rate: share of an expert's input coordinates replaced by noise in training.
+        settings: the `experts` section; experts it does not list are left out, and with
+            `routing: mean` those listed weigh alike, without a router.
         generator: of all random starts.
     """
 
     def __init__(
         self,
         feed_forward: nn.Module,
-        commonality: torch.Tensor,
-        difference: torch.Tensor,
+        centres: Mapping[str, torch.Tensor],
         width: int,
-        active: int,
-        mask_rate: float,
+        settings: Experts,
         generator: torch.Generator,
     ) -> None:
         super().__init__()
-        self.active = active
-        self.mask_rate = mask_rate
-        self.sample = copy.deepcopy(feed_forward).requires_grad_(True)
-        self.commonality = SemanticExpert(commonality, width, generator)
-        self.difference = SemanticExpert(difference, width, generator)
-        self.router = nn.Parameter(
-            torch.randn(width, len(EXPERTS), generator=generator) * ROUTER_STD
-        )
+        self.names = tuple(name for name in EXPERTS if name in settings.granularities)
+        self.active = min(settings.active, len(self.names))
+        self.experts = nn.ModuleDict()
+        for name in self.names:
+            if name == "sample":
+                self.experts[name] = copy.deepcopy(feed_forward).requires_grad_(True)
+            else:
+                self.experts[name] = SemanticExpert(
+                    centres[name], width, settings.semantic_form, generator
+                )
+        self.router: nn.Parameter | None = None
+        if settings.routing == "top_k" and self.names:
+            start = torch.randn(width, len(self.names), generator=generator) * ROUTER_STD
+            self.router = nn.Parameter(start)
         self.residual_gate = nn.Parameter(torch.zeros(()))
 
     def forward(
-        self, features: torch.Tensor, generator: torch.Generator | None = None
+        self, features: torch.Tensor, masks: Masks | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Mix the experts.
 
         Args:
             features: f, [L, D].
-            generator: of masks and noise; None (as in evaluation) masks nothing.
+            masks: draws of this step while training; None (as in evaluation) masks nothing.
 
         Returns:
             What is added to the class token, [L, D], and the gate weights [L, K].
         """
-        gates = route(features, self.router, self.active)
+        if not self.names:
+            return torch.zeros_like(features), features.new_zeros(len(features), 0)
+        if self.router is None:
+            gates = features.new_full((len(features), len(self.names)), 1 / len(self.names))
+        else:
+            gates = route(features, self.router, self.active)
         outputs = []
-        for expert in (self.sample, self.commonality, self.difference):
+        for index, name in enumerate(self.names):
             cues = features
-            if generator is not None and self.mask_rate > 0:
-                draws = torch.rand(features.shape, generator=generator).to(features.device)
-                noise = torch.randn(features.shape, generator=generator).to(features.device)
-                cues = replace_cues(features, (draws >= self.mask_rate).float(), noise)
-            outputs.append(expert(cues))
+            if masks is not None:
+                cues = replace_cues(features, masks.kept[index], masks.noise[index])
+            outputs.append(self.experts[name](cues))
         return self.residual_gate * mixture(gates, torch.stack(outputs, dim=1)), gates

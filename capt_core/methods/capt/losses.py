@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch.nn import functional
 
@@ -23,31 +25,34 @@ def original_loss(
     return functional.cross_entropy(logit_scale * image_features @ text_features.T, labels)
 
 
-def pair_logits(
-    image_features: torch.Tensor,
-    text_features: torch.Tensor,
-    labels: torch.Tensor,
-    logit_scale: float,
-) -> torch.Tensor:
-    """Logits between every image and every row's text, [L, L].
-
-    Entry (i, k) with i != k and equal labels is -inf: another row's text that says the same
-    thing is no negative. With distinct labels this changes nothing.
-    """
-    logits = logit_scale * image_features @ text_features.T
+def equal_rows(labels: torch.Tensor) -> torch.Tensor:
+    """Pairs of different rows that show the same class, [L, L] bool: false negatives."""
     equal = labels[:, None] == labels[None, :]
-    equal.fill_diagonal_(False)
-    return logits.masked_fill(equal, float("-inf"))
+    return equal.fill_diagonal_(False)
+
+
+def pair_logits(
+    image_features: torch.Tensor, text_features: torch.Tensor, logit_scale: float
+) -> torch.Tensor:
+    """Logits between every image and every row's text, [L, L]."""
+    return logit_scale * image_features @ text_features.T
 
 
 def text_given_image(logits: torch.Tensor) -> torch.Tensor:
-    """Eq. 4: log-probability of each image's own text among the texts of the batch, [L]."""
-    return logits.log_softmax(dim=1).diagonal()
+    """Eq. 4: log-probability of each text of the batch for each image, [L, L] (row: image)."""
+    return logits.log_softmax(dim=1)
 
 
 def image_given_text(logits: torch.Tensor) -> torch.Tensor:
-    """Eq. 5: log-probability of each text's own image among the images of the batch, [L]."""
-    return logits.log_softmax(dim=0).diagonal()
+    """Eq. 5: log-probability of each image of the batch for each text, [L, L] (column: text)."""
+    return logits.log_softmax(dim=0)
+
+
+def first_of_each_class(labels: torch.Tensor) -> torch.Tensor:
+    """Indices of the rows that show their class first, ascending."""
+    seen: set[int] = set()
+    kept = [i for i, y in enumerate(labels.tolist()) if not (y in seen or seen.add(y))]  # type: ignore[func-returns-value]
+    return torch.tensor(kept, dtype=torch.long, device=labels.device)
 
 
 def confusion_loss(
@@ -55,14 +60,43 @@ def confusion_loss(
     text_features: torch.Tensor,
     labels: torch.Tensor,
     logit_scale: float,
+    false_negatives: Literal["masked", "multi_positive", "class_unique"] = "masked",
+    factor: Literal["half", "sum"] = "half",
 ) -> torch.Tensor:
-    """Eq. 3, L_confuse, with the factor 1/2: symmetric InfoNCE over the rows of a batch.
+    """Eq. 3, L_confuse: symmetric InfoNCE over the rows of a batch.
+
+    Rows of one class repeat a text, which is then no negative of the others. `masked` leaves such
+    entries out of the sums of eq. 4 and 5, `multi_positive` takes them as further right answers
+    that share the target evenly, `class_unique` keeps only the first row of each class. With
+    distinct labels all three are eq. 3.
 
     Args:
         image_features: [L, d], unit length.
         text_features: text of each row's own class, [L, d], unit length.
         labels: class of each row, [L].
         logit_scale: inverse temperature.
+        false_negatives: what rows of one class are to each other.
+        factor: `sum` adds both directions as printed, `half` takes their mean.
     """
-    logits = pair_logits(image_features, text_features, labels, logit_scale)
-    return -(text_given_image(logits) + image_given_text(logits)).mean() / 2
+    if false_negatives == "class_unique":
+        kept = first_of_each_class(labels)
+        image_features, text_features, labels = (
+            image_features[kept],
+            text_features[kept],
+            labels[kept],
+        )
+    logits = pair_logits(image_features, text_features, logit_scale)
+    equal = equal_rows(labels)
+    if false_negatives == "multi_positive":
+        right = equal.to(logits.dtype)
+        right.fill_diagonal_(1)
+        # The matrix is symmetric, so one row sum serves both directions.
+        targets = right / right.sum(dim=1, keepdim=True)
+        by_image = (targets * text_given_image(logits)).sum(dim=1)
+        by_text = (targets.T * image_given_text(logits)).sum(dim=0)
+    else:
+        logits = logits.masked_fill(equal, float("-inf"))
+        by_image = text_given_image(logits).diagonal()
+        by_text = image_given_text(logits).diagonal()
+    total = -(by_image + by_text).mean()
+    return total if factor == "sum" else total / 2

@@ -3,34 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
-from capt_core.errors import CaptError
 from capt_core.methods.capt.adapter import DiffMannerAdapter
-from capt_core.methods.capt.experts import MultiGranularityDiscrepancyExpert
-
-
-@dataclass(frozen=True)
-class CaptSettings:
-    """What fixes the shape of the trainable part; saved with the model.
-
-    Attributes:
-        adapter_blocks: how many of the tower's last blocks carry an adapter; None means all.
-        kernel_size: of the depth-wise convolutions.
-        active_experts: k of TopK (eq. 11).
-        mask_rate: share of expert inputs replaced in training.
-        initial_alpha: running mean of alpha before any was seen: s (eq. 13 with c = 1).
-    """
-
-    adapter_blocks: int | None
-    kernel_size: int
-    active_experts: int
-    mask_rate: float
-    initial_alpha: float
+from capt_core.methods.capt.experts import Masks, MultiGranularityDiscrepancyExpert
+from capt_core.methods.capt.tower import adapted_blocks, check_tower, patch_count
+from capt_core.params import Adapter, Experts
 
 
 class CaptModel(nn.Module):
@@ -41,10 +22,13 @@ class CaptModel(nn.Module):
 
     Args:
         tower: `clip.visual`, an open_clip VisionTransformer, frozen.
-        commonality: K-means centres of the commonality prompts, [M, d_text].
-        difference: K-means centres of the difference prompts, [M, d_text].
-        settings: shape of the trainable part.
+        centres: K-means centres of the `commonality` and `difference` prompts, each [M, d_text].
+        adapter: the `adapter` section.
+        experts: the `experts` section.
         seed: of its random starts.
+        visual_prompts: learned prompt tokens of a fitted base model, frozen, [J, P, D]: the
+            first P are appended behind the patches, those of depth j > 0 replace them at the
+            input of block j (IVLP). None for a tower without.
 
     Raises:
         CaptError: the tower is no plain vision transformer or its patch grid is not square.
@@ -53,81 +37,102 @@ class CaptModel(nn.Module):
     def __init__(
         self,
         tower: Any,
-        commonality: torch.Tensor,
-        difference: torch.Tensor,
-        settings: CaptSettings,
+        centres: Mapping[str, torch.Tensor],
+        adapter: Adapter,
+        experts: Experts,
         seed: int = 0,
+        visual_prompts: torch.Tensor | None = None,
     ) -> None:
         super().__init__()
         check_tower(tower)
         blocks = tower.transformer.resblocks
-        wanted = len(blocks) if settings.adapter_blocks is None else settings.adapter_blocks
-        if not 0 <= wanted <= len(blocks):
-            raise CaptError(
-                f"train.adapter_blocks: {wanted} asked for, the tower has {len(blocks)} blocks"
-            )
+        adapted = adapted_blocks(adapter.blocks, len(blocks))
         width = tower.class_embedding.shape[0]
-        patch_count = tower.positional_embedding.shape[0] - 1
         generator = torch.Generator().manual_seed(seed)
         self._tower = (tower,)  # a tuple keeps the frozen tower out of this module's parameters
-        self.first_adapted = len(blocks) - wanted
+        self.adapter_settings = adapter
+        self.experts_settings = experts
+        self.first_adapted = min(adapted, default=len(blocks))
         self.adapters = nn.ModuleDict(
             {
-                str(index): DiffMannerAdapter(width, patch_count, settings.kernel_size)
-                for index in range(self.first_adapted, len(blocks))
+                str(index): DiffMannerAdapter(
+                    blocks[index].attn, width, patch_count(tower), adapter
+                )
+                for index in adapted
             }
         )
         self.experts = MultiGranularityDiscrepancyExpert(
-            blocks[-1].mlp,
-            commonality,
-            difference,
-            width,
-            settings.active_experts,
-            settings.mask_rate,
-            generator,
+            blocks[-1].mlp, centres, width, experts, generator
         )
+        self.learned_alpha: nn.Parameter | None = None
+        if adapter.alpha == "learned":
+            self.learned_alpha = nn.Parameter(torch.tensor(float(adapter.scale)))
         self.running_alpha: torch.Tensor
         self.alpha_steps: torch.Tensor
-        self.register_buffer("running_alpha", torch.tensor(float(settings.initial_alpha)))
+        self.visual_prompts: torch.Tensor | None
+        self.register_buffer("running_alpha", torch.tensor(float(adapter.scale)))
         self.register_buffer("alpha_steps", torch.tensor(0))
+        self.register_buffer("visual_prompts", visual_prompts)
 
     @property
     def tower(self) -> Any:
         return self._tower[0]
 
+    @property
+    def width(self) -> int:
+        """D of the tower."""
+        return int(self.tower.class_embedding.shape[0])
+
     def frozen_prefix(self, images: torch.Tensor) -> torch.Tensor:
-        """Tokens [L, 1 + N, D] at the input of the first adapted block; nothing trains here."""
+        """Tokens [L, 1 + N + P, D] at the input of the first adapted block; nothing trains here."""
         tokens: torch.Tensor = self.tower._embeds(images)
-        for block in self.tower.transformer.resblocks[: self.first_adapted]:
-            tokens = block(tokens)
+        if self.visual_prompts is not None:
+            prompts = self.tower.ln_pre(self.visual_prompts[0]).to(tokens.dtype)
+            tokens = torch.cat([tokens, prompts.expand(len(tokens), -1, -1)], dim=1)
+        for index in range(self.first_adapted):
+            tokens = self.tower.transformer.resblocks[index](self._with_prompts(tokens, index))
         return tokens
+
+    def base_features(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Features [L, d] of the frozen base model (not normalised), from `frozen_prefix`."""
+        blocks = self.tower.transformer.resblocks
+        for index in range(self.first_adapted, len(blocks)):
+            tokens = blocks[index](self._with_prompts(tokens, index))
+        return self._head(tokens)
 
     def features(
         self,
         tokens: torch.Tensor,
         alpha: torch.Tensor,
-        generator: torch.Generator | None = None,
+        masks: Masks | None = None,
+        class_token_only: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """From the frozen prefix to image features.
+        """From the frozen prefix to image features (3.7, steps 7 and 8).
 
         Args:
-            tokens: from `frozen_prefix`, [L, 1 + N, D].
-            alpha: adapter weight of each image, [L].
-            generator: of the experts' masks while training; None masks nothing.
+            tokens: from `frozen_prefix`, [L, 1 + N + P, D].
+            alpha: adapter weight of each image (eq. 13), [L]; used when alpha is dynamic.
+            masks: the experts' random draws while training; None masks nothing.
+            class_token_only: leave out of the last block what is not read after it; equal up to
+                rounding, and several times quicker to train through.
 
         Returns:
             Image features [L, d] (not normalised) and gate weights [L, K].
         """
-        tower = self.tower
-        blocks = tower.transformer.resblocks
+        blocks = self.tower.transformer.resblocks
+        alpha = self.used_alpha(alpha)
         for index in range(self.first_adapted, len(blocks)):
             block = blocks[index]
-            tokens = block(self.adapters[str(index)](tokens, alpha, block.ln_1, block.attn))
+            tokens = self._with_prompts(tokens, index)
+            if str(index) in self.adapters:
+                tokens = self.adapters[str(index)](tokens, alpha, block.ln_1, block.attn)
+            last = index == len(blocks) - 1 and self.tower.attn_pool is None
+            tokens = (
+                class_token_block(block, tokens) if last and class_token_only else block(tokens)
+            )
         class_token = tokens[:, 0]
-        added, gates = self.experts(blocks[-1].ln_2(class_token), generator)
-        tokens = torch.cat([(class_token + added)[:, None], tokens[:, 1:]], dim=1)
-        pooled, _ = tower._pool(tokens)
-        return (pooled if tower.proj is None else pooled @ tower.proj), gates
+        added, gates = self.experts(blocks[-1].ln_2(class_token), masks)
+        return self._head(torch.cat([(class_token + added)[:, None], tokens[:, 1:]], dim=1)), gates
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Image features [L, d] at inference: alpha is its running mean, nothing is retrieved."""
@@ -146,25 +151,45 @@ class CaptModel(nn.Module):
             weight = max(1 - momentum, 1 / self.alpha_steps.item())
             self.running_alpha.lerp_(alpha.mean().to(self.running_alpha), weight)
 
+    @torch.no_grad()
+    def interpolate(self, share: float) -> None:
+        """Scale what is added to the base model: 1 leaves it, 0 gives the base model back.
 
-def check_tower(tower: Any) -> None:
-    """Refuse image towers that the adapter cannot be inserted into.
+        Wortsman et al. 2022 average weights of the tuned and the base model; here both added
+        branches are linear in the kernels and in the residual gate, which start at zero.
+        """
+        self.experts.residual_gate.mul_(share)
+        for name in self.adapters:
+            self.adapters[name].get_parameter("kernel").mul_(share)
 
-    Raises:
-        CaptError: not an open_clip vision transformer with a class token and a square grid.
-    """
-    parts = ("transformer", "class_embedding", "grid_size", "_embeds", "_pool")
-    if not all(hasattr(tower, part) for part in parts) or tower.pool_type != "tok":
-        raise CaptError(
-            f"the image tower {type(tower).__name__} is no vision transformer with a class token; "
-            "choose a ViT backbone such as ViT-B-16"
-        )
-    rows, columns = tower.grid_size
-    if rows != columns:
-        raise CaptError(
-            f"the Diff-Manner Adapter needs a square patch grid, this one is {rows} x {columns}; "
-            "choose a backbone with square images"
-        )
+    def used_alpha(self, alpha: torch.Tensor) -> torch.Tensor:
+        """The weights that the adapters use where eq. 13 and retrieval give `alpha`, [L]."""
+        if self.learned_alpha is not None:
+            return self.learned_alpha.to(alpha.dtype).expand_as(alpha)
+        if self.adapter_settings.alpha == "constant":
+            return torch.full_like(alpha, self.adapter_settings.scale)
+        return alpha
+
+    def _with_prompts(self, tokens: torch.Tensor, block: int) -> torch.Tensor:
+        """Replace the prompt tokens at the input of blocks that have some of their own."""
+        prompts = self.visual_prompts
+        if prompts is None or not 0 < block < len(prompts):
+            return tokens
+        own = prompts[block].to(tokens.dtype).expand(len(tokens), -1, -1)
+        return torch.cat([tokens[:, : -own.shape[1]], own], dim=1)
+
+    def _head(self, tokens: torch.Tensor) -> torch.Tensor:
+        pooled: torch.Tensor = self.tower._pool(tokens)[0]
+        return pooled if self.tower.proj is None else pooled @ self.tower.proj
+
+
+def class_token_block(block: Any, tokens: torch.Tensor) -> torch.Tensor:
+    """Output of an open_clip block for the class token alone, [L, 1, D]."""
+    normalised = block.ln_1(tokens)
+    attended = block.attn(normalised[:, :1], normalised, normalised, need_weights=False)[0]
+    out = tokens[:, :1] + block.ls_1(attended)
+    result: torch.Tensor = out + block.ls_2(block.mlp(block.ln_2(out)))
+    return result
 
 
 def save_state(model: CaptModel) -> dict[str, torch.Tensor]:
@@ -175,3 +200,31 @@ def save_state(model: CaptModel) -> dict[str, torch.Tensor]:
 def load_state(model: CaptModel, state: Mapping[str, torch.Tensor]) -> None:
     """Load what `save_state` gave into a model of the same shape."""
     model.load_state_dict(dict(state), strict=True)
+
+
+def saved_shape(model: CaptModel) -> dict[str, Any]:
+    """What `model_from_state` needs beside the tensors, as plain values."""
+    return {
+        "adapter": model.adapter_settings.model_dump(),
+        "experts": model.experts_settings.model_dump(),
+    }
+
+
+def model_from_state(
+    tower: Any, state: Mapping[str, torch.Tensor], shape: Mapping[str, Any]
+) -> CaptModel:
+    """Rebuild a trained model from `save_state` and `saved_shape`."""
+    centres = {
+        name: state[f"experts.experts.{name}.centres"]
+        for name in ("commonality", "difference")
+        if f"experts.experts.{name}.centres" in state
+    }
+    model = CaptModel(
+        tower,
+        centres,
+        Adapter.model_validate(shape["adapter"]),
+        Experts.model_validate(shape["experts"]),
+        visual_prompts=state.get("visual_prompts"),
+    )
+    load_state(model, state)
+    return model

@@ -1,9 +1,10 @@
-"""The Diff-Manner Adapter: equations 9, 10 and 13 by hand and against independent arithmetic."""
+"""The Diff-Manner Adapter: equations 10 and 13 by hand and against independent arithmetic."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
 from hypothesis import given
@@ -11,14 +12,16 @@ from hypothesis import strategies as st
 from torch import nn
 
 from capt_core.errors import CaptError
-from capt_core.methods.capt.adapter import (
-    DiffMannerAdapter,
-    add_local_detail,
-    dynamic_weight,
-    global_vector,
+from capt_core.methods.capt.adapter import DiffMannerAdapter, add_local_detail, dynamic_weight
+from capt_core.params import Adapter
+from tests.methods.capt.reference import (
+    Array,
+    context,
+    convolve,
+    fill,
+    normal,
+    random_attention,
 )
-
-Array = npt.NDArray[np.float64]
 
 
 @pytest.mark.parametrize(("cosine", "alpha"), [(1.0, 5.0), (0.81, 4.5), (0.64, 4.0), (0.25, 2.5)])
@@ -47,95 +50,18 @@ def test_weights_are_finite_positive_and_grow_with_the_cosine(cosines: list[floa
     assert bool((weights.diff() >= 0).all())
 
 
-def test_the_global_vector_by_hand() -> None:
-    # One head, all projections the identity: scores ln 3 and 0, so the patches weigh 3 : 1.
-    attention = nn.MultiheadAttention(2, 1, bias=False, batch_first=True, dtype=torch.float64)
-    with torch.no_grad():
-        attention.in_proj_weight.copy_(torch.eye(2).repeat(3, 1))
-        attention.out_proj.weight.copy_(torch.eye(2))
-    query = torch.tensor([[np.log(3) * np.sqrt(2), 0.0]], dtype=torch.float64)
-    patches = torch.tensor([[[1.0, 0.0], [0.0, 4.0]]], dtype=torch.float64)
-    found = global_vector(attention, query, patches)
-    torch.testing.assert_close(found, torch.tensor([[0.75, 1.0]], dtype=torch.float64))
-
-
-def attend(attention: nn.MultiheadAttention, query: Array, patches: Array) -> Array:
-    """Eq. 9 in float64 numpy, head by head: query [L, D], patches [L, N, D]."""
-    weight = attention.in_proj_weight.detach().double().numpy()
-    bias = attention.in_proj_bias.detach().double().numpy()
-    width, heads = query.shape[-1], attention.num_heads
-    size = width // heads
-    wq, wk, wv = np.split(weight, 3)
-    bq, bk, bv = np.split(bias, 3)
-    out = np.zeros_like(query)
-    for image in range(len(query)):
-        q, k, v = wq @ query[image] + bq, patches[image] @ wk.T + bk, patches[image] @ wv.T + bv
-        for head in range(heads):
-            part = slice(head * size, (head + 1) * size)
-            scores = k[:, part] @ q[part] / np.sqrt(size)
-            shares = np.exp(scores - scores.max())
-            out[image, part] = shares @ v[:, part] / shares.sum()
-    projection = attention.out_proj
-    projected: Array = (
-        out @ projection.weight.detach().double().numpy().T
-        + projection.bias.detach().double().numpy()
-    )
-    return projected
-
-
-def random_attention(seed: int, width: int = 8, heads: int = 2) -> nn.MultiheadAttention:
-    attention = nn.MultiheadAttention(width, heads, batch_first=True, dtype=torch.float64).eval()
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in attention.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
-    return attention
-
-
-@given(st.integers(0, 999), st.integers(1, 3), st.integers(1, 6))
-def test_the_global_vector_is_attention_from_the_class_token(
-    seed: int, images: int, count: int
-) -> None:
-    attention = random_attention(seed)
-    generator = torch.Generator().manual_seed(seed + 1)
-    query = torch.randn(images, 8, generator=generator, dtype=torch.float64)
-    patches = torch.randn(images, count, 8, generator=generator, dtype=torch.float64)
-    found = global_vector(attention, query, patches).detach().numpy()
-    np.testing.assert_allclose(
-        found, attend(attention, query.numpy(), patches.numpy()), rtol=1e-9, atol=1e-9
-    )
-
-
 def test_local_detail_by_hand() -> None:
     # A 2 x 2 grid of width 1; the kernel takes the left neighbour once and the one above twice.
     patches = torch.tensor([[[10.0], [20.0], [30.0], [40.0]]])
-    normalised = torch.tensor([[[1.0], [2.0], [3.0], [4.0]]])
+    around = torch.tensor([[[101.0], [102.0], [103.0], [104.0]]])
     kernel = torch.zeros(1, 1, 3, 3)
     kernel[0, 0, 1, 0] = 1  # left
     kernel[0, 0, 0, 1] = 2  # above
-    found = add_local_detail(
-        patches, normalised, torch.tensor([[100.0]]), kernel, torch.tensor([0.5])
-    )
-    # With g = 100 the grid is 101 102 / 103 104; outside it is 0, not g.
+    found = add_local_detail(patches, around, kernel, torch.tensor([0.5]))
+    # The grid is 101 102 / 103 104; outside it is 0.
     detail = [0.0, 101.0, 2 * 101.0, 103.0 + 2 * 102.0]
     expected = [x + 0.5 * d for x, d in zip((10.0, 20.0, 30.0, 40.0), detail, strict=True)]
     torch.testing.assert_close(found, torch.tensor([[[value] for value in expected]]))
-
-
-def convolve(grid: Array, kernel: Array) -> Array:
-    """Depth-wise convolution with zero padding: grid [side, side, D], kernel [D, k, k]."""
-    side, width = grid.shape[0], grid.shape[-1]
-    size = kernel.shape[-1]
-    reach = size // 2
-    out = np.zeros((side, side, width))
-    for row in range(side):
-        for column in range(side):
-            for i in range(size):
-                for j in range(size):
-                    r, c = row + i - reach, column + j - reach
-                    if 0 <= r < side and 0 <= c < side:
-                        out[row, column] += grid[r, c] * kernel[:, i, j]
-    return out
 
 
 @given(st.integers(1, 4), st.sampled_from([1, 3, 5]), st.integers(1, 3), st.integers(0, 999))
@@ -144,50 +70,66 @@ def test_local_detail_is_a_depth_wise_convolution(
 ) -> None:
     width = 3
     generator = np.random.default_rng(seed)
-    patches, normalised = generator.standard_normal((2, images, side * side, width))
-    g, kernel = (
-        generator.standard_normal((images, width)),
-        generator.standard_normal((width, size, size)),
-    )
+    patches, around = generator.standard_normal((2, images, side * side, width))
+    kernel = generator.standard_normal((width, size, size))
     alpha = generator.uniform(0, 5, images)
     found = add_local_detail(
         torch.tensor(patches),
-        torch.tensor(normalised),
-        torch.tensor(g),
+        torch.tensor(around),
         torch.tensor(kernel)[:, None],
         torch.tensor(alpha),
     ).numpy()
     for image in range(images):
-        grid = (normalised[image] + g[image]).reshape(side, side, width)
+        grid = around[image].reshape(side, side, width)
         detail = convolve(grid, kernel).reshape(side * side, width)
         np.testing.assert_allclose(
             found[image], patches[image] + alpha[image] * detail, rtol=1e-9, atol=1e-9
         )
 
 
-def adapter_case(seed: int = 0) -> tuple[DiffMannerAdapter, torch.Tensor, nn.LayerNorm]:
-    """An adapter for 9 patches of width 8 with a random kernel, tokens, and a LayerNorm."""
-    generator = torch.Generator().manual_seed(seed)
-    adapter = DiffMannerAdapter(8, 9, 3).double()
+def adapter_case(
+    tokens_beside: int = 0, **settings: Any
+) -> tuple[DiffMannerAdapter, torch.Tensor, nn.LayerNorm]:
+    """An adapter for 9 patches of width 8 with random weights, tokens, and a LayerNorm."""
+    adapter = DiffMannerAdapter(random_attention(1), 8, 9, Adapter(**settings)).double()
     norm = nn.LayerNorm(8, dtype=torch.float64)
-    with torch.no_grad():
-        for parameter in (adapter.kernel, norm.weight, norm.bias):
-            parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
-    return adapter, torch.randn(2, 10, 8, generator=generator, dtype=torch.float64), norm
+    fill(adapter, 2)
+    fill(norm, 3)
+    return adapter, normal(2, 10 + tokens_beside, 8, seed=4), norm
+
+
+FORMS = ("broadcast", "unsummed", "swapped")
+PARTS = ("global_local", "local", "global")
+ATTENTION = ("frozen", "own")
+ALPHAS = torch.tensor([3.0, 4.0], dtype=torch.float64)
 
 
 def test_the_class_token_is_untouched() -> None:
     adapter, tokens, norm = adapter_case()
-    found = adapter(tokens, torch.tensor([3.0, 4.0]).double(), norm, random_attention(1))
+    found = adapter(tokens, ALPHAS, norm, random_attention(1))
     assert torch.equal(found[:, 0], tokens[:, 0])
     assert not torch.isclose(found[:, 1:], tokens[:, 1:]).any(dim=-1).all()
 
 
-def test_a_fresh_adapter_is_the_identity() -> None:
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("parts", PARTS)
+def test_prompt_tokens_are_neither_changed_nor_seen(form: str, parts: str) -> None:
+    adapter, tokens, norm = adapter_case(3, form=form, parts=parts)
+    found = adapter(tokens, ALPHAS, norm, random_attention(1))
+    assert torch.equal(found[:, 0], tokens[:, 0])
+    assert torch.equal(found[:, 10:], tokens[:, 10:])
+    without = adapter(tokens[:, :10], ALPHAS, norm, random_attention(1))
+    assert torch.equal(found[:, :10], without)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("parts", PARTS)
+@pytest.mark.parametrize("attention", ATTENTION)
+def test_a_fresh_adapter_is_the_identity(form: str, parts: str, attention: str) -> None:
     _, tokens, norm = adapter_case()
-    fresh = DiffMannerAdapter(8, 9, 3).double()
-    found = fresh(tokens, torch.tensor([5.0, 5.0]).double(), norm, random_attention(1))
-    assert torch.equal(found, tokens)
+    settings = Adapter.model_validate({"form": form, "parts": parts, "attention": attention})
+    fresh = DiffMannerAdapter(random_attention(1), 8, 9, settings).double()
+    assert torch.equal(fresh(tokens, ALPHAS, norm, random_attention(1)), tokens)
 
 
 def test_no_weight_is_the_identity() -> None:
@@ -198,35 +140,113 @@ def test_no_weight_is_the_identity() -> None:
     assert not torch.equal(found[1], tokens[1])
 
 
-def test_the_adapter_is_equations_9_and_10_on_normalised_tokens() -> None:
-    adapter, tokens, norm = adapter_case()
-    attention = random_attention(1)
-    alpha = np.array([3.0, 4.0])
-    found = adapter(tokens, torch.tensor(alpha), norm, attention).detach().numpy()
+def normalise(tokens: Array, norm: nn.LayerNorm) -> Array:
+    mean, variance = tokens.mean(axis=-1, keepdims=True), tokens.var(axis=-1, keepdims=True)
+    scaled = (tokens - mean) / np.sqrt(variance + norm.eps)
+    shifted: Array = scaled * norm.weight.detach().numpy() + norm.bias.detach().numpy()
+    return shifted
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("parts", PARTS)
+@pytest.mark.parametrize("attention", ATTENTION)
+@pytest.mark.parametrize("size", [3, 5])
+def test_the_adapter_is_equations_9_and_10_on_normalised_tokens(
+    form: str, parts: str, attention: str, size: int
+) -> None:
+    adapter, tokens, norm = adapter_case(
+        form=form, parts=parts, attention=attention, kernel_size=size
+    )
+    frozen = random_attention(7)
+    found = adapter(tokens, ALPHAS, norm, frozen).detach().numpy()
+    used = adapter.own_attention or frozen
+    assert (used is frozen) == (attention == "frozen" or parts == "local")
     x = tokens.numpy()
-    mean, variance = x.mean(axis=-1, keepdims=True), x.var(axis=-1, keepdims=True)
-    z = (x - mean) / np.sqrt(variance + norm.eps)
-    z = z * norm.weight.detach().numpy() + norm.bias.detach().numpy()
-    g = attend(attention, z[:, 0], z[:, 1:])
+    z = normalise(x, norm)
     kernel = adapter.kernel.detach().numpy()[:, 0]
-    for image in range(2):
-        detail = convolve((z[image, 1:] + g[image]).reshape(3, 3, 8), kernel).reshape(9, 8)
-        np.testing.assert_allclose(found[image, 1:], x[image, 1:] + alpha[image] * detail, 1e-8)
+    for image, alpha in enumerate(ALPHAS.tolist()):
+        grid = context(adapter.settings, used, z[image, 0], z[image, 1:]).reshape(3, 3, 8)
+        detail = convolve(grid, kernel).reshape(9, 8)
+        np.testing.assert_allclose(found[image, 1:], x[image, 1:] + alpha * detail, 1e-8)
+
+
+def test_the_parts_by_hand() -> None:
+    # Identity projections and no LayerNorm: patches 1 and 3 at a score of 0 give g = 2 in a 2 x 2
+    # grid of 1 3 / 1 3, and a kernel that takes each patch itself twice.
+    attention = nn.MultiheadAttention(1, 1, bias=False, batch_first=True)
+    with torch.no_grad():
+        attention.in_proj_weight.fill_(1)
+        attention.out_proj.weight.fill_(1)
+    tokens = torch.tensor([[[0.0], [1.0], [3.0], [1.0], [3.0]]])
+    for parts, added in (
+        ("local", [2.0, 6.0, 2.0, 6.0]),
+        ("global", [4.0, 4.0, 4.0, 4.0]),
+        ("global_local", [6.0, 10.0, 6.0, 10.0]),
+    ):
+        adapter = DiffMannerAdapter(attention, 1, 4, Adapter.model_validate({"parts": parts}))
+        with torch.no_grad():
+            adapter.kernel[0, 0, -1 if parts == "global" else 1, -1 if parts == "global" else 1] = 2
+        found = adapter(tokens, torch.tensor([1.0]), nn.Identity(), attention)
+        assert (found - tokens)[0, 1:, 0].tolist() == added, parts
+
+
+def test_the_global_part_has_one_number_per_channel() -> None:
+    adapter = DiffMannerAdapter(random_attention(1), 8, 9, Adapter(parts="global", kernel_size=5))
+    assert adapter.kernel.shape == (8, 1, 1, 1)
+
+
+def test_own_attention_is_a_trainable_copy() -> None:
+    frozen = random_attention(1).requires_grad_(False)
+    adapter = DiffMannerAdapter(frozen, 8, 9, Adapter(attention="own")).double()
+    own = adapter.own_attention
+    assert own is not None
+    for name, parameter in own.named_parameters():
+        assert parameter.requires_grad, name
+        assert torch.equal(parameter, frozen.get_parameter(name)), name
+        assert parameter.data_ptr() != frozen.get_parameter(name).data_ptr(), name
+    assert not any(parameter.requires_grad for parameter in frozen.parameters())
+    with torch.no_grad():
+        adapter.kernel.fill_(0.1)
+    tokens, norm = normal(2, 10, 8), nn.LayerNorm(8, dtype=torch.float64)
+    adapter(tokens, ALPHAS, norm, frozen).square().sum().backward()
+    for name, parameter in own.named_parameters():
+        assert parameter.grad is not None, name
+        if name == "in_proj_bias":
+            # Queries and values; the softmax takes the key bias away.
+            assert bool(parameter.grad[:8].any() & parameter.grad[16:].any())
+        else:
+            assert bool(parameter.grad.any()), name
+    with torch.no_grad():
+        for parameter in own.parameters():
+            parameter.add_(1)
+    assert all(
+        torch.equal(value, random_attention(1).get_parameter(name))
+        for name, value in frozen.named_parameters()
+    )
+
+
+def test_without_the_global_part_there_is_no_own_attention() -> None:
+    settings = Adapter(attention="own", parts="local")
+    assert DiffMannerAdapter(random_attention(1), 8, 9, settings).own_attention is None
 
 
 @pytest.mark.parametrize("patches", [2, 8, 12, 195])
 def test_a_grid_that_is_not_square_is_refused(patches: int) -> None:
     with pytest.raises(CaptError, match=f"square patch grid, the tower has {patches} patches"):
-        DiffMannerAdapter(8, patches, 3)
+        DiffMannerAdapter(random_attention(1), 8, patches, Adapter())
 
 
 @pytest.mark.parametrize("size", [2, 4])
 def test_an_even_kernel_is_refused(size: int) -> None:
-    with pytest.raises(CaptError, match=f"train.kernel_size must be odd, found {size}"):
-        DiffMannerAdapter(8, 9, size)
+    with pytest.raises(CaptError, match=f"adapter.kernel_size must be odd, found {size}"):
+        DiffMannerAdapter(random_attention(1), 8, 9, Adapter(kernel_size=size))
 
 
 def test_the_size_of_an_adapter() -> None:
-    # Method facts 3.7: twelve of them for ViT-B/16 have 82,944 weights.
-    adapter = DiffMannerAdapter(768, 196, 3)
+    # Twelve of them for ViT-B/16 have 82,944 weights.
+    attention = nn.MultiheadAttention(768, 12, batch_first=True, device="meta")
+    adapter = DiffMannerAdapter(attention, 768, 196, Adapter())
     assert sum(parameter.numel() for parameter in adapter.parameters()) * 12 == 82_944
+    own = DiffMannerAdapter(attention, 768, 196, Adapter(attention="own"))
+    # Four projections with biases beside the kernel.
+    assert sum(p.numel() for p in own.parameters()) == 6_912 + 4 * 768 * 769

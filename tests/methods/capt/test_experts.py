@@ -1,4 +1,4 @@
-"""MGDE: the router and mixture of eq. 11, the centres of eq. 12, masking and the residual gate."""
+"""MGDE: the router and mixture of eq. 11, masking, gate statistics and the residual gate."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from torch import nn
 from torch.nn import functional
 
 from capt_core.methods.capt.experts import (
+    Masks,
     MultiGranularityDiscrepancyExpert,
-    SemanticExpert,
-    memory_lookup,
+    gate_entropy,
+    load_balance_loss,
     mixture,
-    project_centres,
     replace_cues,
     route,
 )
+from capt_core.methods.capt.semantic_expert import SemanticExpert
+from capt_core.params import EXPERTS, Experts, Granularity
+from tests.methods.capt.reference import fill, normal
 
 WIDTH, TEXT_WIDTH = 6, 4
-
-
-def normal(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+CPU = torch.device("cpu")
 
 
 def test_the_gate_by_hand() -> None:
@@ -63,17 +63,6 @@ def test_the_mixture_by_hand() -> None:
     assert mixture(gates, outputs).tolist() == [[3.0, 1.0], [3.0, 5.0]]
 
 
-def test_the_memory_by_hand() -> None:
-    # f K^T / sqrt(4) = (ln 3, 0): the values weigh 3 : 1.
-    features = torch.tensor([[2 * math.log(3), 0, 0, 0]], dtype=torch.float64)
-    keys = torch.eye(4, dtype=torch.float64)[:2]
-    values = torch.tensor([[4.0, 0, 0, 8], [0, 4, 0, 0]], dtype=torch.float64)
-    torch.testing.assert_close(
-        memory_lookup(features, keys, values),
-        torch.tensor([[3.0, 1.0, 0.0, 6.0]], dtype=torch.float64),
-    )
-
-
 def test_cues_by_hand() -> None:
     features = torch.tensor([[1.0, 3.0], [5.0, 5.0]])
     kept = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
@@ -83,67 +72,76 @@ def test_cues_by_hand() -> None:
     torch.testing.assert_close(replace_cues(features, kept, noise), expected)
 
 
-def test_the_centres_are_projected_by_the_transpose_of_w() -> None:
-    centres = torch.tensor([[1.0, 0.0], [0.5, 2.0]])
-    w = torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
-    assert project_centres(centres, w).tolist() == [[1.0, 2.0, 3.0], [8.5, 11.0, 13.5]]
-    for centre, projected in zip(centres, project_centres(centres, w), strict=True):
-        torch.testing.assert_close(projected, w.T @ centre)
+def test_load_balance_by_hand() -> None:
+    # All four rows alike: one expert gets everything, K = 3 times 1 x 1.
+    assert float(load_balance_loss(torch.tensor([[1.0, 0.0, 0.0]]).expand(4, 3))) == 3.0
+    # Activated 2, 1 and 1 times of four; mean weights 1/2, 1/4, 1/4.
+    gates = torch.tensor([[0.5, 0.5, 0.0], [0.5, 0.0, 0.5]])
+    assert float(load_balance_loss(gates)) == 3 * (0.5 * 0.5 + 0.25 * 0.25 + 0.25 * 0.25)
 
 
-def test_a_fresh_semantic_expert_looks_up_its_projected_centres() -> None:
-    centres = functional.normalize(normal(3, TEXT_WIDTH).float(), dim=1)
-    expert = SemanticExpert(centres, WIDTH, torch.Generator().manual_seed(0))
-    features = normal(5, WIDTH, seed=1).float()
-    projected = centres @ expert.projection
-    torch.testing.assert_close(expert(features), memory_lookup(features, projected, projected))
+def test_even_use_of_the_experts_costs_one() -> None:
+    pairs = torch.tensor([[0.5, 0.5, 0.0], [0.0, 0.5, 0.5], [0.5, 0.0, 0.5]])
+    for gates in (pairs, torch.eye(3), torch.full((2, 3), 1 / 3), torch.ones(5, 1)):
+        assert float(load_balance_loss(gates)) == pytest.approx(1)
 
 
-@pytest.mark.parametrize("width", [TEXT_WIDTH, TEXT_WIDTH + 3])
-def test_the_projection_keeps_lengths_at_the_start(width: int) -> None:
-    centres = functional.normalize(normal(5, TEXT_WIDTH).float(), dim=1)
-    expert = SemanticExpert(centres, width, torch.Generator().manual_seed(0))
-    projected = project_centres(expert.centres, expert.projection)
-    torch.testing.assert_close(projected @ projected.T, centres @ centres.T)
-    if width == TEXT_WIDTH:
-        assert torch.equal(projected, centres)
+def test_load_balance_pulls_the_router_towards_idle_experts() -> None:
+    features, router = normal(8, WIDTH), normal(WIDTH, 3, seed=1).requires_grad_(True)
+    load_balance_loss(route(features, router, 2)).backward()  # type: ignore[no-untyped-call]
+    assert router.grad is not None
+    before = float(load_balance_loss(route(features, router.detach(), 2)))
+    after = float(load_balance_loss(route(features, router.detach() - 0.01 * router.grad, 2)))
+    assert after < before
 
 
-def test_a_narrower_tower_gets_an_orthogonal_projection() -> None:
-    expert = SemanticExpert(torch.eye(TEXT_WIDTH), 2, torch.Generator().manual_seed(0))
-    torch.testing.assert_close(expert.projection.T @ expert.projection, torch.eye(2))
-
-
-def test_the_centres_are_a_copy_and_no_parameter() -> None:
-    centres = torch.eye(TEXT_WIDTH)
-    expert = SemanticExpert(centres, WIDTH, torch.Generator().manual_seed(0))
-    assert "centres" in expert.state_dict()
-    assert "centres" not in dict(expert.named_parameters())
-    centres.zero_()
-    assert torch.equal(expert.centres, torch.eye(TEXT_WIDTH))
+def test_gate_entropy_by_hand() -> None:
+    assert float(gate_entropy(torch.eye(3))) == 0.0
+    for active in (1, 2, 3):
+        even = torch.zeros(4, 3, dtype=torch.float64)
+        even[:, :active] = 1 / active
+        assert float(gate_entropy(even)) == pytest.approx(math.log(active), abs=1e-12)
+    # 3 : 1 in one row and one expert alone in the other.
+    gates = torch.tensor([[0.75, 0.25], [1.0, 0.0]], dtype=torch.float64)
+    expected = (0.75 * math.log(4 / 3) + 0.25 * math.log(4)) / 2
+    assert float(gate_entropy(gates)) == pytest.approx(expected)
 
 
 def feed_forward() -> nn.Module:
     layers = nn.Sequential(nn.Linear(WIDTH, 8), nn.GELU(), nn.Linear(8, WIDTH))
-    with torch.no_grad():
-        for seed, parameter in enumerate(layers.parameters()):
-            parameter.copy_(normal(*parameter.shape, seed=seed))
+    fill(layers, 1)
     return layers.requires_grad_(False)
 
 
+CENTRES = {
+    "commonality": functional.normalize(normal(2, TEXT_WIDTH, seed=5).float(), dim=1),
+    "difference": functional.normalize(normal(3, TEXT_WIDTH, seed=6).float(), dim=1),
+}
+
+
 def mgde(
-    active: int = 2, mask_rate: float = 0.3, seed: int = 0, frozen: nn.Module | None = None
+    settings: Experts | None = None, seed: int = 0, frozen: nn.Module | None = None
 ) -> MultiGranularityDiscrepancyExpert:
     generator = torch.Generator().manual_seed(seed)
     return MultiGranularityDiscrepancyExpert(
-        frozen or feed_forward(),
-        functional.normalize(normal(2, TEXT_WIDTH, seed=5).float(), dim=1),
-        functional.normalize(normal(3, TEXT_WIDTH, seed=6).float(), dim=1),
-        WIDTH,
-        active,
-        mask_rate,
-        generator,
+        frozen or feed_forward(), CENTRES, WIDTH, settings or Experts(), generator
     )
+
+
+def opened(settings: Experts | None = None) -> MultiGranularityDiscrepancyExpert:
+    module = mgde(settings)
+    with torch.no_grad():
+        module.residual_gate.fill_(1)
+    return module
+
+
+def draw(rate: float = 0.5, seed: int = 1, rows: int = 4, experts: int = 3) -> Masks:
+    return Masks.draw(experts, rows, WIDTH, rate, torch.Generator().manual_seed(seed))
+
+
+def router_of(module: MultiGranularityDiscrepancyExpert) -> nn.Parameter:
+    assert module.router is not None
+    return module.router
 
 
 def test_a_fresh_mixture_adds_exactly_nothing() -> None:
@@ -151,71 +149,128 @@ def test_a_fresh_mixture_adds_exactly_nothing() -> None:
     added, gates = mgde()(features)
     assert torch.equal(added, torch.zeros(4, WIDTH))
     assert gates.shape == (4, 3)
-    masked, _ = mgde()(features, torch.Generator().manual_seed(0))
+    masked, _ = mgde()(features, draw())
     assert torch.equal(masked, torch.zeros(4, WIDTH))
 
 
 @pytest.mark.parametrize("active", [1, 2, 3])
 def test_the_mixture_is_equation_11_scaled_by_the_residual_gate(active: int) -> None:
-    module = mgde(active)
+    module = mgde(Experts(active=active))
+    router = router_of(module)
     with torch.no_grad():
         module.residual_gate.fill_(0.5)
-        module.router.copy_(normal(WIDTH, 3, seed=3))
+        router.copy_(normal(WIDTH, 3, seed=3))
     features = normal(4, WIDTH).float()
     added, gates = module(features)
-    assert torch.equal(gates, route(features, module.router, active))
+    assert torch.equal(gates, route(features, router, active))
     expected = torch.zeros(4, WIDTH)
-    for column, expert in enumerate((module.sample, module.commonality, module.difference)):
-        expected += 0.5 * gates[:, [column]] * expert(features)
+    for column, name in enumerate(EXPERTS):
+        expected += 0.5 * gates[:, [column]] * module.experts[name](features)
     torch.testing.assert_close(added, expected)
+
+
+SUBSETS: list[list[Granularity]] = [
+    ["sample"],
+    ["difference"],
+    ["sample", "commonality"],
+    ["commonality", "difference"],
+    ["difference", "sample"],
+]
+
+
+@pytest.mark.parametrize("granularities", SUBSETS, ids="-".join)
+@pytest.mark.parametrize("active", [1, 2, 3])
+def test_experts_that_are_not_listed_are_left_out(
+    granularities: list[Granularity], active: int
+) -> None:
+    module = mgde(Experts(granularities=granularities, active=active))
+    # Whatever the order they are asked for in, columns are in the order of the names.
+    names = tuple(name for name in EXPERTS if name in granularities)
+    assert module.names == names == tuple(module.experts)
+    assert router_of(module).shape == (WIDTH, len(names))
+    _, gates = module(normal(4, WIDTH).float())
+    assert gates.shape == (4, len(names))
+    # No more experts can be active than there are.
+    assert (gates > 0).sum(dim=1).tolist() == [min(active, len(names))] * 4
+
+
+@pytest.mark.parametrize("granularities", [*SUBSETS, list(EXPERTS)], ids="-".join)
+def test_mean_routing_weighs_all_alike_without_a_router(granularities: list[Granularity]) -> None:
+    module = opened(Experts(granularities=granularities, routing="mean", active=1))
+    assert module.router is None
+    features = normal(4, WIDTH).float()
+    added, gates = module(features)
+    assert torch.equal(gates, torch.full((4, len(granularities)), 1 / len(granularities)))
+    outputs = [module.experts[name](features) for name in granularities]
+    torch.testing.assert_close(added, torch.stack(outputs).mean(dim=0))
+
+
+@pytest.mark.parametrize("routing", ["top_k", "mean"])
+def test_without_experts_nothing_is_added(routing: str) -> None:
+    module = opened(Experts.model_validate({"granularities": [], "routing": routing}))
+    assert module.router is None
+    added, gates = module(normal(4, WIDTH).float())
+    assert torch.equal(added, torch.zeros(4, WIDTH))
+    assert gates.shape == (4, 0)
+
+
+@pytest.mark.parametrize("form", ["memory", "feed_forward"])
+def test_the_semantic_form_reaches_both_experts(form: str) -> None:
+    module = mgde(Experts.model_validate({"semantic_form": form}))
+    features = normal(4, WIDTH).float()
+    for name, centres in CENTRES.items():
+        expert = module.experts[name]
+        assert isinstance(expert, SemanticExpert)
+        assert torch.equal(expert.centres, centres)
+        keys = centres @ expert.projection
+        hidden = features @ keys.T
+        if form == "memory":
+            hidden = (hidden / WIDTH**0.5).softmax(dim=1)
+        else:
+            hidden = hidden * torch.sigmoid(1.702 * hidden)
+        torch.testing.assert_close(expert(features), hidden @ keys)
 
 
 def test_the_sample_expert_is_a_trainable_copy() -> None:
     frozen = feed_forward()
     module = mgde(frozen=frozen)
+    sample = module.experts["sample"]
     features = normal(4, WIDTH).float()
-    assert torch.equal(module.sample(features), frozen(features))
-    assert all(parameter.requires_grad for parameter in module.sample.parameters())
+    assert torch.equal(sample(features), frozen(features))
+    assert all(parameter.requires_grad for parameter in sample.parameters())
     assert not any(parameter.requires_grad for parameter in frozen.parameters())
     with torch.no_grad():
-        for parameter in module.sample.parameters():
+        for parameter in sample.parameters():
             parameter.add_(1)
-    assert not torch.equal(module.sample(features), frozen(features))
+    assert not torch.equal(sample(features), frozen(features))
 
 
-def opened(mask_rate: float) -> MultiGranularityDiscrepancyExpert:
-    module = mgde(mask_rate=mask_rate)
-    with torch.no_grad():
-        module.residual_gate.fill_(1)
-    return module
-
-
-def test_masking_happens_only_with_a_generator() -> None:
-    module = opened(0.5)
+def test_masking_happens_only_with_masks() -> None:
+    module = opened()
     features = normal(4, WIDTH).float()
     plain, gates = module(features)
     assert torch.equal(module(features)[0], plain)
-    masked, same_gates = module(features, torch.Generator().manual_seed(1))
+    masked, same_gates = module(features, draw(seed=1))
     assert not torch.allclose(masked, plain)
     assert torch.equal(same_gates, gates)  # the router sees the cues as they are
-    assert torch.equal(module(features, torch.Generator().manual_seed(1))[0], masked)
-    assert not torch.equal(module(features, torch.Generator().manual_seed(2))[0], masked)
+    assert torch.equal(module(features, draw(seed=1))[0], masked)
+    assert not torch.equal(module(features, draw(seed=2))[0], masked)
 
 
 def test_no_mask_rate_masks_nothing() -> None:
-    module = opened(0.0)
+    module = opened()
     features = normal(4, WIDTH).float()
-    masked, _ = module(features, torch.Generator().manual_seed(1))
+    masked, _ = module(features, draw(0.0))
     assert torch.equal(masked, module(features)[0])
 
 
 def test_the_mask_rate_is_the_share_of_replaced_cues() -> None:
-    module = opened(0.3)
+    module = opened()
     seen: list[torch.Tensor] = []
-    for expert in (module.sample, module.commonality, module.difference):
-        expert.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    for name in EXPERTS:
+        module.experts[name].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     features = normal(2000, WIDTH).float()
-    module(features, torch.Generator().manual_seed(1))
+    module(features, draw(0.3, rows=2000))
     replaced = [cues != features for cues in seen]
     for mask in replaced:
         # Five standard deviations of the mean of 12,000 draws.
@@ -229,36 +284,68 @@ def test_the_mask_rate_is_the_share_of_replaced_cues() -> None:
         assert abs(float(scaled.std()) - 1) < 0.1
 
 
+def test_each_expert_takes_its_own_draws() -> None:
+    module = opened(Experts(granularities=["commonality", "difference"], routing="mean"))
+    features, masks = normal(4, WIDTH).float(), draw(experts=2)
+    outputs = [
+        module.experts[name](replace_cues(features, masks.kept[index], masks.noise[index]))
+        for index, name in enumerate(module.names)
+    ]
+    torch.testing.assert_close(module(features, masks)[0], torch.stack(outputs).mean(dim=0))
+
+
+@given(st.lists(st.integers(0, 6), min_size=1, max_size=9))
+def test_some_rows_see_the_draws_of_the_whole_batch(chosen: list[int]) -> None:
+    module, features = opened(), normal(7, WIDTH).float()
+    masks = draw(rows=7)
+    part = masks.rows(chosen, CPU)
+    assert torch.equal(part.kept, masks.kept[:, chosen])
+    assert torch.equal(part.noise, masks.noise[:, chosen])
+    whole, _ = module(features, masks)
+    torch.testing.assert_close(module(features[chosen], part)[0], whole[chosen])
+
+
+def test_draws_are_zeros_and_ones_and_normal_numbers() -> None:
+    masks = Masks.draw(3, 500, WIDTH, 0.2, torch.Generator().manual_seed(1))
+    assert masks.kept.shape == masks.noise.shape == (3, 500, WIDTH)
+    assert set(masks.kept.unique().tolist()) == {0.0, 1.0}
+    assert float(masks.kept.mean()) == pytest.approx(0.8, abs=0.02)
+    assert float(masks.noise.mean()) == pytest.approx(0, abs=0.05)
+    assert float(masks.noise.std()) == pytest.approx(1, abs=0.05)
+
+
 def test_starts_follow_the_generator() -> None:
     one, again, other = mgde(seed=1), mgde(seed=1), mgde(seed=2)
     for name, value in one.state_dict().items():
         assert torch.equal(value, again.state_dict()[name]), name
-    assert not torch.equal(one.router, other.router)
+    assert not torch.equal(router_of(one), router_of(other))
     wide = MultiGranularityDiscrepancyExpert(
         nn.Identity(),
-        torch.eye(2),
-        torch.eye(2),
+        {"commonality": torch.eye(2), "difference": torch.eye(2)},
         768,
-        2,
-        0.3,
+        Experts(),
         torch.Generator().manual_seed(0),
     )
     # 2,304 draws of N(0, 0.02^2)
-    assert abs(float(wide.router.detach().std()) - 0.02) < 0.002
+    assert abs(float(router_of(wide).detach().std()) - 0.02) < 0.002
 
 
 def test_the_sizes_for_vit_b16() -> None:
-    # Method facts 3.7, with d_text = 768 and five centres each.
+    # With d_text = 768 and five centres each.
     mlp = nn.Sequential(nn.Linear(768, 3072), nn.GELU(), nn.Linear(3072, 768))
     centres = torch.eye(5, 768)
     module = MultiGranularityDiscrepancyExpert(
-        mlp, centres, centres, 768, 2, 0.3, torch.Generator()
+        mlp,
+        {"commonality": centres, "difference": centres},
+        768,
+        Experts(),
+        torch.Generator(),
     )
 
-    def size(part: nn.Module) -> int:
-        return sum(parameter.numel() for parameter in part.parameters())
+    def size(name: str) -> int:
+        return sum(parameter.numel() for parameter in module.experts[name].parameters())
 
-    assert size(module.sample) == 4_722_432
-    assert size(module.commonality) + size(module.difference) == 1_196_544
-    assert module.router.numel() == 2_304
+    assert size("sample") == 4_722_432
+    assert size("commonality") + size("difference") == 1_196_544
+    assert router_of(module).numel() == 2_304
     assert module.residual_gate.numel() == 1

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
 from hypothesis import given
@@ -14,42 +15,73 @@ from torch.nn import functional
 
 from capt_core.methods.capt.losses import (
     confusion_loss,
+    equal_rows,
+    first_of_each_class,
     image_given_text,
     original_loss,
     pair_logits,
     text_given_image,
 )
+from tests.methods.capt.reference import Array, normal
 
-Array = npt.NDArray[np.float64]
+Form = Literal["masked", "multi_positive", "class_unique"]
+FORMS: tuple[Form, ...] = ("masked", "multi_positive", "class_unique")
 
 
 def features(rows: int, width: int, seed: int) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    drawn = torch.randn(rows, width, generator=generator, dtype=torch.float64)
-    return functional.normalize(drawn, dim=1)
+    return functional.normalize(normal(rows, width, seed=seed), dim=1)
 
 
-def independent_loss(images: Array, texts: Array, labels: list[int], scale: float) -> float:
+def log_share(chosen: float, others: list[float]) -> float:
+    """ln(e^chosen / sum e^others)."""
+    highest = max(others)
+    return chosen - highest - math.log(sum(math.exp(x - highest) for x in others))
+
+
+def masked_loss(images: Array, texts: Array, labels: list[int], scale: float) -> float:
     """Eq. 3 to 5, row by row; a row sees itself and the rows of other classes."""
     rows = len(labels)
     total = 0.0
     for i in range(rows):
         visible = [k for k in range(rows) if k == i or labels[k] != labels[i]]
         own = scale * float(images[i] @ texts[i])
-        to_texts = [scale * float(images[i] @ texts[k]) for k in visible]
-        to_images = [scale * float(images[k] @ texts[i]) for k in visible]
-        for others in (to_texts, to_images):
-            highest = max(others)
-            total -= own - highest - math.log(sum(math.exp(x - highest) for x in others))
+        total -= log_share(own, [scale * float(images[i] @ texts[k]) for k in visible])
+        total -= log_share(own, [scale * float(images[k] @ texts[i]) for k in visible])
     return total / rows / 2
+
+
+def multi_positive_loss(images: Array, texts: Array, labels: list[int], scale: float) -> float:
+    """Every row of the own class is right, and each is worth the same."""
+    rows = len(labels)
+    total = 0.0
+    for i in range(rows):
+        right = [k for k in range(rows) if labels[k] == labels[i]]
+        to_texts = [scale * float(images[i] @ texts[k]) for k in range(rows)]
+        to_images = [scale * float(images[k] @ texts[i]) for k in range(rows)]
+        for logits in (to_texts, to_images):
+            total -= sum(log_share(logits[k], logits) for k in right) / len(right)
+    return total / rows / 2
+
+
+def class_unique_loss(images: Array, texts: Array, labels: list[int], scale: float) -> float:
+    """Eq. 3 over the first row of each class, which leaves no equal labels."""
+    kept = [i for i, label in enumerate(labels) if label not in labels[:i]]
+    return masked_loss(images[kept], texts[kept], [labels[i] for i in kept], scale)
+
+
+INDEPENDENT: dict[str, Callable[[Array, Array, list[int], float], float]] = {
+    "masked": masked_loss,
+    "multi_positive": multi_positive_loss,
+    "class_unique": class_unique_loss,
+}
 
 
 def test_the_losses_by_hand() -> None:
     # Logits [[ln 3, 0], [0, ln 3]]: each row and column gives its own entry 3 / (3 + 1).
     logits = torch.tensor([[math.log(3), 0.0], [0.0, math.log(3)]], dtype=torch.float64)
-    expected = torch.full((2,), math.log(0.75), dtype=torch.float64)
-    torch.testing.assert_close(text_given_image(logits), expected)
-    torch.testing.assert_close(image_given_text(logits), expected)
+    shares = torch.tensor([[0.75, 0.25], [0.25, 0.75]], dtype=torch.float64)
+    torch.testing.assert_close(text_given_image(logits), shares.log())
+    torch.testing.assert_close(image_given_text(logits), shares.log())
     eye = torch.eye(2, dtype=torch.float64)
     loss = confusion_loss(eye, eye, torch.tensor([0, 1]), math.log(3))
     torch.testing.assert_close(loss, torch.tensor(math.log(4 / 3), dtype=torch.float64))
@@ -57,40 +89,82 @@ def test_the_losses_by_hand() -> None:
 
 def test_the_two_directions_are_rows_and_columns() -> None:
     logits = torch.tensor([[0.0, math.log(3)], [math.log(7), 0.0]], dtype=torch.float64)
-    torch.testing.assert_close(
-        text_given_image(logits), torch.tensor([1 / 4, 1 / 8], dtype=torch.float64).log()
-    )
-    torch.testing.assert_close(
-        image_given_text(logits), torch.tensor([1 / 8, 1 / 4], dtype=torch.float64).log()
-    )
+    by_image = torch.tensor([[1 / 4, 3 / 4], [7 / 8, 1 / 8]], dtype=torch.float64)
+    by_text = torch.tensor([[1 / 8, 3 / 4], [7 / 8, 1 / 4]], dtype=torch.float64)
+    torch.testing.assert_close(text_given_image(logits), by_image.log())
+    torch.testing.assert_close(image_given_text(logits), by_text.log())
 
 
-def test_two_rows_of_one_class_are_no_negatives() -> None:
+@given(st.integers(1, 6), st.integers(0, 9999))
+def test_each_direction_is_a_distribution(rows: int, seed: int) -> None:
+    logits = 10 * normal(rows, rows, seed=seed)
+    ones = torch.ones(rows, dtype=torch.float64)
+    torch.testing.assert_close(text_given_image(logits).exp().sum(dim=1), ones)
+    torch.testing.assert_close(image_given_text(logits).exp().sum(dim=0), ones)
+
+
+def test_three_rows_of_two_classes_by_hand() -> None:
+    # Images and texts e1, e1, e2 of classes 0, 0, 1 at scale ln 3: logits ln 3 inside a class,
+    # 0 outside.
+    eye = torch.eye(2, dtype=torch.float64)
+    rows = eye[[0, 0, 1]]
+    labels = torch.tensor([0, 0, 1])
+
+    def loss(form: Form) -> float:
+        return float(confusion_loss(rows, rows, labels, math.log(3), form))
+
+    # Masked: rows 0 and 1 see 3 and 1, row 2 sees 3, 1, 1.
+    assert loss("masked") == pytest.approx((2 * math.log(4 / 3) + math.log(5 / 3)) / 3)
+    # Both answers of rows 0 and 1 have the share 3/7.
+    assert loss("multi_positive") == pytest.approx((2 * math.log(7 / 3) + math.log(5 / 3)) / 3)
+    # Row 1 is dropped: 3 and 1 for both that stay.
+    assert loss("class_unique") == pytest.approx(math.log(4 / 3))
+
+
+@pytest.mark.parametrize(
+    ("labels", "kept"),
+    [([3], [0]), ([2, 2, 2], [0]), ([4, 1, 4, 0, 1], [0, 1, 3]), ([0, 1, 2], [0, 1, 2])],
+)
+def test_the_first_row_of_each_class(labels: list[int], kept: list[int]) -> None:
+    assert first_of_each_class(torch.tensor(labels)).tolist() == kept
+
+
+@pytest.mark.parametrize("form", ["masked", "class_unique"])
+def test_two_rows_of_one_class_are_no_negatives(form: Form) -> None:
     images = features(2, 5, 0)
     texts = features(1, 5, 1).expand(2, 5)
-    loss = confusion_loss(images, texts, torch.tensor([3, 3]), 100.0)
+    assert float(confusion_loss(images, texts, torch.tensor([3, 3]), 100.0, form)) == 0.0
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_one_row_has_nothing_to_learn(form: Form) -> None:
+    loss = confusion_loss(features(1, 5, 0), features(1, 5, 1), torch.tensor([0]), 100.0, form)
     assert float(loss) == 0.0
 
 
-def test_one_row_has_nothing_to_learn() -> None:
-    loss = confusion_loss(features(1, 5, 0), features(1, 5, 1), torch.tensor([0]), 100.0)
-    assert float(loss) == 0.0
+@pytest.mark.parametrize("rows", [2, 3, 5])
+def test_one_class_only_leaves_the_even_share_of_multi_positive(rows: int) -> None:
+    # Images and texts are alike, so every answer has the share 1 / L.
+    image = features(1, 5, 0).expand(rows, 5)
+    texts = features(1, 5, 1).expand(rows, 5)
+    loss = confusion_loss(image, texts, torch.zeros(rows, dtype=torch.long), 10.0, "multi_positive")
+    assert float(loss) == pytest.approx(math.log(rows))
 
 
 def test_only_entries_of_equal_labels_are_masked() -> None:
     images, texts = features(4, 6, 0), features(4, 6, 1)
-    logits = pair_logits(images, texts, torch.tensor([2, 7, 2, 5]), 10.0)
+    equal = equal_rows(torch.tensor([2, 7, 2, 5]))
     masked = torch.zeros(4, 4, dtype=torch.bool)
     masked[0, 2] = masked[2, 0] = True
-    assert torch.equal(logits == float("-inf"), masked)
-    plain = 10 * images @ texts.T
-    torch.testing.assert_close(logits[~masked], plain[~masked])
+    assert torch.equal(equal, masked)
+    torch.testing.assert_close(pair_logits(images, texts, 10.0), 10 * images @ texts.T)
 
 
-def test_a_masked_batch_has_finite_gradients() -> None:
+@pytest.mark.parametrize("form", ["masked", "class_unique"])
+def test_a_batch_of_one_class_has_no_gradient(form: Form) -> None:
     images = features(3, 5, 0).requires_grad_(True)
     texts = features(1, 5, 1).expand(3, 5)
-    confusion_loss(images, texts, torch.tensor([1, 1, 1]), 100.0).backward()  # type: ignore[no-untyped-call]
+    confusion_loss(images, texts, torch.tensor([1, 1, 1]), 100.0, form).backward()  # type: ignore[no-untyped-call]
     assert images.grad is not None
     assert torch.equal(images.grad, torch.zeros_like(images))
 
@@ -99,53 +173,81 @@ cases = st.tuples(st.lists(st.integers(0, 4), min_size=1, max_size=9), st.intege
 scales = st.floats(0.5, 100.0)
 
 
-@given(cases, scales)
-def test_the_loss_of_any_batch(case: tuple[list[int], int], scale: float) -> None:
+@pytest.mark.parametrize("form", FORMS)
+@given(case=cases, scale=scales)
+def test_the_loss_of_any_batch(form: Form, case: tuple[list[int], int], scale: float) -> None:
     labels, seed = case
     images = features(len(labels), 6, seed)
     texts = features(5, 6, seed + 1)[labels]
-    found = confusion_loss(images, texts, torch.tensor(labels), scale)
-    expected = independent_loss(images.numpy(), texts.numpy(), labels, scale)
+    found = confusion_loss(images, texts, torch.tensor(labels), scale, form)
+    expected = INDEPENDENT[form](images.numpy(), texts.numpy(), labels, scale)
     assert float(found) == pytest.approx(expected, rel=1e-9, abs=1e-9)
     assert float(found) >= -1e-12
+    both = confusion_loss(images, texts, torch.tensor(labels), scale, form, "sum")
+    torch.testing.assert_close(both, 2 * found)
 
 
-@given(cases, scales)
-def test_the_order_of_the_batch_does_not_matter(case: tuple[list[int], int], scale: float) -> None:
+@pytest.mark.parametrize("form", ["masked", "multi_positive"])
+@given(case=cases, scale=scales)
+def test_the_order_of_the_batch_does_not_matter(
+    form: Form, case: tuple[list[int], int], scale: float
+) -> None:
     labels, seed = case
     images, texts = features(len(labels), 6, seed), features(5, 6, seed + 1)[labels]
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
     targets = torch.tensor(labels)
     torch.testing.assert_close(
-        confusion_loss(images[order], texts[order], targets[order], scale),
-        confusion_loss(images, texts, targets, scale),
+        confusion_loss(images[order], texts[order], targets[order], scale, form),
+        confusion_loss(images, texts, targets, scale, form),
     )
 
 
-@given(st.integers(1, 9), scales, st.integers(0, 9999))
-def test_distinct_labels_give_plain_symmetric_info_nce(rows: int, scale: float, seed: int) -> None:
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("factor", ["half", "sum"])
+@given(rows=st.integers(1, 9), scale=scales, seed=st.integers(0, 9999))
+def test_distinct_labels_give_plain_symmetric_info_nce(
+    form: Form, factor: Literal["half", "sum"], rows: int, scale: float, seed: int
+) -> None:
     images, texts = features(rows, 6, seed), features(rows, 6, seed + 1)
     logits = scale * images @ texts.T
     diagonal = torch.arange(rows)
-    plain = (
-        functional.cross_entropy(logits, diagonal) + functional.cross_entropy(logits.T, diagonal)
-    ) / 2
-    found = confusion_loss(images, texts, 3 * diagonal.flip(0), scale)
-    torch.testing.assert_close(found, plain)
+    plain = functional.cross_entropy(logits, diagonal) + functional.cross_entropy(
+        logits.T, diagonal
+    )
+    found = confusion_loss(images, texts, 3 * diagonal.flip(0), scale, form, factor)
+    torch.testing.assert_close(found, plain / 2 if factor == "half" else plain)
 
 
 @given(st.integers(0, 9999), scales)
 def test_a_repeated_anchor_changes_others_only_through_its_column(seed: int, scale: float) -> None:
     # Rows a, b, c and a again. As texts repeat with the class, row b's image sees text a twice.
     images, texts = features(3, 6, seed), features(3, 6, seed + 1)
-    labels = torch.tensor([0, 1, 2])
-    rows = torch.tensor([0, 1, 2, 0])
-    once = pair_logits(images, texts, labels, scale)
-    twice = pair_logits(images[rows], texts[rows], labels[rows], scale)
+    labels, rows = torch.tensor([0, 1, 2]), torch.tensor([0, 1, 2, 0])
+
+    def masked(chosen: torch.Tensor) -> torch.Tensor:
+        logits = pair_logits(images[chosen], texts[chosen], scale)
+        return logits.masked_fill(equal_rows(labels[chosen]), float("-inf"))
+
+    once, twice = masked(torch.arange(3)), masked(rows)
     torch.testing.assert_close(twice[:3, :3], once)
     # Row 0 itself neither gains nor loses a negative.
-    torch.testing.assert_close(text_given_image(twice)[0], text_given_image(once)[0])
-    torch.testing.assert_close(image_given_text(twice)[0], image_given_text(once)[0])
+    torch.testing.assert_close(text_given_image(twice)[0, 0], text_given_image(once)[0, 0])
+    torch.testing.assert_close(image_given_text(twice)[0, 0], image_given_text(once)[0, 0])
+    # What the others gain is the repeated column's own weight.
+    for row in (1, 2):
+        gained = float(text_given_image(twice)[row, row] - text_given_image(once)[row, row])
+        share = float(text_given_image(once)[row, 0].exp())
+        assert gained == pytest.approx(-math.log1p(share), abs=1e-9)
+
+
+@given(st.integers(0, 9999), scales)
+def test_a_repeated_row_is_dropped_where_classes_are_unique(seed: int, scale: float) -> None:
+    images, texts = features(3, 6, seed), features(3, 6, seed + 1)
+    labels, rows = torch.tensor([0, 1, 2]), torch.tensor([0, 1, 2, 0, 2])
+    torch.testing.assert_close(
+        confusion_loss(images[rows], texts[rows], labels[rows], scale, "class_unique"),
+        confusion_loss(images, texts, labels, scale),
+    )
 
 
 def test_the_original_loss_by_hand() -> None:

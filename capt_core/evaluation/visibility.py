@@ -1,0 +1,51 @@
+"""What a run was allowed to see, in words that stand beside its results."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+BASE_ONLY = "base only"
+
+
+class Retention(Protocol):
+    """Settings of knowledge retention, as several sections hold them.
+
+    Attributes:
+        retention_weight: 0 switches retention off.
+        retention_names: names it is over: `training`, `all` or `generic`.
+    """
+
+    @property
+    def retention_weight(self) -> float: ...
+
+    @property
+    def retention_names(self) -> str: ...
+
+
+def sees(method: str, shots: int, bank_source: str, retention: Retention | None = None) -> str:
+    """What a run saw beyond few-shot images of base classes and the base classes' names.
+
+    Class names of the half that is tested do not count: classifying needs them.
+
+    Args:
+        method: of the run.
+        shots: `fewshot.shots`; 0 is the whole training split.
+        bank_source: `build_bank.source`.
+        retention: of the method's own section; None for a method without.
+
+    Returns:
+        ``base only``, or what else, several things parted by semicolons.
+    """
+    found = []
+    if shots == 0 and method != "clip":
+        found.append("all base training images (shots)")
+    if bank_source == "full_train" and method == "capt":
+        found.append("all base training images (bank)")
+    if method == "linear_probe":
+        found.append("novel images (linear probe)")
+    if retention is not None and retention.retention_weight > 0:
+        if retention.retention_names == "all":
+            found.append("novel class names (retention)")
+        elif retention.retention_names == "generic":
+            found.append("generic vocabulary (retention)")
+    return "; ".join(found) or BASE_ONLY

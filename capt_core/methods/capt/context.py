@@ -1,0 +1,100 @@
+"""X-hat of eq. 10: how eq. 9's attention reaches each patch.
+
+Eq. 9 has one query, so it gives one vector, while eq. 10 convolves a map. Three readings:
+(a) the vector is added to every patch, (b) each patch keeps its own term of the attention's sum,
+(c) query and keys change places.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+
+def global_vector(
+    attention: nn.MultiheadAttention, class_token: torch.Tensor, patches: torch.Tensor
+) -> torch.Tensor:
+    """Eq. 9: MultiHead(Q = class token, K = V = patches), all already layer-normalised.
+
+    With a single query no patch needs a key or a value of its own: the query is carried to the
+    patches through the key projection, and their weighted mean through the value projection. The
+    result is that of the attention itself up to rounding, at a cost of N D H in place of N D D.
+
+    Args:
+        attention: batch-first multi-head attention of width D with H heads.
+        class_token: [L, D].
+        patches: [L, N, D].
+
+    Returns:
+        g, [L, D].
+    """
+    query, to_key, to_value, value_bias = _projected_query(attention, class_token)
+    # The key bias adds the same to all patches of a head, which the softmax takes away.
+    carried = torch.einsum("lhe,hed->lhd", query, to_key)
+    weights = torch.einsum("lhd,lnd->lhn", carried, patches).softmax(dim=-1)
+    means = torch.einsum("lhn,lnd->lhd", weights, patches)
+    values = torch.einsum("lhd,hed->lhe", means, to_value) + value_bias
+    attended: torch.Tensor = attention.out_proj(values.flatten(1))
+    return attended
+
+
+def _projected_query(
+    attention: nn.MultiheadAttention, class_token: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Scaled queries [L, H, e]; by head, key and value weights [H, e, D] and value bias [H, e]."""
+    heads, width = attention.num_heads, attention.embed_dim
+    to_query, to_key, to_value = attention.in_proj_weight.chunk(3)
+    given: torch.Tensor | None = attention.in_proj_bias
+    bias = to_query.new_zeros(3 * width) if given is None else given
+    query_bias, _, value_bias = bias.chunk(3)
+    query = functional.linear(class_token, to_query, query_bias) / (width // heads) ** 0.5
+    return (
+        query.view(len(class_token), heads, -1),
+        to_key.view(heads, -1, width),
+        to_value.view(heads, -1, width),
+        value_bias.view(heads, -1),
+    )
+
+
+def unsummed_attention(
+    attention: nn.MultiheadAttention, class_token: torch.Tensor, patches: torch.Tensor
+) -> torch.Tensor:
+    """Eq. 9 before its sum over patches (reading b): a_j v_j of every head, projected.
+
+    The output bias is shared out evenly, so that the sum over patches is eq. 9 exactly.
+
+    Args:
+        attention: batch-first multi-head attention of width D with H heads.
+        class_token: [L, D].
+        patches: [L, N, D].
+
+    Returns:
+        [L, N, D].
+    """
+    query, to_key, to_value, value_bias = _projected_query(attention, class_token)
+    carried = torch.einsum("lhe,hed->lhd", query, to_key)
+    weights = torch.einsum("lhd,lnd->lhn", carried, patches).softmax(dim=-1)
+    values = torch.einsum("lnd,hed->lnhe", patches, to_value) + value_bias
+    terms = weights.transpose(1, 2)[..., None] * values  # [L, N, H, e]
+    output = attention.out_proj
+    projected = functional.linear(terms.flatten(2), output.weight)
+    return projected if output.bias is None else projected + output.bias / patches.shape[1]
+
+
+def swapped_context(
+    attention: nn.MultiheadAttention, class_token: torch.Tensor, patches: torch.Tensor
+) -> torch.Tensor:
+    """Eq. 9 with its roles swapped (reading c): Q = patches, K = V = class token and patches.
+
+    Args:
+        attention: batch-first multi-head attention of width D.
+        class_token: [L, D].
+        patches: [L, N, D].
+
+    Returns:
+        [L, N, D].
+    """
+    keys = torch.cat([class_token[:, None], patches], dim=1)
+    attended: torch.Tensor = attention(patches, keys, keys, need_weights=False)[0]
+    return attended

@@ -1,0 +1,82 @@
+"""Knowledge retention: losses that keep a tuned model near its frozen base model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from importlib import resources
+from typing import Literal
+
+import torch
+from torch.nn import functional
+
+from capt_core.backbone.encoding import encode_texts
+from capt_core.backbone.loading import Backbone
+
+VOCABULARY = "generic_vocabulary.txt"
+
+RetentionNames = Literal["training", "all", "generic"]
+
+
+def distillation_loss(
+    image_features: torch.Tensor,
+    base_features: torch.Tensor,
+    texts: torch.Tensor,
+    logit_scale: float,
+) -> torch.Tensor:
+    """Mean Kullback-Leibler divergence from the base model's predictions to the tuned ones.
+
+    Args:
+        image_features: of the tuned model, [L, d], unit length.
+        base_features: of the frozen base model for the same views, [L, d], unit length.
+        texts: text features of the names that are predicted, [V, d], unit length.
+        logit_scale: inverse temperature.
+    """
+    before = (logit_scale * base_features @ texts.T).log_softmax(dim=1)
+    after = (logit_scale * image_features @ texts.T).log_softmax(dim=1)
+    return functional.kl_div(after, before, reduction="batchmean", log_target=True)
+
+
+def feature_loss(image_features: torch.Tensor, base_features: torch.Tensor) -> torch.Tensor:
+    """Mean of 1 - cosine between tuned and frozen features, both [L, d] of unit length."""
+    return 1 - (image_features * base_features).sum(dim=1).mean()
+
+
+@cache
+def generic_vocabulary() -> tuple[str, ...]:
+    """Everyday English words for looks, materials, shapes and things; no class names needed."""
+    text = (resources.files("capt_core.prompts") / VOCABULARY).read_text(encoding="utf-8")
+    return tuple(dict.fromkeys(text.split()))
+
+
+def known_vocabulary(backbone: Backbone) -> list[str]:
+    """Generic words that the backbone's tokenizer has tokens for, in order."""
+    unknown = getattr(backbone.tokenizer, "unknown_words", None)
+    return [word for word in generic_vocabulary() if unknown is None or not unknown(word)]
+
+
+def generic_texts(template: str, backbone: Backbone) -> torch.Tensor:
+    """Text features [V, d] of the generic vocabulary in a data set's template, unit length."""
+    return encode_texts([template.format(word) for word in known_vocabulary(backbone)], backbone)
+
+
+def retention_texts(
+    names: RetentionNames,
+    class_texts: torch.Tensor,
+    training_classes: Sequence[int],
+    template: str,
+    backbone: Backbone,
+) -> torch.Tensor:
+    """Text features over which the base model's predictions are kept, [V, d], unit length.
+
+    Args:
+        names: `training` (the classes that are trained), `all` (novel ones too: the run sees
+            their names), or `generic` (everyday words, no class names needed).
+        class_texts: of all classes in class order, [C, d], unit length.
+        training_classes: ids of the classes that are trained.
+        template: what a generic word is filled into.
+        backbone: encodes the generic words.
+    """
+    if names == "generic":
+        return generic_texts(template, backbone).to(class_texts.device)
+    return class_texts if names == "all" else class_texts[list(training_classes)]

@@ -1,0 +1,78 @@
+"""Training to be taken up where a killed run left it, to the bit."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from capt_core.artifacts.files import atomic_path
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where a run keeps its state, and how often.
+
+    Attributes:
+        path: safetensors file in a work folder; its name must change with anything that the
+            training depends on.
+        every: optimiser steps between two writes.
+    """
+
+    path: Path
+    every: int
+
+    def save(
+        self,
+        model: torch.nn.Module,
+        optimizer: torch.optim.Optimizer,
+        step: int,
+        log: list[dict[str, float]],
+    ) -> None:
+        """Write the state after `step` optimiser steps, atomically."""
+        tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
+        for index, state in optimizer.state_dict()["state"].items():
+            for name, value in state.items():
+                if value is not None:
+                    tensors[f"optimizer.{index}.{name}"] = value
+        record = {"state": json.dumps({"step": step, "log": log})}
+        plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+        with atomic_path(self.path) as temporary:
+            save_file(plain, temporary, record)
+
+    def load(
+        self, model: torch.nn.Module, optimizer: torch.optim.Optimizer
+    ) -> tuple[int, list[dict[str, float]]]:
+        """Restore both in place; returns the finished steps and their log, (0, []) if none.
+
+        A file that cannot be read is passed over: training then starts anew.
+        """
+        if not self.path.is_file():
+            return 0, []
+        try:
+            with safe_open(self.path, framework="pt") as file:
+                record = json.loads((file.metadata() or {})["state"])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError, ValueError, KeyError):
+            return 0, []
+        prefix = "model."
+        model.load_state_dict(
+            {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+        )
+        state: dict[int, dict[str, Any]] = {}
+        for name, value in tensors.items():
+            if name.startswith("optimizer."):
+                _, index, key = name.split(".", 2)
+                state.setdefault(int(index), {})[key] = value
+        groups = optimizer.state_dict()["param_groups"]
+        optimizer.load_state_dict({"state": state, "param_groups": groups})
+        return int(record["step"]), record["log"]
+
+    def remove(self) -> None:
+        """Forget the state; the run's results are written."""
+        self.path.unlink(missing_ok=True)

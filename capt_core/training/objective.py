@@ -1,0 +1,102 @@
+"""The loss of a training step, put together from its parts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from capt_core.methods.capt.experts import gate_entropy, load_balance_loss
+from capt_core.methods.capt.losses import confusion_loss, original_loss
+from capt_core.methods.retention import distillation_loss, feature_loss
+from capt_core.params import EXPERTS, Losses
+
+
+@dataclass(frozen=True)
+class Objective:
+    """L_confuse and what stands beside it.
+
+    Attributes:
+        settings: the `losses` section.
+        text_features: of the visible (base) classes in class order, unit length, [B, d]; their
+            class ids run from 0.
+        retention_texts: of the names over which the base model's predictions are kept, unit
+            length, [V, d].
+        logit_scale: inverse temperature.
+    """
+
+    settings: Losses
+    text_features: torch.Tensor
+    retention_texts: torch.Tensor
+    logit_scale: float
+
+    def __call__(
+        self,
+        images: torch.Tensor,
+        base: torch.Tensor,
+        gates: torch.Tensor,
+        labels: torch.Tensor,
+        anchors: torch.Tensor,
+    ) -> tuple[torch.Tensor, dict[str, float]]:
+        """Weighted sum, and each part before weighting.
+
+        Args:
+            images: features of all rows, [L, d], unit length.
+            base: features of the frozen base model for the same views, [L, d], unit length.
+            gates: gate weights, [L, K].
+            labels: class of each row, [L].
+            anchors: rows that are anchors, [L] bool. Representatives are hard by choice and few:
+                only anchors stand for the classes evenly, so L_ori and retention look at them.
+        """
+        weights, scale = self.settings, self.logit_scale
+        parts = {
+            "confusion_loss": confusion_loss(
+                images,
+                self.text_features[labels],
+                labels,
+                scale,
+                weights.false_negatives,
+                weights.factor,
+            ),
+            "original_loss": original_loss(
+                images[anchors], self.text_features, labels[anchors], scale
+            ),
+            "load_balance_loss": load_balance_loss(gates)
+            if gates.shape[1]
+            else images.new_zeros(()),
+            "retention_loss": distillation_loss(
+                images[anchors], base[anchors], self.retention_texts, scale
+            ),
+            "feature_loss": feature_loss(images[anchors], base[anchors]),
+        }
+        total = images.new_zeros(())
+        for name, weight in (
+            ("confusion_loss", weights.confusion_weight),
+            ("original_loss", weights.original_weight),
+            ("load_balance_loss", weights.load_balance_weight),
+            ("retention_loss", weights.retention_weight),
+            ("feature_loss", weights.feature_weight),
+        ):
+            if weight:
+                total = total + weight * parts[name]
+        return total, {name: part.item() for name, part in parts.items()}
+
+
+def gate_statistics(gates: torch.Tensor, names: Sequence[str]) -> dict[str, float]:
+    """How the gate was used.
+
+    Args:
+        gates: [L, K].
+        names: of the K experts.
+
+    Returns:
+        For every expert its mean weight and the share of rows it was active for (0 if the model
+        has none of that name), and the mean entropy in nats.
+    """
+    statistics = {f"{name}_expert_weight": 0.0 for name in EXPERTS}
+    statistics |= {f"{name}_expert_share": 0.0 for name in EXPERTS}
+    for index, name in enumerate(names):
+        statistics[f"{name}_expert_weight"] = gates[:, index].mean().item()
+        statistics[f"{name}_expert_share"] = (gates[:, index] > 0).float().mean().item()
+    return statistics | {"gate_entropy": gate_entropy(gates).item() if len(names) else 0.0}

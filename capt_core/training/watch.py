@@ -1,0 +1,41 @@
+"""Early warning that nothing is being learnt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from capt_core.params import Train
+
+LOOK_AFTER = 40
+STILL = 1e-3
+
+
+def schedule_warning(settings: Train, rates: Sequence[float]) -> str | None:
+    """A line if the learning rate never leaves its warm-up value, known before training."""
+    if max(rates) > settings.warmup_learning_rate:
+        return None
+    return (
+        f"the learning rate never rises above {max(rates):g}: train.warmup_epochs="
+        f"{settings.warmup_epochs} covers all of train.epochs={settings.epochs}; train longer"
+    )
+
+
+def loss_warning(losses: Sequence[float]) -> str | None:
+    """A line if the loss stands still: the means of the first and last quarter hardly differ.
+
+    Args:
+        losses: of every step at the full learning rate so far.
+
+    Returns:
+        None as long as there are fewer than 40 steps, or the loss moves.
+    """
+    if len(losses) < LOOK_AFTER:
+        return None
+    quarter = len(losses) // 4
+    first, last = sum(losses[:quarter]) / quarter, sum(losses[-quarter:]) / quarter
+    if abs(last - first) > STILL * max(abs(first), 1e-12):
+        return None
+    return (
+        f"the loss does not move ({first:.4f} -> {last:.4f} in {len(losses)} steps); "
+        "raise train.learning_rate or check the data"
+    )

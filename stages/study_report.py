@@ -1,0 +1,46 @@
+"""Command study-report: the study's tables beside the paper's."""
+
+from __future__ import annotations
+
+from stages import options
+
+
+def main(
+    dataset: options.Dataset,
+    seed: options.NoSeed = None,
+    params: options.Params = options.PARAMS,
+    artifacts: options.Artifacts = options.ARTIFACTS,
+    set_: options.Set = None,
+) -> None:
+    """Write the study's tables and charts."""
+    import polars as pl
+
+    from capt_core.artifacts.files import write_text
+    from capt_core.artifacts.layout import StudyLayout
+    from capt_core.artifacts.schemas import EVALUATION, RESULTS
+    from capt_core.artifacts.tables import read_provenance, read_table, write_table
+    from capt_core.data.dataset import load_dataset
+    from capt_core.errors import CaptError
+    from capt_core.params import load_study
+    from capt_core.reporting.paper_tables import TABLES
+    from capt_core.reporting.study import to_html, to_markdown
+    from stages.run import say, stage_run
+
+    with stage_run("study-report", dataset, seed, params, artifacts, set_) as run:
+        study = StudyLayout(artifacts)
+        records = [
+            path
+            for variant in load_study(params).variants
+            for path in study.evaluations(variant, dataset)
+        ]
+        if not records:
+            raise CaptError(
+                f"{study.folder}: no variant has been evaluated on {dataset}; "
+                "run: dvc repro study/dvc.yaml"
+            )
+        results = pl.concat([read_table(EVALUATION, path) for path in records]).sort(EVALUATION.key)
+        images = load_dataset(run.layout).samples.filter(pl.col("split") == "test").height
+        write_text(study.markdown, to_markdown(results, TABLES, images))
+        write_text(study.html, to_html(results, TABLES, images))
+        write_table(RESULTS, results, study.results, read_provenance(records[0]))
+        say(f"{len(records)} runs -> {study.markdown}, {study.html}")

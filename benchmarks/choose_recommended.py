@@ -1,6 +1,6 @@
 """How the preset `recommended` was chosen: no novel class and no test image is looked at.
 
-    python -m benchmarks.choose_recommended [--folds 4] [--seeds 1 2] [--work FOLDER]
+    OMP_WAIT_POLICY=PASSIVE python -m benchmarks.choose_recommended [--folds 4] [--seeds 1 2]
 
 Draws the embedded textures anew (another seed than the benchmark's, so none of its images occurs)
 and keeps the base classes only. Each fold takes some of their families for base classes and the

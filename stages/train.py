@@ -35,7 +35,7 @@ def main(
     from capt_core.artifacts.tables import write_table
     from capt_core.backbone.loading import load_backbone
     from capt_core.data.dataset import load_dataset
-    from capt_core.evaluation.visibility import sees
+    from capt_core.evaluation.visibility import Retention, sees
     from capt_core.methods.encoders import check_method
     from capt_core.methods.saved import write_tensors
     from capt_core.params import settings_hash
@@ -56,8 +56,9 @@ def main(
         origin = prepared.provenance(backbone.identity, used)
         paths = run.method_layout(method)
         tensors: dict[str, Any] = {}
-        retention = {"capt": settings.losses, "residual": settings.residual}.get(method)
-        seen = sees(method, settings.fewshot.shots, settings.build_bank.source, retention)
+        retention: dict[str, Retention] = {"capt": settings.losses, "residual": settings.residual}
+        shots, source = settings.fewshot.shots, settings.build_bank.source
+        seen = sees(method, shots, source, retention.get(method))
         facts: dict[str, Any] = {"method": method, "seed": run.seed, "sees": seen}
         log = pl.DataFrame(schema=dict(TRAINING_LOG.columns))
         checkpoint: Checkpoint | None = None

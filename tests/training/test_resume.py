@@ -92,7 +92,7 @@ def test_interrupted_training_ends_as_if_it_was_not(
 
 def test_training_may_be_interrupted_again_and_again(tmp_path: Path) -> None:
     settings = SETTINGS["adamw"]
-    adapter = {"alpha": "learned", "attention": "own", "form": "unsummed"}
+    adapter: dict[str, Any] = {"alpha": "learned", "attention": "own", "form": "unsummed"}
     whole = toy_trainer(tmp_path, settings, experts=Experts(), **adapter)
     expected = whole.fit()
     for after in (1, 2, 5):

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch.nn import functional
 
-from capt_core.data.images import ImageStyle, open_image, test_transform
+from capt_core.backbone.loading import Backbone
+from capt_core.data import images
+from capt_core.data.images import open_image
 from capt_core.params import Train
 from capt_core.training import views as views_module
 from capt_core.training.rows import Anchor
@@ -21,6 +21,7 @@ from capt_core.training.views import (
     CachedViews,
     Prefix,
     View,
+    Views,
     ViewSource,
     add_noise,
     asked_views,
@@ -33,14 +34,17 @@ from tests.training.toy import (
     ANCHORS,
     LABELS,
     toy_backbone,
-    toy_files,
     toy_model,
     toy_source,
     toy_trainer,
 )
 
 AUGMENTED = Train(epochs=2, batch_size=2, accumulate=2, views=3, representative_noise=0.1)
-BACKBONE = toy_backbone()
+
+
+@pytest.fixture(scope="module")
+def backbone() -> Backbone:
+    return toy_backbone()
 
 
 def all_views(numbers: int = 2) -> list[View]:
@@ -48,39 +52,43 @@ def all_views(numbers: int = 2) -> list[View]:
 
 
 @pytest.mark.parametrize("augmentation", ["crop_flip", "none"])
-def test_a_view_does_not_depend_on_what_is_asked_with_it(tmp_path: Path, augmentation: str) -> None:
+def test_a_view_does_not_depend_on_what_is_asked_with_it(
+    tmp_path: Path, backbone: Backbone, augmentation: str
+) -> None:
     settings = AUGMENTED.model_copy(update={"augmentation": augmentation})
     source = toy_source(tmp_path, settings)
     asked = all_views()
-    together = source.pixels(asked, BACKBONE)
+    together = source.pixels(asked, backbone)
     assert together.shape == (16, 3, 32, 32)
     torch.manual_seed(3)
     state = torch.get_rng_state()
     for row in reversed(range(len(asked))):
-        assert torch.equal(source.pixels([asked[row]], BACKBONE)[0], together[row]), asked[row]
+        assert torch.equal(source.pixels([asked[row]], backbone)[0], together[row]), asked[row]
     # Nor does it take from the generator that others use.
     assert torch.equal(torch.get_rng_state(), state)
     order = torch.randperm(16, generator=torch.Generator().manual_seed(1)).tolist()
-    shuffled = toy_source(tmp_path, settings).pixels([asked[row] for row in order], BACKBONE)
+    shuffled = toy_source(tmp_path, settings).pixels([asked[row] for row in order], backbone)
     assert torch.equal(shuffled, together[order])
-    threads = replace(source, workers=4).pixels(asked, BACKBONE)
+    threads = replace(source, workers=4).pixels(asked, backbone)
     assert torch.equal(threads, together)
 
 
-def test_views_differ_by_seed_sample_and_number(tmp_path: Path) -> None:
+def test_views_differ_by_seed_sample_and_number(tmp_path: Path, backbone: Backbone) -> None:
     source = toy_source(tmp_path, AUGMENTED)
-    base, number = source.pixels([View(0), View(0, 1)], BACKBONE)
-    (seed,) = toy_source(tmp_path, AUGMENTED, seed=2).pixels([View(0)], BACKBONE)
+    base, number = source.pixels([View(0), View(0, 1)], backbone)
+    (seed,) = toy_source(tmp_path, AUGMENTED, seed=2).pixels([View(0)], backbone)
     same_file = replace(source, files={0: source.files[0], 1: source.files[0]})
-    (sample,) = same_file.pixels([View(1)], BACKBONE)
+    (sample,) = same_file.pixels([View(1)], backbone)
     for other in (number, seed, sample):
         assert not torch.allclose(base, other)
 
 
-def test_without_augmentation_a_view_is_the_test_transform(tmp_path: Path) -> None:
+def test_without_augmentation_a_view_is_the_test_transform(
+    tmp_path: Path, backbone: Backbone
+) -> None:
     source = toy_source(tmp_path, Train(augmentation="none"))
-    found = source.pixels([View(i) for i in range(len(LABELS))], BACKBONE)
-    transform = test_transform(BACKBONE.style)
+    found = source.pixels([View(i) for i in range(len(LABELS))], backbone)
+    transform = images.test_transform(backbone.style)
     expected = [transform(open_image(path)) for path in source.files.values()]
     assert torch.equal(found, torch.stack(expected))
 
@@ -106,40 +114,42 @@ def test_noise_has_the_deviation_asked_for_on_pixels(deviation: float) -> None:
     assert torch.equal(again, noise)
 
 
-def test_only_noisy_views_have_noise(tmp_path: Path) -> None:
+def test_only_noisy_views_have_noise(tmp_path: Path, backbone: Backbone) -> None:
     source = toy_source(tmp_path, AUGMENTED)
-    clean, noisy = source.pixels([View(0), View(0, noisy=True)], BACKBONE)
-    style = BACKBONE.style
+    clean, noisy = source.pixels([View(0), View(0, noisy=True)], backbone)
+    style = backbone.style
     difference = (noisy - clean) * torch.tensor(style.std)[:, None, None]
     # The same crop; some of the noise is cut off at black and white.
     assert 0.05 < float(difference.std()) <= 0.11
     assert abs(float(difference.mean())) < 0.02
-    quiet = replace(source, noise=0.0).pixels([View(0), View(0, noisy=True)], BACKBONE)
+    quiet = replace(source, noise=0.0).pixels([View(0), View(0, noisy=True)], backbone)
     assert torch.equal(quiet[0], clean)
     assert torch.equal(quiet[1], clean)
 
 
-def test_the_prefix_holds_tokens_and_the_base_models_features(tmp_path: Path) -> None:
-    backbone = toy_backbone()
+def test_the_prefix_holds_tokens_and_the_base_models_features(
+    tmp_path: Path, backbone: Backbone
+) -> None:
     model = toy_model(backbone, blocks=1)
     source = toy_source(tmp_path, AUGMENTED)
     asked = [View(3), View(0, 1, True)]
     prefix = live_views(model, backbone, source)(asked)
-    images = source.pixels(asked, backbone)
+    pixels = source.pixels(asked, backbone)
     with torch.no_grad():
-        expected = functional.normalize(backbone.clip.encode_image(images), dim=-1)
-        assert torch.equal(prefix.tokens, model.frozen_prefix(images))
+        expected = functional.normalize(backbone.clip.encode_image(pixels), dim=-1)
+        assert torch.equal(prefix.tokens, model.frozen_prefix(pixels))
     assert torch.equal(prefix.features, expected)
     assert prefix.features.dtype == torch.float32
     assert not prefix.features.requires_grad
 
 
-def watched(seen: list[View]) -> Any:
-    def wrap(views: Any) -> Any:
+def watched(batches: list[list[View]]) -> Callable[[Views], Views]:
+    """Keep what is asked for, batch by batch."""
+
+    def wrap(views: Views) -> Views:
         def asked(wanted: Sequence[View]) -> Prefix:
-            seen.extend(wanted)
-            prefix: Prefix = views(wanted)
-            return prefix
+            batches.append(list(wanted))
+            return views(wanted)
 
         return asked
 
@@ -163,12 +173,13 @@ ONE_AND_BOTH = (*ANCHORS, Anchor(9, (1, 9), (1.0, 2.0)))
 )
 def test_all_that_training_asks_for_was_foreseen(tmp_path: Path, changes: dict[str, Any]) -> None:
     settings = AUGMENTED.model_copy(update={**changes, "epochs": 8})
-    seen: list[View] = []
-    trainer = toy_trainer(tmp_path, settings, anchors=ONE_AND_BOTH, wrap=watched(seen), blocks=0)
-    trainer.fit()
+    batches: list[list[View]] = []
+    wrap = watched(batches)
+    toy_trainer(tmp_path, settings, anchors=ONE_AND_BOTH, wrap=wrap, blocks=0).fit()
+    seen = {view for batch in batches for view in batch}
     foreseen = asked_views(ONE_AND_BOTH, settings)
     assert len(foreseen) == len(set(foreseen))
-    assert set(seen) <= set(foreseen)
+    assert seen <= set(foreseen)
     # Nor is much foreseen in vain: every image and every kind of view turns up.
     assert {(v.sample_id, v.noisy) for v in seen} == {(v.sample_id, v.noisy) for v in foreseen}
     assert {v.number for v in seen} == {v.number for v in foreseen}
@@ -188,34 +199,26 @@ def test_the_views_that_are_foreseen_by_hand() -> None:
 def test_noise_falls_on_representatives_only(tmp_path: Path, noise: float) -> None:
     settings = AUGMENTED.model_copy(update={"representative_noise": noise, "accumulate": 1})
     batches: list[list[View]] = []
-
-    def wrap(views: Any) -> Any:
-        def asked(wanted: Sequence[View]) -> Prefix:
-            batches.append(list(wanted))
-            prefix: Prefix = views(wanted)
-            return prefix
-
-        return asked
-
-    toy_trainer(tmp_path, settings, wrap=wrap, blocks=0).fit()
+    toy_trainer(tmp_path, settings, wrap=watched(batches), blocks=0).fit()
+    assert len(batches) == 6
     by_id = {anchor.sample_id: anchor for anchor in ANCHORS}
     for batch in batches:
         rows = list(batch)
         while rows:
             # An anchor stands before its representatives.
-            anchor, rows = by_id[rows[0].sample_id], rows
+            anchor = by_id[rows[0].sample_id]
             assert not rows[0].noisy
-            count = len(anchor.representatives)
-            follow = rows[1 : 1 + count]
-            assert [view.sample_id for view in follow] == list(anchor.representatives)
-            assert all(view.noisy == (noise > 0) for view in follow)
-            rows = rows[1 + count :]
+            following = rows[1 : 1 + len(anchor.representatives)]
+            assert [view.sample_id for view in following] == list(anchor.representatives)
+            assert all(view.noisy == (noise > 0) for view in following)
+            rows = rows[1 + len(following) :]
 
 
 def test_without_a_fixed_number_no_view_is_seen_twice(tmp_path: Path) -> None:
     settings = AUGMENTED.model_copy(update={"views": 0, "epochs": 4})
-    seen: list[View] = []
-    toy_trainer(tmp_path, settings, wrap=watched(seen), blocks=0).fit()
+    batches: list[list[View]] = []
+    toy_trainer(tmp_path, settings, wrap=watched(batches), blocks=0).fit()
+    seen = [view for batch in batches for view in batch]
     assert len(seen) > 50
     assert len({(view.sample_id, view.number) for view in seen}) == len(seen)
 
@@ -350,20 +353,3 @@ def test_the_name_of_a_cache_changes_with_all_it_depends_on() -> None:
 )
 def test_the_name_of_a_cache_does_not_change_with_anything_else(change: dict[str, Any]) -> None:
     assert base_name(**change) == base_name()
-
-
-@given(st.integers(0, 99), st.integers(0, 10**9), st.integers(0, 9))
-def test_large_view_numbers_are_views_as_any(seed: int, number: int, sample: int) -> None:
-    style = ImageStyle(32, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-    grey = torch.zeros(3, 2, 2)
-    draws = views_module.generator("noise", seed, sample, number)
-    again = views_module.generator("noise", seed, sample, number)
-    assert torch.equal(
-        add_noise(grey, 0.1, style.mean, style.std, draws),
-        add_noise(grey, 0.1, style.mean, style.std, again),
-    )
-
-
-def test_files_of_the_toy_are_what_the_tests_take_them_for(tmp_path: Path) -> None:
-    files = toy_files(tmp_path)
-    assert [open_image(path).size for path in files.values()] == [(48, 40)] * len(LABELS)

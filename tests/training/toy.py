@@ -88,6 +88,7 @@ def toy_trainer(
     *,
     losses: Losses = LOSSES,
     experts: Experts | None = None,
+    backbone: Backbone | None = None,
     cached: bool = False,
     checkpoint: Checkpoint | None = None,
     anchors: tuple[Anchor, ...] = ANCHORS,
@@ -102,6 +103,7 @@ def toy_trainer(
         settings: the `train` section.
         losses: the `losses` section.
         experts: the `experts` section.
+        backbone: the frozen base model.
         cached: take the views from a cache.
         checkpoint: where to keep the state.
         anchors: what is trained on.
@@ -109,7 +111,7 @@ def toy_trainer(
         prepare: done to the model before training.
         adapter: the `adapter` section.
     """
-    backbone = toy_backbone()
+    backbone = backbone or toy_backbone()
     model = toy_model(backbone, experts, **adapter)
     prepare(model)
     source = toy_source(folder, settings)

@@ -59,7 +59,12 @@ def test_step_0_is_the_frozen_tower_bit_for_bit(clip: Any, blocks: Any) -> None:
 def test_every_setting_starts_as_the_tower_and_acts_after_it(
     clip: Any, form: str, parts: str, attention: str, alpha: str
 ) -> None:
-    settings = {"form": form, "parts": parts, "attention": attention, "alpha": alpha}
+    settings: dict[str, Any] = {
+        "form": form,
+        "parts": parts,
+        "attention": attention,
+        "alpha": alpha,
+    }
     model = capt_model(clip, experts=WITHOUT_EXPERTS, **settings)
     with torch.no_grad():
         frozen = clip.encode_image(photos())
@@ -113,7 +118,7 @@ def test_every_part_acts_once_it_has_left_the_start(clip: Any, blocks: Any) -> N
         assert not torch.allclose(mixed(photos()), frozen)
 
 
-def reference_context(adapter: Any, block: Any, z: torch.Tensor) -> torch.Tensor:
+def reference_context(adapter: Any, block: Any, z: torch.Tensor) -> Any:
     """X-hat of eq. 10 from normalised tokens, by calls of the attention alone."""
     settings = adapter.settings
     attention = adapter.own_attention or block.attn
@@ -126,8 +131,7 @@ def reference_context(adapter: Any, block: Any, z: torch.Tensor) -> torch.Tensor
     if settings.form == "broadcast":
         return patches + g
     if settings.form == "swapped":
-        swapped: torch.Tensor = attention(patches, z, z, need_weights=False)[0]
-        return swapped
+        return attention(patches, z, z, need_weights=False)[0]
     to_value, bias = attention.in_proj_weight[64:], attention.in_proj_bias[64:]
     shares = weights[:, :, 0].repeat_interleave(16, dim=1).transpose(1, 2)
     terms = shares * functional.linear(patches, to_value, bias)
@@ -144,7 +148,7 @@ def reference_features(clip: Any, model: CaptModel, images: torch.Tensor, alpha:
             adapter = model.adapters[str(index)]
             context = reference_context(adapter, block, block.ln_1(x))
             kernel = adapter.get_parameter("kernel")
-            grid = context.transpose(1, 2).unflatten(2, (4, 4))
+            grid = context.transpose(1, 2).reshape(-1, 32, 4, 4)
             detail = functional.conv2d(grid, kernel, padding="same", groups=32).flatten(2)
             x = torch.cat([x[:, :1], x[:, 1:] + alpha * detail.transpose(1, 2)], dim=1)
         x = block(x)
@@ -309,7 +313,7 @@ def test_training_changes_every_trainable_tensor_and_no_frozen_one(
 def test_gradients_reach_every_trainable_tensor(
     clip: Any, blocks: Any, form: str, quick: bool
 ) -> None:
-    settings = {"form": form, "attention": "own", "alpha": "learned"}
+    settings: dict[str, Any] = {"form": form, "attention": "own", "alpha": "learned"}
     model = capt_model(clip, blocks, experts=Experts(active=3), **settings)
     randomise(model)
     features, _ = model.features(

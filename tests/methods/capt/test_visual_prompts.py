@@ -1,4 +1,4 @@
-"""Towers with learned visual prompts (IVLP): where the prompt tokens stand, and who changes them."""
+"""Towers with learned visual prompts (IVLP): where prompt tokens stand and what changes them."""
 
 from __future__ import annotations
 

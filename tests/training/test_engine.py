@@ -1,0 +1,312 @@
+"""The training loop: what a step is, what it leaves alone, and what it reports."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import polars as pl
+import pytest
+import torch
+from polars.testing import assert_frame_equal
+from torch.nn import functional
+
+from capt_core.artifacts.schemas import TRAINING_LOG
+from capt_core.methods.capt.model import CaptModel
+from capt_core.params import Experts, Losses, Train
+from capt_core.training import engine
+from capt_core.training.engine import Fitted, Trainer, make_optimizer, set_learning_rate
+from capt_core.training.rows import Anchor, build_rows
+from capt_core.training.schedule import epoch_learning_rates
+from capt_core.training.views import View
+from tests.methods.capt.reference import randomise
+from tests.training.toy import ANCHORS, LABELS, LOSSES, toy_backbone, toy_model, toy_trainer
+
+UNMASKED = Experts(mask_rate=0.0)
+PLAIN_SGD = Train(
+    epochs=1,
+    batch_size=2,
+    learning_rate=0.1,
+    momentum=0.0,
+    weight_decay=0.0,
+    warmup_epochs=0,
+    augmentation="none",
+)
+
+
+def fit(folder: Path, settings: Train, **arguments: Any) -> tuple[Trainer, Fitted]:
+    trainer = toy_trainer(folder, settings, **arguments)
+    return trainer, trainer.fit()
+
+
+def weights(trainer: Trainer) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in trainer.model.state_dict().items()}
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("blocks", ["all", 1])
+def test_a_cached_prefix_trains_as_computing_it_anew(
+    tmp_path: Path, optimizer: str, blocks: Any
+) -> None:
+    # The presets `paper` and `fast` with equal blocks, views and seeds.
+    settings = Train.model_validate(
+        {
+            "epochs": 4,
+            "batch_size": 2,
+            "learning_rate": 0.01,
+            "optimizer": optimizer,
+            "views": 3,
+            "augmentation": "crop_flip",
+            "representative_noise": 0.1,
+        }
+    )
+    live, computed = fit(tmp_path, settings, blocks=blocks)
+    cached, kept = fit(tmp_path, settings, blocks=blocks, cached=True)
+    # Prefixes differ in rounding only: their images went through the tower in other batches.
+    assert_frame_equal(kept.log, computed.log, rel_tol=1e-5, abs_tol=1e-6)
+    state = weights(live)
+    for name, value in weights(cached).items():
+        torch.testing.assert_close(value, state[name], rtol=1e-5, atol=1e-6, msg=name)
+
+
+def test_equal_seeds_give_equal_bits_and_other_seeds_other_weights(tmp_path: Path) -> None:
+    settings = Train(epochs=2, batch_size=2, learning_rate=0.01)
+    one, log = fit(tmp_path, settings)
+    torch.manual_seed(5)
+    again, same_log = fit(tmp_path, settings)
+    assert_frame_equal(same_log.log, log.log, check_exact=True)
+    assert all(torch.equal(value, weights(one)[name]) for name, value in weights(again).items())
+    other = toy_trainer(tmp_path, settings)
+    other.seed = 2
+    assert not other.fit().log["loss"].equals(log.log["loss"])
+
+
+def step_gradients(trainer: Trainer, batch: list[Anchor]) -> dict[str, torch.Tensor]:
+    """Gradients of one batch, put together from the parts of the step."""
+    model, task = trainer.model, trainer.task
+    model.zero_grad()
+    rows = build_rows(batch, LABELS, 5.0)
+    prefix = task.views([View(sample_id) for sample_id in rows.sample_ids])
+    features, gates = model.features(prefix.tokens, rows.alphas)
+    images = functional.normalize(features, dim=1)
+    loss, _ = task.objective(images, prefix.features, gates, rows.labels, rows.anchors)
+    loss.backward()  # type: ignore[no-untyped-call]
+    return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+
+
+WITH_REPRESENTATIVES = tuple(anchor for anchor in ANCHORS if anchor.alphas)[:4]
+
+
+def test_a_step_goes_down_the_mean_gradient_of_its_batches(tmp_path: Path) -> None:
+    settings = PLAIN_SGD.model_copy(update={"accumulate": 2, "gate_rate": 3.0})
+    arguments: dict[str, Any] = {
+        "experts": UNMASKED,
+        "anchors": WITH_REPRESENTATIVES,
+        "prepare": randomise,
+        "blocks": 2,
+    }
+    trainer = toy_trainer(tmp_path, settings, **arguments)
+    start = weights(trainer)
+    ((_, _, batches),) = list(trainer._steps())
+    assert [len(batch) for batch in batches] == [2, 2]
+    fitted = trainer.fit()
+    assert fitted.log.height == 1
+    assert fitted.log["rows"].item() == sum(1 + len(a.alphas) for a in WITH_REPRESENTATIVES)
+
+    other = toy_trainer(tmp_path, settings, **arguments)
+    one, two = (step_gradients(other, batch) for batch in batches)
+    for name in one:
+        rate = 0.1 * (3.0 if name == "experts.residual_gate" else 1.0)
+        expected = start[name] - rate * (one[name] + two[name]) / 2
+        torch.testing.assert_close(weights(trainer)[name], expected, rtol=1e-6, atol=1e-7)
+
+
+def test_the_last_step_of_an_epoch_may_have_fewer_batches(tmp_path: Path) -> None:
+    # Six anchors are three batches of two, which are steps of two batches and of one.
+    settings = PLAIN_SGD.model_copy(update={"accumulate": 2, "epochs": 2})
+    trainer, fitted = fit(tmp_path, settings, experts=UNMASKED, blocks=0)
+    assert trainer.step_count == 4
+    assert fitted.log["epoch"].to_list() == [1, 1, 2, 2]
+    every = sum(1 + len(anchor.alphas) for anchor in ANCHORS)
+    assert fitted.log.group_by("epoch").agg(pl.col("rows").sum())["rows"].to_list() == [every] * 2
+    assert fitted.speed["step"].to_list() == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_each_group_follows_the_schedule_with_its_own_factor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optimizer: str
+) -> None:
+    settings = Train.model_validate(
+        {
+            "epochs": 5,
+            "batch_size": 3,
+            "optimizer": optimizer,
+            "learning_rate": 0.01,
+            "gate_rate": 30.0,
+            "warmup_epochs": 2,
+            "augmentation": "none",
+        }
+    )
+    made: list[torch.optim.Optimizer] = []
+
+    def make(model: CaptModel, given: Train) -> torch.optim.Optimizer:
+        made.append(make_optimizer(model, given))
+        return made[0]
+
+    monkeypatch.setattr(engine, "make_optimizer", make)
+    trainer = toy_trainer(tmp_path, settings, cached=True, blocks=0)
+    seen: list[list[float]] = []
+    trainer.advance = lambda _: seen.append([group["lr"] for group in made[0].param_groups])
+    log = trainer.fit().log
+    rates = epoch_learning_rates(0.01, 5, 2, 1e-5)
+    expected = [[rate, 30 * rate] for rate in rates for _ in range(2)]
+    assert seen == expected
+    assert log["learning_rate"].to_list() == [rate for rate, _ in expected]
+    (gate,) = made[0].param_groups[1]["params"]
+    assert gate is trainer.model.experts.residual_gate
+    every = sum(len(group["params"]) for group in made[0].param_groups)
+    assert every == len(list(trainer.model.parameters()))
+
+
+def test_setting_a_rate_twice_does_not_compound(tmp_path: Path) -> None:
+    trainer = toy_trainer(tmp_path, Train(gate_rate=4.0))
+    optimizer = make_optimizer(trainer.model, trainer.settings)
+    for rate in (0.5, 0.5, 0.25):
+        set_learning_rate(optimizer, rate)
+        assert [group["lr"] for group in optimizer.param_groups] == [rate, 4 * rate]
+
+
+def test_the_frozen_tower_stays_bit_for_bit(tmp_path: Path) -> None:
+    trainer = toy_trainer(tmp_path, Train(epochs=2, batch_size=2, learning_rate=0.1))
+    clip = trainer.backbone.clip
+    before = {name: value.clone() for name, value in clip.state_dict().items()}
+    start = weights(trainer)
+    trainer.fit()
+    assert all(torch.equal(value, before[name]) for name, value in clip.state_dict().items())
+    changed = [name for name, value in weights(trainer).items() if not value.equal(start[name])]
+    assert "adapters.0.kernel" in changed
+    assert "experts.residual_gate" in changed
+    assert not any(name.endswith("centres") for name in changed)
+
+
+def test_what_was_learnt_is_interpolated_once_at_the_end(tmp_path: Path) -> None:
+    settings = Train(epochs=2, batch_size=2, learning_rate=0.01)
+    whole, log = fit(tmp_path, settings)
+    part, same_log = fit(tmp_path, settings.model_copy(update={"interpolation": 0.25}))
+    assert_frame_equal(same_log.log, log.log, check_exact=True)
+    for name, value in weights(whole).items():
+        share = 0.25 if name.endswith((".kernel", "residual_gate")) else 1.0
+        assert torch.equal(weights(part)[name], share * value), name
+
+
+def test_masks_are_drawn_anew_in_every_step(tmp_path: Path) -> None:
+    # With one batch per epoch, no augmentation and no learning, only masks tell steps apart.
+    settings = PLAIN_SGD.model_copy(
+        update={"epochs": 3, "batch_size": 6, "learning_rate": 1e-12, "warmup_epochs": 0}
+    )
+
+    def losses(experts: Experts) -> list[float]:
+        _, fitted = fit(
+            tmp_path, settings, experts=experts, cached=True, prepare=randomise, blocks=0
+        )
+        found: list[float] = fitted.log["loss"].to_list()
+        return found
+
+    masked = losses(Experts(mask_rate=0.5))
+    assert len({round(loss, 4) for loss in masked}) == 3
+    assert losses(Experts(mask_rate=0.5)) == masked
+    plain = losses(UNMASKED)
+    assert plain == pytest.approx([plain[0]] * 3, rel=1e-5)
+
+
+def test_the_log_by_hand(tmp_path: Path) -> None:
+    # One step over two anchors: alphas 4.5 and 2.5, the anchor 3.5; without any: 5, the start.
+    settings = PLAIN_SGD.model_copy(update={"epochs": 2})
+    anchors = (ANCHORS[0], ANCHORS[2])
+    trainer, fitted = fit(tmp_path, settings, anchors=anchors, experts=UNMASKED, momentum=0.25)
+    log = fitted.log
+    assert log.schema == dict(TRAINING_LOG.columns)
+    first, second = log.iter_rows(named=True)
+    assert (first["step"], first["epoch"], first["rows"]) == (1, 1, 4)
+    assert (first["alpha_min"], first["alpha_max"]) == (2.5, 5.0)
+    assert first["alpha_mean"] == pytest.approx((3.5 + 4.5 + 2.5 + 5.0) / 4)
+    # The running mean is that of the rows with a retrieval, and serves the other anchor next.
+    assert first["alpha_running"] == pytest.approx(3.5)
+    assert second["alpha_mean"] == pytest.approx((3.5 + 4.5 + 2.5 + 3.5) / 4)
+    assert first["residual_gate"] == 0.0
+    assert second["residual_gate"] != 0.0
+    for row in (first, second):
+        parts = sum(
+            weight * row[f"{name}_loss"]
+            for name, weight in (
+                ("confusion", LOSSES.confusion_weight),
+                ("original", LOSSES.original_weight),
+                ("load_balance", LOSSES.load_balance_weight),
+                ("retention", LOSSES.retention_weight),
+                ("feature", LOSSES.feature_weight),
+            )
+        )
+        assert row["loss"] == pytest.approx(parts)
+        shares = [row[f"{n}_expert_share"] for n in ("sample", "commonality", "difference")]
+        assert sum(shares) == pytest.approx(2)
+    # The first step sees the base model itself.
+    assert first["retention_loss"] == pytest.approx(0, abs=1e-6)
+    assert first["feature_loss"] == pytest.approx(0, abs=1e-6)
+    assert float(trainer.model.running_alpha) == pytest.approx(3.5)
+
+
+@pytest.mark.parametrize(("alpha", "used"), [("constant", 5.0), ("learned", 5.0)])
+def test_the_log_tells_the_alpha_that_was_used(tmp_path: Path, alpha: str, used: float) -> None:
+    _, fitted = fit(tmp_path, PLAIN_SGD, alpha=alpha)
+    row = fitted.log.row(0, named=True)
+    assert (row["alpha_min"], row["alpha_mean"], row["alpha_max"]) == (used, used, used)
+    if alpha == "learned":
+        # Once the kernels have left zero, it learns.
+        assert fitted.log["alpha_mean"].to_list()[-1] != used
+
+
+@pytest.mark.parametrize(("choice", "alpha"), [("mean", 3.5), ("max", 4.5), ("first", 4.5)])
+def test_the_anchors_alpha_is_chosen_in_the_settings(
+    tmp_path: Path, choice: str, alpha: float
+) -> None:
+    _, fitted = fit(
+        tmp_path,
+        PLAIN_SGD.model_copy(update={"batch_size": 1}),
+        anchors=(ANCHORS[0],),
+        anchor_alpha=choice,
+    )
+    expected = (alpha + 4.5 + 2.5) / 3
+    assert fitted.log["alpha_mean"].item() == pytest.approx(expected)
+
+
+def test_mixed_precision_trains_alike_with_losses_in_full(tmp_path: Path) -> None:
+    settings = Train(epochs=3, batch_size=2, learning_rate=0.01, augmentation="none")
+    _, exact = fit(tmp_path, settings, blocks=1)
+    backbone = replace(toy_backbone(), autocast=torch.bfloat16)
+    trainer = toy_trainer(tmp_path, settings, backbone=backbone, blocks=1)
+    seen: list[torch.dtype] = []
+    objective = trainer.task.objective
+
+    def watched(images: torch.Tensor, base: torch.Tensor, *rest: torch.Tensor) -> Any:
+        seen.extend((images.dtype, base.dtype, rest[0].dtype))
+        return objective(images, base, *rest)
+
+    trainer.task = replace(trainer.task, objective=cast(Any, watched))
+    rough = trainer.fit()
+    assert set(seen) == {torch.float32}
+    assert rough.log["loss"].to_list() == pytest.approx(exact.log["loss"].to_list(), rel=0.05)
+    assert all(parameter.dtype == torch.float32 for parameter in trainer.model.parameters())
+
+
+def test_a_model_without_experts_or_without_adapters_trains(tmp_path: Path) -> None:
+    for arguments in (
+        {"experts": Experts(granularities=[])},
+        {"blocks": 0},
+        {"experts": Experts(routing="mean"), "blocks": [1]},
+    ):
+        trainer, fitted = fit(tmp_path, PLAIN_SGD, losses=Losses(), **arguments)
+        assert fitted.log.height == 3
+        fresh = toy_model(trainer.backbone, **arguments)
+        moved = [n for n, v in weights(trainer).items() if not v.equal(fresh.state_dict()[n])]
+        assert moved, arguments

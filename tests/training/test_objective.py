@@ -1,0 +1,169 @@
+"""The objective of a step: parts, weights, and which rows count for what."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.nn import functional
+
+from capt_core.methods.capt.experts import load_balance_loss, route
+from capt_core.methods.capt.losses import confusion_loss, original_loss
+from capt_core.methods.retention import distillation_loss, feature_loss
+from capt_core.params import Losses
+from capt_core.training.objective import Objective, gate_statistics
+from tests.methods.capt.reference import normal
+
+SCALE = 7.0
+LABELS = torch.tensor([0, 1, 2, 0, 1])
+ANCHORS = torch.tensor([True, False, False, True, False])
+NOTHING = Losses(confusion_weight=0.0)
+WEIGHTS = {
+    "confusion_loss": "confusion_weight",
+    "original_loss": "original_weight",
+    "load_balance_loss": "load_balance_weight",
+    "retention_loss": "retention_weight",
+    "feature_loss": "feature_weight",
+}
+
+
+def unit(*shape: int, seed: int) -> torch.Tensor:
+    return functional.normalize(normal(*shape, seed=seed), dim=-1)
+
+
+CLASSES, NAMES = unit(3, 6, seed=1), unit(8, 6, seed=2)
+IMAGES, BASE = unit(5, 6, seed=3), unit(5, 6, seed=4)
+GATES = route(normal(5, 6, seed=5), normal(6, 3, seed=6), 2)
+
+
+def objective(settings: Losses) -> Objective:
+    return Objective(settings, CLASSES, NAMES, SCALE)
+
+
+def test_the_parts_are_the_losses_of_their_names() -> None:
+    settings = Losses(false_negatives="multi_positive", factor="sum")
+    _, parts = objective(settings)(IMAGES, BASE, GATES, LABELS, ANCHORS)
+    texts = CLASSES[LABELS]
+    expected = {
+        "confusion_loss": confusion_loss(IMAGES, texts, LABELS, SCALE, "multi_positive", "sum"),
+        "original_loss": original_loss(IMAGES[[0, 3]], CLASSES, LABELS[[0, 3]], SCALE),
+        "load_balance_loss": load_balance_loss(GATES),
+        "retention_loss": distillation_loss(IMAGES[[0, 3]], BASE[[0, 3]], NAMES, SCALE),
+        "feature_loss": feature_loss(IMAGES[[0, 3]], BASE[[0, 3]]),
+    }
+    assert parts == {name: value.item() for name, value in expected.items()}
+
+
+@given(st.lists(st.floats(0, 10), min_size=5, max_size=5))
+def test_the_loss_is_the_weighted_sum_of_its_parts(weights: list[float]) -> None:
+    settings = Losses.model_validate(dict(zip(WEIGHTS.values(), weights, strict=True)))
+    total, parts = objective(settings)(IMAGES, BASE, GATES, LABELS, ANCHORS)
+    expected = sum(weight * parts[name] for name, weight in zip(WEIGHTS, weights, strict=True))
+    assert float(total) == pytest.approx(expected)
+    # Parts are told as they are, whatever they weigh.
+    assert parts == objective(NOTHING)(IMAGES, BASE, GATES, LABELS, ANCHORS)[1]
+
+
+def test_a_step_by_hand() -> None:
+    # Two anchors at scale ln 3, images on their class texts but for the second's base features.
+    eye = torch.eye(2, dtype=torch.float64)
+    settings = Losses(
+        confusion_weight=2.0,
+        original_weight=3.0,
+        load_balance_weight=5.0,
+        retention_weight=7.0,
+        feature_weight=11.0,
+    )
+    total, parts = Objective(settings, eye, eye, math.log(3))(
+        eye, eye[[0, 0]], torch.tensor([[1.0, 0.0]] * 2), torch.tensor([0, 1]), torch.ones(2) > 0
+    )
+    log = math.log(4 / 3)
+    expected = {
+        "confusion_loss": log,
+        "original_loss": log,
+        "load_balance_loss": 2.0,
+        "retention_loss": math.log(3) / 4,
+        "feature_loss": 0.5,
+    }
+    assert parts == pytest.approx(expected)
+    assert float(total) == pytest.approx(5 * log + 10 + 7 * math.log(3) / 4 + 5.5)
+
+
+@pytest.mark.parametrize("weight", ["original_weight", "retention_weight", "feature_weight"])
+def test_only_anchors_count_for_the_original_loss_and_retention(weight: str) -> None:
+    images = IMAGES.clone().requires_grad_(True)
+    settings = NOTHING.model_copy(update={weight: 1.0})
+    total, _ = objective(settings)(images, BASE, GATES, LABELS, ANCHORS)
+    total.backward()  # type: ignore[no-untyped-call]
+    assert images.grad is not None
+    assert images.grad.any(dim=1).tolist() == ANCHORS.tolist()
+    # What representatives show or are called makes no difference.
+    others = IMAGES.clone(), BASE.clone(), LABELS.clone()
+    for tensor in others:
+        tensor[~ANCHORS] = tensor[~ANCHORS].flip(0)
+    assert torch.equal(
+        objective(settings)(others[0], others[1], GATES, others[2], ANCHORS)[0], total
+    )
+
+
+def test_every_row_counts_for_the_confusion_loss() -> None:
+    images = IMAGES.clone().requires_grad_(True)
+    objective(Losses())(images, BASE, GATES, LABELS, ANCHORS)[0].backward()  # type: ignore[no-untyped-call]
+    assert images.grad is not None
+    assert images.grad.any(dim=1).all()
+
+
+def test_the_base_model_is_no_part_of_what_is_learnt() -> None:
+    settings = Losses(retention_weight=1.0, feature_weight=1.0)
+    images = IMAGES.clone().requires_grad_(True)
+    total, _ = objective(settings)(images, BASE, GATES, LABELS, ANCHORS)
+    total.backward()  # type: ignore[no-untyped-call]
+    assert not BASE.requires_grad
+    assert BASE.grad is None
+
+
+def test_without_experts_there_is_nothing_to_balance() -> None:
+    settings = Losses(load_balance_weight=1.0)
+    total, parts = objective(settings)(IMAGES, BASE, GATES[:, :0], LABELS, ANCHORS)
+    assert parts["load_balance_loss"] == 0.0
+    assert float(total) == pytest.approx(parts["confusion_loss"])
+
+
+def test_gate_statistics_by_hand() -> None:
+    gates = torch.tensor([[0.75, 0.25], [1.0, 0.0], [0.5, 0.5], [0.0, 1.0]])
+    found = gate_statistics(gates, ["sample", "difference"])
+    entropy = (0.75 * math.log(4 / 3) + 0.25 * math.log(4) + math.log(2)) / 4
+    assert found == pytest.approx(
+        {
+            "sample_expert_weight": 2.25 / 4,
+            "commonality_expert_weight": 0.0,
+            "difference_expert_weight": 1.75 / 4,
+            "sample_expert_share": 0.75,
+            "commonality_expert_share": 0.0,
+            "difference_expert_share": 0.75,
+            "gate_entropy": entropy,
+        }
+    )
+
+
+def test_gate_statistics_without_experts_are_all_zero() -> None:
+    found = gate_statistics(torch.zeros(4, 0), [])
+    assert set(found.values()) == {0.0}
+    assert (
+        found.keys()
+        == gate_statistics(torch.eye(3), ["sample", "commonality", "difference"]).keys()
+    )
+
+
+@given(st.integers(0, 999), st.integers(1, 3))
+def test_gate_statistics_are_shares(seed: int, active: int) -> None:
+    gates = route(normal(6, 5, seed=seed), normal(5, 3, seed=seed + 1), active)
+    found = gate_statistics(gates, ["sample", "commonality", "difference"])
+    weights = sum(value for name, value in found.items() if name.endswith("weight"))
+    shares = sum(value for name, value in found.items() if name.endswith("share"))
+    assert weights == pytest.approx(1)
+    assert shares == pytest.approx(active)
+    assert -1e-9 <= found["gate_entropy"] <= math.log(active) + 1e-9

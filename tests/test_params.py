@@ -10,10 +10,13 @@ from pydantic import BaseModel
 
 from capt_core.errors import CaptError
 from capt_core.params import (
+    EXPERTS,
+    Losses,
     Matrix,
     Settings,
     Train,
     load_settings,
+    load_study,
     settings_hash,
 )
 
@@ -53,8 +56,15 @@ def test_a_file_without_sections_gives_the_defaults(tmp_path: Path) -> None:
         ("train: {epochs: 0}\n", ["train.epochs", "greater than or equal to 1", "0"]),
         ("train: {learning_rate: 0}\n", ["train.learning_rate", "greater than 0"]),
         ("train: {momentum: 1}\n", ["train.momentum", "less than 1"]),
-        ("train: {active_experts: 4}\n", ["train.active_experts", "less than or equal to 3"]),
-        ("train: {adapter_blocks: some}\n", ["train.adapter_blocks", "'some'"]),
+        ("experts: {active: 4}\n", ["experts.active", "less than or equal to 3"]),
+        ("experts: {granularities: [word]}\n", ["experts.granularities.0", "'word'"]),
+        ("adapter: {blocks: some}\n", ["adapter.blocks", "'some'"]),
+        ("adapter: {blocks: -1}\n", ["adapter.blocks", "-1"]),
+        ("adapter: {blocks: [0, -1]}\n", ["adapter.blocks", "-1"]),
+        ("adapter: {form: mirrored}\n", ["adapter.form", "'mirrored'"]),
+        ("losses: {retention_weight: -1}\n", ["losses.retention_weight", "-1"]),
+        ("train: {interpolation: 0}\n", ["train.interpolation", "greater than 0"]),
+        ("train: {cache_prefix: true}\n", ["train", "set views to 1 or more"]),
         ("train: {optimizer: adam}\n", ["train.optimizer", "'sgd' or 'adamw'", "'adam'"]),
         ("data: {root: 3}\n", ["data.root", "string"]),
         ("data: {on_bad_image: skip}\n", ["data.on_bad_image", "'error' or 'quarantine'"]),
@@ -144,8 +154,11 @@ def test_overrides_win_over_the_data_set_and_later_ones_over_earlier(tmp_path: P
         ("train.epochs=3", "train", "epochs", 3),
         ("train.learning_rate=1", "train", "learning_rate", 1.0),
         ("train.learning_rate=0.5", "train", "learning_rate", 0.5),
-        ("train.adapter_blocks=2", "train", "adapter_blocks", 2),
-        ("train.adapter_blocks=all", "train", "adapter_blocks", "all"),
+        ("adapter.blocks=2", "adapter", "blocks", 2),
+        ("adapter.blocks=all", "adapter", "blocks", "all"),
+        ("adapter.blocks=[0, 2]", "adapter", "blocks", [0, 2]),
+        ("experts.granularities=[]", "experts", "granularities", []),
+        ("adapter.scale=3", "adapter", "scale", 3.0),
         ("prepare.check_images=none", "prepare", "check_images", "none"),
         ("build-bank.source=full_train", "build_bank", "source", "full_train"),
         ("data.root=2024", "data", "root", "2024"),
@@ -204,10 +217,10 @@ def test_exponents_do_for_floats(tmp_path: Path, number: str) -> None:
     assert settings.train.learning_rate == float(number)
 
 
-@pytest.mark.parametrize("key", ["learning_rate", "weight_decay", "adapter_scale"])
+@pytest.mark.parametrize("key", ["train.learning_rate", "train.weight_decay", "adapter.scale"])
 @pytest.mark.parametrize("number", [".inf", ".nan"])
 def test_numbers_must_be_finite(tmp_path: Path, key: str, number: str) -> None:
-    assert f"train.{key}" in refusal(write(tmp_path, ""), f"train.{key}={number}")
+    assert key in refusal(write(tmp_path, ""), f"{key}={number}")
 
 
 @pytest.mark.parametrize("text", ["[drafts", "@home", "*", "%tmp", "a: b: c"])
@@ -232,21 +245,137 @@ def test_the_hash_follows_the_values_not_their_order() -> None:
 def test_the_projects_own_file_is_sound(project: Path) -> None:
     document = yaml.safe_load((project / "params.yaml").read_text(encoding="utf-8"))
     for dataset in document["datasets"]:
-        load_settings(project / "params.yaml", dataset)
+        for variant in (None, *document["variants"]):
+            load_settings(project / "params.yaml", dataset, variant=variant)
         # The pipeline tracks this key for every data set; DVC stops when it is not there.
         assert dataset in document["per_dataset"]
 
 
-def test_the_projects_own_file_lists_every_setting_with_its_default(project: Path) -> None:
+def test_the_projects_own_file_lists_every_setting(project: Path) -> None:
     document = yaml.safe_load((project / "params.yaml").read_text(encoding="utf-8"))
     for name, field in Settings.model_fields.items():
         section = field.annotation
         assert isinstance(section, type)
         assert issubclass(section, BaseModel)
         assert set(document[name]) == set(section.model_fields), name
-    assert set(document) == {*Settings.model_fields, *Matrix.model_fields, "per_dataset"}
-    settings, _ = load_settings(project / "params.yaml")
-    assert settings == Settings()
+    beside = {"per_dataset", "variants", "study"}
+    assert set(document) == {*Settings.model_fields, *Matrix.model_fields, *beside}
+
+
+def test_the_defaults_are_the_papers_as_is_the_variant_of_that_name(project: Path) -> None:
+    defaults = Settings()
+    paper, _ = load_settings(project / "params.yaml", variant="paper")
+    # The residual is a baseline of ours.
+    assert paper.model_copy(update={"residual": defaults.residual}) == defaults
+    # Batch, epochs, pairs, s and gamma are stated in the paper; the others are its release's.
+    train, adapter, experts = defaults.train, defaults.adapter, defaults.experts
+    assert (train.batch_size, train.epochs, defaults.mine_pairs.pairs) == (4, 25, 5)
+    assert (adapter.scale, adapter.exponent, defaults.mine_samples.representatives) == (5.0, 0.5, 1)
+    assert (train.optimizer, train.learning_rate) == ("sgd", 0.002)
+    assert (train.momentum, train.weight_decay) == (0.9, 0.0005)
+    assert (train.warmup_epochs, train.warmup_learning_rate) == (1, 1e-5)
+    assert (adapter.blocks, adapter.kernel_size) == ("all", 3)
+    assert (experts.granularities, experts.active) == (list(EXPERTS), 2)
+    assert (experts.mask_rate, defaults.cluster_prompts.clusters) == (0.3, 5)
+    # L_confuse alone, and nothing that the paper does not have.
+    assert defaults.losses == Losses(confusion_weight=1.0, original_weight=0.0)
+    weights = defaults.losses.model_dump()
+    assert [name for name, value in weights.items() if name.endswith("weight") and value] == [
+        "confusion_weight"
+    ]
+
+
+def test_the_fast_preset_is_the_papers_on_cached_views(project: Path) -> None:
+    fast, _ = load_settings(project / "params.yaml", variant="fast")
+    paper, _ = load_settings(project / "params.yaml", variant="paper")
+    assert fast.train.cache_prefix
+    assert fast.train.views > 0
+    assert fast.adapter.blocks != "all"
+    alike = {
+        "adapter": fast.adapter.model_copy(update={"blocks": "all"}),
+        "train": fast.train.model_copy(update={"cache_prefix": False, "views": 0}),
+    }
+    assert fast.model_copy(update=alike) == paper
+
+
+def test_the_preset_recommended_is_the_file_as_it_stands(project: Path) -> None:
+    recommended, _ = load_settings(project / "params.yaml", variant="recommended")
+    assert recommended == load_settings(project / "params.yaml")[0]
+
+
+def test_the_study_runs_variants_that_are_there(project: Path) -> None:
+    document = yaml.safe_load((project / "params.yaml").read_text(encoding="utf-8"))
+    study = load_study(project / "params.yaml")
+    assert set(study.variants) <= set(document["variants"])
+    assert set(study.methods) <= set(study.variants)
+
+
+VARIANTS = (
+    "train: {epochs: 7, batch_size: 8}\nper_dataset: {dtd: {train: {epochs: 50}}}\n"
+    "variants:\n  plain: {}\n  long: {train: {epochs: 90}, adapter: {blocks: 2}}\n"
+)
+
+
+def test_a_variant_wins_over_the_data_set_and_overrides_over_both(tmp_path: Path) -> None:
+    path = write(tmp_path, VARIANTS)
+    for variant, dataset, overrides, epochs in (
+        (None, None, (), 7),
+        ("plain", None, (), 7),
+        ("plain", "dtd", (), 50),
+        ("long", None, (), 90),
+        ("long", "dtd", (), 90),
+        ("long", "dtd", ("train.epochs=3",), 3),
+    ):
+        settings, _ = load_settings(path, dataset, overrides, variant)
+        assert (settings.train.epochs, settings.train.batch_size) == (epochs, 8)
+        assert settings.adapter.blocks == (2 if variant == "long" else "all")
+
+
+def test_an_unknown_variant_is_refused_with_those_that_are_known(tmp_path: Path) -> None:
+    for body, known in ((VARIANTS, "plain, long"), ("", "none")):
+        with pytest.raises(CaptError, match=f"no variant 'longer'; known: {known}") as caught:
+            load_settings(write(tmp_path, body), variant="longer")
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("entry", "parts"),
+    [
+        ("{train: {epochz: 3}}", ["variants.bad", "did you mean epochs?"]),
+        ("{trian: {epochs: 3}}", ["variants.bad", "did you mean train?"]),
+        ("{adapter: {blocks: some}}", ["variants.bad: adapter.blocks", "'some'"]),
+        ("3", ["variants.bad", "expected keys and values"]),
+    ],
+)
+def test_every_variant_is_checked_whichever_is_asked_for(
+    tmp_path: Path, entry: str, parts: list[str]
+) -> None:
+    message = refusal(write(tmp_path, f"variants: {{good: {{}}, bad: {entry}}}\n"))
+    for part in parts:
+        assert part in message
+
+
+@pytest.mark.parametrize(
+    ("body", "part"),
+    [
+        ("", "variants: Field required"),
+        ("study: {variants: []}\n", "variants"),
+        ("study: [paper]\n", "expected keys and values"),
+        ("study: {variants: [paper], method: {}}\n", "did you mean methods?"),
+    ],
+)
+def test_a_study_without_variants_is_refused(tmp_path: Path, body: str, part: str) -> None:
+    with pytest.raises(CaptError) as caught:
+        load_study(write(tmp_path, body))
+    assert part in str(caught.value)
+    assert "study" in str(caught.value)
+
+
+def test_methods_of_the_study_are_capt_unless_named(tmp_path: Path) -> None:
+    path = write(tmp_path, "study: {variants: [a, b], methods: {b: [clip, capt]}}\n")
+    study = load_study(path)
+    assert study.methods_of("a") == ["capt"]
+    assert study.methods_of("b") == ["clip", "capt"]
 
 
 def test_only_data_and_training_can_differ_for_a_data_set(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ class RunReport:
     """One trained and evaluated method.
 
     Attributes:
-        method: `clip` (the base model itself) or `capt`.
+        method: `clip` (zero-shot), `capt` or another.
         seed: of the few-shot draw.
         provenance: recorded with the run's predictions.
         predictions: table `run_predictions`.

@@ -68,7 +68,6 @@ def render_page(summary: pl.DataFrame, datasets: Sequence[DatasetReport], pairs:
             _section(dataset, f"dataset-{number}", pairs)
             for number, dataset in enumerate(datasets, start=1)
         ],
-        base_name=method_name(BASE_METHOD, ""),
         shown_name=method_name(SHOWN_METHOD, ""),
     )
 
@@ -171,7 +170,7 @@ def _section(report: DatasetReport, anchor: str, pairs: int) -> Section:
 def _facts(report: DatasetReport) -> list[str]:
     seeds = sorted({run.seed for run in report.runs} | {seed.seed for seed in report.seeds})
     shots = f"{report.shots} images per class" if report.shots else "the whole training split"
-    base = "zero-shot CLIP" if report.base_model == "clip" else method_name(report.base_model, "")
+    base = method_name(report.base_model, "")
     facts = [
         f"Base model: {base}",
         f"Protocol: {spoken(report.protocol).lower()}",
@@ -196,7 +195,7 @@ def _half(report: DatasetReport, half: HalfConfusion, pairs: int) -> Half:
         half.group,
         len(half.names),
         change(report, half.group),
-        _heatmaps(half.restricted(positions)),
+        _heatmaps(half.restricted(positions), method_name(report.base_model, "")),
         len(positions) > SMALL_AXIS,
         _omitted(half, positions),
         [
@@ -208,11 +207,11 @@ def _half(report: DatasetReport, half: HalfConfusion, pairs: int) -> Half:
     )
 
 
-def _heatmaps(half: HalfConfusion) -> list[Panel]:
+def _heatmaps(half: HalfConfusion, base: str) -> list[Panel]:
     before = half.rates(half.before)
     after = None if half.after is None else half.rates(half.after)
     scale = _largest(before if after is None else np.stack([before, after]))
-    base, shown = method_name(BASE_METHOD, ""), method_name(SHOWN_METHOD, "")
+    shown = method_name(SHOWN_METHOD, "")
     panels = [_rates_panel(half, f"Before: {base}", "test images", before, scale)]
     if after is not None:
         panels.append(

@@ -1,4 +1,4 @@
-"""The results table as the page shows it: deltas against the base model, best values marked."""
+"""The results table as the page shows it: deltas against zero-shot CLIP, best values marked."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Cell:
     Attributes:
         mean: over seeds.
         sd: population standard deviation over seeds; None for fewer than two.
-        delta: difference to the base model's mean, percentage points; None for itself.
+        delta: difference to zero-shot CLIP's mean, percentage points; None for itself.
         seeds: how many seeds have a value, named only where not all have.
         best: best of the data set.
     """

@@ -18,8 +18,8 @@ class Metric:
     Attributes:
         name: as in the table `results`.
         heading: for people.
-        accuracy: comparable with the base model's own value. The other metrics describe a
-            change of the base model's answers, so the base model itself has none.
+        accuracy: comparable with zero-shot CLIP's own value. The other metrics describe a
+            change of the base model's answers; zero-shot CLIP, the usual base model, has none.
         higher_is_better: which way is good.
     """
 
@@ -47,7 +47,7 @@ MISSING = "–"
 
 _GROUP = ["protocol", "dataset", "method", "variant", "sees"]
 _METHOD_NAMES = {
-    "clip": "CLIP (base model)",
+    "clip": "CLIP (zero-shot)",
     "linear_probe": "Linear probe",
     "coop": "CoOp",
     "residual": "Residual with retention",
@@ -71,7 +71,7 @@ def summarise(results: pl.DataFrame, not_averaged: Collection[str] = ()) -> pl.D
         `<metric>_mean` and `<metric>_sd` in percent and `<metric>_seeds`, the seeds that have a
         value. Runs that saw different things are never averaged. Where two
         or more data sets remain, rows with data set `average` follow for each method that was
-        measured on all of them; standard deviations are null there. The base model comes first.
+        measured on all of them; standard deviations are null there. Zero-shot CLIP comes first.
     """
     statistics = []
     for metric in METRICS:
@@ -151,7 +151,7 @@ def spoken(name: str) -> str:
 
 
 def described_change(row: Mapping[str, object], metric: Metric) -> bool:
-    """Whether a metric says anything about a row: corrections of itself the base model has none."""
+    """Whether a metric says anything about a row: zero-shot CLIP corrects nothing."""
     return metric.accuracy or row["method"] != BASE_METHOD
 
 

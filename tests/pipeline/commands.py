@@ -16,7 +16,6 @@ SMALL = (
     "prepare.proctex_test=6",
     "fewshot.shots=8",
     "train.epochs=2",
-    "train.adapter_blocks=1",
     "runtime.workers=1",
 )
 
@@ -39,6 +38,7 @@ def arguments(
     artifacts: Path,
     overrides: Sequence[str] = (),
     method: str | None = None,
+    variant: str | None = None,
 ) -> list[str]:
     """Command-line arguments of a stage for seed 1."""
     words = [stage, "--dataset", dataset, "--seed", "1", "--artifacts", str(artifacts)]
@@ -48,6 +48,8 @@ def arguments(
     if stage == "generate-prompts":
         # Answers that lie in the project must not get into a test.
         words += ["--set", f"generate_prompts.answers={artifacts / 'answers'}"]
+    if variant:
+        words += ["--variant", variant]
     for override in overrides:
         words += ["--set", override]
     return words
@@ -59,11 +61,13 @@ def capt(
     artifacts: Path,
     overrides: Sequence[str] = (),
     method: str | None = None,
+    variant: str | None = None,
 ) -> None:
     """Run a stage in this process; its errors are raised."""
     from stages.cli import app
 
-    app(arguments(stage, dataset, artifacts, overrides, method), standalone_mode=False)
+    words = arguments(stage, dataset, artifacts, overrides, method, variant)
+    app(words, standalone_mode=False)
 
 
 def run_pipeline(artifacts: Path, dataset: str, overrides: Sequence[str]) -> None:

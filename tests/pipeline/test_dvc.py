@@ -13,6 +13,8 @@ from tests.pipeline.code_use import ROOT, imported_files, settings_read
 STAGES = [module.__name__.rpartition(".")[2] for module in cli.PIPELINE]
 DVC: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 SHARED_KEYS = ("per_dataset", "seeds")
+STUDY: dict[str, Any] = yaml.safe_load((ROOT / "study" / "dvc.yaml").read_text())["stages"]
+BEHIND_FEATURES = (*STAGES[2:-3], "train", "evaluate")
 
 
 def test_one_word_names_stage_file_and_section() -> None:
@@ -56,3 +58,18 @@ def test_answers_of_language_models_are_no_outputs() -> None:
 def test_every_data_set_of_the_matrix_has_its_own_settings() -> None:
     document = yaml.safe_load((ROOT / "params.yaml").read_text())
     assert set(document["datasets"]) <= set(document["per_dataset"])
+
+
+def test_the_study_declares_what_its_stages_import_and_read() -> None:
+    for stage, command in (("variant", "study"), ("tables", "study_report")):
+        declared = {path for path in STUDY[stage]["deps"] if path.endswith(".py")}
+        assert declared == imported_files(command)
+    read = {key for stage in BEHIND_FEATURES for key in settings_read(stage)}
+    own = {"seeds", "study.methods", "variants.${item.variant}"}
+    assert set(STUDY["variant"]["params"]) == read | own
+
+
+def test_the_study_s_tables_depend_on_every_variant() -> None:
+    variants = yaml.safe_load((ROOT / "params.yaml").read_text())["study"]["variants"]
+    outputs = {path for path in STUDY["tables"]["deps"] if path.startswith("artifacts/study/")}
+    assert outputs == {f"artifacts/study/{name}" for name in variants}

@@ -100,6 +100,23 @@ def test_training_runs_with_an_empty_bank(copy: Path, again: Callable[..., None]
     again("report")
 
 
+def test_a_bank_without_errors_is_told(
+    copy: Path, again: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    again("build-bank")
+    assert "nearly so" not in capsys.readouterr().out
+    path = copy / "proctex/seed1/predictions.parquet"
+    record = pl.read_parquet_metadata(path)["capt"]
+    pl.read_parquet(path).with_columns(correct=pl.lit(True)).write_parquet(
+        path, metadata={"capt": record}
+    )
+    again("build-bank")
+    said = capsys.readouterr().out
+    assert "0 of 120 training images misclassified" in said
+    assert "empty or nearly so" in said
+    assert "build_bank.source=augmented_views" in said
+
+
 def test_runs_are_recorded_apart_from_the_artifacts(small: Path) -> None:
     record = json.loads((small / "runs" / "train-proctex-capt-seed1.json").read_text())
     assert record["seconds"] > 0
@@ -147,6 +164,9 @@ def test_other_settings_run_through(
     assert written[0] == written[1]
     again("evaluate", *overrides, method="capt")
     bank = pl.read_parquet(copy / "proctex/seed1/confusion_bank.parquet")
+    pairs = pl.read_parquet(copy / "proctex/seed1/pairs.parquet")
+    novel = pl.read_parquet(copy / "proctex/classes.parquet").filter(group="novel")["class_id"]
+    assert not pl.concat([bank["true_class_id"], pairs["class_id"]]).is_in(novel.implode()).any()
     judged = pl.read_parquet(copy / "proctex/seed1/capt/predictions.parquet")
     assert set(bank["sample_id"]) <= set(judged["sample_id"])
     log = pl.read_parquet(copy / "proctex/seed1/capt/training_log.parquet")

@@ -122,6 +122,13 @@ def test_one_seed_and_an_empty_bank(tmp_path: Path) -> None:
     assert "right in 1 of 1 run" in text
 
 
+def test_the_base_model_is_named(tmp_path: Path) -> None:
+    report = replace(dataset_report(tmp_path), base_model="coop")
+    text = _Elements(render_page(summarise(pets_results()), [report])).text
+    assert "Base model: CoOp" in text
+    assert "Before: CoOp" in text
+
+
 def test_base_model_alone(tmp_path: Path) -> None:
     report = dataset_report(tmp_path, capt=False)
     results = pets_results().filter(pl.col("method") == "clip")

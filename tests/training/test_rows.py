@@ -5,8 +5,17 @@ from __future__ import annotations
 import polars as pl
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from capt_core.training.rows import Anchor, build_anchors, build_rows, epoch_batches
+from capt_core.training.rows import (
+    Anchor,
+    AnchorAlpha,
+    anchor_weight,
+    build_anchors,
+    build_rows,
+    epoch_batches,
+)
 
 LABELS = [0, 0, 1, 2]
 
@@ -27,6 +36,34 @@ def test_a_row_per_image_with_its_own_label() -> None:
     assert rows.alphas.tolist() == [3.5, 4.5, 2.5, 3.0]
     assert rows.retrieved.tolist() == [True, True, True, False]
     assert rows.anchors.tolist() == [True, False, False, True]
+
+
+@pytest.mark.parametrize(("choice", "alpha"), [("mean", 3.0), ("max", 4.5), ("first", 2.5)])
+def test_the_alpha_of_an_anchor(choice: AnchorAlpha, alpha: float) -> None:
+    alphas = (2.5, 4.5, 2.0)
+    assert anchor_weight(alphas, 9.0, choice) == alpha
+    assert anchor_weight((), 9.0, choice) == 9.0
+    rows = build_rows([Anchor(0, (2, 3, 1), alphas)], LABELS, 9.0, choice)
+    # Representatives keep their own, whatever the anchor takes.
+    assert rows.alphas.tolist() == [alpha, *alphas]
+
+
+@given(st.lists(st.floats(0.05, 5.0), min_size=1, max_size=6))
+def test_the_alpha_of_an_anchor_lies_among_its_representatives(alphas: list[float]) -> None:
+    for choice in ("mean", "max", "first"):
+        found = anchor_weight(alphas, 9.0, choice)
+        assert min(alphas) - 1e-9 <= found <= max(alphas) + 1e-9
+
+
+@given(st.permutations(range(6)), st.integers(1, 4))
+def test_several_representatives_of_one_image_are_several_rows(
+    order: list[int], count: int
+) -> None:
+    representatives = tuple(order[:count])
+    rows = build_rows([Anchor(0, representatives, (1.0,) * count)], list(range(6)), 5.0)
+    assert rows.sample_ids == [0, *representatives]
+    assert rows.labels.tolist() == [0, *representatives]
+    assert rows.retrieved.all()
 
 
 @pytest.mark.parametrize(("count", "size", "sizes"), [(7, 3, [3, 3]), (2, 4, [2]), (4, 2, [2, 2])])

@@ -75,8 +75,9 @@ def store_findings(
     """
     names = _names(store)
     finder = NameFinder(names)
-    for name in sorted(names - set(class_names)) if class_names is not None else ():
-        yield Finding("problem", f"class {name!r} is not in the data set")
+    foreign = sorted(names - set(class_names)) if class_names is not None else []
+    if foreign:
+        yield Finding("note", f"not in the data set: {', '.join(foreign)}")
     every: list[str] = []
     for entry in store.pairs:
         title = "/".join(entry.classes)

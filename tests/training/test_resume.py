@@ -143,7 +143,7 @@ def steps_of(path: Path) -> int:
     return step
 
 
-EPOCHS = 12
+EPOCHS = 16
 
 # Processes that are forked from one that has imported everything start quickly.
 PROCESSES = multiprocessing.get_context("forkserver")

@@ -18,7 +18,6 @@ def main(
     import torch
 
     from capt_core.artifacts.features import read_image_features
-    from capt_core.artifacts.layout import embeddings as kept_embeddings
     from capt_core.artifacts.schemas import PROMPT_CLUSTERS, PROMPT_SEPARATION, PROMPTS
     from capt_core.artifacts.tables import read_table, write_table
     from capt_core.backbone.loading import load_backbone
@@ -42,21 +41,20 @@ def main(
         )
         paths = run.seed_layout
         prompts = read_table(PROMPTS, paths.prompts, origin)
-        embeddings = prompt_embeddings(
-            prompts["prompt"].to_list(), backbone, kept_embeddings(layout.root)
-        )
+        texts = prompts["prompt"].to_list()
+        embeddings = prompt_embeddings(texts, backbone, layout.embeddings)
         tables, centres = [], {}
         for kind in KINDS:
             rows = (prompts["kind"] == kind).arg_true().to_numpy()
-            texts = prompts[rows]
-            described, means = class_means(embeddings[rows], texts["class_id"].to_numpy())
+            own = prompts[rows]
+            described, means = class_means(embeddings[rows], own["class_id"].to_numpy())
             found, labels = cluster_centres(
                 means,
                 settings.cluster_prompts.clusters,
                 settings.cluster_prompts.restarts,
                 run.seed,
             )
-            tables.append(cluster_table(kind, texts, described, means, found, labels))
+            tables.append(cluster_table(kind, own, described, means, found, labels))
             centres[kind] = torch.from_numpy(found)
         write_table(PROMPT_CLUSTERS, pl.concat(tables), paths.prompt_clusters, origin)
 

@@ -132,31 +132,22 @@ def _train_capt(
         run.seed,
         settings.runtime.workers,
     )
-    views = live_views(model, backbone, source)
-    if settings.train.cache_prefix or settings.train.augmentation == "none":
-        asked = asked_views(anchors, settings.train)
-        with progress("cached views", len(asked)) as advance:
-            views = CachedViews(
-                model,
-                backbone,
-                source,
-                asked,
-                layout.work / "prefix",
-                prepared.fingerprint,
-                advance,
-            )
-    objective = Objective(
-        settings.losses,
-        texts[base],
-        retention_texts(
+    kept = None
+    if settings.losses.retention_weight:
+        kept = retention_texts(
             settings.losses.retention_names,
             texts,
             base,
             prepared.classes["template"][0],
             backbone,
-        ),
-        backbone.logit_scale,
-    )
+        )
+    objective = Objective(settings.losses, texts[base], kept, backbone.logit_scale)
+    views = live_views(model, backbone, source, objective.needs_base)
+    if settings.train.cache_prefix or settings.train.augmentation == "none":
+        asked = asked_views(anchors, settings.train)
+        folder, origin_digest = layout.work / "prefix", prepared.fingerprint
+        with progress("cached views", len(asked)) as advance:
+            views = CachedViews(model, backbone, source, asked, folder, origin_digest, advance)
     key = settings_hash(
         settings.adapter,
         settings.experts,

@@ -59,6 +59,11 @@ class Layout:
         """What interrupted work goes on from; no output of any stage."""
         return (self.shared or self.root) / "work"
 
+    @property
+    def embeddings(self) -> Path:
+        """Prompt embeddings that a later run may take; below `work`, so no output of a stage."""
+        return self.work / "embeddings"
+
     def seed(self, seed: int) -> SeedLayout:
         return SeedLayout(self.root / self.dataset / f"seed{seed}")
 
@@ -159,11 +164,6 @@ class RunLayout:
 def evaluations(root: Path) -> Path:
     """Folder of the evaluation records of all data sets, methods and seeds."""
     return root / "evaluations"
-
-
-def embeddings(root: Path) -> Path:
-    """Folder of prompt embeddings that a later run may take; no output of a stage."""
-    return root / "cache" / "embeddings"
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ class Checkpoint:
         model: torch.nn.Module,
         optimizer: torch.optim.Optimizer,
         step: int,
-        log: list[dict[str, float]],
+        log: list[dict[str, float | None]],
     ) -> None:
         """Write the state after `step` optimiser steps, atomically."""
         tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
@@ -47,7 +47,7 @@ class Checkpoint:
 
     def load(
         self, model: torch.nn.Module, optimizer: torch.optim.Optimizer
-    ) -> tuple[int, list[dict[str, float]]]:
+    ) -> tuple[int, list[dict[str, float | None]]]:
         """Restore both in place; returns the finished steps and their log, (0, []) if none.
 
         A file that cannot be read is passed over: training then starts anew.

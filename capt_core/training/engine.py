@@ -22,9 +22,13 @@ from capt_core.training.randomness import generator
 from capt_core.training.rows import Anchor, build_rows, epoch_batches
 from capt_core.training.schedule import epoch_learning_rates
 from capt_core.training.views import View, Views
-from capt_core.training.watch import loss_warning, schedule_warning
+from capt_core.training.watch import LOOK_AFTER, loss_warning, schedule_warning
 
 MAX_ROWS = 1_000_000  # more rows than any batch has: numbers of fresh views never repeat
+
+
+Record = dict[str, float | None]
+"""What the log says of one step, by column; None where a part was not computed."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,8 @@ class Trainer:
     advance: Callable[[int], None] = lambda _: None
     warn: Callable[[str], None] = lambda _: None
     processes: Processes | None = None
-    _log: list[dict[str, float]] = field(default_factory=list, init=False)
+    _log: list[Record] = field(default_factory=list, init=False)
+    _warned: bool = field(default=False, init=False)
 
     def fit(self) -> Fitted:
         """Run all steps that are not yet done."""
@@ -104,23 +109,20 @@ class Trainer:
             done, self._log = self.checkpoint.load(model, optimizer)
             self.advance(done)
         speed: list[tuple[int, int, float]] = []
-        warned = False
+        losses: list[float] = []
         for step, epoch, batches in self._steps():
             if step <= done:
                 continue
             set_learning_rate(optimizer, rates[epoch - 1])
             began = time.perf_counter()
             record = self._step(step, batches, optimizer, processes)
-            speed.append((step, int(record["rows"]), time.perf_counter() - began))
+            speed.append((step, int(record["rows"] or 0), time.perf_counter() - began))
             self._log.append(
                 {"step": step, "epoch": epoch, "learning_rate": rates[epoch - 1], **record}
             )
-            if not warned and epoch > settings.warmup_epochs:
-                full = [r["loss"] for r in self._log if r["epoch"] > settings.warmup_epochs]
-                warning = loss_warning(full)
-                if warning:
-                    self.warn(warning)
-                    warned = True
+            if epoch > settings.warmup_epochs:
+                losses.append(record["loss"] or 0.0)
+                self._warn_once(losses)
             if self.checkpoint and self.checkpoint.every and step % self.checkpoint.every == 0:
                 if processes.first:
                     self.checkpoint.save(model, optimizer, step, self._log)
@@ -135,6 +137,14 @@ class Trainer:
                 orient="row",
             ).with_columns((pl.col("rows") / pl.col("seconds")).alias("rows_per_second")),
         )
+
+    def _warn_once(self, losses: Sequence[float]) -> None:
+        if self._warned or len(losses) % LOOK_AFTER:
+            return
+        warning = loss_warning(losses)
+        if warning:
+            self.warn(warning)
+            self._warned = True
 
     @property
     def step_count(self) -> int:
@@ -157,7 +167,7 @@ class Trainer:
         batches: Sequence[Sequence[Anchor]],
         optimizer: torch.optim.Optimizer,
         processes: Processes,
-    ) -> dict[str, float]:
+    ) -> Record:
         optimizer.zero_grad()
         records = []
         for number, batch in enumerate(batches):
@@ -166,12 +176,11 @@ class Trainer:
             records.append(record)
         processes.average_gradients(self.model.parameters())
         optimizer.step()
-        mean = {name: sum(r[name] for r in records) / len(records) for name in records[0]}
-        return mean | {"rows": sum(r["rows"] for r in records)}
+        return mean_record(records) | {"rows": sum(r["rows"] or 0 for r in records)}
 
     def _forward(
         self, step: int, number: int, batch: Sequence[Anchor], processes: Processes
-    ) -> tuple[torch.Tensor, dict[str, float]]:
+    ) -> tuple[torch.Tensor, Record]:
         model, device = self.model, self.backbone.device
         adapter = model.adapter_settings
         rows = build_rows(batch, self.task.labels, model.running_alpha.item(), adapter.anchor_alpha)
@@ -190,7 +199,7 @@ class Trainer:
             )
         images = processes.gather(functional.normalize(features.float(), dim=-1), count)
         gates = processes.gather(gates.float(), count)
-        base = processes.gather(prefix.features, count)
+        base = None if prefix.features is None else processes.gather(prefix.features, count)
         loss, parts = self.task.objective(
             images, base, gates, rows.labels.to(device), rows.anchors.to(device)
         )
@@ -232,6 +241,15 @@ class Trainer:
             return None
         draws = generator("masks", self.seed, step, number)
         return Masks.draw(len(names), rows, self.model.width, rate, draws)
+
+
+def mean_record(records: Sequence[Record]) -> Record:
+    """Column by column, the mean over the batches of a step."""
+    means: Record = {}
+    for name in records[0]:
+        values = [value for record in records if (value := record[name]) is not None]
+        means[name] = sum(values) / len(values) if values else None
+    return means
 
 
 def make_optimizer(model: CaptModel, settings: params.Train) -> torch.optim.Optimizer:

@@ -22,35 +22,41 @@ class Objective:
         text_features: of the visible (base) classes in class order, unit length, [B, d]; their
             class ids run from 0.
         retention_texts: of the names over which the base model's predictions are kept, unit
-            length, [V, d].
+            length, [V, d]; None without retention.
         logit_scale: inverse temperature.
     """
 
     settings: Losses
     text_features: torch.Tensor
-    retention_texts: torch.Tensor
+    retention_texts: torch.Tensor | None
     logit_scale: float
+
+    @property
+    def needs_base(self) -> bool:
+        """Whether a loss compares with the base model's features."""
+        return self.settings.retention_weight > 0 or self.settings.feature_weight > 0
 
     def __call__(
         self,
         images: torch.Tensor,
-        base: torch.Tensor,
+        base: torch.Tensor | None,
         gates: torch.Tensor,
         labels: torch.Tensor,
         anchors: torch.Tensor,
-    ) -> tuple[torch.Tensor, dict[str, float]]:
-        """Weighted sum, and each part before weighting.
+    ) -> tuple[torch.Tensor, dict[str, float | None]]:
+        """Weighted sum, and each part before weighting (None where its inputs are not given).
 
         Args:
             images: features of all rows, [L, d], unit length.
-            base: features of the frozen base model for the same views, [L, d], unit length.
+            base: features of the frozen base model for the same views, [L, d], unit length, or
+                None if no weighted loss needs them.
             gates: gate weights, [L, K].
             labels: class of each row, [L].
             anchors: rows that are anchors, [L] bool. Representatives are hard by choice and few:
                 only anchors stand for the classes evenly, so L_ori and retention look at them.
         """
         weights, scale = self.settings, self.logit_scale
-        parts = {
+        parts: dict[str, torch.Tensor | None] = {
             "confusion_loss": confusion_loss(
                 images,
                 self.text_features[labels],
@@ -62,14 +68,16 @@ class Objective:
             "original_loss": original_loss(
                 images[anchors], self.text_features, labels[anchors], scale
             ),
-            "load_balance_loss": load_balance_loss(gates)
-            if gates.shape[1]
-            else images.new_zeros(()),
-            "retention_loss": distillation_loss(
-                images[anchors], base[anchors], self.retention_texts, scale
-            ),
-            "feature_loss": feature_loss(images[anchors], base[anchors]),
+            "load_balance_loss": load_balance_loss(gates) if gates.shape[1] else None,
+            "retention_loss": None,
+            "feature_loss": None,
         }
+        if base is not None:
+            parts["feature_loss"] = feature_loss(images[anchors], base[anchors])
+            if self.retention_texts is not None:
+                parts["retention_loss"] = distillation_loss(
+                    images[anchors], base[anchors], self.retention_texts, scale
+                )
         total = images.new_zeros(())
         for name, weight in (
             ("confusion_loss", weights.confusion_weight),
@@ -78,9 +86,10 @@ class Objective:
             ("retention_loss", weights.retention_weight),
             ("feature_loss", weights.feature_weight),
         ):
-            if weight:
-                total = total + weight * parts[name]
-        return total, {name: part.item() for name, part in parts.items()}
+            part = parts[name]
+            if weight and part is not None:
+                total = total + weight * part
+        return total, {n: None if part is None else part.item() for n, part in parts.items()}
 
 
 def gate_statistics(gates: torch.Tensor, names: Sequence[str]) -> dict[str, float]:

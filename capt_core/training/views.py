@@ -24,6 +24,7 @@ from capt_core.training.randomness import draw_seed, generator
 from capt_core.training.rows import Anchor
 
 SHARD = 512
+FORWARD = 64  # views per forward pass while caching
 
 
 @dataclass(frozen=True)
@@ -47,11 +48,12 @@ class Prefix:
 
     Attributes:
         tokens: at the input of the first adapted block, [L, 1 + N + P, D].
-        features: of the frozen base model, [L, d], unit length, fp32.
+        features: of the frozen base model, [L, d], unit length, fp32; None where no loss asks
+            for them.
     """
 
     tokens: torch.Tensor
-    features: torch.Tensor
+    features: torch.Tensor | None
 
 
 Views = Callable[[Sequence[View]], Prefix]
@@ -135,21 +137,29 @@ def add_noise(
 
 @torch.no_grad()
 def compute_prefix(
-    model: CaptModel, backbone: Backbone, source: ViewSource, views: Sequence[View]
+    model: CaptModel,
+    backbone: Backbone,
+    source: ViewSource,
+    views: Sequence[View],
+    with_features: bool = True,
 ) -> Prefix:
-    """Forward views through the frozen part of the tower, and on to the base features."""
+    """Forward views through the frozen part of the tower and, if asked, on to the base features."""
     images = source.pixels(views, backbone).to(backbone.device)
     with backbone.precision():
         tokens = model.frozen_prefix(images)
+        if not with_features:
+            return Prefix(tokens, None)
         features = model.base_features(tokens)
     return Prefix(tokens, functional.normalize(features.float(), dim=-1))
 
 
-def live_views(model: CaptModel, backbone: Backbone, source: ViewSource) -> Views:
-    """Views computed at every call."""
+def live_views(
+    model: CaptModel, backbone: Backbone, source: ViewSource, with_features: bool = True
+) -> Views:
+    """Views computed at every call, with the base model's features if a loss needs them."""
 
     def views(asked: Sequence[View]) -> Prefix:
-        return compute_prefix(model, backbone, source, asked)
+        return compute_prefix(model, backbone, source, asked, with_features)
 
     return views
 
@@ -188,8 +198,7 @@ class CachedViews:
             path = self.folder / f"{number:05d}.safetensors"
             part = views[start : start + SHARD]
             if not path.is_file():
-                prefix = compute_prefix(model, backbone, source, part)
-                tensors = {"tokens": prefix.tokens.cpu(), "features": prefix.features.cpu()}
+                tensors = _computed(model, backbone, source, part)
                 with atomic_path(path) as temporary:
                     save_file(tensors, temporary)
             self._shards.append(load_file(path))
@@ -208,6 +217,18 @@ class CachedViews:
             for name, values in gathered.items():
                 values[rows] = self._shards[number][name][inside]
         return Prefix(gathered["tokens"].to(self.device), gathered["features"].to(self.device))
+
+
+def _computed(
+    model: CaptModel, backbone: Backbone, source: ViewSource, views: Sequence[View]
+) -> dict[str, torch.Tensor]:
+    tokens, features = [], []
+    for start in range(0, len(views), FORWARD):
+        prefix = compute_prefix(model, backbone, source, views[start : start + FORWARD])
+        assert prefix.features is not None
+        tokens.append(prefix.tokens.cpu())
+        features.append(prefix.features.cpu())
+    return {"tokens": torch.cat(tokens), "features": torch.cat(features)}
 
 
 def cache_name(

@@ -42,5 +42,5 @@ def test_an_unknown_variant_is_refused(small: Path) -> None:
 
 
 def test_a_study_without_runs_says_how_to_get_them(small: Path) -> None:
-    with pytest.raises(CaptError, match="no variant has been evaluated.*study/dvc.yaml"):
+    with pytest.raises(CaptError, match=r"no variant has been evaluated.*study/dvc\.yaml"):
         capt("study-report", "proctex", small, SMALL)

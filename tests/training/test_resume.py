@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
+import multiprocessing
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +20,6 @@ from safetensors.torch import save_file
 from capt_core.params import Experts, Train
 from capt_core.training.checkpoint import Checkpoint
 from capt_core.training.engine import Fitted, Trainer
-from tests.conftest import PROJECT
 from tests.training import train_toy
 from tests.training.toy import toy_files, toy_trainer
 
@@ -146,24 +143,25 @@ def steps_of(path: Path) -> int:
     return step
 
 
+EPOCHS = 16
+
+# Processes that are forked from one that has imported everything start quickly.
+PROCESSES = multiprocessing.get_context("forkserver")
+
+
 def kill_when(folder: Path, moment: Callable[[], bool]) -> None:
-    """Start the toy training and kill it as soon as something is so."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tests.training.train_toy", str(folder), str(EPOCHS)],
-        cwd=PROJECT,
-        env={**os.environ, "PYTHONPATH": str(PROJECT)},
-    )
+    """Start the toy training in a process, and kill it as soon as something is so."""
+    process = PROCESSES.Process(target=train_toy.main, args=(folder, EPOCHS))
+    process.start()
     try:
         while not moment():
-            assert process.poll() is None, "training ended before the kill"
+            assert process.exitcode is None, "training ended before the kill"
             time.sleep(0.0005)
     finally:
-        process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+        process.kill()
+        process.join()
+    assert process.exitcode == -signal.SIGKILL
     assert not (folder / "model.safetensors").exists()
-
-
-EPOCHS = 12
 
 
 def test_killed_training_ends_as_if_it_was_not(tmp_path: Path) -> None:
@@ -172,6 +170,7 @@ def test_killed_training_ends_as_if_it_was_not(tmp_path: Path) -> None:
         folder.mkdir()
         toy_files(folder)
     train_toy.main(whole, EPOCHS)
+    PROCESSES.set_forkserver_preload(["tests.training.train_toy"])
 
     checkpoint = killed / "checkpoint.safetensors"
     kill_when(killed, lambda: steps_of(checkpoint) >= 1)

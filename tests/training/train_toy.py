@@ -1,6 +1,7 @@
 """The toy training as a process of its own: python -m tests.training.train_toy FOLDER EPOCHS.
 
-It keeps a checkpoint of every step in the folder, beside the images, and goes on from it.
+It keeps a checkpoint of every step in the folder, beside the images, and goes on from it. All that
+it needs is imported with it, which a process that is about to fork can do beforehand.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ from capt_core.methods.capt.model import save_state
 from capt_core.params import Train
 from capt_core.training.checkpoint import Checkpoint
 from capt_core.training.processes import Processes
-from tests.training.toy import toy_trainer
+from tests.training.toy import toy_backbone, toy_trainer
 
 STEPS_PER_EPOCH = 2
+
+toy_backbone()  # imports open_clip
 
 
 def main(folder: Path, epochs: int) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from capt_core.methods.capt.adapter import DiffMannerAdapter
+from capt_core.methods.capt.context import global_vector
 from capt_core.methods.capt.experts import Masks, MultiGranularityDiscrepancyExpert
 from capt_core.methods.capt.tower import adapted_blocks, check_tower, patch_count
 from capt_core.params import Adapter, Experts
@@ -186,7 +187,7 @@ class CaptModel(nn.Module):
 def class_token_block(block: Any, tokens: torch.Tensor) -> torch.Tensor:
     """Output of an open_clip block for the class token alone, [L, 1, D]."""
     normalised = block.ln_1(tokens)
-    attended = block.attn(normalised[:, :1], normalised, normalised, need_weights=False)[0]
+    attended = global_vector(block.attn, normalised[:, 0], normalised)[:, None]
     out = tokens[:, :1] + block.ls_1(attended)
     result: torch.Tensor = out + block.ls_2(block.mlp(block.ln_2(out)))
     return result

@@ -78,7 +78,7 @@ def test_nothing_is_lost_by_equal_features(rows: int, scale: float, seed: int) -
     base, texts = features(rows, 6, seed), features(7, 6, seed + 1)
     tuned = base.clone().requires_grad_(True)
     loss = distillation_loss(tuned, base, texts, scale)
-    assert float(loss) == 0.0
+    assert loss.item() == 0.0
     # A minimum: nothing pulls either, but for rounding.
     loss.backward()  # type: ignore[no-untyped-call]
     assert tuned.grad is not None

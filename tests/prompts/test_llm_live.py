@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from capt_core.errors import CaptError
-from capt_core.prompts.llm import live
+from capt_core.prompts.llm import live, service
 from capt_core.prompts.llm.answers import Entry
 from tests.prompts.conftest import PAIRS, Desk
 from tests.prompts.llm_server import KEY, LlmServer, title_of
@@ -140,6 +140,15 @@ def test_retry_after_is_honoured(server: LlmServer, desk: Desk) -> None:
     server.faults = ["429 retry-after=0.4"]
     desk.write()
     assert server.times[1] - server.times[0] >= 0.4
+
+
+def test_a_wait_of_nothing_is_still_a_wait(
+    server: LlmServer, desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "FIRST_DELAY", 0.2)
+    server.faults = ["429 retry-after=0"]
+    desk.write()
+    assert server.times[1] - server.times[0] >= 0.2
 
 
 def test_an_endless_wait_is_left_to_the_user(server: LlmServer, desk: Desk) -> None:

@@ -254,9 +254,10 @@ class Service:
                 f"the service asks to wait {asked:.0f} s; run again then, nothing that was "
                 "answered is asked again"
             )
-        delay = min(LONGEST_DELAY, FIRST_DELAY * 2**tries) * random.uniform(0.75, 1)
         if asked is not None:
-            delay = asked
+            delay = max(asked, FIRST_DELAY)  # "0" from a full service would use all retries at once
+        else:
+            delay = min(LONGEST_DELAY, FIRST_DELAY * 2**tries) * random.uniform(0.75, 1)
         # A full service is full for every thread.
         self._not_before = max(self._not_before, time.monotonic() + delay)
 

@@ -56,17 +56,15 @@ CANDIDATES = {
         f"train.interpolation={interpolation}",
     )
     for retention, confusion, epochs, interpolation in (
+        (0.0, 0.1, 30, 1.0),
         (1.0, 0.1, 20, 0.7),
-        (1.0, 0.1, 40, 0.7),
-        (1.0, 0.1, 60, 0.7),
-        (2.0, 0.1, 40, 0.7),
-        (2.0, 0.1, 60, 0.7),
-        (1.0, 0.1, 40, 0.5),
-        (1.0, 0.1, 40, 1.0),
-        (0.0, 0.1, 40, 1.0),
-        (1.0, 0.0, 40, 0.7),
-        (1.0, 0.05, 40, 0.7),
-        (1.0, 0.3, 40, 0.7),
+        (1.0, 0.1, 30, 0.7),
+        (1.0, 0.1, 30, 1.0),
+        (2.0, 0.1, 30, 0.7),
+        (2.0, 0.1, 30, 1.0),
+        (3.0, 0.1, 30, 1.0),
+        (2.0, 0.0, 30, 1.0),
+        (2.0, 0.3, 30, 1.0),
     )
 }
 
@@ -93,7 +91,9 @@ def prepare_fold(
         schema_overrides={"class_id": pl.Int64},
     )
     classes = names.join(
-        read_table(CLASSES, source.classes).drop("class_id", "group"), on="class_name"
+        read_table(CLASSES, source.classes).drop("class_id", "group"),
+        on="class_name",
+        maintain_order="left",
     ).select(list(CLASSES.columns))
     old = read_table(SAMPLES, source.samples).rename({"sample_id": "old_id"}).drop("class_id")
     samples = (

@@ -61,21 +61,23 @@ def stage_run(
         CaptError: bad settings, or ``--set`` under DVC.
     """
     from capt_core.artifacts.layout import Layout
-    from capt_core.data.registry import dataset_spec
+    from capt_core.data.registry import check_dataset_name
     from capt_core.errors import CaptError
     from capt_core.params import load_settings
 
-    if dataset is not None:
-        dataset_spec(dataset)
     if overrides and os.environ.get("DVC_STAGE"):
         raise CaptError(
             "--set does not work under DVC; use dvc exp run --set-param section.key=value"
         )
     settings, matrix = load_settings(params, dataset, overrides or ())
+    layout = Layout(artifacts, dataset or "")
+    if dataset is not None:
+        listed = dataset in matrix.datasets or layout.samples.is_file()
+        check_dataset_name(dataset, settings.data, listed)
     run = Run(
         settings=settings,
         matrix=matrix,
-        layout=Layout(artifacts, dataset or ""),
+        layout=layout,
         seed=matrix.seeds[0] if seed is None else seed,
         seeds=matrix.seeds if seed is None else [seed],
     )

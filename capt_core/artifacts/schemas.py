@@ -28,7 +28,9 @@ REJECTED = Table(
     "rejected",
     "prepare",
     {"path": _TEXT, "class_id": _ID, "class_name": _TEXT, "split": _TEXT, "reason": _TEXT},
-    key=["split", "path"],
+    # A file named twice is rejected under the same path as often as it is named.
+    key=[],
+    nullable=frozenset({"class_id"}),
 )
 
 FEWSHOT = Table(

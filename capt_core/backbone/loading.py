@@ -116,6 +116,24 @@ def load_backbone(settings: params.Backbone, runtime: params.Runtime) -> Backbon
     )
 
 
+def load_tokenizer(settings: params.Backbone) -> Tokenizer:
+    """The tokenizer of the configured CLIP, without its weights.
+
+    Raises:
+        CaptError: unknown model, or one whose tokenizer is not CLIP's own.
+    """
+    if settings.name == TINY_CLIP:
+        from capt_core.backbone import tiny_clip
+
+        return tiny_clip.Tokenizer()
+    ensure_torchvision()
+    import open_clip
+
+    if settings.name not in open_clip.list_models():
+        raise CaptError(f"backbone.name: open_clip knows no model {settings.name!r}")
+    return OpenClipTokenizer(settings.name)
+
+
 def choose_device(runtime: params.Runtime) -> tuple[torch.device, torch.dtype | None]:
     """Device and autocast type (None for fp32) that the settings ask for.
 

@@ -61,8 +61,8 @@ def test_artifacts_folder_is_a_file(tmp_path: Path) -> None:
 
 
 def test_data_root(tmp_path: Path) -> None:
-    assert diagnosis.check_data(settings(), "proctex").state == "ok"
-    finding = diagnosis.check_data(settings(data={"root": str(tmp_path)}), "dtd")
+    assert next(diagnosis.check_data(settings(), "proctex")).state == "ok"
+    finding = next(diagnosis.check_data(settings(data={"root": str(tmp_path)}), "dtd"))
     assert finding.state == "fail"
     assert str(tmp_path / "dtd") in finding.detail
 

@@ -113,7 +113,7 @@ def draw_splits(rows: pl.DataFrame, shares: dict[str, float], seed: int) -> pl.D
             wanted = max(1, int(share * count + 0.5)) if share else 0
             for _ in range(min(wanted, len(order) - 1)):
                 splits[order.pop()] = split
-    return rows.drop("row").with_columns(pl.Series("split", splits))
+    return rows.drop("row").with_columns(pl.Series("split", splits, dtype=pl.String))
 
 
 def _shares(data: Data) -> dict[str, float]:

@@ -13,6 +13,7 @@ from stages import (
     doctor,
     evaluate,
     extract_features,
+    fetch,
     fit_teacher,
     generate_prompts,
     infer_teacher,
@@ -37,7 +38,7 @@ PIPELINE = (
     evaluate,
     report,
 )
-TOOLS = (doctor,)
+TOOLS = (fetch, doctor)
 
 app = typer.Typer(
     help="Find the classes that CLIP confuses, and repair them with a few images.",

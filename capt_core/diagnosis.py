@@ -17,7 +17,7 @@ from capt_core.data.image_checks import REMARKS
 from capt_core.data.inspection import FAILS, KINDS, NOTES, Inspection, list_files
 from capt_core.data.layout_hints import layout_hints
 from capt_core.data.registry import DatasetSpec, dataset_spec
-from capt_core.data.splits import SplitData, checked_root, spoken_name
+from capt_core.data.splits import QUARANTINE, SplitData, checked_root, spoken_name
 from capt_core.errors import CaptError, visible
 from capt_core.params import Settings
 
@@ -163,11 +163,7 @@ def check_data(settings: Settings, dataset: str) -> Iterator[Finding]:
 
 def check_files(inspection: Inspection, spec: DatasetSpec, data_root: str) -> Iterator[Finding]:
     """A finding per kind of trouble with the files of a data set."""
-    again = (
-        f"capt-stage fetch --dataset {spec.name} --root {data_root}"
-        if spec.files
-        else "get the file anew"
-    )
+    again = f"capt-stage fetch --dataset {spec.name} --root {data_root}"
     for (kind,), rows in inspection.findings.group_by("kind", maintain_order=True):
         examples = [
             f"{path}: {detail}" if kind in ("listing", "unreadable", "in two splits") else path
@@ -177,10 +173,13 @@ def check_files(inspection: Inspection, spec: DatasetSpec, data_root: str) -> It
         detail = f"{len(rows)}: {visible('; '.join(examples))}{more}"
         kind = str(kind)
         if kind in FAILS:
-            yield Finding(kind, "fail", detail, FAILS[kind].format(again=again))
+            remedy = FAILS[kind].format(again=again)
+            if not spec.files:
+                remedy = f"get the file anew, or --set {QUARANTINE}"
+            yield Finding(kind, "fail", detail, remedy)
         elif kind in REMARKS:
-            used, remedy = REMARKS[kind]
-            yield Finding(f"{kind} images", "note", f"{detail}; {used}", remedy)
+            used, mending = REMARKS[kind]
+            yield Finding(f"{kind} images", "note", f"{detail}; {used}", mending)
         else:
             yield Finding(kind, "note", detail, NOTES[kind])
     if inspection.failed and spec.reader != "own" and inspection.sound < inspection.images / 2:

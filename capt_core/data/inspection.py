@@ -22,7 +22,7 @@ FAILS = {
     "listing": "mend the list, or --set " + QUARANTINE,
     "missing": "{again}, or --set " + QUARANTINE,
     "empty": "{again}, or --set " + QUARANTINE,
-    "unreadable": "{again}, or --set " + QUARANTINE,
+    "unreadable": "{again} --again, or --set " + QUARANTINE,
 }
 NOTES = {
     "in two splits": "the same bytes are in the splits named; remove one of each if the split is "

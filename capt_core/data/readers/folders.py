@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path, PurePosixPath
 
+import polars as pl
+
 from capt_core.data.readers.listing import SPLIT_WORDS, Listing, listing_rows
 from capt_core.data.scan import find_images, is_utf8, subfolders
 from capt_core.data.splits import Rejects
@@ -39,28 +41,26 @@ def read_split_folders(root: Path, rejects: Rejects) -> Listing:
 
 
 def _read(parts: dict[Path, str | None], root: Path, rejects: Rejects) -> Listing:
-    paths: list[str] = []
-    labels: list[str | None] = []
-    splits: list[str | None] = []
+    frames = [listing_rows([], [], [])]
     classes: set[str] = set()
     others: Counter[str] = Counter()
     for part, split in parts.items():
         for label in subfolders(part):
             folder = part / label
+            if not is_utf8(label):
+                raise CaptError(f"{folder}: a folder name that is not valid UTF-8; rename it")
             prefix = folder.relative_to(root).as_posix()
             found = find_images(folder)
             for path, reason in found.problems:
                 row = (f"{prefix}/{path}".rstrip("/"), None, label, split or "")
                 rejects.add(str(folder / path), row, reason, "rename or remove it")
             others.update(PurePosixPath(name).suffix or "no ending" for name in found.others)
-            if not is_utf8(label):
-                raise CaptError(f"{folder}: a folder name that is not valid UTF-8; rename it")
             classes.add(label)
-            paths += [f"{prefix}/{path}" for path in found.images]
-            labels += [label] * len(found.images)
-            splits += [split] * len(found.images)
+            paths = [f"{prefix}/{path}" for path in found.images]
+            # A table per folder: a list of all paths would take several times the memory.
+            frames.append(listing_rows(paths, [label] * len(paths), [split] * len(paths)))
     notes = []
     if others:
         endings = ", ".join(sorted(others))
         notes.append(f"{others.total()} files that are no images by their ending: {endings}")
-    return Listing(listing_rows(paths, labels, splits), sorted(classes), notes)
+    return Listing(pl.concat(frames), sorted(classes), notes)

@@ -94,7 +94,7 @@ def prepare_dataset(
     bad = pl.Series("row", list(looks.problems), dtype=pl.UInt32)
     rows = listed.samples.with_row_index("row")
     named = rows.with_columns(class_name=_names(rows["class_id"], listed.class_names))
-    kept = named.filter(~pl.col("row").is_in(bad.implode()))
+    kept = named.filter(~pl.col("row").is_in(bad.implode())) if len(bad) else named
     rejected = named.filter(pl.col("row").is_in(bad.implode())).select(
         "path",
         "class_id",

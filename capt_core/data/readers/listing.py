@@ -66,7 +66,8 @@ def to_split(listing: Listing, where: str, data: Data, rejects: Rejects) -> Spli
             rejects.add(where, (path, None, label, split or ""), reason, "add more")
         else:
             kept.append(label)
-    rows = rows.filter(pl.col("label").is_in(kept))
+    if len(kept) < len(counts):
+        rows = rows.filter(pl.col("label").is_in(kept))
     drawn = {split: share for split, share in _shares(data).items() if split in missing}
     notes = list(listing.notes)
     if drawn:
@@ -101,11 +102,12 @@ def draw_splits(rows: pl.DataFrame, shares: dict[str, float], seed: int) -> pl.D
         shares: `val` and `test`, or one of them, to the share of images.
         seed: of the draw.
     """
-    rows = rows.with_columns(pl.col("split").fill_null("train")).with_row_index("row")
+    rows = rows.with_columns(pl.col("split").fill_null("train"))
     splits = rows["split"].to_list()
-    train = rows.filter(pl.col("split") == "train")
-    for (label,), members in train.group_by("label", maintain_order=True):
-        order = members["row"].to_list()
+    train = rows.select("label", "split").with_row_index("row").filter(pl.col("split") == "train")
+    members = train.group_by("label", maintain_order=True).agg("row")
+    for label, row_numbers in members.iter_rows():
+        order = list(row_numbers)
         count = len(order)
         random.Random(f"{seed}/{label}").shuffle(order)
         for split in ("test", "val"):
@@ -113,7 +115,7 @@ def draw_splits(rows: pl.DataFrame, shares: dict[str, float], seed: int) -> pl.D
             wanted = max(1, int(share * count + 0.5)) if share else 0
             for _ in range(min(wanted, len(order) - 1)):
                 splits[order.pop()] = split
-    return rows.drop("row").with_columns(pl.Series("split", splits, dtype=pl.String))
+    return rows.with_columns(pl.Series("split", splits, dtype=pl.String))
 
 
 def _shares(data: Data) -> dict[str, float]:
@@ -140,6 +142,8 @@ def _usable(rows: pl.DataFrame, where: str, rejects: Rejects) -> pl.DataFrame:
         | pl.col("path").is_null()
         | pl.col("path").str.contains(r"^$|^/|\x00|(^|/)\.\.(/|$)")
     )
+    if not len(suspect):
+        return rows.drop("row")
     for row, path, label, split in suspect.iter_rows():
         reason = path_problem(path or "")
         if reason is None and label is None:

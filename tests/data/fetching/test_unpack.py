@@ -128,7 +128,10 @@ def test_a_damaged_archive_leaves_nothing(tmp_path: Path, name: str, keep: float
     many = {f"dtd/images/c/{index}.jpg": bytes([index]) * 3000 for index in range(20)}
     content = ARCHIVES[name](many)
     message = refusal(tmp_path / "data", name, content[: int(len(content) * keep)])
-    assert "cannot be unpacked" in message or "another archive" in message
+    assert any(
+        part in message
+        for part in ("cannot be unpacked", "another archive", "without its end mark")
+    )
 
 
 @pytest.mark.parametrize("name", ["a.tar", "a.tar.gz"])

@@ -17,7 +17,7 @@ from capt_core.data.image_checks import REMARKS
 from capt_core.data.inspection import FAILS, KINDS, NOTES, Inspection, list_files
 from capt_core.data.layout_hints import layout_hints
 from capt_core.data.registry import DatasetSpec, dataset_spec
-from capt_core.data.splits import QUARANTINE, SplitData, checked_root, spoken_name
+from capt_core.data.splits import QUARANTINE, SplitData, spoken_name
 from capt_core.errors import CaptError, visible
 from capt_core.params import Settings
 
@@ -39,14 +39,13 @@ class Finding:
         return self.state == "fail"
 
 
-def diagnose(settings: Settings, dataset: str, artifacts: Path) -> Iterator[Finding]:
-    """Look for the usual troubles, one finding each."""
+def diagnose(settings: Settings, artifacts: Path) -> Iterator[Finding]:
+    """Look for the usual troubles of an installation, one finding each."""
     yield check_torchvision()
     yield check_open_clip()
     yield check_gpu(settings)
     yield check_weights(settings)
     yield check_artifacts(artifacts)
-    yield from check_data(settings, dataset)
     yield check_commands()
     yield check_api_key()
 
@@ -142,23 +141,34 @@ def check_artifacts(folder: Path) -> Finding:
     return Finding(name, "ok", f"{folder}: writable, {free / 1024**3:.0f} GiB free")
 
 
-def check_data(settings: Settings, dataset: str) -> Iterator[Finding]:
-    """Whether the data set lies where the settings say, or where it lies instead."""
+def check_data(
+    settings: Settings, dataset: str
+) -> tuple[list[Finding], tuple[SplitData, Path] | None]:
+    """Whether the data set lies where the settings say, or where it lies instead.
+
+    Returns:
+        The findings; and what the data set lists, with the folder of its images, if it can be read
+        from disk.
+    """
     name = "data set"
     spec = dataset_spec(dataset)
     if spec.reader == "proctex":
-        yield Finding(name, "ok", f"{dataset} is drawn by the project itself")
-        return
+        return [Finding(name, "ok", f"{dataset} is drawn by the project itself")], None
+    root = settings.data.root
     try:
-        checked_root(spec, settings.data.root)
-        split, image_root = list_files(spec, settings.data)
-        yield Finding(name, "ok", f"{len(split.samples)} images listed, below {image_root}")
-        return
+        listed = list_files(spec, settings.data)
     except CaptError as error:
-        yield Finding(name, "fail", str(error), "" if settings.data.root else "--data-root DIR")
-    if settings.data.root and spec.reader != "own":
-        for hint in layout_hints(spec, Path(settings.data.root).expanduser()):
-            yield Finding("layout", "fail", hint.problem, hint.command)
+        findings = [Finding(name, "fail", str(error), "" if root else "--data-root DIR")]
+        if root and spec.reader != "own":
+            findings += _layout(spec, root)
+        return findings, None
+    detail = f"{len(listed[0].samples)} images listed, below {listed[1]}"
+    return [Finding(name, "ok", detail)], listed
+
+
+def _layout(spec: DatasetSpec, root: str) -> list[Finding]:
+    hints = layout_hints(spec, Path(root).expanduser())
+    return [Finding("layout", "fail", hint.problem, hint.command) for hint in hints]
 
 
 def check_files(inspection: Inspection, spec: DatasetSpec, data_root: str) -> Iterator[Finding]:
@@ -183,8 +193,7 @@ def check_files(inspection: Inspection, spec: DatasetSpec, data_root: str) -> It
         else:
             yield Finding(kind, "note", detail, NOTES[kind])
     if inspection.failed and spec.reader != "own" and inspection.sound < inspection.images / 2:
-        for hint in layout_hints(spec, Path(data_root).expanduser()):
-            yield Finding("layout", "fail", hint.problem, hint.command)
+        yield from _layout(spec, data_root)
     for note in inspection.split.notes:
         yield Finding("listing", "note", note)
 

@@ -29,9 +29,9 @@ def main(
     """Check installation, weights, folders and every image of a data set."""
     from capt_core.artifacts.files import write_text
     from capt_core.artifacts.layout import Layout
-    from capt_core.data.inspection import inspect_files, list_files
+    from capt_core.data.inspection import inspect_files
     from capt_core.data.registry import check_dataset_name, dataset_spec
-    from capt_core.diagnosis import check_files, check_prompts, diagnose, files_summary
+    from capt_core.diagnosis import check_data, check_files, check_prompts, diagnose, files_summary
     from capt_core.params import load_settings
     from stages.run import progress, say
 
@@ -40,10 +40,12 @@ def main(
     listed = dataset in matrix.datasets or Layout(artifacts, dataset).samples.is_file()
     check_dataset_name(dataset, settings.data, listed)
     spec = dataset_spec(dataset)
-    findings = list(diagnose(settings, dataset, artifacts))
+    findings = list(diagnose(settings, artifacts))
+    on_data, found = check_data(settings, dataset)
+    findings += on_data
     summary = f"{dataset}: no files to check"
-    if spec.reader != "proctex" and not any(f.check == "data set" for f in findings if f.failed):
-        split, image_root = list_files(spec, settings.data)
+    if found is not None:
+        split, image_root = found
         look = settings.prepare.check_images
         with progress("checked", len(split.samples)) as advance:
             inspection = inspect_files(spec, split, image_root, look, advance)

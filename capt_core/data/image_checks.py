@@ -71,6 +71,8 @@ def check_image(path: Path, look: ImageLook) -> ImageCheck:
     try:
         if in_table(path):
             content = read_row(path)
+            if look == "exists":
+                return ImageCheck(None, str(len(content)))
         else:
             status = path.stat()
             if not stat.S_ISREG(status.st_mode):

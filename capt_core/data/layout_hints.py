@@ -68,10 +68,11 @@ def _image_hints(
             found[top] = next(holding, None)
     lost = [top for top, place in found.items() if place is None]
     places = {place for place in found.values() if place is not None}
+    together = len(places) == 1 and len(found) == len(first) and not lost
     hints = []
-    if len(places) == 1 and not lost and not images.exists():
+    if together and _replaceable(images, next(iter(places))):
         place = places.pop()
-        hints.append(Hint(f"the images lie in {place}", _link(place, images)))
+        hints.append(Hint(f"the images lie in {place}", _into(place, images)))
     else:
         hints += [
             Hint(f"{top} lies in {place}", _into(place / top, images / top))
@@ -184,17 +185,20 @@ def _link(place: Path, expected: Path) -> str:
     return f"mkdir -p {_quote(expected.parent)} && ln -s {_quote(place)} {_quote(expected)}"
 
 
+def _replaceable(expected: Path, place: Path) -> bool:
+    """Whether a folder is not there, is empty, or holds the right one."""
+    return not expected.exists() or place.is_relative_to(expected) or not any(expected.iterdir())
+
+
 def _into(place: Path, expected: Path) -> str:
     """Put a folder where it belongs; one level too many is taken out."""
     if not expected.exists():
         return _link(place, expected)
+    if not place.is_relative_to(expected):
+        return f"rmdir {_quote(expected)} && {_link(place, expected)}"
     outer = expected.with_name(f"{expected.name}.outer")
-    inner = outer / place.relative_to(expected) if place.is_relative_to(expected) else place
-    return (
-        f"mv {_quote(expected)} {_quote(outer)} && mv {_quote(inner)} {_quote(expected)}"
-        if place.is_relative_to(expected)
-        else f"rmdir {_quote(expected)} && ln -s {_quote(place)} {_quote(expected)}"
-    )
+    inner = outer / place.relative_to(expected)
+    return f"mv {_quote(expected)} {_quote(outer)} && mv {_quote(inner)} {_quote(expected)}"
 
 
 def _quote(path: Path) -> str:

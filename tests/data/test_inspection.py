@@ -135,6 +135,7 @@ def move(root: Path, source: str, target: str) -> None:
         [("dtd/images", "dtd/dtd/images")],  # torchvision's layout
         [("dtd", "data of mine/dtd-r1.0.1/dtd")],
         [("dtd/images", "Images")],
+        [("dtd/images", "x"), ("x", "dtd/images/images")],
         [("dtd/split_zhou_DescribableTextures.json", "split_zhou_DescribableTextures.json")],
         [("dtd/images/banded", "more/banded")],
     ],
@@ -146,6 +147,14 @@ def test_a_wrong_layout_is_mended_by_the_command_given(
     for source, target in moves:
         move(root, source, target)
     assert mend(root)
+    assert found(inspect(root)) == {}
+
+
+def test_an_empty_image_folder_is_replaced(tmp_path: Path) -> None:
+    root = dtd(tmp_path)
+    move(root, "dtd/images", "elsewhere")
+    (root / "dtd/images").mkdir()
+    assert mend(root) == [f"the images lie in {root / 'elsewhere'}"]
     assert found(inspect(root)) == {}
 
 

@@ -73,6 +73,12 @@ def test_other_column_names_absolute_paths_and_numbers(tmp_path: Path) -> None:
     assert set(data.samples["path"]) == set(PATHS)
 
 
+def test_a_table_as_spreadsheets_save_it(tmp_path: Path) -> None:
+    lines = ["Path;Label", *(f"{path};{label}" for path, label in zip(PATHS, LABELS, strict=True))]
+    (tmp_path / "labels.csv").write_text("\ufeff" + "\r\n".join(lines), encoding="utf-8")
+    assert set(split_of(read_mine(tmp_path))) == set(PATHS)
+
+
 def test_tables_named_for_splits(tmp_path: Path) -> None:
     write_images(tmp_path, PATHS)
     frame = table().with_columns(part=pl.Series(SPLITS).str.to_lowercase())

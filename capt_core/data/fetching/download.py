@@ -67,7 +67,6 @@ def download(
         CaptError: refused or unreachable, not what is expected, or no room for it.
     """
     patience = patience or Patience()
-    target.parent.mkdir(parents=True, exist_ok=True)
     with _part_file(target) as part:
         resumed = part.size > 0
         advance(part.size)
@@ -200,20 +199,26 @@ class _Part:
 @contextmanager
 def _part_file(target: Path) -> Iterator[_Part]:
     path = target.with_name(f"{target.name}.part")
-    with path.open("ab") as stream:
+    with writing(path), path.open("ab") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise CaptError(
                 f"{path}: another fetch is writing it; wait for that one to end"
             ) from error
-        try:
-            yield _Part(path, stream)
-        except OSError as error:
-            raise CaptError(
-                f"{path}: cannot write ({error.strerror or error}); check permissions and free "
-                "space, then run the same command again"
-            ) from error
+        yield _Part(path, stream)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn the disk's errors into a line for the user."""
+    try:
+        yield
+    except OSError as error:
+        raise CaptError(
+            f"{path}: cannot write ({error.strerror or error}); check permissions and free space, "
+            "then run the same command again"
+        ) from error
 
 
 def _attempt(

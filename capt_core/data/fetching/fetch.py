@@ -15,6 +15,7 @@ from capt_core.data.fetching.download import (
     check_room,
     content_problem,
     download,
+    writing,
 )
 from capt_core.data.fetching.imagenet import sort_validation
 from capt_core.data.fetching.unpack import unpack, unpack_class_archives
@@ -65,7 +66,8 @@ class Fetcher:
         Raises:
             CaptError: something cannot be had; what was got stays, and the same command goes on.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
+        with writing(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
         files = self._chosen(only)
         if not only:
             self.say(f"{self.spec.name}: licence: {self.spec.licence}")
@@ -127,7 +129,8 @@ class Fetcher:
             problem = content_problem(file, place)
             if problem is None:
                 self.say(f"{place}: verified" if _verifiable(file) else f"{place}: is there")
-                place.replace(target)
+                with writing(target):
+                    place.replace(target)
                 return True
             raise CaptError(f"{place}: {problem}; delete it, then run the same command again")
         if self.mirror is not None:

@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 
 import polars as pl
 
-from capt_core.data.readers.listing import SPLIT_WORDS, Listing, listing_rows
+from capt_core.data.readers.listing import SPLIT_WORDS, Listing, listing_rows, sorted_labels
 from capt_core.data.scan import find_images, is_utf8, subfolders
 from capt_core.data.splits import Rejects
 from capt_core.errors import CaptError
@@ -63,4 +63,4 @@ def _read(parts: dict[Path, str | None], root: Path, rejects: Rejects) -> Listin
     if others:
         endings = ", ".join(sorted(others))
         notes.append(f"{others.total()} files that are no images by their ending: {endings}")
-    return Listing(pl.concat(frames), sorted(classes), notes)
+    return Listing(pl.concat(frames), sorted_labels(classes), notes)

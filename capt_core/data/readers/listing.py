@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import polars as pl
@@ -52,7 +52,7 @@ def to_split(listing: Listing, where: str, data: Data, rejects: Rejects) -> Spli
     rows = _usable(listing.rows, where, rejects)
     if not len(rows):
         raise CaptError(f"{where}: no images found; known endings are .jpg, .png, .webp and others")
-    labels = listing.labels if listing.labels is not None else sorted_labels(rows["label"])
+    labels = listing.labels if listing.labels is not None else sorted_labels(rows["label"].unique())
     counts = dict(rows.group_by("label").len().iter_rows())
     missing = _missing(rows)
     kept = []
@@ -84,11 +84,11 @@ def to_split(listing: Listing, where: str, data: Data, rejects: Rejects) -> Spli
     return SplitData(in_split_order(samples), kept, notes=notes)
 
 
-def sorted_labels(column: pl.Series) -> list[str]:
-    """Distinct labels: whole numbers by value, anything else by code points."""
-    labels = sorted(column.unique().to_list())
-    plain = all(label.isdecimal() and str(int(label)) == label for label in labels)
-    return sorted(labels, key=int) if plain else labels
+def sorted_labels(labels: Iterable[str]) -> list[str]:
+    """Labels in class order: whole numbers by value, anything else by code points."""
+    found = sorted(labels)
+    plain = all(label.isdecimal() and str(int(label)) == label for label in found)
+    return sorted(found, key=int) if plain else found
 
 
 def draw_splits(rows: pl.DataFrame, shares: dict[str, float], seed: int) -> pl.DataFrame:

@@ -60,8 +60,7 @@ def column_named(columns: Sequence[str], names: Sequence[str]) -> str | None:
 def _read(path: Path, root: Path, split: str | None) -> pl.DataFrame:
     try:
         if path.suffix.lower() in TEXT_ENDINGS:
-            separator = "\t" if path.suffix.lower() == ".tsv" else ","
-            frame = pl.read_csv(path, infer_schema=False, separator=separator)
+            frame = pl.read_csv(path, infer_schema=False, separator=_separator(path))
         else:
             frame = pl.read_parquet(path)
     except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
@@ -84,6 +83,13 @@ def _read(path: Path, root: Path, split: str | None) -> pl.DataFrame:
         [None if label is None else str(label) for label in frame[labels].to_list()],
         _splits(frame, splits, path) if splits else [split] * len(frame),
     )
+
+
+def _separator(path: Path) -> str:
+    """Tab, semicolon or comma: whichever stands in the first line most often."""
+    with path.open(encoding="utf-8-sig", errors="replace") as lines:
+        header = lines.readline()
+    return max(",;\t", key=header.count)
 
 
 def _relative_folder(path: Path, root: Path) -> str:

@@ -215,6 +215,12 @@ def test_the_command_from_end_to_end(server: Hostile, tmp_path: Path) -> None:
         assert (done.returncode, message in done.stderr) == (2, True)
 
 
+def test_a_root_that_cannot_be_written(server: Hostile, tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("a file")
+    with pytest.raises(CaptError, match="cannot write"):
+        fetcher(dtd(server), tmp_path / "taken").fetch()
+
+
 def test_a_list_of_files_is_checked(tmp_path: Path) -> None:
     path = tmp_path / "files.yaml"
     for text, message in (

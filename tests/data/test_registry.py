@@ -6,8 +6,10 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from capt_core.data.readers import read_split
+from capt_core.data.registry import BENCHMARKS as BENCHMARKS_FILE
 from capt_core.data.registry import (
     DATASETS,
     DatasetSpec,
@@ -143,3 +145,10 @@ def test_a_wrong_entry_is_named(tmp_path: Path, old: str, new: str, message: str
 def test_what_is_not_known_is_the_users_own() -> None:
     spec = dataset_spec("bolts")
     assert (spec.reader, spec.folder, spec.template) == ("own", "", "a photo of a {}.")
+
+
+def test_only_preparing_depends_on_the_list_of_benchmarks(project: Path) -> None:
+    # What later stages need of an entry is in the tables; a new entry must not rerun them.
+    stages = yaml.safe_load((project / "dvc.yaml").read_text())["stages"]
+    name = BENCHMARKS_FILE.relative_to(project).as_posix()
+    assert [stage for stage, entry in stages.items() if name in entry["deps"]] == ["prepare"]

@@ -191,6 +191,33 @@ def test_a_damaged_row_is_named(tmp_path: Path, document: object, where: str, wh
     assert what in message
 
 
+@pytest.mark.parametrize(
+    ("split", "row", "path", "what"),
+    [
+        ("test", 0, "a/1.jpg", "'a/1.jpg' is listed a second time (first as train[1])"),
+        ("train", 2, "a/1.jpg", "'a/1.jpg' is listed a second time (first as train[1])"),
+        ("val", 0, "a/../../b.jpg", "the path 'a/../../b.jpg' leads out of the image folder"),
+        ("val", 0, "/etc/passwd", "the path '/etc/passwd' leads out of the image folder"),
+        ("val", 0, "", "an empty path"),
+        ("val", 0, "a\0.jpg", "a path with a NUL character"),
+        ("val", 0, "\ud800.jpg", "is not valid UTF-8"),
+    ],
+)
+def test_a_path_that_cannot_be_is_refused_or_left_out(
+    tmp_path: Path, split: str, row: int, path: str, what: str
+) -> None:
+    document = sound()
+    document[split][row][0] = path
+    file = lay_out(tmp_path, document)
+    message = refusal(tmp_path)
+    assert message.startswith(f"{file}: {split}[{row}]: ")
+    assert what in message
+    data, _ = read_split(DTD, Data(root=str(tmp_path), on_bad_image="quarantine"))
+    assert len(data.samples) == 5
+    assert data.rejected["split"].to_list() == [split]
+    assert data.rejected["reason"][0] in message
+
+
 @pytest.mark.parametrize("split", ["val", "test"])
 def test_a_row_whose_name_contradicts_its_label_is_named(tmp_path: Path, split: str) -> None:
     # Label 0 is "banded" in training: this image would count as wrong whatever is predicted.

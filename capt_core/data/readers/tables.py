@@ -72,7 +72,7 @@ def _read(path: Path, root: Path, split: str | None) -> pl.DataFrame:
         if column is None:
             raise CaptError(
                 f"{path}: no column {wanted[0]} (or {', '.join(wanted[1:])}); its columns are "
-                f"{', '.join(frame.columns)}"
+                f"{', '.join(frame.columns)} (data.layout=class_folders uses no table)"
             )
     assert names is not None
     assert labels is not None

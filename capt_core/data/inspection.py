@@ -108,7 +108,7 @@ def inspect_files(
         sound = check.problem is None and look == "decode"
         marks.append(int(check.digest[:16], 16) if sound else None)
     rows += _duplicates(split.samples.with_columns(pl.Series("mark", marks, dtype=pl.UInt64)))
-    rows += _extra(spec, image_root, paths)
+    rows += _extra(spec, image_root, pl.concat([paths, split.rejected["path"]]))
     order = {kind: rank for rank, kind in enumerate(KINDS)}
     findings = pl.DataFrame(rows, schema=_SCHEMA, orient="row").sort(
         pl.col("kind").replace_strict(order, return_dtype=pl.Int64), "path", maintain_order=True
@@ -146,7 +146,7 @@ def _duplicates(samples: pl.DataFrame) -> Iterator[_Row]:
 
 
 def _extra(spec: DatasetSpec, image_root: Path, listed: pl.Series) -> Iterator[_Row]:
-    """Images below the image folder that no list names; where folders are the list, none are."""
+    """Images below the image folder that were not listed; where folders are the list, none are."""
     if spec.reader == "class_folders":
         return
     found = pl.Series(find_images(image_root).images, dtype=pl.String)

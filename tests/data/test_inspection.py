@@ -227,8 +227,13 @@ def test_own_images_are_inspected_too(tmp_path: Path) -> None:
     write_images(tmp_path, [f"{name}/{index}.png" for name in ("a", "b") for index in range(4)])
     (tmp_path / "a/new\nline.png").write_bytes(photo_bytes(99))
     (tmp_path / "a/0.png").write_bytes(b"no image")
+    write_images(tmp_path, ["beside.png", "lonely/9.png"])
     inspection = inspect(tmp_path, "mine")
-    assert found(inspection) == {"unreadable": ["a/0.png"]}
+    assert found(inspection) == {
+        "listing": ["lonely/9.png"],
+        "unreadable": ["a/0.png"],
+        "extra": ["beside.png"],
+    }
     for finding in check_files(inspection, dataset_spec("mine"), str(tmp_path)):
         assert "\n" not in finding.detail + finding.remedy
     with pytest.raises(CaptError):

@@ -116,9 +116,9 @@ def content_problem(file: RemoteFile, path: Path) -> str | None:
             with path.open("rb") as stream:
                 found = hashlib.file_digest(stream, name).hexdigest()
             return None if found == expected else f"its {name} is {found}, expected {expected}"
-    if file.size is None and path.open("rb").read(512).lstrip().lower().startswith(_PAGES):
-        return "a web page instead of the file"
-    return None
+    with path.open("rb") as stream:
+        page = stream.read(512).lstrip().lower().startswith(_PAGES)
+    return "a web page instead of the file" if page else None
 
 
 _PAGES = (b"<!doctype html", b"<html")
@@ -235,9 +235,7 @@ def _attempt(
     if file.size is not None and part.size > file.size:
         part.restart(None, advance)
     try:
-        with _open(url, part, patience.timeout) as answer:
-            total = _prepare(file, url, answer, part, advance)
-            _take(file, url, answer, part, total, advance)
+        answer = _open(url, part, patience.timeout)
     except urllib.error.HTTPError as error:
         if error.code == 416 and part.size:
             # Nothing after what has arrived: it is whole, or of another version.
@@ -248,10 +246,11 @@ def _attempt(
         if error.code in _FLEETING:
             raise _FleetingError(f"the server answers {error.code} {error.reason}") from error
         _refused(url, f"the server answers {error.code} {error.reason}", error)
-    except (http.client.HTTPException, ConnectionError, TimeoutError) as error:
-        raise _FleetingError(f"the connection broke ({_reason(error)})") from error
-    except urllib.error.URLError as error:
+    except (http.client.HTTPException, OSError) as error:
         raise _FleetingError(f"no connection ({_reason(error)})") from error
+    with answer:
+        total = _prepare(file, url, answer, part, advance)
+        _take(file, url, answer, part, total, advance)
 
 
 def _prepare(
@@ -285,14 +284,24 @@ def _take(
     advance: Callable[[int], None],
 ) -> None:
     limit = file.size if file.size is not None else total
-    while data := answer.read1(_CHUNK):
-        if limit is not None and part.size + len(data) > limit:
+    while data := _read(answer):
+        if limit is None:
+            check_room(part.path.parent, len(data), file.name)
+        elif part.size + len(data) > limit:
             part.discard()
             _refused(url, f"the server sends more than {limit} bytes")
         part.append(data)
         advance(len(data))
     if limit is not None and part.size < limit:
         raise _FleetingError(f"the connection ended after {part.size} of {limit} bytes")
+
+
+def _read(answer: Any) -> bytes:
+    try:
+        data: bytes = answer.read1(_CHUNK)
+    except (http.client.HTTPException, OSError) as error:
+        raise _FleetingError(f"the connection broke ({_reason(error)})") from error
+    return data
 
 
 def _open(url: str, part: _Part, timeout: float) -> Any:

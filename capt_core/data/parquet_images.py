@@ -62,6 +62,21 @@ def image_column(table: pq.ParquetFile) -> str | None:
     return None
 
 
+def read_column(table: pq.ParquetFile, column: str, group: int | None = None) -> Any:
+    """One column of a Parquet file, or of one of its row groups.
+
+    Raises:
+        OSError: its pages are damaged or of an unknown kind.
+    """
+    import pyarrow as pa
+
+    try:
+        rows = table.read([column]) if group is None else table.read_row_group(group, [column])
+    except pa.ArrowException as error:
+        raise OSError(" ".join(str(error).split())[:160]) from error
+    return rows.column(0)
+
+
 def read_row(path: Path) -> bytes:
     """Bytes of the image in a row; a row that only names a file gives that file's bytes.
 
@@ -127,7 +142,7 @@ def _read_group(file: Path, group: int) -> Any:
             f"{file}: {size / 1024**3:.1f} GiB in one row group; write it anew with smaller ones: "
             "pyarrow.parquet.write_table(table, file, row_group_size=100)"
         )
-    return table.read_row_group(group, columns=[column]).column(0)
+    return read_column(table, column, group)
 
 
 _READER = _RowReader()

@@ -151,8 +151,9 @@ def check_classes(data: SplitData, where: str, trained: bool = True) -> None:
     seen: dict[str, int] = {}
     for class_id, name in enumerate(data.class_names):
         key = _name_key(name)
-        if not key:
-            raise CaptError(f"{where}: class {class_id} has an empty name; give it one")
+        if not key or not is_utf8(name):
+            kind = "an empty name" if not key else f"a name that is not valid UTF-8 ({name!r})"
+            raise CaptError(f"{where}: class {class_id} has {kind}; give it another")
         if key in seen:
             other = seen[key]
             raise CaptError(

@@ -8,7 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from capt_core.data.parquet_images import IMAGE_COLUMNS, image_column, open_table, row_path
+from capt_core.data.parquet_images import (
+    IMAGE_COLUMNS,
+    image_column,
+    open_table,
+    read_column,
+    row_path,
+)
 from capt_core.data.readers.listing import SPLIT_WORDS, Listing, listing_rows
 from capt_core.data.readers.tables import (
     LABEL_COLUMNS,
@@ -112,10 +118,9 @@ def _features(metadata: dict[bytes, bytes], path: Path) -> dict[str, Any]:
 
 def _values(path: Path, column: str) -> list[Any]:
     try:
-        values: list[Any] = open_table(path).read(columns=[column]).column(0).to_pylist()
+        values: list[Any] = read_column(open_table(path), column).to_pylist()
     except OSError as error:
-        reason = " ".join(str(error).split())[:160]
-        raise CaptError(f"{path}: column {column} is not readable ({reason})") from error
+        raise CaptError(f"{path}: column {column} is not readable ({error})") from error
     return values
 
 

@@ -27,9 +27,15 @@ CLASSES = Table(
 REJECTED = Table(
     "rejected",
     "prepare",
-    {"path": _TEXT, "class_id": _ID, "class_name": _TEXT, "split": _TEXT, "reason": _TEXT},
-    # A file named twice is rejected under the same path as often as it is named.
-    key=[],
+    {
+        "rejected_id": _ID,
+        "path": _TEXT,
+        "class_id": _ID,
+        "class_name": _TEXT,
+        "split": _TEXT,
+        "reason": _TEXT,
+    },
+    key=["rejected_id"],
     nullable=frozenset({"class_id"}),
 )
 

@@ -120,7 +120,8 @@ def prepare_dataset(
     )
     notes = [*listed.notes, *looks.notes(kept)]
     dataset = Dataset(name, samples, classes, fingerprint(samples, classes, looks.contents))
-    return Prepared(dataset, split.rejected, notes)
+    numbered = split.rejected.with_row_index("rejected_id").cast({"rejected_id": pl.Int64})
+    return Prepared(dataset, numbered, notes)
 
 
 @dataclass

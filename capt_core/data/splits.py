@@ -16,6 +16,7 @@ from capt_core.errors import CaptError, visible
 
 SPLITS = ("train", "val", "test")
 QUARANTINE = "data.on_bad_image=quarantine"
+_REJECTED = {name: kind for name, kind in REJECTED.columns.items() if name != "rejected_id"}
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class SplitData:
         samples: columns `path` (relative to the image folder, with forward slashes), `class_id`
             and `split`; train, val, test, each in the order of its source.
         class_names: by class id.
-        rejected: the table `rejected`: what was left out while listing.
+        rejected: the table `rejected` without its ids: what was left out while listing.
         template: prompt template that replaces the data set's, or None.
         notes: lines that the user should read.
     """
@@ -75,8 +76,8 @@ class Rejects:
         self._rows.append((visible(path), class_id, class_name, split, visible(reason)))
 
     def frame(self) -> pl.DataFrame:
-        """The table `rejected`."""
-        return pl.DataFrame(self._rows, schema=dict(REJECTED.columns), orient="row")
+        """The table `rejected` without its ids."""
+        return pl.DataFrame(self._rows, schema=_REJECTED, orient="row")
 
 
 def path_problem(path: str) -> str | None:

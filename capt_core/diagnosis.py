@@ -192,7 +192,7 @@ def check_files(inspection: Inspection, spec: DatasetSpec, data_root: str) -> It
             yield Finding(f"{kind} images", "note", f"{detail}; {used}", mending)
         else:
             yield Finding(kind, "note", detail, NOTES[kind])
-    if inspection.failed and spec.reader != "own" and inspection.sound < inspection.images / 2:
+    if inspection.count("missing") and spec.reader != "own":
         yield from _layout(spec, data_root)
     for note in inspection.split.notes:
         yield Finding("listing", "note", note)

@@ -98,6 +98,14 @@ def test_every_kind_of_trouble_is_found(tmp_path: Path) -> None:
 SPEC = dataset_spec("dtd")
 
 
+def test_a_class_that_lies_elsewhere_is_found_among_the_missing(tmp_path: Path) -> None:
+    root = dtd(tmp_path)
+    move(root, "dtd/images/banded", "more/banded")
+    findings = {finding.check: finding for finding in check_files(inspect(root), SPEC, str(root))}
+    assert findings["missing"].detail.startswith("6: banded/banded_0.jpg; ")
+    assert findings["layout"].remedy.endswith(f"ln -s {root}/more/banded {root}/dtd/images/banded")
+
+
 def test_the_same_bytes_in_one_split(tmp_path: Path) -> None:
     images = dtd(tmp_path) / "dtd/images"
     (images / "banded/banded_1.jpg").write_bytes((images / "banded/banded_0.jpg").read_bytes())

@@ -103,7 +103,7 @@ def prepare_fold(
         .with_columns(pl.col("sample_id").cast(pl.Int64))
     )
     table = samples.select(list(SAMPLES.columns))
-    origin = Provenance(source.dataset, fingerprint(table, classes, []))
+    origin = Provenance(source.dataset, fingerprint(table, classes, ""))
     write_table(CLASSES, classes, target.classes, origin)
     write_table(SAMPLES, table, target.samples, origin)
     ids = samples.select(pl.col("old_id"), "sample_id", pl.col("class_id").alias("new_class"))

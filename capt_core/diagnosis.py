@@ -13,12 +13,16 @@ from pathlib import Path
 from typing import Literal
 
 from capt_core.backbone.identity import backbone_identity
-from capt_core.data.registry import dataset_spec
-from capt_core.data.splits import checked_root
-from capt_core.errors import CaptError
+from capt_core.data.image_checks import REMARKS
+from capt_core.data.inspection import FAILS, KINDS, NOTES, Inspection, list_files
+from capt_core.data.layout_hints import layout_hints
+from capt_core.data.registry import DatasetSpec, dataset_spec
+from capt_core.data.splits import QUARANTINE, SplitData, spoken_name
+from capt_core.errors import CaptError, visible
 from capt_core.params import Settings
 
 LOW_SPACE = 2 * 1024**3
+_EXAMPLES = 3
 
 
 @dataclass(frozen=True)
@@ -30,15 +34,18 @@ class Finding:
     detail: str
     remedy: str = ""
 
+    @property
+    def failed(self) -> bool:
+        return self.state == "fail"
 
-def diagnose(settings: Settings, dataset: str, artifacts: Path) -> Iterator[Finding]:
-    """Look for the usual troubles, one finding each."""
+
+def diagnose(settings: Settings, artifacts: Path) -> Iterator[Finding]:
+    """Look for the usual troubles of an installation, one finding each."""
     yield check_torchvision()
     yield check_open_clip()
     yield check_gpu(settings)
     yield check_weights(settings)
     yield check_artifacts(artifacts)
-    yield check_data(settings, dataset)
     yield check_commands()
     yield check_api_key()
 
@@ -134,17 +141,95 @@ def check_artifacts(folder: Path) -> Finding:
     return Finding(name, "ok", f"{folder}: writable, {free / 1024**3:.0f} GiB free")
 
 
-def check_data(settings: Settings, dataset: str) -> Finding:
-    """Whether the data set lies where the settings say."""
-    name = f"data set {dataset}"
+def check_data(
+    settings: Settings, dataset: str
+) -> tuple[list[Finding], tuple[SplitData, Path] | None]:
+    """Whether the data set lies where the settings say, or where it lies instead.
+
+    Returns:
+        The findings; and what the data set lists, with the folder of its images, if it can be read
+        from disk.
+    """
+    name = "data set"
     spec = dataset_spec(dataset)
     if spec.reader == "proctex":
-        return Finding(name, "ok", "drawn by the project itself")
+        return [Finding(name, "ok", f"{dataset} is drawn by the project itself")], None
+    root = settings.data.root
     try:
-        root = checked_root(spec, settings.data.root)
+        listed = list_files(spec, settings.data)
     except CaptError as error:
-        return Finding(name, "fail", str(error), "--set data.root=DIR")
-    return Finding(name, "ok", str(root))
+        findings = [Finding(name, "fail", str(error), "" if root else "--data-root DIR")]
+        if root and spec.reader != "own":
+            findings += _layout(spec, root)
+        return findings, None
+    detail = f"{len(listed[0].samples)} images listed, below {listed[1]}"
+    return [Finding(name, "ok", detail)], listed
+
+
+def _layout(spec: DatasetSpec, root: str) -> list[Finding]:
+    hints = layout_hints(spec, Path(root).expanduser())
+    return [Finding("layout", "fail", hint.problem, hint.command) for hint in hints]
+
+
+def check_files(inspection: Inspection, spec: DatasetSpec, data_root: str) -> Iterator[Finding]:
+    """A finding per kind of trouble with the files of a data set."""
+    again = f"capt-stage fetch --dataset {spec.name} --root {data_root}"
+    for (kind,), rows in inspection.findings.group_by("kind", maintain_order=True):
+        examples = [
+            f"{path}: {detail}" if kind in ("listing", "unreadable", "in two splits") else path
+            for path, detail in rows.select("path", "detail").head(_EXAMPLES).iter_rows()
+        ]
+        more = f" and {len(rows) - _EXAMPLES} more" if len(rows) > _EXAMPLES else ""
+        detail = f"{len(rows)}: {visible('; '.join(examples))}{more}"
+        kind = str(kind)
+        if kind in FAILS:
+            remedy = FAILS[kind].format(again=again)
+            if not spec.files:
+                remedy = f"get the file anew, or --set {QUARANTINE}"
+            yield Finding(kind, "fail", detail, remedy)
+        elif kind in REMARKS:
+            used, mending = REMARKS[kind]
+            yield Finding(f"{kind} images", "note", f"{detail}; {used}", mending)
+        else:
+            yield Finding(kind, "note", detail, NOTES[kind])
+    if inspection.count("missing") and spec.reader != "own":
+        yield from _layout(spec, data_root)
+    for note in inspection.split.notes:
+        yield Finding("listing", "note", note)
+
+
+def files_summary(dataset: str, inspection: Inspection) -> str:
+    """One line: how many images can be used, and how many of each kind of trouble."""
+    counts = {kind: inspection.count(kind) for kind in KINDS}
+    parts = [f"{kind} {count}" for kind, count in counts.items() if count]
+    return (
+        f"{dataset}: {inspection.sound} of {inspection.images} images in "
+        f"{len(inspection.split.class_names)} classes can be used"
+        + (f"; {', '.join(parts)}" if parts else "; nothing to remark")
+    )
+
+
+def check_prompts(settings: Settings, spec: DatasetSpec, split: SplitData) -> Finding:
+    """Whether every class name fits the context of the backbone's text tower."""
+    from capt_core.backbone.loading import load_tokenizer
+
+    name = "class names"
+    try:
+        tokenizer = load_tokenizer(settings.backbone)
+    except CaptError as error:
+        return Finding(name, "fail", str(error))
+    template = split.template or spec.template
+    lengths = {
+        label: tokenizer.token_count(template.format(spoken_name(label)))
+        for label in split.class_names
+    }
+    longest = max(lengths, key=lengths.__getitem__)
+    detail = f"longest prompt: {lengths[longest]} of {tokenizer.context_length} tokens"
+    if lengths[longest] > tokenizer.context_length:
+        return Finding(
+            name, "fail", f"{detail} ({longest!r})", "shorten the name (data.classes, classes.yaml)"
+        )
+    return Finding(name, "ok", detail)
 
 
 def check_commands() -> Finding:

@@ -1,5 +1,15 @@
 """Errors that are the user's to mend."""
 
+# Names of files may hold any character; a message stays one printable line.
+_VISIBLE = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}
+_VISIBLE |= {ord("\n"): "\\n", ord("\t"): "\\t", ord("\r"): "\\r", 0x2028: "\\u2028"}
+_VISIBLE |= {0x2029: "\\u2029"}
+
+
+def visible(text: str) -> str:
+    """Text on one line: control characters escaped, undecodable bytes of file names shown."""
+    return text.translate(_VISIBLE).encode("utf-8", "backslashreplace").decode("utf-8")
+
 
 class CaptError(Exception):
     """A mistake in the user's input, settings or files.
@@ -7,3 +17,6 @@ class CaptError(Exception):
     The message is one line: what is wrong, where, and the command or edit that mends it.
     The command line prints it without a traceback and exits with code 2.
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(visible(message))

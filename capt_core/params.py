@@ -24,6 +24,14 @@ from capt_core.settings_file import (
 class Data(Section):
     root: str | None = None
     on_bad_image: Literal["error", "quarantine"] = "error"
+    layout: Literal[
+        "auto", "class_folders", "split_folders", "table", "image_table", "split_json"
+    ] = "auto"
+    table: str | None = None
+    classes: str | None = None
+    val_share: float = Field(0.2, ge=0, lt=1)
+    test_share: float = Field(0.3, ge=0, lt=1)
+    split_seed: int = Field(0, ge=0)
 
 
 class FewShot(Section):

@@ -13,6 +13,7 @@ from stages import (
     doctor,
     evaluate,
     extract_features,
+    fetch,
     fit_teacher,
     generate_prompts,
     infer_teacher,
@@ -40,7 +41,7 @@ PIPELINE = (
     evaluate,
     report,
 )
-TOOLS = (doctor, study, study_report)
+TOOLS = (fetch, doctor, study, study_report)
 
 app = typer.Typer(
     help="Find the classes that CLIP confuses, and repair them with a few images.",

@@ -27,7 +27,7 @@ def main(
     with stage_run("prepare", dataset, seed, params, artifacts, set_) as run:
         settings, layout = run.settings, run.layout
         with progress("drawn", images_to_draw(dataset, settings.prepare)) as advance:
-            source = read_source(layout, settings.data.root, settings.prepare, advance)
+            source = read_source(layout, settings.data, settings.prepare, advance)
         with progress("checked", len(source.split.samples)) as advance:
             prepared = prepare_dataset(
                 dataset,
@@ -51,5 +51,7 @@ def main(
             f"{dataset}: {len(prepared.dataset.samples)} images, "
             f"{len(prepared.dataset.classes)} classes -> {layout.samples}"
         )
+        for note in prepared.notes:
+            say(f"note: {note}")
         if len(prepared.rejected):
             say(f"{len(prepared.rejected)} images rejected -> {layout.rejected}")

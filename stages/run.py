@@ -72,12 +72,10 @@ def stage_run(
         CaptError: bad settings, or ``--set`` under DVC.
     """
     from capt_core.artifacts.layout import Layout, StudyLayout
-    from capt_core.data.registry import dataset_spec
+    from capt_core.data.registry import check_dataset_name
     from capt_core.errors import CaptError
     from capt_core.params import load_settings
 
-    if dataset is not None:
-        dataset_spec(dataset)
     if overrides and os.environ.get("DVC_STAGE"):
         raise CaptError(
             "--set does not work under DVC; use dvc exp run --set-param section.key=value"
@@ -87,10 +85,14 @@ def stage_run(
     shared = artifacts
     if variant:
         artifacts = StudyLayout(artifacts).variant(variant)
+    layout = Layout(artifacts, dataset or "", shared if variant else None)
+    if dataset is not None:
+        listed = dataset in matrix.datasets or layout.samples.is_file()
+        check_dataset_name(dataset, settings.data, listed)
     run = Run(
         settings=settings,
         matrix=matrix,
-        layout=Layout(artifacts, dataset or "", shared if variant else None),
+        layout=layout,
         seed=number,
         seeds=matrix.seeds if seed is None else [seed],
         records=shared / "runs",

@@ -27,8 +27,16 @@ CLASSES = Table(
 REJECTED = Table(
     "rejected",
     "prepare",
-    {"path": _TEXT, "class_id": _ID, "class_name": _TEXT, "split": _TEXT, "reason": _TEXT},
-    key=["split", "path"],
+    {
+        "rejected_id": _ID,
+        "path": _TEXT,
+        "class_id": _ID,
+        "class_name": _TEXT,
+        "split": _TEXT,
+        "reason": _TEXT,
+    },
+    key=["rejected_id"],
+    nullable=frozenset({"class_id"}),
 )
 
 FEWSHOT = Table(

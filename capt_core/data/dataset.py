@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import overload
 
 import polars as pl
 
@@ -71,18 +72,49 @@ class Dataset:
         )
         return frame.join(names, on=id_column, how="left", maintain_order="left")
 
-    def paths(self, sample_ids: pl.Series, image_root: Path) -> list[Path]:
+    def paths(self, sample_ids: pl.Series, image_root: Path) -> Sequence[Path]:
         """Files of the given samples, in their order."""
-        return [image_root / path for path in self.samples["path"].gather(sample_ids).to_list()]
+        return _Paths(self.samples["path"].gather(sample_ids), image_root)
 
 
-def fingerprint(samples: pl.DataFrame, classes: pl.DataFrame, digests: Iterable[str]) -> str:
-    """First 16 hex digits of SHA-256 over both tables and the images' digests, in row order."""
+class _Paths(Sequence[Path]):
+    """Paths made when they are asked for: a million of them would take half a gigabyte."""
+
+    def __init__(self, names: pl.Series, folder: Path) -> None:
+        self._names, self._folder = names, folder
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    @overload
+    def __getitem__(self, index: int) -> Path: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Path]: ...
+    def __getitem__(self, index: int | slice) -> Path | Sequence[Path]:
+        if isinstance(index, slice):
+            return _Paths(self._names[index], self._folder)
+        return self._folder / str(self._names[index])
+
+    def __iter__(self) -> Iterator[Path]:
+        return (self._folder / name for name in iter_values(self._names))
+
+
+def iter_values(column: pl.Series) -> Iterator[str]:
+    """Values of a text column, a block at a time."""
+    for start in range(0, len(column), _BLOCK):
+        yield from column[start : start + _BLOCK].to_list()
+
+
+_BLOCK = 8192
+
+
+def fingerprint(samples: pl.DataFrame, classes: pl.DataFrame, contents: str) -> str:
+    """First 16 hex digits of SHA-256 over both tables and a digest of the images' contents."""
     digest = hashlib.sha256()
     for frame in (samples, classes):
-        digest.update(frame.write_csv().encode())
-    for image in digests:
-        digest.update(image.encode())
+        for part in frame.iter_slices(_BLOCK):
+            digest.update(part.write_csv().encode())
+    digest.update(contents.encode())
     return digest.hexdigest()[:16]
 
 
@@ -92,7 +124,6 @@ def load_dataset(layout: Layout) -> Dataset:
     Raises:
         CaptError: a table is missing, damaged, or the two do not belong together.
     """
-    dataset_spec(layout.dataset)
     expected = Provenance(layout.dataset)
     samples = read_table(SAMPLES, layout.samples, expected)
     classes = read_table(CLASSES, layout.classes, expected)
@@ -123,4 +154,4 @@ def image_root(layout: Layout, data_root: str | None) -> Path:
     spec = dataset_spec(layout.dataset)
     if spec.reader == "proctex":
         return layout.images
-    return checked_root(spec, data_root) / spec.image_folder
+    return checked_root(spec, data_root) / spec.images

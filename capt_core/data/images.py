@@ -1,8 +1,8 @@
-"""Opening, checking, transforming and batching images."""
+"""Opening, transforming and batching images."""
 
 from __future__ import annotations
 
-import hashlib
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from io import BytesIO
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
+from capt_core.data.parquet_images import in_table, read_row
 from capt_core.errors import CaptError
 from capt_core.torchvision_ops import ensure_torchvision
 
@@ -22,20 +23,27 @@ if TYPE_CHECKING:
     import torch
 
 
+# Pillow refuses what has more than twice this limit and only warns above it; cameras of 100
+# megapixels exist.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+_BROKEN = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
+
+
 def open_image(path: Path) -> Image.Image:
-    """Read an image as RGB.
+    """Read an image as RGB; the path may name a row of a Parquet file.
 
     Raises:
         CaptError: the file is missing or not a readable image; the message names it.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(BytesIO(read_row(path)) if in_table(path) else path) as image:
             return to_rgb(image)
     except FileNotFoundError as error:
         raise CaptError(
             f"{path}: image missing; check data.root, then run: capt-stage prepare"
         ) from error
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except _BROKEN as error:
         raise CaptError(
             f"{path}: not a readable image ({error}); replace it, or set "
             "data.on_bad_image=quarantine and run: capt-stage prepare"
@@ -54,53 +62,6 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if image.mode in ("I", "F"):
         raise ValueError(f"32-bit pixels (mode {image.mode}), save it with 8 or 16 bits")
     return image.convert("RGB")
-
-
-@dataclass(frozen=True)
-class ImageCheck:
-    """What is wrong with an image file (None: nothing) and a digest of its content."""
-
-    problem: str | None
-    digest: str
-
-
-ImageLook = Literal["decode", "exists", "none"]
-
-
-def check_image(path: Path, look: ImageLook) -> ImageCheck:
-    """Look at one image file.
-
-    Args:
-        path: the file.
-        look: `decode` reads all pixels and digests all bytes, `exists` takes the file's size for
-            its digest, `none` does not touch the file.
-    """
-    try:
-        if look == "none":
-            return ImageCheck(None, "")
-        if look == "exists":
-            return ImageCheck(None, str(path.stat().st_size))
-        content = path.read_bytes()
-        with Image.open(BytesIO(content)) as image:
-            to_rgb(image)
-    except FileNotFoundError:
-        return ImageCheck("missing", "")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        # Pillow's message quotes the address of the buffer.
-        reason = "not an image" if isinstance(error, UnidentifiedImageError) else str(error)
-        return ImageCheck(f"unreadable: {reason}", "")
-    return ImageCheck(None, hashlib.sha256(content).hexdigest())
-
-
-def check_images(paths: Sequence[Path], look: ImageLook, workers: int) -> Iterator[ImageCheck]:
-    """`check_image` of many files in order, by several threads."""
-    with ThreadPoolExecutor(max_workers=max(1, workers)) as pool:
-        for start in range(0, len(paths), _CHUNK):
-            chunk = paths[start : start + _CHUNK]
-            yield from pool.map(lambda path: check_image(path, look), chunk)
-
-
-_CHUNK = 1024
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
-from collections.abc import Callable
+from array import array
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,18 +15,20 @@ import polars as pl
 
 from capt_core import params
 from capt_core.artifacts.layout import Layout
-from capt_core.artifacts.schemas import CLASSES, FEWSHOT, REJECTED, SAMPLES
-from capt_core.data.dataset import Dataset, fingerprint
+from capt_core.artifacts.schemas import CLASSES
+from capt_core.data.dataset import Dataset, fingerprint, iter_values
 from capt_core.data.fewshot import draw_fewshot
-from capt_core.data.images import ImageLook, check_images
+from capt_core.data.image_checks import REMARKS, TELLING, ImageLook, check_images
+from capt_core.data.readers import read_split
 from capt_core.data.registry import dataset_spec
 from capt_core.data.splits import (
+    QUARANTINE,
     SPLITS,
-    Sample,
     SplitData,
     check_classes,
     class_groups,
-    read_split,
+    sample_frame,
+    with_samples,
 )
 from capt_core.errors import CaptError
 
@@ -39,15 +43,16 @@ class Source:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A checked data set, and the table `rejected` of images left out."""
+    """A checked data set, the table `rejected` of images left out, and lines to tell the user."""
 
     dataset: Dataset
     rejected: pl.DataFrame
+    notes: Sequence[str] = ()
 
 
 def read_source(
     layout: Layout,
-    data_root: str | None,
+    data: params.Data,
     settings: params.Prepare,
     advance: Callable[[int], None] = lambda _: None,
 ) -> Source:
@@ -59,7 +64,7 @@ def read_source(
     spec = dataset_spec(layout.dataset)
     if spec.reader == "proctex":
         return Source(_draw_proctex(layout.images, settings, advance), layout.images)
-    split, image_root = read_split(spec, data_root)
+    split, image_root = read_split(spec, data)
     _replace_folder(layout.images, lambda _: None)
     return Source(split, image_root)
 
@@ -74,7 +79,7 @@ def prepare_dataset(
     """Check every image and build the tables `samples`, `classes` and `rejected`.
 
     Args:
-        name: registry name.
+        name: of the data set.
         source: split and image folder.
         looked: how closely every image is looked at, see `check_image`.
         quarantine: leave bad images out and list them, instead of stopping at the first.
@@ -84,59 +89,124 @@ def prepare_dataset(
         CaptError: a bad image (unless quarantined), or a class left without training images.
     """
     spec = dataset_spec(name)
-    names = source.split.class_names
-    kept: list[Sample] = []
-    digests: list[str] = []
-    rejected: list[tuple[str, int, str, str, str]] = []
-    paths = [source.image_root / sample.path for sample in source.split.samples]
-    checks = check_images(paths, looked, os.cpu_count() or 1)
-    for sample, path, check in zip(source.split.samples, paths, checks, strict=True):
-        advance(1)
-        if check.problem is None:
-            kept.append(sample)
-            digests.append(check.digest)
-        elif quarantine:
-            row = (sample.path, sample.class_id, names[sample.class_id], sample.split)
-            rejected.append((*row, check.problem))
-        else:
-            raise CaptError(
-                f"{path}: {check.problem}; mend the file, or leave it out with "
-                "--set data.on_bad_image=quarantine"
-            )
-    check_classes(SplitData(kept, names), f"{name} without its rejected images")
+    listed = source.split
+    looks = _look(source, looked, quarantine, advance)
+    bad = pl.Series("row", list(looks.problems), dtype=pl.UInt32)
+    rows = listed.samples.with_row_index("row")
+    named = rows.with_columns(class_name=_names(rows["class_id"], listed.class_names))
+    kept = named.filter(~pl.col("row").is_in(bad.implode())) if len(bad) else named
+    rejected = named.filter(pl.col("row").is_in(bad.implode())).select(
+        "path",
+        "class_id",
+        "class_name",
+        "split",
+        pl.Series("reason", list(looks.problems.values()), dtype=pl.String),
+    )
+    split = with_samples(listed, kept.select("path", "class_id", "split"), rejected)
+    check_classes(split, f"{name} without its rejected images", trained=spec.has_training)
+    samples = (
+        kept.drop("row")
+        .with_row_index("sample_id")
+        .select(pl.col("sample_id").cast(pl.Int64), "path", "class_id", "class_name", "split")
+    )
     classes = pl.DataFrame(
         {
-            "class_id": range(len(names)),
-            "class_name": names,
-            "group": class_groups(len(names)),
-            "template": [spec.template] * len(names),
+            "class_id": range(len(listed.class_names)),
+            "class_name": listed.class_names,
+            "group": class_groups(len(listed.class_names)),
+            "template": [listed.template or spec.template] * len(listed.class_names),
         },
         schema=dict(CLASSES.columns),
     )
-    samples = pl.DataFrame(
-        {
-            "sample_id": range(len(kept)),
-            "path": [sample.path for sample in kept],
-            "class_id": [sample.class_id for sample in kept],
-            "class_name": [names[sample.class_id] for sample in kept],
-            "split": [sample.split for sample in kept],
-        },
-        schema=dict(SAMPLES.columns),
+    notes = [*listed.notes, *looks.notes(kept)]
+    dataset = Dataset(name, samples, classes, fingerprint(samples, classes, looks.contents))
+    numbered = split.rejected.with_row_index("rejected_id").cast({"rejected_id": pl.Int64})
+    return Prepared(dataset, numbered, notes)
+
+
+@dataclass
+class _Looks:
+    """What looking at all images found; grows by a few bytes per image.
+
+    Attributes:
+        problems: row of a bad image to what is wrong with it.
+        contents: digest of the digests of all good images.
+        marks: the first 64 bits of every image's digest, in row order.
+        remarks: what is remarkable to the first path and the number of images.
+    """
+
+    problems: dict[int, str]
+    contents: str
+    marks: array[int]
+    remarks: dict[str, tuple[str, int]]
+
+    def notes(self, kept: pl.DataFrame) -> Iterator[str]:
+        for remark, (path, count) in self.remarks.items():
+            yield f"{count} images are {remark} ({path}, ...): {REMARKS[remark][0]}"
+        if len(self.marks):
+            marks = pl.Series("mark", self.marks, dtype=pl.UInt64).gather(kept["row"])
+            common = (
+                kept.select("split", marks)
+                .group_by("mark")
+                .agg(pl.col("split").n_unique().alias("splits"))
+                .filter(pl.col("splits") > 1)
+            )
+            if len(common):
+                yield (
+                    f"{len(common)} images are in more than one split, byte for byte; "
+                    "capt-stage doctor lists them"
+                )
+
+
+def _look(
+    source: Source, look: ImageLook, quarantine: bool, advance: Callable[[int], None]
+) -> _Looks:
+    paths = source.split.samples["path"]
+    looks = _Looks({}, "", array("Q"), {})
+    contents = hashlib.sha256()
+    checks = check_images(
+        (source.image_root / path for path in iter_values(paths)), look, os.cpu_count() or 1
     )
-    dataset = Dataset(name, samples, classes, fingerprint(samples, classes, digests))
-    return Prepared(dataset, pl.DataFrame(rejected, dict(REJECTED.columns), orient="row"))
+    for row, (path, check) in enumerate(zip(iter_values(paths), checks, strict=True)):
+        advance(1)
+        if look == "decode":
+            looks.marks.append(int(check.digest[:16] or "0", 16))
+        if check.problem is None:
+            contents.update(check.digest.encode())
+        elif quarantine:
+            looks.problems[row] = check.problem
+        else:
+            raise CaptError(
+                f"{source.image_root / path}: {check.problem}; mend the file, or leave it out with "
+                f"--set {QUARANTINE}"
+            )
+        for remark in set(TELLING).intersection(check.remarks):
+            first, count = looks.remarks.get(remark, (path, 0))
+            looks.remarks[remark] = (first, count + 1)
+    looks.contents = contents.hexdigest()
+    return looks
+
+
+def _names(class_ids: pl.Series, names: list[str]) -> pl.Series:
+    return pl.Series("class_name", names, dtype=pl.String).gather(class_ids)
 
 
 def draw_list(dataset: Dataset, shots: int, seed: int) -> pl.DataFrame:
     """The table `fewshot`: training list, then validation list, each in sampling order."""
-    columns = ("sample_id", "path", "class_id", "split")
+    class_ids = dataset.samples["class_id"].to_numpy()
     rows = {
-        split: dataset.samples.filter(pl.col("split") == split).select(columns).rows()
+        split: dataset.samples.filter(pl.col("split") == split)["sample_id"].to_list()
         for split in ("train", "val")
     }
-    train, val = draw_fewshot(rows["train"], rows["val"], lambda row: int(row[2]), shots, seed)
-    positioned = [(position, *row) for drawn in (train, val) for position, row in enumerate(drawn)]
-    return pl.DataFrame(positioned, schema=dict(FEWSHOT.columns), orient="row")
+    lists = draw_fewshot(rows["train"], rows["val"], lambda row: int(class_ids[row]), shots, seed)
+    drawn = [
+        pl.DataFrame({"sample_id": pl.Series(part, dtype=pl.Int64)})
+        .with_row_index("position")
+        .with_columns(pl.col("position").cast(pl.Int64))
+        for part in lists
+    ]
+    columns = dataset.samples.select("sample_id", "path", "class_id", "split")
+    return pl.concat(drawn).join(columns, on="sample_id", how="left", maintain_order="left")
 
 
 def images_to_draw(name: str, settings: params.Prepare) -> int:
@@ -159,8 +229,8 @@ def _draw_proctex(
     from capt_core.data.proctex import CLASS_NAMES
 
     counts = _proctex_counts(settings)
-    samples = [
-        Sample(f"{name}/{split}_{index:04d}.png", class_id, split)
+    rows = [
+        (f"{name}/{split}_{index:04d}.png", class_id, split)
         for split, count in counts.items()
         for class_id, name in enumerate(CLASS_NAMES)
         for index in range(count)
@@ -180,7 +250,8 @@ def _draw_proctex(
                 advance(count)
 
     _replace_folder(folder, draw)
-    return SplitData(samples, list(CLASS_NAMES))
+    paths, class_ids, splits = map(list, zip(*rows, strict=True))
+    return SplitData(sample_frame(paths, class_ids, splits), list(CLASS_NAMES))
 
 
 def _draw_class(task: tuple[Path, int, str, int, int]) -> int:

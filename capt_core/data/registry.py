@@ -1,111 +1,210 @@
-"""The data sets known by name: one declarative entry each over shared readers."""
+"""The data sets known by name: the entries of ``benchmarks.yaml``, checked."""
 
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass
-from typing import Literal
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field, ValidationError, field_validator
 
 from capt_core.errors import CaptError
+from capt_core.params import Data
+from capt_core.settings_file import Section
+
+BENCHMARKS = Path(__file__).with_name("benchmarks.yaml")
+OWN_TEMPLATE = "a photo of a {}."
+# Folders beside those of the data sets below the artifacts folder.
+_TAKEN = ("evaluations", "runs", "study", "work")
 
 
-@dataclass(frozen=True)
-class DatasetSpec:
+class RemoteFile(Section):
+    """One file that ``fetch`` gets, and what becomes of it.
+
+    Attributes:
+        name: file name, below the data set's folder.
+        url: http(s) address, or ``drive:ID`` of a file on Google Drive.
+        by_hand: where to get a file that cannot be downloaded without a login, or whose host is
+            gone.
+        inside: the archive of the same data set that holds this file.
+        size: bytes.
+        md5, sha256: hex digests of the content; at least one of them unless none is published.
+        unpack: prefix of an archive's members to the folder (ending in ``/``) or file that takes
+            its place, relative to the data set's folder. Members under no prefix are left out.
+        class_archives: folder that takes one folder per inner archive (ImageNet's training set).
+        labelled_by: archive that says which class each image is (ImageNet's validation set).
+    """
+
+    name: str
+    url: str | None = Field(None, alias="from")
+    by_hand: str | None = None
+    inside: str | None = None
+    size: int | None = Field(None, ge=0)
+    md5: str | None = Field(None, pattern=r"^[0-9a-f]{32}$")
+    sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
+    unpack: dict[str, str] = Field(default_factory=dict)
+    class_archives: str | None = None
+    labelled_by: str | None = None
+
+
+class DatasetSpec(Section):
     """How to find and read one data set.
 
     Attributes:
         name: name on the command line and in artifacts, lower snake case.
-        reader: `zhou` reads a split JSON, `aircraft` the variant lists of FGVC-Aircraft,
-            `proctex` draws the embedded textures.
-        folder: the data set's folder below ``data.root``.
-        image_folder: images, relative to `folder`; paths of samples are relative to it.
-        split_file: split JSON, relative to `folder`.
+        reader: `split_json`, `class_folders` and `aircraft` read benchmarks, `own` reads a data set
+            of the user's in any of the known layouts, `proctex` draws the embedded textures.
+        folder: the data set's folder below ``data.root``; empty for ``data.root`` itself.
+        images: image folder, relative to `folder`; paths of samples are relative to it.
+        split: split file, relative to `folder`; None for `class_folders`.
+        splits: for `class_folders`: split to its folder of class folders, relative to `images`.
+        class_names: for `class_folders`: file of lines "<folder> <name>", relative to `folder`.
+        numbered: class folders are numbers, folder i being called by line i of `class_names`.
+        shared_names: class folder to the name it gets where another class has the same one.
         template: hand-written prompt; ``{}`` takes the class name.
         domain: what the images show, for the text of generated prompts.
+        classes: how many classes the whole data set has; None where that is not known.
+        also: other names that people know it by.
+        licence: terms of use as far as they are known.
+        files: what ``fetch`` downloads.
     """
 
     name: str
-    reader: Literal["zhou", "aircraft", "proctex"]
-    folder: str
-    image_folder: str
-    split_file: str
-    template: str
-    domain: str
+    reader: Literal["split_json", "class_folders", "aircraft", "own", "proctex"]
+    folder: str = ""
+    images: str = ""
+    split: str | None = None
+    splits: dict[Literal["train", "val", "test"], str] = Field(default_factory=dict)
+    class_names: str | None = None
+    numbered: bool = False
+    shared_names: dict[str, str] = Field(default_factory=dict)
+    template: str = OWN_TEMPLATE
+    domain: str = "photographs"
+    classes: int | None = Field(None, ge=1)
+    also: list[str] = Field(default_factory=list)
+    licence: str = "not stated"
+    files: list[RemoteFile] = Field(default_factory=list)
+
+    @field_validator("template")
+    @classmethod
+    def _one_place(cls, template: str) -> str:
+        return check_template(template)
+
+    @property
+    def has_training(self) -> bool:
+        """Whether there are training images; ImageNet's variants have test images only."""
+        return self.reader != "class_folders" or "train" in self.splits
 
 
-def _zhou(
-    name: str, folder: str, image_folder: str, split: str, template: str, domain: str
-) -> DatasetSpec:
-    return DatasetSpec(
-        name, "zhou", folder, image_folder, f"split_zhou_{split}.json", template, domain
-    )
+def check_template(template: str) -> str:
+    """Return a prompt template that has exactly one place for the class name.
+
+    Raises:
+        ValueError: it has none, several, or other braces.
+    """
+    if (
+        template.count("{}") != 1
+        or "{" in template.replace("{}", "")
+        or "}" in template.replace("{}", "")
+    ):
+        raise ValueError(f"template {template!r}: expected exactly one {{}} for the class name")
+    return template
 
 
-_PHOTO = "a photo of a {}."
+def read_registry(path: Path) -> dict[str, DatasetSpec]:
+    """Read and check a file of benchmark entries.
 
-_SPECS = (
-    DatasetSpec(
-        "proctex", "proctex", "", "", "", "a photo of a {} texture", "synthetic texture images"
-    ),
-    _zhou("caltech101", "caltech-101", "101_ObjectCategories", "Caltech101", _PHOTO, "objects"),
-    _zhou(
-        "oxford_pets",
-        "oxford_pets",
-        "images",
-        "OxfordPets",
-        "a photo of a {}, a type of pet.",
-        "cat and dog breeds",
-    ),
-    _zhou("stanford_cars", "stanford_cars", "", "StanfordCars", _PHOTO, "car models"),
-    _zhou(
-        "flowers102",
-        "oxford_flowers",
-        "jpg",
-        "OxfordFlowers",
-        "a photo of a {}, a type of flower.",
-        "flowers",
-    ),
-    _zhou("food101", "food-101", "images", "Food101", "a photo of {}, a type of food.", "dishes"),
-    DatasetSpec(
-        "fgvc_aircraft",
-        "aircraft",
-        "fgvc_aircraft",
-        "images",
-        "variants.txt",
-        "a photo of a {}, a type of aircraft.",
-        "aircraft variants",
-    ),
-    _zhou("sun397", "sun397", "SUN397", "SUN397", _PHOTO, "scenes"),
-    _zhou("dtd", "dtd", "images", "DescribableTextures", "{} texture.", "photographs of textures"),
-    _zhou(
-        "eurosat",
-        "eurosat",
-        "2750",
-        "EuroSAT",
-        "a centered satellite photo of {}.",
-        "satellite images of land cover",
-    ),
-    _zhou(
-        "ucf101",
-        "ucf101",
-        "UCF-101-midframes",
-        "UCF101",
-        "a photo of a person doing {}.",
-        "video frames of human actions",
-    ),
+    Raises:
+        CaptError: unreadable file, unknown key or wrong value; the message names the entry.
+    """
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise CaptError(f"{path}: not a readable list of data sets ({error})") from error
+    if not isinstance(document, dict):
+        raise CaptError(f"{path}: expected data-set names with their entries")
+    return {str(name): _entry(path, str(name), entry) for name, entry in document.items()}
+
+
+def _entry(path: Path, name: str, entry: object) -> DatasetSpec:
+    where = f"{path}: {name}"
+    if not isinstance(entry, dict) or not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name):
+        raise CaptError(f"{where}: expected a lower-case name and its keys and values")
+    needed = {"split_json": ("folder", "split"), "class_folders": ("folder", "splits")}
+    for key in needed.get(str(entry.get("reader")), ()):
+        if not entry.get(key):
+            raise CaptError(f"{where}: {key} is missing; reader {entry['reader']} needs it")
+    try:
+        return DatasetSpec.model_validate({**_textual(entry), "name": name})
+    except ValidationError as error:
+        problem = error.errors()[0]
+        key = ".".join(map(str, problem["loc"]))
+        raise CaptError(f"{where}: {key}: {problem['msg']}, found {problem['input']!r}") from error
+
+
+def _textual(entry: dict[Any, Any]) -> dict[str, Any]:
+    """Keys as text: YAML reads the folder 2750 as a number."""
+    return {
+        str(key): _textual(value) if isinstance(value, dict) else value
+        for key, value in entry.items()
+    }
+
+
+_PROCTEX = DatasetSpec(
+    name="proctex",
+    reader="proctex",
+    template="a photo of a {} texture",
+    domain="synthetic texture images",
 )
-
-DATASETS = {spec.name: spec for spec in _SPECS}
+DATASETS = {"proctex": _PROCTEX, **read_registry(BENCHMARKS)}
 
 
 def dataset_spec(name: str) -> DatasetSpec:
-    """Look a data set up by name.
+    """Look a data set up; a name that is not known stands for a data set of the user's own."""
+    return DATASETS.get(name) or DatasetSpec(name=name, reader="own")
+
+
+def check_dataset_name(name: str, data: Data, listed: bool) -> None:
+    """Refuse a name that is probably a slip, or that cannot name a data set of one's own.
+
+    Args:
+        name: as given on the command line.
+        data: settings as they hold for that name.
+        listed: whether the settings list the name, or artifacts of it exist.
 
     Raises:
-        CaptError: unknown name; the message lists the known ones.
+        CaptError: the message says what was probably meant, or how to use the name.
     """
-    if name not in DATASETS:
-        near = difflib.get_close_matches(name, DATASETS, n=1)
-        hint = f"did you mean {near[0]}? " if near else ""
-        raise CaptError(f"unknown data set {name!r}; {hint}known: {', '.join(DATASETS)}")
-    return DATASETS[name]
+    if name in DATASETS:
+        return
+    meant = _meant(name)
+    if meant and not listed and data.layout == "auto":
+        raise CaptError(
+            f"unknown data set {name!r}; did you mean {meant}? For a data set of your own under "
+            "this name, list it under datasets in params.yaml"
+        )
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name) or name in _TAKEN:
+        raise CaptError(
+            f"data set {name!r}: a name is made of lower-case letters, digits, _ and -, and is "
+            f"none of {', '.join(_TAKEN)}; choose another"
+        )
+    if data.root is None and not listed:
+        raise CaptError(
+            f"unknown data set {name!r}; known: {', '.join(DATASETS)}; for images of your own add "
+            "--set data.root=DIR"
+        )
+
+
+def _meant(name: str) -> str | None:
+    """The known name that an unknown one is close to."""
+    plain = {_plain(known): known for known in DATASETS}
+    for spec in DATASETS.values():
+        plain |= {_plain(other): spec.name for other in spec.also}
+    near = difflib.get_close_matches(_plain(name), plain, n=1, cutoff=0.8)
+    return plain[near[0]] if near else None
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())

@@ -1,86 +1,148 @@
-"""Reading splits: which image is which class, in training, validation or test."""
+"""What a split is: which image is which class, in training, validation or test."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
 
+import polars as pl
+
+from capt_core.artifacts.schemas import REJECTED
 from capt_core.data.registry import DatasetSpec
-from capt_core.errors import CaptError
+from capt_core.data.scan import is_utf8
+from capt_core.errors import CaptError, visible
 
 SPLITS = ("train", "val", "test")
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One image: `path` is relative to the data set's image folder, with forward slashes."""
-
-    path: str
-    class_id: int
-    split: str
+QUARANTINE = "data.on_bad_image=quarantine"
+_REJECTED = {name: kind for name, kind in REJECTED.columns.items() if name != "rejected_id"}
 
 
 @dataclass(frozen=True)
 class SplitData:
-    """All samples (train, val, test, each in split-file order) and the class names by id."""
+    """A data set as listed, before its images were looked at.
 
-    samples: list[Sample]
-    class_names: list[str]
-
-
-def read_split(spec: DatasetSpec, data_root: str | None) -> tuple[SplitData, Path]:
-    """Read a data set's split from disk; returns it with the folder of its images.
-
-    Raises:
-        CaptError: missing root, wrong layout or a damaged split; the message says what was
-            looked for and where.
+    Attributes:
+        samples: columns `path` (relative to the image folder, with forward slashes), `class_id`
+            and `split`; train, val, test, each in the order of its source.
+        class_names: by class id.
+        rejected: the table `rejected` without its ids: what was left out while listing.
+        template: prompt template that replaces the data set's, or None.
+        notes: lines that the user should read.
     """
-    root = checked_root(spec, data_root)
-    split = root / spec.split_file
-    data = _read_zhou(split) if spec.reader == "zhou" else _read_aircraft(root)
-    check_classes(data, str(split))
-    return data, root / spec.image_folder
+
+    samples: pl.DataFrame
+    class_names: list[str]
+    rejected: pl.DataFrame = field(default_factory=lambda: Rejects(True).frame())
+    template: str | None = None
+    notes: Sequence[str] = ()
+
+
+def sample_frame(
+    paths: Iterable[str], class_ids: Iterable[int], splits: Iterable[str]
+) -> pl.DataFrame:
+    """Samples as a table, train before val before test, otherwise in the given order."""
+    frame = pl.DataFrame(
+        {"path": paths, "class_id": class_ids, "split": splits},
+        schema={"path": pl.String, "class_id": pl.Int64, "split": pl.String},
+    )
+    return in_split_order(frame)
+
+
+def in_split_order(frame: pl.DataFrame) -> pl.DataFrame:
+    """Rows sorted by split: train, val, test; the order within a split stays."""
+    return pl.concat([frame.filter(pl.col("split") == split) for split in SPLITS])
+
+
+class Rejects:
+    """Collects what is left out, or stops at the first of it."""
+
+    def __init__(self, quarantine: bool) -> None:
+        self._quarantine = quarantine
+        self._rows: list[tuple[str, int | None, str, str, str]] = []
+
+    def add(
+        self, where: str, row: tuple[str, int | None, str, str], reason: str, remedy: str
+    ) -> None:
+        """Note a row (path, class id or None, class name, split) and why it is left out.
+
+        Raises:
+            CaptError: nothing is to be left out.
+        """
+        if not self._quarantine:
+            raise CaptError(f"{where}: {reason}; {remedy}, or leave it out with --set {QUARANTINE}")
+        path, class_id, class_name, split = row
+        self._rows.append((visible(path), class_id, class_name, split, visible(reason)))
+
+    def frame(self) -> pl.DataFrame:
+        """The table `rejected` without its ids."""
+        return pl.DataFrame(self._rows, schema=_REJECTED, orient="row")
+
+
+def path_problem(path: str) -> str | None:
+    """Why a listed path cannot be one of an image below the image folder, or None."""
+    parts = PurePosixPath(path).parts
+    if not path or "\0" in path:
+        return "an empty path" if not path else "a path with a NUL character"
+    if path.startswith("/") or ".." in parts:
+        return f"the path {path!r} leads out of the image folder"
+    if not is_utf8(path):
+        return f"the path {path!r} is not valid UTF-8"
+    return None
 
 
 def checked_root(spec: DatasetSpec, data_root: str | None) -> Path:
     """Folder of a data set, after checking that the usual layout is there.
 
+    A data set of the user's own is `data_root` itself, or the folder of the table it names.
+
     Raises:
         CaptError: a part of the layout is missing.
     """
     if data_root is None:
-        raise CaptError(
-            f"data.root is not set; give --set data.root=DIR, where DIR holds {spec.folder}/"
-        )
+        holds = f", where DIR holds {spec.folder}/" if spec.folder else ""
+        raise CaptError(f"data.root is not set; give --set data.root=DIR{holds}")
     base = Path(data_root).expanduser()
+    if spec.reader == "own":
+        if not base.exists():
+            raise CaptError(f"data.root: {base} does not exist; give the folder of your images")
+        return base if base.is_dir() else base.parent
     root = base / spec.folder
     if not base.is_dir():
         raise CaptError(
             f"data.root: {base} is not a folder; set data.root to the parent of {spec.folder}/"
         )
+    doctor = f"capt-stage doctor --dataset {spec.name} --data-root {base} looks for them"
     if not root.is_dir():
-        inside = (base / spec.split_file).is_file() or base.resolve().name == spec.folder
+        inside = (
+            bool(spec.split) and (base / str(spec.split)).is_file()
+        ) or base.resolve().name == spec.folder
         hint = (
             f"data.root seems to be the data set itself, use its parent: {base.resolve().parent}"
             if inside
-            else f"set data.root to the folder that holds {spec.folder}/"
+            else f"set data.root to the folder that holds {spec.folder}/ ({doctor})"
         )
         raise CaptError(f"data.root: looked for {root}, which does not exist; {hint}")
-    for part, kind in ((spec.split_file, "split file"), (spec.image_folder, "image folder")):
-        path = root / part
-        if not path.exists():
+    parts = [(spec.split, "split file"), (spec.images, "image folder")]
+    parts += [(f"{spec.images}/{part}", f"{split} folder") for split, part in spec.splits.items()]
+    for part, kind in parts:
+        if part and not (root / part).exists():
+            usual = f"{spec.folder}/{spec.split} beside " if spec.split else ""
             raise CaptError(
-                f"{spec.name}: looked for the {kind} {path}, which does not exist; "
-                f"the usual layout is {spec.folder}/{spec.split_file} beside "
-                f"{spec.folder}/{spec.image_folder}"
+                f"{spec.name}: looked for the {kind} {root / part}, which does not exist; "
+                f"the usual layout is {usual}{spec.folder}/{spec.images} ({doctor})"
             )
     return root
 
 
-def check_classes(data: SplitData, where: str) -> None:
+def check_classes(data: SplitData, where: str, trained: bool = True) -> None:
     """Refuse class names that cannot work and classes without training images.
+
+    Args:
+        data: what was listed.
+        where: named in errors.
+        trained: whether every class needs training images.
 
     Raises:
         CaptError: an empty or duplicate name, a class without training images, no classes.
@@ -89,22 +151,38 @@ def check_classes(data: SplitData, where: str) -> None:
         raise CaptError(f"{where}: no classes found; is this the data set's split file?")
     seen: dict[str, int] = {}
     for class_id, name in enumerate(data.class_names):
-        if not name.strip():
-            raise CaptError(f"{where}: class {class_id} has an empty name; give it one")
-        if spoken_name(name).lower() in seen:
-            other = seen[spoken_name(name).lower()]
+        key = _name_key(name)
+        if not key or not is_utf8(name):
+            kind = "an empty name" if not key else f"a name that is not valid UTF-8 ({name!r})"
+            raise CaptError(f"{where}: class {class_id} has {kind}; give it another")
+        if key in seen:
+            other = seen[key]
             raise CaptError(
-                f"{where}: classes {other} and {class_id} are both called {name!r}; "
-                "prompts could not tell them apart, rename one"
+                f"{where}: classes {other} and {class_id} are both called {name!r} "
+                f"({data.class_names[other]!r}); prompts could not tell them apart, rename one "
+                "(data.classes takes a file of names)"
             )
-        seen[spoken_name(name).lower()] = class_id
-    trained = {sample.class_id for sample in data.samples if sample.split == "train"}
+        seen[key] = class_id
+    if not trained:
+        return
+    found = set(data.samples.filter(pl.col("split") == "train")["class_id"].unique())
     for class_id, name in enumerate(data.class_names):
-        if class_id not in trained:
+        if class_id not in found:
             raise CaptError(
                 f"{where}: class {class_id} ({name}) has no training images; "
                 "add some or remove the class from the split"
             )
+
+
+def _name_key(name: str) -> str:
+    """Equal for names that a tokenizer cannot tell apart."""
+    spoken = unicodedata.normalize("NFC", spoken_name(name))
+    return " ".join(spoken.split()).casefold()
+
+
+def with_samples(data: SplitData, samples: pl.DataFrame, rejected: pl.DataFrame) -> SplitData:
+    """The same classes with other samples and further rejected ones."""
+    return replace(data, samples=samples, rejected=pl.concat([data.rejected, rejected]))
 
 
 def spoken_name(class_name: str) -> str:
@@ -116,64 +194,3 @@ def class_groups(class_count: int) -> list[str]:
     """`base` for the first ceil(C/2) class ids, `novel` for the rest (the field's rule)."""
     base = (class_count + 1) // 2
     return ["base" if class_id < base else "novel" for class_id in range(class_count)]
-
-
-def _read_zhou(path: Path) -> SplitData:
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CaptError(f"{path}: not a readable split file ({error}); get it anew") from error
-    if not isinstance(document, Mapping) or any(split not in document for split in SPLITS):
-        raise CaptError(f"{path}: expected the keys train, val and test")
-    samples: list[Sample] = []
-    names: dict[int, str] = {}
-    for split in SPLITS:
-        if not isinstance(document[split], list):
-            raise CaptError(f"{path}: {split}: expected a list, found {document[split]!r}")
-        for row, entry in enumerate(document[split]):
-            where = f"{path}: {split}[{row}]"
-            if not _is_entry(entry):
-                raise CaptError(f"{where}: expected [path, label, class name], found {entry!r}")
-            image, label, name = entry
-            if split != "train" and label not in names:
-                raise CaptError(f"{where}: label {label} ({name}) has no training images")
-            if names.setdefault(label, name) != name:
-                raise CaptError(
-                    f"{where}: label {label} is called {name!r} here, {names[label]!r} before"
-                )
-            samples.append(Sample(image, label, split))
-    missing = sorted(set(range(len(names))) - set(names))
-    if missing:
-        raise CaptError(f"{path}: labels must run from 0 without gaps; {missing[0]} is missing")
-    return SplitData(samples, [names[label] for label in sorted(names)])
-
-
-def _is_entry(entry: object) -> bool:
-    return (
-        isinstance(entry, Sequence)
-        and len(entry) == 3
-        and isinstance(entry[0], str)
-        and type(entry[1]) is int
-        and isinstance(entry[2], str)
-    )
-
-
-def _read_aircraft(root: Path) -> SplitData:
-    names = _lines(root / "variants.txt")
-    labels = {name: label for label, name in enumerate(names)}
-    samples: list[Sample] = []
-    for split in SPLITS:
-        path = root / f"images_variant_{split}.txt"
-        for row, line in enumerate(_lines(path), start=1):
-            image, _, name = line.partition(" ")
-            if name not in labels:
-                raise CaptError(f"{path}: line {row}: {name!r} is not in variants.txt")
-            samples.append(Sample(f"{image}.jpg", labels[name], split))
-    return SplitData(samples, names)
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError) as error:
-        raise CaptError(f"{path}: not a readable list ({error}); get it anew") from error

@@ -43,8 +43,6 @@ def test_tables_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
 def test_a_data_set_that_is_not_prepared_says_what_to_run(tmp_path: Path) -> None:
     with pytest.raises(CaptError, match="run: capt-stage prepare --dataset dtd"):
         load_dataset(Layout(tmp_path, "dtd"))
-    with pytest.raises(CaptError, match="did you mean dtd"):
-        load_dataset(Layout(tmp_path, "dtdd"))
 
 
 def test_a_few_shot_list_of_other_images_is_refused(tmp_path: Path) -> None:
@@ -69,7 +67,8 @@ def test_names_and_paths_follow_the_ids() -> None:
     assert named["class_name"].to_list() == ["c1", "c2", "c1"]
     assert named.drop("class_name").equals(frame)
     paths = dataset.paths(pl.Series([2, 0]), Path("/images"))
-    assert paths == [Path("/images/c1/2.png"), Path("/images/c2/0.png")]
+    assert list(paths) == [Path("/images/c1/2.png"), Path("/images/c2/0.png")]
+    assert (len(paths), paths[1], list(paths[:1])) == (2, list(paths)[1], list(paths)[:1])
     assert dataset.class_ids("base") == [0, 1]
     assert dataset.class_ids("novel") == [2]
 
@@ -91,16 +90,14 @@ def test_the_fingerprint_follows_samples_classes_and_images() -> None:
     dataset = toy_dataset([0, 1, 1], 2)
     other = toy_dataset([0, 1, 0], 2)
     renamed = dataset.classes.with_columns(class_name=pl.Series(["c0", "stripes"]))
-    digests = ["a", "b", "c"]
     prints = [
-        fingerprint(dataset.samples, dataset.classes, digests),
-        fingerprint(other.samples, dataset.classes, digests),
-        fingerprint(dataset.samples, renamed, digests),
-        fingerprint(dataset.samples, dataset.classes, ["a", "b", "d"]),
-        fingerprint(dataset.samples, dataset.classes, ["b", "a", "c"]),
+        fingerprint(dataset.samples, dataset.classes, "a"),
+        fingerprint(other.samples, dataset.classes, "a"),
+        fingerprint(dataset.samples, renamed, "a"),
+        fingerprint(dataset.samples, dataset.classes, "b"),
     ]
     assert len(set(prints)) == len(prints)
-    assert prints[0] == fingerprint(dataset.samples, dataset.classes, iter(digests))
+    assert prints[0] == fingerprint(dataset.samples, dataset.classes, "a")
     assert len(prints[0]) == 16
 
 

@@ -8,12 +8,17 @@ import random
 from collections import Counter
 from pathlib import Path
 
+import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from capt_core.data.dataset import Dataset
 from capt_core.data.fewshot import draw_fewshot
-from capt_core.data.splits import class_groups
+from capt_core.data.preparation import draw_list
+from capt_core.data.readers.split_json import read_split_json
+from capt_core.data.registry import dataset_spec
+from capt_core.data.splits import Rejects, class_groups
 
 Named = tuple[str, int]
 
@@ -176,3 +181,34 @@ def test_inputs_are_left_alone() -> None:
     train, val = list(TRAIN), list(VAL)
     draw_fewshot(train, val, label_of, 2, 1)
     assert (train, val) == (TRAIN, VAL)
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "published"),
+    [
+        ("caltech101", 13800, "3cbebd1e5046"),
+        ("dtd", 6486, "f2df83dbe240"),
+        ("eurosat", 1380, "9f38813d5d5e"),
+        ("flowers102", 14076, "b8ae0b8fab57"),
+        ("oxford_pets", 5106, "275d5bdf58b8"),
+        ("stanford_cars", 27048, "bc5f04b306f1"),
+        ("ucf101", 13938, "70d02bcde7b8"),
+    ],
+)
+def test_the_published_lists_of_seven_benchmarks(
+    shared: Path, name: str, count: int, published: str
+) -> None:
+    # Digests of all lists that cross-modal adaptation (Lin et al., 2023) published for 1 to 16
+    # shots and seeds 1 to 3, train before val, one path a line.
+    spec = dataset_spec(name)
+    split = read_split_json(shared / "data" / "splits" / str(spec.split), Rejects(False))
+    samples = split.samples.with_row_index("sample_id").cast({"sample_id": pl.Int64})
+    dataset = Dataset(name, samples, pl.DataFrame(), "")
+    found, total = hashlib.sha256(), 0
+    for shots in (1, 2, 4, 8, 16):
+        for seed in (1, 2, 3):
+            drawn = draw_list(dataset, shots, seed)
+            assert drawn["split"].unique(maintain_order=True).to_list() == ["train", "val"]
+            total += len(drawn)
+            found.update("".join(f"{path}\n" for path in drawn["path"]).encode())
+    assert (total, found.hexdigest()[:12]) == (count, published)

@@ -13,14 +13,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from capt_core.data import images  # the module: pytest would collect a bare `test_transform`
-from capt_core.data.images import (
-    ImageCheck,
-    ImageStyle,
-    check_image,
-    check_images,
-    image_batches,
-    open_image,
-)
+from capt_core.data.image_checks import ImageCheck, check_image, check_images
+from capt_core.data.images import ImageStyle, image_batches, open_image
 from capt_core.errors import CaptError
 from capt_core.torchvision_ops import ensure_torchvision
 
@@ -158,7 +152,7 @@ def test_many_checks_keep_their_order(tmp_path: Path) -> None:
 
 
 def test_checks_span_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("capt_core.data.images._CHUNK", 3)
+    monkeypatch.setattr("capt_core.data.image_checks._CHUNK", 3)
     sizes = [10, 11, 12, 13, 14, 15, 16]
     paths = [photo(tmp_path, f"{side}.bmp", side) for side in sizes]
     found = [check.digest for check in check_images(paths, "exists", workers=2)]

@@ -61,8 +61,10 @@ def test_artifacts_folder_is_a_file(tmp_path: Path) -> None:
 
 
 def test_data_root(tmp_path: Path) -> None:
-    assert diagnosis.check_data(settings(), "proctex").state == "ok"
-    finding = diagnosis.check_data(settings(data={"root": str(tmp_path)}), "dtd")
+    (finding,), listed = diagnosis.check_data(settings(), "proctex")
+    assert (finding.state, listed) == ("ok", None)
+    (finding, layout), _ = diagnosis.check_data(settings(data={"root": str(tmp_path)}), "dtd")
+    assert "capt-stage fetch --dataset dtd" in layout.remedy
     assert finding.state == "fail"
     assert str(tmp_path / "dtd") in finding.detail
 

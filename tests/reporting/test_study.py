@@ -47,12 +47,18 @@ def test_a_difference_is_paired_and_clear_beyond_two_standard_errors() -> None:
     close = results(
         {"other": [(0, 0, 70), (0, 0, 50), (0, 0, 60)], FULL: [(0, 0, 71), (0, 0, 52), (0, 0, 63)]}
     )
-    assert difference(close, OTHER, FULL_ROW, "harmonic_mean") == (pytest.approx(2.0), True)
+    found = difference(close, OTHER, FULL_ROW, "harmonic_mean")
+    assert found is not None
+    assert found[0] == pytest.approx(2.0)
+    assert found[1]
     # Differences -1, 1, 3: mean 1, standard error 2 / sqrt(3) = 1.155.
     noisy = results(
         {"other": [(0, 0, 70), (0, 0, 50), (0, 0, 60)], FULL: [(0, 0, 69), (0, 0, 51), (0, 0, 63)]}
     )
-    assert difference(noisy, OTHER, FULL_ROW, "harmonic_mean") == (pytest.approx(1.0), False)
+    found = difference(noisy, OTHER, FULL_ROW, "harmonic_mean")
+    assert found is not None
+    assert found[0] == pytest.approx(1.0)
+    assert not found[1]
     single = results({"other": [(0, 0, 70)], FULL: [(0, 0, 69)]})
     assert difference(single, OTHER, FULL_ROW, "harmonic_mean") is None
 

@@ -12,7 +12,10 @@ import torch
 from polars.testing import assert_frame_equal
 from torch.nn import functional
 
+from capt_core import params
 from capt_core.artifacts.schemas import TRAINING_LOG
+from capt_core.backbone.loading import load_backbone
+from capt_core.methods.capt.experts import Masks
 from capt_core.methods.capt.model import CaptModel
 from capt_core.params import Experts, Losses, Train
 from capt_core.training import engine
@@ -46,8 +49,9 @@ def weights(trainer: Trainer) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 @pytest.mark.parametrize("blocks", ["all", 1])
+@pytest.mark.parametrize("clip", ["small", "tiny"])
 def test_a_cached_prefix_trains_as_computing_it_anew(
-    tmp_path: Path, optimizer: str, blocks: Any
+    tmp_path: Path, optimizer: str, blocks: Any, clip: str
 ) -> None:
     # The presets `paper` and `fast` with equal blocks, views and seeds.
     settings = Train.model_validate(
@@ -61,13 +65,18 @@ def test_a_cached_prefix_trains_as_computing_it_anew(
             "representative_noise": 0.1,
         }
     )
-    live, computed = fit(tmp_path, settings, blocks=blocks)
-    cached, kept = fit(tmp_path, settings, blocks=blocks, cached=True)
-    # Prefixes differ in rounding only: their images went through the tower in other batches.
-    assert_frame_equal(kept.log, computed.log, rel_tol=1e-5, abs_tol=1e-6)
+    backbone = toy_backbone()
+    if clip == "tiny":
+        backbone = load_backbone(params.Backbone(), params.Runtime(device="cpu"))
+    live, computed = fit(tmp_path, settings, backbone=backbone, blocks=blocks)
+    cached, kept = fit(tmp_path, settings, backbone=backbone, blocks=blocks, cached=True)
+    # Prefixes differ in rounding only: their images went through the tower in other batches. AdamW
+    # makes steps out of that where it divides small gradients by their size.
+    tolerance = 1e-3 if optimizer == "adamw" else 2e-6
+    assert_frame_equal(kept.log, computed.log, rel_tol=tolerance, abs_tol=tolerance)
     state = weights(live)
     for name, value in weights(cached).items():
-        torch.testing.assert_close(value, state[name], rtol=1e-5, atol=1e-6, msg=name)
+        torch.testing.assert_close(value, state[name], rtol=1e-5, atol=tolerance, msg=name)
 
 
 def test_equal_seeds_give_equal_bits_and_other_seeds_other_weights(tmp_path: Path) -> None:
@@ -200,24 +209,34 @@ def test_what_was_learnt_is_interpolated_once_at_the_end(tmp_path: Path) -> None
         assert torch.equal(weights(part)[name], share * value), name
 
 
-def test_masks_are_drawn_anew_in_every_step(tmp_path: Path) -> None:
-    # With one batch per epoch, no augmentation and no learning, only masks tell steps apart.
-    settings = PLAIN_SGD.model_copy(
-        update={"epochs": 3, "batch_size": 6, "learning_rate": 1e-12, "warmup_epochs": 0}
-    )
+def seen_masks(folder: Path, rate: float) -> list[Masks | None]:
+    """Masks of every forward pass of a training whose passes all have three rows."""
+    settings = PLAIN_SGD.model_copy(update={"epochs": 2, "batch_size": 1, "accumulate": 2})
+    anchors = tuple(Anchor(i, (i + 4, i + 6), (1.0, 2.0)) for i in range(4))
+    trainer = toy_trainer(folder, settings, experts=Experts(mask_rate=rate), anchors=anchors)
+    seen: list[Masks | None] = []
+    features = trainer.model.features
 
-    def losses(experts: Experts) -> list[float]:
-        _, fitted = fit(
-            tmp_path, settings, experts=experts, cached=True, prepare=randomise, blocks=0
-        )
-        found: list[float] = fitted.log["loss"].to_list()
-        return found
+    def watched(tokens: Any, alpha: Any, masks: Masks | None, class_token_only: bool) -> Any:
+        seen.append(masks)
+        return features(tokens, alpha, masks, class_token_only)
 
-    masked = losses(Experts(mask_rate=0.5))
-    assert len({round(loss, 4) for loss in masked}) == 3
-    assert losses(Experts(mask_rate=0.5)) == masked
-    plain = losses(UNMASKED)
-    assert plain == pytest.approx([plain[0]] * 3, rel=1e-5)
+    trainer.model.features = watched  # type: ignore[assignment]
+    trainer.fit()
+    return seen
+
+
+def test_masks_are_drawn_anew_for_every_forward_pass(tmp_path: Path) -> None:
+    seen = seen_masks(tmp_path, 0.5)
+    drawn = [masks for masks in seen if masks is not None]
+    assert len(seen) == len(drawn) == 8
+    for part in ("kept", "noise"):
+        tensors = [getattr(masks, part) for masks in drawn]
+        assert tensors[0].shape == (3, 3, 32)
+        assert len({tuple(tensor.flatten().tolist()) for tensor in tensors}) == 8
+    again = [masks for masks in seen_masks(tmp_path, 0.5) if masks is not None]
+    assert all(torch.equal(one.kept, two.kept) for one, two in zip(drawn, again, strict=True))
+    assert seen_masks(tmp_path, 0.0) == [None] * 8
 
 
 def test_the_log_by_hand(tmp_path: Path) -> None:
@@ -254,6 +273,18 @@ def test_the_log_by_hand(tmp_path: Path) -> None:
     assert first["retention_loss"] == pytest.approx(0, abs=1e-6)
     assert first["feature_loss"] == pytest.approx(0, abs=1e-6)
     assert float(trainer.model.running_alpha) == pytest.approx(3.5)
+
+
+def test_what_no_loss_asks_for_is_not_in_the_log(tmp_path: Path) -> None:
+    _, fitted = fit(tmp_path, PLAIN_SGD, losses=Losses(), experts=Experts(granularities=[]))
+    nothing = {name for name in fitted.log.columns if fitted.log[name].null_count()}
+    assert nothing == {"retention_loss", "feature_loss", "load_balance_loss"}
+    assert all(fitted.log[name].null_count() == fitted.log.height for name in nothing)
+
+
+def test_the_record_of_a_step_is_the_mean_of_its_batches() -> None:
+    records: list[engine.Record] = [{"a": 1.0, "b": None}, {"a": 4.0, "b": None}]
+    assert engine.mean_record(records) == {"a": 2.5, "b": None}
 
 
 @pytest.mark.parametrize(("alpha", "used"), [("constant", 5.0), ("learned", 5.0)])

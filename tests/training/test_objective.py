@@ -61,7 +61,7 @@ def test_the_parts_are_the_losses_of_their_names() -> None:
 def test_the_loss_is_the_weighted_sum_of_its_parts(weights: list[float]) -> None:
     settings = Losses.model_validate(dict(zip(WEIGHTS.values(), weights, strict=True)))
     total, parts = objective(settings)(IMAGES, BASE, GATES, LABELS, ANCHORS)
-    expected = sum(weight * parts[name] for name, weight in zip(WEIGHTS, weights, strict=True))
+    expected = sum(w * (parts[name] or 0.0) for name, w in zip(WEIGHTS, weights, strict=True))
     assert float(total) == pytest.approx(expected)
     # Parts are told as they are, whatever they weigh.
     assert parts == objective(NOTHING)(IMAGES, BASE, GATES, LABELS, ANCHORS)[1]
@@ -128,8 +128,36 @@ def test_the_base_model_is_no_part_of_what_is_learnt() -> None:
 def test_without_experts_there_is_nothing_to_balance() -> None:
     settings = Losses(load_balance_weight=1.0)
     total, parts = objective(settings)(IMAGES, BASE, GATES[:, :0], LABELS, ANCHORS)
-    assert parts["load_balance_loss"] == 0.0
+    assert parts["load_balance_loss"] is None
     assert float(total) == pytest.approx(parts["confusion_loss"])
+
+
+@pytest.mark.parametrize(
+    ("weights", "needed"),
+    [
+        ({}, False),
+        ({"original_weight": 1.0, "load_balance_weight": 1.0}, False),
+        ({"retention_weight": 0.1}, True),
+        ({"feature_weight": 0.1}, True),
+    ],
+)
+def test_the_base_model_is_needed_where_something_is_compared_with_it(
+    weights: dict[str, float], needed: bool
+) -> None:
+    of_step = objective(Losses.model_validate(weights))
+    assert of_step.needs_base == needed
+    if not needed:
+        total, parts = of_step(IMAGES, None, GATES, LABELS, ANCHORS)
+        assert (parts["retention_loss"], parts["feature_loss"]) == (None, None)
+        assert torch.equal(total, of_step(IMAGES, BASE, GATES, LABELS, ANCHORS)[0])
+
+
+def test_without_names_there_is_no_retention_over_them() -> None:
+    settings = Losses(feature_weight=1.0)
+    of_step = Objective(settings, CLASSES, None, SCALE)
+    total, parts = of_step(IMAGES, BASE, GATES, LABELS, ANCHORS)
+    assert parts["retention_loss"] is None
+    assert torch.equal(total, objective(settings)(IMAGES, BASE, GATES, LABELS, ANCHORS)[0])
 
 
 def test_gate_statistics_by_hand() -> None:

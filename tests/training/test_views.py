@@ -138,9 +138,13 @@ def test_the_prefix_holds_tokens_and_the_base_models_features(
     with torch.no_grad():
         expected = functional.normalize(backbone.clip.encode_image(pixels), dim=-1)
         assert torch.equal(prefix.tokens, model.frozen_prefix(pixels))
+    assert prefix.features is not None
     assert torch.equal(prefix.features, expected)
     assert prefix.features.dtype == torch.float32
     assert not prefix.features.requires_grad
+    without = live_views(model, backbone, source, with_features=False)(asked)
+    assert torch.equal(without.tokens, prefix.tokens)
+    assert without.features is None
 
 
 def watched(batches: list[list[View]]) -> Callable[[Views], Views]:
@@ -220,7 +224,7 @@ def test_without_a_fixed_number_no_view_is_seen_twice(tmp_path: Path) -> None:
     toy_trainer(tmp_path, settings, wrap=watched(batches), blocks=0).fit()
     seen = [view for batch in batches for view in batch]
     assert len(seen) > 50
-    assert len({(view.sample_id, view.number) for view in seen}) == len(seen)
+    assert len({view.number for view in seen}) == len(seen)
 
 
 @pytest.fixture
@@ -244,11 +248,16 @@ def cached(folder: Path, **changes: Any) -> CachedViews:
     return CachedViews(model, backbone, source, asked_views(ANCHORS, settings), folder, "origin")
 
 
-@pytest.mark.parametrize("shard", [512, 7])
+@pytest.mark.parametrize(("shard", "forward"), [(512, 64), (7, 64), (512, 5), (7, 3)])
 def test_a_cache_gives_what_it_was_made_from(
-    tmp_path: Path, opened: list[Path], monkeypatch: pytest.MonkeyPatch, shard: int
+    tmp_path: Path,
+    opened: list[Path],
+    monkeypatch: pytest.MonkeyPatch,
+    shard: int,
+    forward: int,
 ) -> None:
     monkeypatch.setattr(views_module, "SHARD", shard)
+    monkeypatch.setattr(views_module, "FORWARD", forward)
     cache = cached(tmp_path)
     asked = asked_views(ANCHORS, AUGMENTED)
     assert len(list(cache.folder.iterdir())) == -(-len(asked) // shard)

@@ -21,7 +21,7 @@ from capt_core.training.engine import Trainer, TrainingTask
 from capt_core.training.objective import Objective
 from capt_core.training.rows import Anchor
 from capt_core.training.views import CachedViews, Views, ViewSource, asked_views, live_views
-from tests.methods.capt.reference import capt_model, normal
+from tests.methods.capt.reference import TEXT_WIDTH, capt_model, normal
 from tests.toys import small_clip
 
 CLASSES = 4
@@ -75,11 +75,14 @@ def toy_model(backbone: Backbone, experts: Experts | None = None, **adapter: Any
     return capt_model(backbone.clip, experts=experts, seed=2, **adapter)
 
 
-def toy_objective(losses: Losses = LOSSES) -> Objective:
-    def texts(count: int, seed: int) -> torch.Tensor:
-        return functional.normalize(normal(count, 24, seed=seed).float(), dim=1)
+def toy_objective(losses: Losses = LOSSES, width: int = TEXT_WIDTH) -> Objective:
+    """Ten times the cosine as logits; names to keep predictions over if the losses look at them."""
 
-    return Objective(losses, texts(CLASSES, 1), texts(9, 2), 10.0)
+    def texts(count: int, seed: int) -> torch.Tensor:
+        return functional.normalize(normal(count, width, seed=seed).float(), dim=1)
+
+    kept = texts(9, 2) if losses.retention_weight else None
+    return Objective(losses, texts(CLASSES, 1), kept, 10.0)
 
 
 def toy_trainer(
@@ -115,9 +118,10 @@ def toy_trainer(
     model = toy_model(backbone, experts, **adapter)
     prepare(model)
     source = toy_source(folder, settings)
-    views = live_views(model, backbone, source)
+    objective = toy_objective(losses, backbone.clip.visual.proj.shape[1])
+    views = live_views(model, backbone, source, objective.needs_base)
     if cached:
         asked = asked_views(anchors, settings)
         views = CachedViews(model, backbone, source, asked, folder / "prefix", "toy")
-    task = TrainingTask(anchors, LABELS, toy_objective(losses), wrap(views))
+    task = TrainingTask(anchors, LABELS, objective, wrap(views))
     return Trainer(model, backbone, task, settings, 1, checkpoint)

@@ -191,6 +191,7 @@ def test_experts_that_are_not_listed_are_left_out(
     _, gates = module(normal(4, WIDTH).float())
     assert gates.shape == (4, len(names))
     # No more experts can be active than there are.
+    assert module.active == min(active, len(names))
     assert (gates > 0).sum(dim=1).tolist() == [min(active, len(names))] * 4
 
 

@@ -1,0 +1,85 @@
+"""The small file that says what classes are called in prompts."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import yaml
+
+from capt_core.data.registry import check_template
+from capt_core.data.splits import SplitData
+from capt_core.errors import CaptError
+
+CLASS_FILE = "classes.yaml"
+
+
+@dataclass(frozen=True)
+class ClassFile:
+    """Names used in prompts by label, and a prompt template for all of them (None: as it is)."""
+
+    names: dict[str, str]
+    template: str | None = None
+
+
+def find_class_file(given: str | None, root: Path, own: bool) -> Path | None:
+    """The file the settings name, or ``classes.yaml`` beside images of the user's own.
+
+    Raises:
+        CaptError: the file named is not there.
+    """
+    if given is not None:
+        for path in (Path(given).expanduser(), root / given):
+            if path.is_file():
+                return path
+        raise CaptError(f"data.classes: {given} does not exist, nor does {root / given}")
+    usual = root / CLASS_FILE
+    return usual if own and usual.is_file() else None
+
+
+def read_class_file(path: Path) -> ClassFile:
+    """Read ``template: a photo of a {}.`` and ``names: {label: name, ...}``; both may be left out.
+
+    Raises:
+        CaptError: not such a file; an empty name; a template without its one ``{}``.
+    """
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise CaptError(f"{path}: not a readable class file ({reason})") from error
+    if not isinstance(document, dict) or not set(document) <= {"names", "template"}:
+        raise CaptError(f"{path}: expected the keys names and template, and no others")
+    names = document.get("names") or {}
+    if not isinstance(names, dict):
+        raise CaptError(f"{path}: names: expected lines of the form 'label: name'")
+    for label, name in names.items():
+        if name is None or isinstance(name, dict | list) or not str(name).strip():
+            raise CaptError(f"{path}: names: {label}: expected a name, found {name!r}")
+    template = document.get("template")
+    if template is not None:
+        try:
+            check_template(str(template))
+        except ValueError as error:
+            raise CaptError(f"{path}: {error}") from error
+    return ClassFile(
+        {str(label): str(name).strip() for label, name in names.items()},
+        None if template is None else str(template),
+    )
+
+
+def renamed(data: SplitData, names: ClassFile, path: Path) -> SplitData:
+    """Give classes the names of a class file; labels it does not list keep theirs.
+
+    Raises:
+        CaptError: the file lists a label that the data set does not have.
+    """
+    labels = set(data.class_names)
+    for label in names.names:
+        if label not in labels:
+            near = difflib.get_close_matches(label, labels, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else "remove the line"
+            raise CaptError(f"{path}: names: no class is labelled {label!r}; {hint}")
+    called = [names.names.get(label, label) for label in data.class_names]
+    return replace(data, class_names=called, template=names.template or data.template)

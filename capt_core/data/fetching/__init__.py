@@ -1,0 +1,1 @@
+"""Getting benchmarks: downloading, verifying, unpacking and arranging their files."""

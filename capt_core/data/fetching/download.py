@@ -1,0 +1,363 @@
+"""Downloading one file: resumed, verified, and in place only when it is whole."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import http.client
+import json
+import os
+import shutil
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, NoReturn
+from urllib.parse import urlsplit
+
+from capt_core.data.registry import RemoteFile
+from capt_core.errors import CaptError
+
+# Google Drive's address for files of any size, without its page about virus scans.
+_DRIVE = "https://drive.usercontent.google.com/download?id={id}&export=download&confirm=t"
+_CHUNK = 1 << 20
+# Kept free beside what a download or archive needs.
+RESERVE = 256 * 1024**2
+_FLEETING = frozenset({408, 425, 429, 500, 502, 503, 504})
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How often and how long a server is waited for.
+
+    Attributes:
+        attempts: in a row that bring nothing new before giving up.
+        pause: seconds before the second attempt; doubled after each.
+        timeout: seconds without any byte before an attempt is given up.
+    """
+
+    attempts: int = 5
+    pause: float = 1.0
+    timeout: float = 60.0
+
+
+def download(
+    file: RemoteFile,
+    url: str,
+    target: Path,
+    patience: Patience | None = None,
+    advance: Callable[[int], None] = lambda _: None,
+) -> None:
+    """Download a file to `target`, going on where an earlier attempt stopped.
+
+    What has arrived lies in ``<target>.part`` until its size and checksum are right. A part of
+    which the server no longer has the same version is thrown away.
+
+    Args:
+        file: expected size and checksums.
+        url: http(s) address, or ``drive:ID``.
+        target: where the file goes.
+        patience: how often to try again.
+        advance: told of arrived bytes; a negative number when a part is thrown away.
+
+    Raises:
+        CaptError: refused or unreachable, not what is expected, or no room for it.
+    """
+    patience = patience or Patience()
+    with _part_file(target) as part:
+        resumed = part.size > 0
+        advance(part.size)
+        _arrive(file, url, part, patience, advance)
+        problem = content_problem(file, part.path)
+        if problem and resumed:
+            # What an earlier run left may be of another version.
+            part.restart(None, advance)
+            _arrive(file, url, part, patience, advance)
+            problem = content_problem(file, part.path)
+        if problem:
+            part.discard()
+            raise CaptError(
+                f"{_shown(url)}: {problem}; run the same command again, or get {file.name} "
+                f"elsewhere and put it at {target}"
+            )
+        part.finish(target)
+
+
+def _arrive(
+    file: RemoteFile, url: str, part: _Part, patience: Patience, advance: Callable[[int], None]
+) -> None:
+    """Attempt until the file is there; attempts that bring something are not counted."""
+    failures = 0
+    while True:
+        before = part.size
+        try:
+            _attempt(file, web_address(url), part, patience, advance)
+            return
+        except _FleetingError as error:
+            failures = 1 if part.size > before else failures + 1
+            if failures >= patience.attempts:
+                raise CaptError(
+                    f"{_shown(url)}: {error} ({failures} attempts); run the same command again "
+                    f"later, it goes on after {part.size} bytes"
+                ) from error
+        time.sleep(patience.pause * 2 ** (failures - 1))
+
+
+def content_problem(file: RemoteFile, path: Path) -> str | None:
+    """How a file differs from what is expected, or None."""
+    size = path.stat().st_size
+    if file.size is not None and size != file.size:
+        return f"{size} bytes, expected {file.size}"
+    for name, expected in (("sha256", file.sha256), ("md5", file.md5)):
+        if expected is not None:
+            with path.open("rb") as stream:
+                found = hashlib.file_digest(stream, name).hexdigest()
+            return None if found == expected else f"its {name} is {found}, expected {expected}"
+    with path.open("rb") as stream:
+        page = stream.read(512).lstrip().lower().startswith(_PAGES)
+    return "a web page instead of the file" if page else None
+
+
+_PAGES = (b"<!doctype html", b"<html")
+
+
+def check_room(folder: Path, needed: int, what: str) -> None:
+    """Refuse to start what the disk has no room for.
+
+    Raises:
+        CaptError: less than `needed` bytes and a reserve are free.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < needed + RESERVE:
+        raise CaptError(
+            f"{folder}: {what} needs {needed / 1e9:.2f} GB, {free / 1e9:.2f} GB are free; free "
+            "some space or choose another --root"
+        )
+
+
+def web_address(url: str) -> str:
+    """The http(s) address behind ``drive:ID``; other addresses as they are.
+
+    Raises:
+        CaptError: neither http(s) nor Google Drive.
+    """
+    if url.startswith("drive:"):
+        return _DRIVE.format(id=url.removeprefix("drive:"))
+    if urlsplit(url).scheme not in ("http", "https"):
+        raise CaptError(f"{_shown(url)}: expected an address that begins with http:// or https://")
+    return url
+
+
+class _FleetingError(Exception):
+    """A failure that another attempt may not meet."""
+
+
+class _Part:
+    """A file that arrives, and a note on the version the server said it sends."""
+
+    def __init__(self, path: Path, stream: BinaryIO) -> None:
+        self.path = path
+        self._stream = stream
+        self._note = path.with_name(f"{path.name}.json")
+
+    @property
+    def size(self) -> int:
+        return os.fstat(self._stream.fileno()).st_size
+
+    @property
+    def version(self) -> str | None:
+        """ETag or date of what has arrived, if that is known."""
+        try:
+            version = json.loads(self._note.read_text(encoding="utf-8")).get("version")
+        except (OSError, ValueError, AttributeError):
+            return None
+        return version if isinstance(version, str) else None
+
+    def restart(self, version: str | None, advance: Callable[[int], None]) -> None:
+        advance(-self.size)
+        self._stream.truncate(0)
+        self._note.write_text(json.dumps({"version": version}), encoding="utf-8")
+
+    def append(self, data: bytes) -> None:
+        self._stream.seek(0, os.SEEK_END)
+        self._stream.write(data)
+        self._stream.flush()
+
+    def discard(self) -> None:
+        self.path.unlink(missing_ok=True)
+        self._note.unlink(missing_ok=True)
+
+    def finish(self, target: Path) -> None:
+        os.fsync(self._stream.fileno())
+        self.path.replace(target)
+        self._note.unlink(missing_ok=True)
+
+
+@contextmanager
+def _part_file(target: Path) -> Iterator[_Part]:
+    path = target.with_name(f"{target.name}.part")
+    with writing(path), path.open("ab") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise CaptError(
+                f"{path}: another fetch is writing it; wait for that one to end"
+            ) from error
+        yield _Part(path, stream)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn the disk's errors into a line for the user."""
+    try:
+        yield
+    except OSError as error:
+        raise CaptError(
+            f"{path}: cannot write ({error.strerror or error}); check permissions and free space, "
+            "then run the same command again"
+        ) from error
+
+
+def _attempt(
+    file: RemoteFile, url: str, part: _Part, patience: Patience, advance: Callable[[int], None]
+) -> None:
+    """Ask for what is missing and take what comes.
+
+    Raises:
+        _FleetingError: the connection broke, or the server is busy.
+        CaptError: the server will not give this file.
+    """
+    if file.size is not None and part.size == file.size:
+        return
+    if file.size is not None and part.size > file.size:
+        part.restart(None, advance)
+    try:
+        answer = _open(url, part, patience.timeout)
+    except urllib.error.HTTPError as error:
+        if error.code == 416 and part.size:
+            # Nothing after what has arrived: it is whole, or of another version.
+            if _total(error.headers) == part.size:
+                return
+            part.restart(None, advance)
+            raise _FleetingError("the server no longer has the version that was begun") from error
+        if error.code in _FLEETING:
+            raise _FleetingError(f"the server answers {error.code} {error.reason}") from error
+        _refused(url, f"the server answers {error.code} {error.reason}", error)
+    except (http.client.HTTPException, OSError) as error:
+        raise _FleetingError(f"no connection ({_reason(error)})") from error
+    with answer:
+        total = _prepare(file, url, answer, part, advance)
+        _take(file, url, answer, part, total, advance)
+
+
+def _prepare(
+    file: RemoteFile, url: str, answer: Any, part: _Part, advance: Callable[[int], None]
+) -> int | None:
+    """Check that an answer fits what is expected and what has arrived; returns the whole size."""
+    headers = answer.headers
+    version = headers.get("ETag") or headers.get("Last-Modified")
+    if answer.status == 206 and _first_byte(headers) != part.size:
+        part.restart(None, advance)
+        raise _FleetingError("the server sends another range than the one asked for")
+    length = headers.get("Content-Length")
+    known = length is not None and length.isdecimal()
+    total = _total(headers) if answer.status == 206 else int(length) if known else None
+    if file.size is not None and total is not None and total != file.size:
+        _refused(url, f"the server has {total} bytes, expected {file.size}: another file")
+    if answer.status != 206:
+        part.restart(version, advance)
+    wanted = file.size if file.size is not None else total
+    if wanted is not None:
+        check_room(part.path.parent, wanted - part.size, file.name)
+    return total
+
+
+def _take(
+    file: RemoteFile,
+    url: str,
+    answer: Any,
+    part: _Part,
+    total: int | None,
+    advance: Callable[[int], None],
+) -> None:
+    limit = file.size if file.size is not None else total
+    while data := _read(answer):
+        if limit is None:
+            check_room(part.path.parent, len(data), file.name)
+        elif part.size + len(data) > limit:
+            part.discard()
+            _refused(url, f"the server sends more than {limit} bytes")
+        part.append(data)
+        advance(len(data))
+    if limit is not None and part.size < limit:
+        raise _FleetingError(f"the connection ended after {part.size} of {limit} bytes")
+
+
+def _read(answer: Any) -> bytes:
+    try:
+        data: bytes = answer.read1(_CHUNK)
+    except (http.client.HTTPException, OSError) as error:
+        raise _FleetingError(f"the connection broke ({_reason(error)})") from error
+    return data
+
+
+def _open(url: str, part: _Part, timeout: float) -> Any:
+    headers = {"User-Agent": "capt-stage", "Accept-Encoding": "identity"}
+    if part.size:
+        headers["Range"] = f"bytes={part.size}-"
+        version = part.version
+        if version is not None and not version.startswith("W/"):
+            headers["If-Range"] = version
+    return _OPENER.open(urllib.request.Request(url, headers=headers), timeout=timeout)
+
+
+class _WebOnly(urllib.request.HTTPRedirectHandler):
+    """Follows redirections to http(s) alone, and none from https to http."""
+
+    def redirect_request(
+        self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str
+    ) -> Any:
+        source, target = urlsplit(req.full_url).scheme, urlsplit(newurl).scheme
+        if target not in ("http", "https") or (source == "https" and target == "http"):
+            raise CaptError(f"{_shown(req.full_url)}: redirects to {_shown(newurl)}; not followed")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+_OPENER = urllib.request.build_opener(_WebOnly)
+
+
+def _first_byte(headers: Any) -> int | None:
+    """Where the range of an answer starts: ``bytes 100-199/200``."""
+    first = str(headers.get("Content-Range", "")).removeprefix("bytes ").partition("-")[0]
+    return int(first) if first.isdecimal() else None
+
+
+def _total(headers: Any) -> int | None:
+    total = str(headers.get("Content-Range", "")).rpartition("/")[2]
+    return int(total) if total.isdecimal() else None
+
+
+def _refused(url: str, what: str, cause: BaseException | None = None) -> NoReturn:
+    raise CaptError(
+        f"{_shown(url)}: {what}; get the file elsewhere and put it in place, or name another "
+        "source with --mirror"
+    ) from cause
+
+
+def _shown(url: str) -> str:
+    """An address without user name, password or query, which may hold secrets."""
+    parts = urlsplit(url)
+    if not parts.netloc:
+        return url
+    host = parts.hostname or ""
+    port = f":{parts.port}" if parts.port else ""
+    query = "?..." if parts.query else ""
+    return f"{parts.scheme}://{host}{port}{parts.path}{query}"
+
+
+def _reason(error: BaseException) -> str:
+    inner = getattr(error, "reason", None)
+    return str(inner or error) or type(error).__name__

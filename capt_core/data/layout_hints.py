@@ -1,0 +1,205 @@
+"""Recognising data sets that lie in another layout than the usual one."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from capt_core.data.readers.aircraft import read_aircraft
+from capt_core.data.readers.split_json import read_split_json
+from capt_core.data.registry import DatasetSpec
+from capt_core.data.splits import Rejects
+from capt_core.errors import CaptError
+
+DEPTH = 4
+MOST_FOLDERS = 20_000
+_TRIED = 5  # images looked for per folder of the split
+_VALIDATION = re.compile(r"ILSVRC2012_val_\d{8}\.JPEG")
+
+
+@dataclass(frozen=True)
+class Hint:
+    """A part of the layout that is not where it should be, and the command that mends it."""
+
+    problem: str
+    command: str
+
+
+def layout_hints(spec: DatasetSpec, base: Path) -> list[Hint]:
+    """Say where the parts of a data set lie instead, as far as they can be found below a folder.
+
+    Args:
+        spec: a benchmark.
+        base: the folder that was given as `data.root`.
+    """
+    base = base.resolve()
+    if not base.is_dir():
+        return []
+    folders = list(_folders(base))
+    if spec.reader == "class_folders":
+        return _class_folder_hints(spec, base, folders)
+    root = base / spec.folder
+    expected = root / str(spec.split)
+    split = expected if expected.is_file() else _find(folders, str(spec.split))
+    fetch = f"capt-stage fetch --dataset {spec.name} --root {_quote(base)}"
+    if split is None:
+        return [Hint(f"no {spec.split} below {base}", f"{fetch} --only {spec.split}")]
+    hints = []
+    if split != expected and spec.reader == "split_json":
+        hints.append(Hint(f"{spec.split} lies in {split.parent}", _link(split, expected)))
+    if spec.reader == "aircraft" and split.parent != root:
+        return [Hint(f"the lists and images lie in {split.parent}", _link(split.parent, root))]
+    return hints + _image_hints(spec, root, folders, _first_images(spec, split), fetch)
+
+
+def _image_hints(
+    spec: DatasetSpec, root: Path, folders: list[Path], first: dict[str, list[str]], fetch: str
+) -> list[Hint]:
+    """Where the images lie, asked for every top folder of the split's paths."""
+    images = root / spec.images
+    found: dict[str, Path | None] = {}
+    for top, paths in first.items():
+        if not any((images / path).is_file() for path in paths):
+            holding = (folder for folder in folders if (folder / paths[0]).is_file())
+            found[top] = next(holding, None)
+    lost = [top for top, place in found.items() if place is None]
+    places = {place for place in found.values() if place is not None}
+    together = len(places) == 1 and len(found) == len(first) and not lost
+    hints = []
+    if together and _replaceable(images, next(iter(places))):
+        place = places.pop()
+        hints.append(Hint(f"the images lie in {place}", _into(place, images)))
+    else:
+        hints += [
+            Hint(f"{top} lies in {place}", _into(place / top, images / top))
+            for top, place in found.items()
+            if place is not None
+        ]
+    if lost:
+        example = first[lost[0]][0]
+        flat = _find(folders, Path(example).name)
+        if flat is not None:
+            hints.append(
+                Hint(
+                    f"images lie in {flat.parent} without their class folders ({example})",
+                    f"{fetch} gets them in the usual layout",
+                )
+            )
+        else:
+            hints.append(Hint(f"no images of {len(lost)} folders, such as {example}", fetch))
+    return hints
+
+
+def _class_folder_hints(spec: DatasetSpec, base: Path, folders: list[Path]) -> list[Hint]:
+    pattern = re.compile(r"\d{1,3}" if spec.numbered else r"n\d{8}")
+    fetch = f"capt-stage fetch --dataset {spec.name} --root {_quote(base)}"
+    hints = []
+    for split, part in spec.splits.items():
+        expected = base / spec.folder / spec.images / part
+        if _has_classes(expected, pattern):
+            continue
+        flat = next((folder for folder in folders if _is_unsorted(folder)), None)
+        named = {part, split, Path(spec.images).name, spec.folder}
+        places = [folder for folder in folders if _has_classes(folder, pattern)]
+        place = next((folder for folder in places if folder.name in named), None)
+        if place is None and len(spec.splits) == 1:
+            place = next(iter(places), None)
+        if place is not None:
+            hints.append(Hint(f"the {split} class folders lie in {place}", _link(place, expected)))
+        elif split == "test" and flat is not None:
+            moved = "" if flat == expected else f"{_link(flat, expected)} && "
+            hints.append(
+                Hint(
+                    f"the validation images in {flat} are not sorted into class folders",
+                    f"{moved}{fetch} (with ILSVRC2012_devkit_t12.tar.gz in {base / spec.folder})",
+                )
+            )
+        else:
+            hints.append(Hint(f"no {split} class folders below {base}", fetch))
+    return hints
+
+
+def _folders(base: Path) -> Iterator[Path]:
+    """Folders below one, nearest first, down to a depth; class folders count as leaves."""
+    level, count = [base], 0
+    for _ in range(DEPTH + 1):
+        below: list[Path] = []
+        for folder in level:
+            yield folder
+            count += 1
+            if count > MOST_FOLDERS:
+                return
+            try:
+                with os.scandir(folder) as entries:
+                    below += sorted(
+                        folder / entry.name
+                        for entry in entries
+                        if entry.is_dir(follow_symlinks=False)
+                    )
+            except OSError:
+                continue
+        level = below
+
+
+def _find(folders: list[Path], name: str) -> Path | None:
+    return next((folder / name for folder in folders if (folder / name).is_file()), None)
+
+
+def _first_images(spec: DatasetSpec, split: Path) -> dict[str, list[str]]:
+    """A few paths of the split by their top folder."""
+    try:
+        listed = (
+            read_aircraft(split.parent)
+            if spec.reader == "aircraft"
+            else read_split_json(split, Rejects(True))
+        )
+    except CaptError:
+        return {}
+    first: dict[str, list[str]] = {}
+    for path in listed.samples["path"]:
+        top = path.split("/")[0] if "/" in path else "."
+        paths = first.setdefault(top, [])
+        if len(paths) < _TRIED:
+            paths.append(path)
+    return first
+
+
+def _has_classes(folder: Path, pattern: re.Pattern[str]) -> bool:
+    try:
+        with os.scandir(folder) as entries:
+            return any(pattern.fullmatch(entry.name) and entry.is_dir() for entry in entries)
+    except OSError:
+        return False
+
+
+def _is_unsorted(folder: Path) -> bool:
+    with os.scandir(folder) as entries:
+        return any(_VALIDATION.fullmatch(entry.name) for entry in entries)
+
+
+def _link(place: Path, expected: Path) -> str:
+    return f"mkdir -p {_quote(expected.parent)} && ln -s {_quote(place)} {_quote(expected)}"
+
+
+def _replaceable(expected: Path, place: Path) -> bool:
+    """Whether a folder is not there, is empty, or holds the right one."""
+    return not expected.exists() or place.is_relative_to(expected) or not any(expected.iterdir())
+
+
+def _into(place: Path, expected: Path) -> str:
+    """Put a folder where it belongs; one level too many is taken out."""
+    if not expected.exists():
+        return _link(place, expected)
+    if not place.is_relative_to(expected):
+        return f"rmdir {_quote(expected)} && {_link(place, expected)}"
+    outer = expected.with_name(f"{expected.name}.outer")
+    inner = outer / place.relative_to(expected)
+    return f"mv {_quote(expected)} {_quote(outer)} && mv {_quote(inner)} {_quote(expected)}"
+
+
+def _quote(path: Path) -> str:
+    return shlex.quote(str(path))

@@ -1,0 +1,133 @@
+"""A data set of the user's own: which of the known layouts it has, and what it lists."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import polars as pl
+
+from capt_core.data.readers.folders import (
+    read_class_folders,
+    read_split_folders,
+    split_folders,
+)
+from capt_core.data.readers.image_tables import holds_images, read_image_tables
+from capt_core.data.readers.listing import to_split
+from capt_core.data.readers.split_json import read_split_json
+from capt_core.data.readers.tables import TEXT_ENDINGS, read_tables, split_of_name
+from capt_core.data.scan import is_image_name, subfolders
+from capt_core.data.splits import Rejects, SplitData
+from capt_core.errors import CaptError
+from capt_core.params import Data
+
+_TABLE_ENDINGS = (*TEXT_ENDINGS, ".parquet")
+
+
+def read_own(source: Path, data: Data, rejects: Rejects) -> tuple[SplitData, str]:
+    """List the images of a folder or table; returns what errors call it, too.
+
+    Args:
+        source: `data.root`: a folder, or a table or split file.
+        data: the layout, or `auto` to find it; shares and seed of splits that are not given.
+        rejects: takes what is left out.
+
+    Raises:
+        CaptError: no known layout, or what the layout's reader refuses.
+    """
+    root = source if source.is_dir() else source.parent
+    files = [source] if source.is_file() else _tables(root, data)
+    layout = _layout(root, files) if data.layout == "auto" else data.layout
+    where = str(files[0] if len(files) == 1 else source)
+    if layout == "class_folders":
+        return to_split(read_class_folders(root, rejects), str(source), data, rejects), str(source)
+    if layout == "split_folders":
+        return to_split(read_split_folders(root, rejects), str(source), data, rejects), str(source)
+    if not files:
+        raise CaptError(
+            f"{source}: data.layout={layout}, but there is no such file; set data.table"
+        )
+    if layout == "split_json":
+        return _with_image_folder(read_split_json(files[0], rejects), root, files[0]), where
+    if layout == "image_table":
+        return to_split(read_image_tables(files, root, rejects), where, data, rejects), where
+    return to_split(read_tables(files, root), where, data, rejects), where
+
+
+def _tables(root: Path, data: Data) -> list[Path]:
+    """The tables or the split file that describe a folder, if any do.
+
+    Raises:
+        CaptError: the settings name one that is not there; or several that belong not together.
+    """
+    if data.table is not None:
+        path = root / data.table
+        if not path.is_file():
+            raise CaptError(f"data.table: {path} does not exist")
+        return [path]
+    if data.layout in ("class_folders", "split_folders"):
+        return []
+    splits = sorted(root.glob("split*.json"))
+    tables = [
+        path
+        for folder in (root, root / "data")
+        if folder.is_dir()
+        for path in sorted(folder.iterdir())
+        if path.suffix.lower() in _TABLE_ENDINGS and not path.name.startswith(".")
+    ]
+    found = splits if data.layout == "split_json" or (splits and not tables) else tables
+    one_set = (
+        all(split_of_name(path) for path in found)
+        and len({path.suffix.lower() for path in found}) == 1
+    )
+    if len(found) > 1 and not one_set:
+        raise CaptError(
+            f"{root}: several tables ({', '.join(path.name for path in found[:4])}); choose one "
+            "with --set data.table=FILE, or set data.layout=class_folders to use none"
+        )
+    return found
+
+
+def _layout(root: Path, files: list[Path]) -> str:
+    if files:
+        ending = files[0].suffix.lower()
+        if ending == ".json":
+            return "split_json"
+        if ending not in _TABLE_ENDINGS:
+            raise CaptError(
+                f"{files[0]}: expected a folder, or a file ending in .csv, .tsv, .parquet or .json"
+            )
+        return "image_table" if ending == ".parquet" and holds_images(files[0]) else "table"
+    if split_folders(root):
+        return "split_folders"
+    folders = subfolders(root)
+    if len(folders) == 1 and subfolders(root / folders[0]):
+        raise CaptError(
+            f"{root}: holds the single folder {folders[0]!r}; set data.root to "
+            f"{root / folders[0]}, or data.layout=class_folders if that is your only class"
+        )
+    if folders:
+        return "class_folders"
+    if any(is_image_name(path.name) for path in root.iterdir()):
+        raise CaptError(
+            f"{root}: images lie beside each other; put each into a folder named for its class, or "
+            "list them in a table with the columns path and label"
+        )
+    raise CaptError(
+        f"{root}: neither class folders (<class>/<image>) nor a table (.csv, .parquet) were found; "
+        'the README describes the layouts ("Your own images")'
+    )
+
+
+def _with_image_folder(data: SplitData, root: Path, split: Path) -> SplitData:
+    """Paths of a split file made relative to `root`: it may mean a folder below it."""
+    first = data.samples["path"].head(20).to_list()
+    choices = ["", *(f"{folder}/" for folder in subfolders(root))]
+    for choice in choices:
+        if any((root / f"{choice}{path}").exists() for path in first):
+            paths = pl.lit(choice) + pl.col("path")
+            return replace(data, samples=data.samples.with_columns(paths.alias("path")))
+    raise CaptError(
+        f"{split}: none of its first images ({', '.join(first[:1])}, ...) is below {root} or one "
+        "of its folders; put the split file beside the image folder"
+    )

@@ -1,0 +1,49 @@
+"""Tool fetch: get a benchmark's files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def main(
+    dataset: Annotated[str, typer.Option(help="Benchmark, e.g. dtd.")],
+    root: Annotated[Path, typer.Option(help="Folder that holds the data sets' folders.")],
+    only: Annotated[
+        list[str] | None, typer.Option(help="Get this file alone, by its name. Repeatable.")
+    ] = None,
+    mirror: Annotated[
+        str | None, typer.Option(help="Get every file from this address, by its name.")
+    ] = None,
+    files: Annotated[
+        Path | None, typer.Option(help="List of files (YAML) that replaces the declared one.")
+    ] = None,
+    again: Annotated[
+        bool, typer.Option("--again", help="Unpack the archives though the images are there.")
+    ] = False,
+) -> None:
+    """Download, verify and unpack a benchmark into its usual layout."""
+    from capt_core.data.fetching.fetch import Fetcher, read_files
+    from capt_core.data.registry import DATASETS, check_dataset_name
+    from capt_core.errors import CaptError
+    from capt_core.params import Data
+    from stages.run import progress, say
+
+    check_dataset_name(dataset, Data(), listed=False)
+    spec = DATASETS[dataset]
+    if spec.reader == "proctex":
+        raise CaptError(f"{dataset}: nothing to fetch, the project draws it itself")
+    if files is not None:
+        spec = spec.model_copy(update={"files": read_files(files)})
+    fetcher = Fetcher(spec, root.expanduser(), progress, say, mirror)
+    fetcher.fetch(only or (), again)
+    if not only:
+        missing = fetcher.whole()
+        if missing is not None:
+            raise CaptError(
+                f"{dataset}: {missing}; run: capt-stage doctor --dataset {dataset} "
+                f"--data-root {root}"
+            )
+        say(f"{dataset}: complete in {fetcher.folder}")

@@ -1,0 +1,197 @@
+"""Unpacking: what is wanted lands in its place, what is hostile lands nowhere."""
+
+from __future__ import annotations
+
+import gzip
+import tarfile
+from collections.abc import Callable, Mapping
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from capt_core.data.fetching import download, unpack
+from capt_core.errors import CaptError
+from tests.data.fetching.server import tar_of, zip_of
+
+FILES = {
+    "dtd/images/banded/1.jpg": b"one",
+    "dtd/images/dotted/2.jpg": b"two",
+    "dtd/labels/x.txt": b"labels",
+    "dtd/imdb.mat": b"not wanted",
+}
+PLACES = {"dtd/images/": "images/", "dtd/labels/x.txt": "labels.txt"}
+ARCHIVES: dict[str, Callable[[Mapping[str, bytes]], bytes]] = {
+    "a.tar": lambda files: tar_of(files, "w"),
+    "a.tar.gz": tar_of,
+    "a.tgz": tar_of,
+    "a.zip": zip_of,
+}
+
+
+def run(folder: Path, name: str, content: bytes, places: Mapping[str, str] = PLACES) -> int:
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_bytes(content)
+    return unpack.unpack(folder / name, folder, places)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and not path.name.startswith("a.")
+    }
+
+
+def refusal(folder: Path, name: str, content: bytes, places: Mapping[str, str] = PLACES) -> str:
+    with pytest.raises(CaptError) as caught:
+        run(folder, name, content, places)
+    assert files(folder) == {}
+    assert {path.name for path in folder.iterdir()} == {name}
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("name", ARCHIVES)
+def test_members_land_in_their_places(tmp_path: Path, name: str) -> None:
+    assert run(tmp_path, name, ARCHIVES[name](FILES)) == 3
+    assert files(tmp_path) == {
+        "images/banded/1.jpg": b"one",
+        "images/dotted/2.jpg": b"two",
+        "labels.txt": b"labels",
+    }
+
+
+def test_what_is_there_is_replaced_and_other_files_stay(tmp_path: Path) -> None:
+    (tmp_path / "images/banded").mkdir(parents=True)
+    (tmp_path / "images/banded/1.jpg").write_bytes(b"damaged")
+    (tmp_path / "images/banded/mine.jpg").write_bytes(b"mine")
+    run(tmp_path, "a.tgz", tar_of(FILES))
+    found = files(tmp_path)
+    assert found["images/banded/1.jpg"] == b"one"
+    assert found["images/banded/mine.jpg"] == b"mine"
+    assert found["images/dotted/2.jpg"] == b"two"
+
+
+@pytest.mark.parametrize("name", ARCHIVES)
+@pytest.mark.parametrize(
+    "member",
+    ["../evil.jpg", "/evil.jpg", "dtd/images/../../../evil.jpg", "dtd\\..\\..\\evil", "C:/x"],
+)
+def test_a_member_that_would_leave_the_folder_is_refused(
+    tmp_path: Path, name: str, member: str
+) -> None:
+    content = ARCHIVES[name]({**FILES, member: b"evil"})
+    message = refusal(tmp_path / "data", name, content)
+    assert "would leave the folder" in message
+    assert [path.name for path in tmp_path.rglob("*evil*")] == []
+
+
+def test_links_give_the_content_of_members_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "secret.jpg").write_bytes(b"secret")
+    run(tmp_path / "one", "a.tgz", tar_of(FILES, **{"dtd/images/l.jpg": "banded/1.jpg"}))
+    assert files(tmp_path / "one")["images/l.jpg"] == b"one"
+    assert not (tmp_path / "one/images/l.jpg").is_symlink()
+    for target in ("../../../secret.jpg", str(tmp_path / "secret.jpg"), "l.jpg", "..", "banded"):
+        content = tar_of(FILES, **{"dtd/images/l.jpg": target})
+        assert "refused" in refusal(tmp_path / "two", "a.tgz", content)
+
+
+def test_a_folder_that_is_a_link_leads_nowhere(tmp_path: Path) -> None:
+    stream = BytesIO()
+    with tarfile.open(fileobj=stream, mode="w:gz") as archive:
+        link = tarfile.TarInfo("dtd/images/out")
+        link.type, link.linkname = tarfile.SYMTYPE, str(tmp_path / "elsewhere")
+        archive.addfile(link)
+        member = tarfile.TarInfo("dtd/images/out/evil.jpg")
+        member.size = 4
+        archive.addfile(member, BytesIO(b"evil"))
+    (tmp_path / "elsewhere").mkdir()
+    assert "refused" in refusal(tmp_path / "data", "a.tgz", stream.getvalue())
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+def test_devices_are_refused(tmp_path: Path) -> None:
+    stream = BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as archive:
+        member = tarfile.TarInfo("dtd/images/pipe")
+        member.type = tarfile.FIFOTYPE
+        archive.addfile(member)
+    assert "is no plain file" in refusal(tmp_path / "data", "a.tar", stream.getvalue())
+
+
+@pytest.mark.parametrize("name", ARCHIVES)
+@pytest.mark.parametrize("keep", [0.31, 0.72])
+def test_a_damaged_archive_leaves_nothing(tmp_path: Path, name: str, keep: float) -> None:
+    many = {f"dtd/images/c/{index}.jpg": bytes([index]) * 3000 for index in range(20)}
+    content = ARCHIVES[name](many)
+    message = refusal(tmp_path / "data", name, content[: int(len(content) * keep)])
+    assert any(
+        part in message
+        for part in ("cannot be unpacked", "another archive", "without its end mark")
+    )
+
+
+@pytest.mark.parametrize("name", ["a.tar", "a.tar.gz"])
+def test_an_archive_cut_off_between_members_is_refused(tmp_path: Path, name: str) -> None:
+    whole = tar_of(FILES, "w")
+    cut = whole[: 2 * 1024]  # header and content of two members
+    content = cut if name == "a.tar" else gzip.compress(cut)
+    assert "ends without its end mark" in refusal(tmp_path / "data", name, content)
+
+
+def test_another_archive_is_refused(tmp_path: Path) -> None:
+    assert "holds nothing below" in refusal(tmp_path / "a", "a.zip", zip_of({"x/y.jpg": b""}))
+    assert "cannot be unpacked" in refusal(tmp_path / "b", "a.tgz", b"<html>")
+
+
+def test_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(download, "RESERVE", 10**18)
+    assert "free some space" in refusal(tmp_path / "one", "a.zip", zip_of(FILES))
+    monkeypatch.setattr(download, "RESERVE", 0)
+    monkeypatch.setattr(unpack, "RESERVE", 10**18)
+    assert "no room left" in refusal(tmp_path / "two", "a.tgz", tar_of(FILES))
+
+
+def test_an_archive_of_class_archives(tmp_path: Path) -> None:
+    inner = {name: tar_of({f"{name}_1.JPEG": name.encode()}, "w") for name in ("n01", "n02")}
+    outer = tmp_path / "a.tar"
+    outer.write_bytes(tar_of({f"{name}.tar": content for name, content in inner.items()}, "w"))
+    assert unpack.unpack_class_archives(outer, tmp_path, "images/train") == 2
+    assert files(tmp_path) == {
+        "images/train/n01/n01_1.JPEG": b"n01",
+        "images/train/n02/n02_1.JPEG": b"n02",
+    }
+    evil = tar_of({"../../../evil.JPEG": b"evil"}, "w")
+    outer.write_bytes(tar_of({"n03.tar": evil}, "w"))
+    with pytest.raises(CaptError, match="would leave the folder"):
+        unpack.unpack_class_archives(outer, tmp_path, "images/train")
+    outer.write_bytes(tar_of({"readme.txt": b""}, "w"))
+    with pytest.raises(CaptError, match="holds no class archives"):
+        unpack.unpack_class_archives(outer, tmp_path, "images/train")
+
+
+_PARTS = st.sampled_from(["..", ".", "a", "b", "", "images", "x.jpg", "..."])
+
+
+@given(st.lists(st.lists(_PARTS, min_size=1, max_size=5).map("/".join), max_size=5, unique=True))
+def test_whatever_the_names_nothing_leaves_the_folder(
+    tmp_path_factory: pytest.TempPathFactory, names: list[str]
+) -> None:
+    base = tmp_path_factory.mktemp("any")
+    folder = base / "deep" / "data"
+    folder.mkdir(parents=True)
+    (folder / "a.tar").write_bytes(tar_of({name: b"x" for name in names if name}, "w"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(base)
+        try:
+            unpack.unpack(folder / "a.tar", folder, {"": ""})
+        except CaptError as error:
+            message = str(error)
+        else:
+            message = ""
+    assert "\n" not in message
+    assert {path.name for path in base.iterdir()} == {"deep"}
+    assert {path.name for path in (base / "deep").iterdir()} == {"data"}

@@ -1,0 +1,196 @@
+"""The user's own images in folders: layouts found, splits drawn, classes named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from capt_core.data.readers.listing import draw_splits, listing_rows, sorted_labels
+from capt_core.errors import CaptError
+from tests.data.own_images import class_folders, counts, read_mine, split_of, write_images
+
+
+def refusal(root: Path, **settings: object) -> str:
+    with pytest.raises(CaptError) as caught:
+        read_mine(root, **settings)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_folder_per_class_is_split_by_shares(tmp_path: Path) -> None:
+    data = read_mine(class_folders(tmp_path, screw=10, bolt=20))
+    assert data.class_names == ["bolt", "screw"]
+    # 30 % of 20 and 10 to test, 20 % to validation.
+    assert counts(data) == {
+        ("bolt", "train"): 10,
+        ("bolt", "val"): 4,
+        ("bolt", "test"): 6,
+        ("screw", "train"): 5,
+        ("screw", "val"): 2,
+        ("screw", "test"): 3,
+    }
+    assert "data.split_seed=0" in " ".join(data.notes)
+    assert data.samples["split"].to_list() == ["train"] * 15 + ["val"] * 6 + ["test"] * 9
+
+
+def test_the_seed_decides_the_draw_and_classes_do_not_influence_each_other(tmp_path: Path) -> None:
+    one = split_of(read_mine(class_folders(tmp_path / "one", bolt=20, screw=20)))
+    assert one == split_of(read_mine(tmp_path / "one"))
+    assert one != split_of(read_mine(tmp_path / "one", split_seed=1))
+    more = split_of(read_mine(class_folders(tmp_path / "two", bolt=20, nail=7, screw=20)))
+    assert one == {path: split for path, split in more.items() if not path.startswith("nail")}
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=4), st.floats(0, 0.6), st.floats(0, 0.39))
+def test_shares_hold_per_class_and_one_image_stays_to_train(
+    sizes: list[int], test_share: float, val_share: float
+) -> None:
+    labels = [f"c{index}" for index, size in enumerate(sizes) for _ in range(size)]
+    rows = listing_rows([str(row) for row in range(len(labels))], labels, [None] * len(labels))
+    drawn = draw_splits(rows, {"test": test_share, "val": val_share}, seed=3)
+    assert drawn.select("path", "label").equals(rows.select("path", "label"))
+    for index, size in enumerate(sizes):
+        found = drawn.filter(label=f"c{index}")["split"].to_list()
+        wanted_test = max(1, int(test_share * size + 0.5)) if test_share else 0
+        wanted_val = max(1, int(val_share * size + 0.5)) if val_share else 0
+        assert found.count("test") == min(wanted_test, size - 1)
+        assert found.count("val") == min(wanted_val, size - 1 - found.count("test"))
+        assert found.count("train") >= 1
+
+
+def test_split_folders_are_found_and_a_missing_split_is_drawn(tmp_path: Path) -> None:
+    names = [
+        f"{part}/{name}/{index}.png"
+        for part in ("Train", "validation", "test")
+        for name in ("bolt", "screw")
+        for index in range(5)
+    ]
+    data = read_mine(write_images(tmp_path, names))
+    assert data.notes == []
+    assert split_of(data) == {
+        name: {"Train": "train", "validation": "val", "test": "test"}[name.split("/")[0]]
+        for name in names
+    }
+    for path in (tmp_path / "validation").rglob("*.png"):
+        path.unlink()
+    for folder in ("validation/bolt", "validation/screw", "validation"):
+        (tmp_path / folder).rmdir()
+    fewer = split_of(read_mine(tmp_path))
+    assert [split for path, split in fewer.items() if path.startswith("test")] == ["test"] * 10
+    assert sorted(split for path, split in fewer.items() if path.startswith("Train")) == [
+        *["train"] * 8,
+        *["val"] * 2,
+    ]
+
+
+def test_a_class_called_train_is_a_class_among_others(tmp_path: Path) -> None:
+    assert read_mine(class_folders(tmp_path, train=4, bus=4)).class_names == ["bus", "train"]
+
+
+def test_folders_below_a_class_belong_to_it_and_links_are_followed(tmp_path: Path) -> None:
+    write_images(tmp_path / "elsewhere", ["a/1.png", "a/deep/2.png", "a/3.png"])
+    class_folders(tmp_path / "mine", bolt=3)
+    (tmp_path / "mine" / "screw").symlink_to(tmp_path / "elsewhere" / "a")
+    paths = set(split_of(read_mine(tmp_path / "mine")))
+    assert {"screw/1.png", "screw/deep/2.png", "screw/3.png"} < paths
+
+
+def test_other_files_are_told_and_hidden_ones_passed_over(tmp_path: Path) -> None:
+    class_folders(tmp_path, bolt=3)
+    for name in ("notes.txt", ".DS_Store", "._000.png", "Makefile"):
+        (tmp_path / "bolt" / name).write_bytes(b"")
+    data = read_mine(tmp_path)
+    assert len(data.samples) == 3
+    assert "2 files that are no images by their ending: .txt, no ending" in data.notes
+
+
+def test_numbered_classes_stand_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    assert sorted_labels(["10", "9", "2"]) == ["2", "9", "10"]
+    assert sorted_labels(["10", "9", "x"]) == ["10", "9", "x"]
+    assert sorted_labels(["010", "9"]) == ["010", "9"]
+    assert read_mine(class_folders(tmp_path, **{"10": 2, "9": 2})).class_names == ["9", "10"]
+
+
+CLASSES = """
+template: a photo of a {}, a fastener.
+names:
+  hex_m8: hexagon bolt
+  "0012": flanged nut
+"""
+
+
+def test_names_and_template_come_from_a_small_file(tmp_path: Path) -> None:
+    root = class_folders(tmp_path, hex_m8=3, screw=3)
+    class_folders(root, **{"0012": 3})
+    (root / "classes.yaml").write_text(CLASSES)
+    data = read_mine(root)
+    assert data.class_names == ["flanged nut", "hexagon bolt", "screw"]
+    assert data.template == "a photo of a {}, a fastener."
+    (root / "other.yaml").write_text("names: {screw: wood screw}")
+    assert read_mine(root, classes="other.yaml").class_names == ["0012", "hex_m8", "wood screw"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("names: {hex_m9: x}", "no class is labelled 'hex_m9'; did you mean 'hex_m8'?"),
+        ("names: {hex_m8: '  '}", "names: hex_m8: expected a name"),
+        ("names: {hex_m8: }", "names: hex_m8: expected a name"),
+        ("names: {hex_m8: [a, b]}", "names: hex_m8: expected a name"),
+        ("names: {hex_m8: Wood screw, screw: wood_screw}", "classes 0 and 1 are both called"),
+        ("names: [a, b]", "expected lines of the form"),
+        ("name: {hex_m8: x}", "expected the keys names and template"),
+        ("template: a photo", "expected exactly one {}"),
+        ("names: {", "not a readable class file"),
+    ],
+)
+def test_a_wrong_class_file_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    (class_folders(tmp_path, hex_m8=3, screw=3) / "classes.yaml").write_text(text)
+    assert message in refusal(tmp_path)
+
+
+def test_a_class_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    assert "data.classes: names.yaml" in refusal(class_folders(tmp_path, a=3), classes="names.yaml")
+
+
+@pytest.mark.parametrize(
+    ("paths", "message"),
+    [
+        (["a.png", "b.png"], "put each into a folder named for its class"),
+        (["photos/bolt/1.png", "photos/screw/2.png"], "set data.root to"),
+        (["bolt/notes.txt"], "no images found"),
+        (["bolt/notes.txt", "nut/1.png", "nut/2.png"], "class 'bolt' has no images"),
+        (["bolt/1.png", "bolt/2.png", "screw/1.png"], "class 'screw' has a single image"),
+        (["hex_bolt/1.png", "hex_bolt/2.png", "Hex Bolt/1.png", "Hex Bolt/2.png"], "both called"),
+        (
+            ["cafe\u0301/1.png", "cafe\u0301/2.png", "caf\u00e9/1.png", "caf\u00e9/2.png"],
+            "both called",
+        ),
+        (["train/a/1.png", "val/a/1.png", "valid/a/2.png"], "two folders stand for one split"),
+    ],
+)
+def test_what_cannot_be_listed_is_refused(tmp_path: Path, paths: list[str], message: str) -> None:
+    refused = refusal(write_images(tmp_path / "mine", paths))
+    assert message in refused
+    assert str(tmp_path / "mine") in refused
+
+
+def test_nothing_at_all_is_refused(tmp_path: Path) -> None:
+    assert "neither class folders" in refusal(tmp_path)
+    assert "does not exist" in refusal(tmp_path / "nowhere")
+    (tmp_path / "list.txt").write_text("")
+    assert "expected a folder, or a file ending in" in refusal(tmp_path / "list.txt")
+
+
+def test_too_small_classes_can_be_left_out(tmp_path: Path) -> None:
+    write_images(tmp_path, ["bolt/1.png", "bolt/2.png", "screw/1.png"])
+    (tmp_path / "empty").mkdir()
+    data = read_mine(tmp_path, on_bad_image="quarantine")
+    assert data.class_names == ["bolt"]
+    assert data.rejected.select("path", "class_id", "class_name").rows() == [
+        ("empty", None, "empty"),
+        ("screw/1.png", None, "screw"),
+    ]

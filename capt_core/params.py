@@ -91,7 +91,7 @@ class Residual(Optimisation):
     learning_rate: float = Field(0.001, gt=0)
     hidden: int = Field(256, ge=1)
     retention_weight: float = Field(1.0, ge=0)
-    retention_names: Literal["training", "all", "generic"] = "all"
+    retention_names: Literal["training", "all", "generic"] = "generic"
 
 
 class FitTeacher(Coop):
@@ -182,6 +182,12 @@ class Losses(Section):
     retention_weight: float = Field(0.0, ge=0)
     retention_names: Literal["training", "all", "generic"] = "generic"
     feature_weight: float = Field(0.0, ge=0)
+
+    @model_validator(mode="after")
+    def _something_to_minimise(self) -> Self:
+        if not any((self.confusion_weight, self.original_weight)):
+            raise ValueError("confusion_weight and original_weight are both 0: nothing to learn")
+        return self
 
 
 class Train(Section):

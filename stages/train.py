@@ -92,6 +92,7 @@ def _train_capt(
     from capt_core.artifacts.schemas import REPRESENTATIVES
     from capt_core.artifacts.tables import read_table
     from capt_core.data.dataset import image_root, load_fewshot
+    from capt_core.errors import CaptError
     from capt_core.methods.capt.model import CaptModel, save_state, saved_shape
     from capt_core.methods.retention import retention_texts
     from capt_core.methods.saved import read_tensors
@@ -105,6 +106,11 @@ def _train_capt(
     from stages.run import progress, say
 
     layout = run.layout
+    if settings.runtime.precision == "fp16":
+        raise CaptError(
+            "runtime.precision: CAPT is not trained in fp16, whose gradients vanish; "
+            "use bf16 or fp32"
+        )
     processes = Processes(backbone.device)
     centres = read_tensors(run.seed_layout.prompt_centres, "cluster-prompts", origin).tensors
     representatives = read_table(REPRESENTATIVES, run.seed_layout.representatives, origin)
@@ -148,17 +154,21 @@ def _train_capt(
         folder, origin_digest = layout.work / "prefix", prepared.fingerprint
         with progress("cached views", len(asked)) as advance:
             views = CachedViews(model, backbone, source, asked, folder, origin_digest, advance)
+    inputs = (
+        run.seed_layout.prompt_centres,
+        run.seed_layout.representatives,
+        run.seed_layout.teacher_text_features,
+        layout.fewshot(settings.fewshot.shots, run.seed),
+    )
     key = settings_hash(
         settings.adapter,
         settings.experts,
         settings.losses,
         settings.train,
+        settings.runtime.precision,
         origin.as_dict(),
         run.seed,
-        *(
-            file_digest(path)
-            for path in (run.seed_layout.prompt_centres, run.seed_layout.representatives)
-        ),
+        *(file_digest(path) for path in inputs),
     )
     checkpoint = Checkpoint(
         layout.work / "train" / f"{prepared.name}-seed{run.seed}-{key}.safetensors",

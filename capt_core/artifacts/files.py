@@ -29,9 +29,10 @@ def atomic_path(target: Path) -> Iterator[Path]:
         handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
         os.close(handle)
         temporary = Path(name)
-        # mkstemp makes files private; artifacts get the permissions of any new file.
-        temporary.chmod(0o666 & ~_umask())
         yield temporary
+        # mkstemp makes files private, and so do some writers that replace the file; artifacts get
+        # the permissions of any new file.
+        temporary.chmod(0o666 & ~_umask())
         _fsync(temporary)
         temporary.replace(target)
         temporary = None

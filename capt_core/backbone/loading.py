@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -142,7 +143,11 @@ def choose_device(runtime: params.Runtime) -> tuple[torch.device, torch.dtype | 
         raise CaptError(
             "runtime.device: torch sees no GPU; set runtime.device=cpu or run: capt-stage doctor"
         )
-    device = torch.device("cuda" if available and runtime.device != "cpu" else "cpu")
+    device = torch.device("cpu")
+    if available and runtime.device != "cpu":
+        # Each process that torchrun starts has a GPU of its own.
+        local = os.environ.get("LOCAL_RANK")
+        device = torch.device("cuda" if local is None else f"cuda:{local}")
     if runtime.precision == "fp16" and device.type == "cpu":
         raise CaptError("runtime.precision: fp16 needs a GPU; use fp32 or bf16")
     autocast = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[runtime.precision]

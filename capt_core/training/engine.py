@@ -13,6 +13,7 @@ from torch.nn import functional
 from capt_core import params
 from capt_core.artifacts.schemas import TRAINING_LOG
 from capt_core.backbone.loading import Backbone
+from capt_core.errors import CaptError
 from capt_core.methods.capt.experts import Masks
 from capt_core.methods.capt.model import CaptModel
 from capt_core.training.checkpoint import Checkpoint
@@ -94,6 +95,7 @@ class Trainer:
         """Run all steps that are not yet done."""
         settings, model = self.settings, self.model
         processes = self.processes or Processes(self.backbone.device)
+        check_trainable(model)
         optimizer = make_optimizer(model, settings)
         rates = epoch_learning_rates(
             settings.learning_rate,
@@ -199,7 +201,9 @@ class Trainer:
             )
         images = processes.gather(functional.normalize(features.float(), dim=-1), count)
         gates = processes.gather(gates.float(), count)
-        base = None if prefix.features is None else processes.gather(prefix.features, count)
+        base = None
+        if prefix.features is not None and self.task.objective.needs_base:
+            base = processes.gather(prefix.features, count)
         loss, parts = self.task.objective(
             images, base, gates, rows.labels.to(device), rows.anchors.to(device)
         )
@@ -241,6 +245,19 @@ class Trainer:
             return None
         draws = generator("masks", self.seed, step, number)
         return Masks.draw(len(names), rows, self.model.width, rate, draws)
+
+
+def check_trainable(model: CaptModel) -> None:
+    """Refuse a model that has nothing but its residual gate.
+
+    Raises:
+        CaptError: no block carries an adapter and no expert is used.
+    """
+    if not model.adapters and not model.experts.names:
+        raise CaptError(
+            "adapter.blocks is 0 and experts.granularities is empty, so nothing can be trained; "
+            "give one of them parts"
+        )
 
 
 def mean_record(records: Sequence[Record]) -> Record:

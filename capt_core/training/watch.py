@@ -14,6 +14,11 @@ def schedule_warning(settings: Train, rates: Sequence[float]) -> str | None:
     """A line if the learning rate never leaves its warm-up value, known before training."""
     if max(rates) > settings.warmup_learning_rate:
         return None
+    if settings.warmup_epochs < settings.epochs:
+        return (
+            f"train.learning_rate={settings.learning_rate:g} is no higher than "
+            f"train.warmup_learning_rate={settings.warmup_learning_rate:g}; raise it"
+        )
     return (
         f"the learning rate never rises above {max(rates):g}: train.warmup_epochs="
         f"{settings.warmup_epochs} covers all of train.epochs={settings.epochs}; train longer"

@@ -81,8 +81,9 @@ def test_curves_of_every_seed() -> None:
     titles = [curve.title for curve in curves]
     assert titles[:2] == ["Loss", "Learning rate"]
     assert {"seed 1", "seed 2"} <= set(_texts(curves[0].svg))
-    shares = curves[titles.index("Expert shares")]
-    assert {"sample", "commonality", "difference"} <= set(_texts(shares.svg))
+    for title in ("Expert weights", "Expert use"):
+        shown = curves[titles.index(title)]
+        assert {"sample", "commonality", "difference"} <= set(_texts(shown.svg))
 
 
 def test_long_logs_are_thinned() -> None:

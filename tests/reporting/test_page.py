@@ -69,7 +69,7 @@ def test_page_needs_nothing_but_itself(page: str) -> None:
 
 def test_embedded_figures_refer_to_nothing_outside(page: str) -> None:
     figures = re.findall(r"data:image/svg\+xml;base64,([\w+/=]+)", page)
-    assert len(figures) == 2 * 3 + 6
+    assert len(figures) == 2 * 3 + 7
     for figure in figures:
         svg = base64.b64decode(figure).decode()
         assert not re.search(r'href="(?!#|data:)', svg)

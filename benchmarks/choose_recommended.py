@@ -47,24 +47,29 @@ DRAWING = 7
 SHOTS = 16
 FOLDS = (("stripes", "dots"), ("relief", "cracks"), ("stripes", "relief"), ("dots", "cracks"))
 
+# Retention weight, names it is over, weight of L_confuse, epochs, interpolation.
 CANDIDATES = {
-    f"retention {retention:g}, confusion {confusion:g}, {epochs} epochs, "
+    f"retention {weight:g} over {names}, confusion {confusion:g}, {epochs} epochs, "
     f"interpolation {interpolation:g}": (
-        f"losses.retention_weight={retention}",
+        f"losses.retention_weight={weight}",
+        f"losses.retention_names={names}",
         f"losses.confusion_weight={confusion}",
         f"train.epochs={epochs}",
         f"train.interpolation={interpolation}",
     )
-    for retention, confusion, epochs, interpolation in (
-        (0.0, 0.1, 30, 1.0),
-        (1.0, 0.1, 20, 0.7),
-        (1.0, 0.1, 30, 0.7),
-        (1.0, 0.1, 30, 1.0),
-        (2.0, 0.1, 30, 0.7),
-        (2.0, 0.1, 30, 1.0),
-        (3.0, 0.1, 30, 1.0),
-        (2.0, 0.0, 30, 1.0),
-        (2.0, 0.3, 30, 1.0),
+    for weight, names, confusion, epochs, interpolation in (
+        (0.0, "generic", 0.1, 30, 1.0),
+        (1.0, "generic", 0.1, 20, 0.7),
+        (1.0, "generic", 0.1, 30, 0.7),
+        (1.0, "generic", 0.1, 30, 1.0),
+        (2.0, "generic", 0.1, 30, 0.7),
+        (2.0, "generic", 0.1, 30, 1.0),
+        (3.0, "generic", 0.1, 30, 1.0),
+        (2.0, "generic", 0.0, 30, 1.0),
+        (2.0, "generic", 0.3, 30, 1.0),
+        (1.0, "prompts", 0.1, 30, 0.7),
+        (2.0, "prompts", 0.1, 30, 0.7),
+        (2.0, "prompts", 0.1, 30, 1.0),
     )
 }
 

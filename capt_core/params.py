@@ -180,7 +180,7 @@ class Losses(Section):
     original_weight: float = Field(0.0, ge=0)
     load_balance_weight: float = Field(0.0, ge=0)
     retention_weight: float = Field(0.0, ge=0)
-    retention_names: Literal["training", "all", "generic"] = "generic"
+    retention_names: Literal["training", "all", "generic", "prompts"] = "generic"
     feature_weight: float = Field(0.0, ge=0)
 
     @model_validator(mode="after")

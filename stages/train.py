@@ -89,7 +89,7 @@ def _train_capt(
 
     from capt_core.artifacts.features import read_teacher_text_features
     from capt_core.artifacts.files import file_digest
-    from capt_core.artifacts.schemas import REPRESENTATIVES
+    from capt_core.artifacts.schemas import PROMPTS, REPRESENTATIVES
     from capt_core.artifacts.tables import read_table
     from capt_core.data.dataset import image_root, load_fewshot
     from capt_core.errors import CaptError
@@ -140,12 +140,14 @@ def _train_capt(
     )
     kept = None
     if settings.losses.retention_weight:
+        written = read_table(PROMPTS, run.seed_layout.prompts, origin)["prompt"].to_list()
         kept = retention_texts(
             settings.losses.retention_names,
             texts,
             base,
             prepared.classes["template"][0],
             backbone,
+            written,
         )
     objective = Objective(settings.losses, texts[base], kept, backbone.logit_scale)
     views = live_views(model, backbone, source, objective.needs_base)
@@ -155,6 +157,7 @@ def _train_capt(
         with progress("cached views", len(asked)) as advance:
             views = CachedViews(model, backbone, source, asked, folder, origin_digest, advance)
     inputs = (
+        run.seed_layout.prompts,
         run.seed_layout.prompt_centres,
         run.seed_layout.representatives,
         run.seed_layout.teacher_text_features,

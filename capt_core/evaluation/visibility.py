@@ -12,7 +12,7 @@ class Retention(Protocol):
 
     Attributes:
         retention_weight: 0 switches retention off.
-        retention_names: names it is over: `training`, `all` or `generic`.
+        retention_names: names it is over: `training`, `all`, `generic` or `prompts`.
     """
 
     @property
@@ -46,6 +46,6 @@ def sees(method: str, shots: int, bank_source: str, retention: Retention | None 
     if retention is not None and retention.retention_weight > 0:
         if retention.retention_names == "all":
             found.append("novel class names (retention)")
-        elif retention.retention_names == "generic":
+        elif retention.retention_names in ("generic", "prompts"):
             found.append("generic vocabulary (retention)")
     return "; ".join(found) or BASE_ONLY

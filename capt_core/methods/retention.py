@@ -15,7 +15,7 @@ from capt_core.backbone.loading import Backbone
 
 VOCABULARY = "generic_vocabulary.txt"
 
-RetentionNames = Literal["training", "all", "generic"]
+RetentionNames = Literal["training", "all", "generic", "prompts"]
 
 
 def distillation_loss(
@@ -66,17 +66,23 @@ def retention_texts(
     training_classes: Sequence[int],
     template: str,
     backbone: Backbone,
+    prompts: Sequence[str] = (),
 ) -> torch.Tensor:
     """Text features over which the base model's predictions are kept, [V, d], unit length.
 
     Args:
         names: `training` (the classes that are trained), `all` (novel ones too: the run sees
-            their names), or `generic` (everyday words, no class names needed).
+            their names), `generic` (everyday words, no class names needed), or `prompts` (these
+            words and the prompts of the confused pairs, which name trained classes only).
         class_texts: of all classes in class order, [C, d], unit length.
         training_classes: ids of the classes that are trained.
         template: what a generic word is filled into.
-        backbone: encodes the generic words.
+        backbone: encodes the words and prompts.
+        prompts: of the confused pairs.
     """
-    if names == "generic":
-        return generic_texts(template, backbone).to(class_texts.device)
+    if names in ("generic", "prompts"):
+        words = generic_texts(template, backbone)
+        if names == "prompts":
+            words = torch.cat([words, encode_texts(sorted(set(prompts)), backbone)])
+        return words.to(class_texts.device)
     return class_texts if names == "all" else class_texts[list(training_classes)]

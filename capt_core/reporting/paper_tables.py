@@ -158,7 +158,6 @@ TABLES = (
             StudyRow("1", "pairs_1", setting=1),
             StudyRow("3", "pairs_3", setting=3),
             StudyRow("5", setting=5),
-            StudyRow("7", "pairs_7", setting=7),
             StudyRow("10", "pairs_10", setting=10),
         ),
         best=5,
@@ -170,7 +169,6 @@ TABLES = (
         (
             StudyRow("1", setting=1),
             StudyRow("2", "representatives_2", setting=2),
-            StudyRow("3", "representatives_3", setting=3),
             StudyRow("5", "representatives_5", setting=5),
         ),
         best=1,
@@ -181,9 +179,7 @@ TABLES = (
         "Figure 10",
         (
             StudyRow("1", "scale_1", setting=1),
-            StudyRow("3", "scale_3", setting=3),
             StudyRow("5", setting=5),
-            StudyRow("7", "scale_7", setting=7),
             StudyRow("10", "scale_10", setting=10),
         ),
         best=5,
@@ -195,7 +191,6 @@ TABLES = (
         (
             StudyRow("0.1", "exponent_0_1", setting=0.1),
             StudyRow("0.5", setting=0.5),
-            StudyRow("1", "exponent_1", setting=1),
             StudyRow("2", "exponent_2", setting=2),
         ),
         best=0.5,
@@ -206,6 +201,7 @@ TABLES = (
         "",
         (
             StudyRow("without retention", "without_retention"),
+            StudyRow("retention over generic words alone", "generic_words"),
             StudyRow("without L_confuse", "without_confusion"),
             StudyRow("recommended"),
         ),

@@ -108,7 +108,10 @@ def test_base_model_first_average_last() -> None:
 def test_markdown_of_one_seed() -> None:
     text = to_markdown(summarise(pets_results()), {"pets": [UNTRAINED_WARNING]})
     assert text.startswith(f"# Results\n\n> **pets: {UNTRAINED_WARNING}**\n")
-    assert "| pets | CLIP (zero-shot) | base only | 1 | 50.00 | 66.00 | 56.90 | – | – | – | – | – |" in text
+    assert (
+        "| pets | CLIP (zero-shot) | base only | 1 | 50.00 | 66.00 | 56.90 | – | – | – | – | – |"
+        in text
+    )
     assert "| pets | CAPT | base only | 1 | 60.00 | 64.50 | 62.17 | – | – | – | – | 33.25 |" in text
     assert "±" not in text.split("\n\nPercent")[0]
 

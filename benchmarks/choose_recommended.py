@@ -1,12 +1,14 @@
 """How the preset `recommended` was chosen: no novel class and no test image is looked at.
 
-    OMP_WAIT_POLICY=PASSIVE python -m benchmarks.choose_recommended [--folds 4] [--seeds 1 2]
+    OMP_WAIT_POLICY=PASSIVE python -m benchmarks.choose_recommended [--folds 5] [--seeds 1]
 
 Draws the embedded textures anew (another seed than the benchmark's, so none of its images occurs)
-and keeps the base classes only. Each fold takes some of their families for base classes and the
-others for novel ones, and every candidate setting runs through the real stages. Printed for each
-candidate: change of base and of pseudo-novel accuracy against the frozen model, their harmonic
-mean, and the errors corrected and right answers broken among base images.
+and keeps the base classes only. Each of four folds takes some of their families for base classes
+and the others for novel ones; the fifth takes all for base classes. Every candidate setting runs
+through the real stages. Printed for each candidate: change of base and of pseudo-novel accuracy
+against the frozen model, their harmonic mean, and the errors corrected and right answers broken
+among base images. What is chosen has the highest harmonic mean among those that keep a distance
+from what `recommended` is to reach (`enough`).
 """
 
 from __future__ import annotations
@@ -45,31 +47,36 @@ from stages import (
 PARAMS = Path("params.yaml")
 DRAWING = 7
 SHOTS = 16
-FOLDS = (("stripes", "dots"), ("relief", "cracks"), ("stripes", "relief"), ("dots", "cracks"))
+FOLDS = (
+    ("stripes", "dots"),
+    ("relief", "cracks"),
+    ("stripes", "relief"),
+    ("dots", "cracks"),
+    ("stripes", "dots", "relief", "cracks"),  # all of them: as many classes as there will be
+)
 
-# Retention weight, names it is over, weight of L_confuse, epochs, interpolation.
+# Retention weight, names it is over, weight of the difference prompts in the class texts,
+# interpolation.
 CANDIDATES = {
-    f"retention {weight:g} over {names}, confusion {confusion:g}, {epochs} epochs, "
+    f"retention {retention:g} over {names}, difference {difference:g}, "
     f"interpolation {interpolation:g}": (
-        f"losses.retention_weight={weight}",
+        f"losses.retention_weight={retention}",
         f"losses.retention_names={names}",
-        f"losses.confusion_weight={confusion}",
-        f"train.epochs={epochs}",
+        f"class_texts.difference_weight={difference}",
         f"train.interpolation={interpolation}",
     )
-    for weight, names, confusion, epochs, interpolation in (
-        (0.0, "generic", 0.1, 30, 1.0),
-        (1.0, "generic", 0.1, 20, 0.7),
-        (1.0, "generic", 0.1, 30, 0.7),
-        (1.0, "generic", 0.1, 30, 1.0),
-        (2.0, "generic", 0.1, 30, 0.7),
-        (2.0, "generic", 0.1, 30, 1.0),
-        (3.0, "generic", 0.1, 30, 1.0),
-        (2.0, "generic", 0.0, 30, 1.0),
-        (2.0, "generic", 0.3, 30, 1.0),
-        (1.0, "prompts", 0.1, 30, 0.7),
-        (2.0, "prompts", 0.1, 30, 0.7),
-        (2.0, "prompts", 0.1, 30, 1.0),
+    for retention, names, difference, interpolation in (
+        (2.0, "prompts", 0.0, 0.7),
+        (2.0, "prompts", 4.0, 0.7),
+        (4.0, "prompts", 4.0, 0.7),
+        (2.0, "generic", 2.0, 0.7),
+        (2.0, "generic", 4.0, 0.7),
+        (4.0, "generic", 1.0, 0.7),
+        (4.0, "generic", 2.0, 0.7),
+        (4.0, "generic", 4.0, 0.7),
+        (4.0, "generic", 2.0, 1.0),
+        (8.0, "generic", 2.0, 1.0),
+        (8.0, "generic", 4.0, 1.0),
     )
 }
 
@@ -170,18 +177,29 @@ def summarise(results: pl.DataFrame) -> pl.DataFrame:
     )
 
 
+def enough() -> pl.Expr:
+    """Which candidates may be chosen: more than is asked for on the reported images."""
+    return (
+        (pl.col("base change") >= 11)
+        & (pl.col("pseudo-novel change") >= 1)
+        & (pl.col("bank corrected") >= 82)
+        & (pl.col("base errors corrected") >= 47)
+        & (pl.col("base right broken") <= 5)
+    )
+
+
 def main() -> None:
     """Command line; see the module's docstring."""
     parser = argparse.ArgumentParser(description="Choose the preset `recommended`.")
     parser.add_argument("--folds", type=int, default=len(FOLDS))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1])
     parser.add_argument("--work", type=Path, help="folder for the runs; a temporary one if absent")
     options = parser.parse_args()
     torch.set_num_threads(2)
     with tempfile.TemporaryDirectory() as temporary:
         work = options.work or Path(temporary)
         source = Layout(work / "all", "proctex")
-        console = Console()
+        console = Console(width=170)
         with contextlib.redirect_stdout(io.StringIO()):
             prepare.main("proctex", None, PARAMS, source.root, [f"prepare.proctex_seed={DRAWING}"])
         parts = []
@@ -191,10 +209,13 @@ def main() -> None:
             with contextlib.redirect_stdout(io.StringIO()):
                 results = run_candidates(target.root, options.seeds)
             parts.append(results.with_columns(fold=pl.lit(number)))
-        table = Table(*summarise(pl.concat(parts)).columns)
-        for row in summarise(pl.concat(parts)).iter_rows():
-            table.add_row(*(cell if isinstance(cell, str) else f"{cell:+.2f}" for cell in row))
+        summary = summarise(pl.concat(parts))
+        table = Table(*summary.columns)
+        for row in summary.iter_rows():
+            table.add_row(*(cell if isinstance(cell, str) else f"{cell:.2f}" for cell in row))
         console.print(table)
+        good = summary.filter(enough())
+        print(f"chosen: {good['candidate'][0]}" if len(good) else "none is enough")
 
 
 if __name__ == "__main__":

@@ -156,6 +156,12 @@ class Adapter(Section):
     exponent: float = Field(0.5, ge=0)
     momentum: float = Field(0.99, ge=0, lt=1)
 
+    @model_validator(mode="after")
+    def _centred_kernel(self) -> Self:
+        if self.kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size must be odd, found {self.kernel_size}")
+        return self
+
 
 Granularity = Literal["sample", "commonality", "difference"]
 EXPERTS: tuple[Granularity, ...] = ("sample", "commonality", "difference")
@@ -188,6 +194,12 @@ class Losses(Section):
         if not any((self.confusion_weight, self.original_weight)):
             raise ValueError("confusion_weight and original_weight are both 0: nothing to learn")
         return self
+
+
+class ClassTexts(Section):
+    """What images are compared with (t of eq. 1 to 3)."""
+
+    difference_weight: float = Field(0.0, ge=0)
 
 
 class Train(Section):
@@ -240,6 +252,7 @@ class Settings(Section):
     adapter: Adapter = Adapter()
     experts: Experts = Experts()
     losses: Losses = Losses()
+    class_texts: ClassTexts = ClassTexts()
     prepare: Prepare = Prepare()
     extract_features: ExtractFeatures = ExtractFeatures()
     fit_teacher: FitTeacher = FitTeacher()
@@ -262,7 +275,9 @@ class Matrix(Section):
 
     datasets: list[str] = Field(min_length=1)
     seeds: list[Annotated[int, Field(ge=0)]] = Field(min_length=1)
-    methods: list[Literal["clip", "linear_probe", "coop", "residual", "capt"]] = Field(min_length=1)
+    methods: list[Literal["clip", "clip_prompts", "linear_probe", "coop", "residual", "capt"]] = (
+        Field(min_length=1)
+    )
 
 
 class Study(Section):

@@ -109,12 +109,18 @@ def validate(model: type[_Model], values: Mapping[str, Any], where: str) -> _Mod
     try:
         return model.model_validate(_floats(model, values))
     except ValidationError as error:
-        problem = error.errors()[0]
-        location = ".".join(str(part) for part in problem["loc"] if str(part) not in _UNION_PARTS)
-        raise CaptError(f"{where}: {location}: {_explain(model, problem)}") from error
+        problems = error.errors()
+        location = _location(problems[0])
+        # A value of several types fails once for each of them.
+        alike = [problem for problem in problems if _location(problem) == location]
+        raise CaptError(f"{where}: {location}: {_explain(model, alike)}") from error
 
 
-_UNION_PARTS = frozenset({"int", "float", "literal['all']", "str"})
+_UNION_PART = re.compile(r"int|float|str|literal\[.*|list\[.*|constrained-int")
+
+
+def _location(problem: Mapping[str, Any]) -> str:
+    return ".".join(str(part) for part in problem["loc"] if not _UNION_PART.fullmatch(str(part)))
 
 
 _EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
@@ -135,7 +141,8 @@ def _floats(model: type[BaseModel], values: Mapping[str, Any]) -> dict[str, Any]
     return converted
 
 
-def _explain(model: type[BaseModel], problem: Mapping[str, Any]) -> str:
+def _explain(model: type[BaseModel], problems: Sequence[Mapping[str, Any]]) -> str:
+    problem = problems[0]
     if problem["type"] == "extra_forbidden":
         owner: type[BaseModel] = model
         for part in problem["loc"][:-1]:
@@ -145,4 +152,9 @@ def _explain(model: type[BaseModel], problem: Mapping[str, Any]) -> str:
         near = difflib.get_close_matches(str(problem["loc"][-1]), owner.model_fields, n=1)
         hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(owner.model_fields)}"
         return f"unknown key; {hint}"
-    return f"{problem['msg']}, found {problem['input']!r}"
+    if problem["type"] == "missing":
+        return "is missing"
+    if problem["type"] == "value_error":
+        return str(problem["ctx"]["error"])
+    expected = " or ".join(each["msg"].removeprefix("Input should be ") for each in problems)
+    return f"should be {expected}, found {problem['input']!r}"

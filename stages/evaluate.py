@@ -39,7 +39,7 @@ def main(
     from capt_core.methods.clip import class_logits
     from capt_core.methods.encoders import check_method, image_encoder
     from capt_core.methods.saved import read_tensors
-    from capt_core.methods.scoring import FEATURE_METHODS, ClassTexts, feature_logits
+    from capt_core.methods.scoring import CLASS_TEXTS, FEATURE_METHODS, ClassTexts, feature_logits
     from capt_core.methods.teacher import UNTRAINED_WARNING
     from capt_core.params import settings_hash
     from stages.run import progress, say, stage_run
@@ -51,7 +51,7 @@ def main(
         backbone = load_backbone(settings.backbone, settings.runtime)
         origin = prepared.provenance(backbone.identity, settings_hash(run.seed))
         paths = run.method_layout(method)
-        saved = read_tensors(paths.model, "train", origin)
+        saved, described = read_tensors(paths.model, "train", origin).without(CLASS_TEXTS)
         seen = saved.fact("sees", f"run: capt-stage train --dataset {dataset} --method {method}")
         before = read_table(PREDICTIONS, run.seed_layout.predictions, origin)
         bank = read_table(CONFUSION_BANK, run.seed_layout.confusion_bank, origin)
@@ -65,7 +65,7 @@ def main(
         if method in FEATURE_METHODS:
             stored = read_image_features(layout.image_features, origin)[ids.to_list()]
             texts = read_text_features(layout.text_features, origin)
-            names = ClassTexts(prepared.spoken_names, texts)
+            names = ClassTexts(prepared.spoken_names, texts if described is None else described)
             logits = feature_logits(saved, stored, names, backbone)
         else:
             batches = image_batches(
@@ -77,7 +77,8 @@ def main(
             with progress("encoded", len(ids)) as advance:
                 images = encode_images(batches, backbone, image_encoder(saved, backbone), advance)
             texts = read_teacher_text_features(run.seed_layout.teacher_text_features, origin)
-            logits = class_logits(images, texts, backbone.logit_scale)
+            compared = texts if described is None else described
+            logits = class_logits(images, compared, backbone.logit_scale)
         after = prediction_table(prepared, ids, logits, top_classes=5)
         metrics = evaluate_predictions(before, after, bank)
         test = after.filter(split="test")

@@ -23,7 +23,9 @@ Variant = Annotated[
     str | None,
     typer.Option(help="Variant in the settings; its artifacts lie in study/<variant>/."),
 ]
-Method = Annotated[str, typer.Option(help="Method: clip, linear_probe, coop, residual or capt.")]
+Method = Annotated[
+    str, typer.Option(help="Method: clip, clip_prompts, linear_probe, coop, residual or capt.")
+]
 
 PARAMS = Path("params.yaml")
 ARTIFACTS = Path("artifacts")

@@ -8,6 +8,7 @@ from stages import options
 
 if TYPE_CHECKING:
     import polars as pl
+    import torch
 
     from capt_core.artifacts.provenance import Provenance
     from capt_core.backbone.loading import Backbone
@@ -38,6 +39,7 @@ def main(
     from capt_core.evaluation.visibility import Retention, sees
     from capt_core.methods.encoders import check_method
     from capt_core.methods.saved import write_tensors
+    from capt_core.methods.scoring import CLASS_TEXTS
     from capt_core.params import settings_hash
     from stages.run import first_process, say, stage_run
 
@@ -47,33 +49,45 @@ def main(
         prepared = load_dataset(run.layout)
         backbone = load_backbone(settings.backbone, settings.runtime)
         sections = {
-            "capt": (settings.adapter, settings.experts, settings.losses, settings.train),
-            "coop": (settings.coop,),
+            "clip_prompts": (settings.class_texts,),
             "linear_probe": (settings.linear_probe,),
-            "residual": (settings.residual,),
+            "coop": (settings.coop,),
+            "residual": (settings.residual, settings.class_texts),
+            "capt": (
+                settings.adapter,
+                settings.experts,
+                settings.losses,
+                settings.class_texts,
+                settings.train,
+            ),
         }
         used = settings_hash(*sections.get(method, ()), run.seed)
         origin = prepared.provenance(backbone.identity, used)
         paths = run.method_layout(method)
         tensors: dict[str, Any] = {}
+        described = _described_texts(run, settings, prepared, backbone, origin, method)
         retention: dict[str, Retention] = {"capt": settings.losses, "residual": settings.residual}
         shots, source = settings.fewshot.shots, settings.build_bank.source
-        seen = sees(method, shots, source, retention.get(method))
+        seen = sees(method, shots, source, retention.get(method), described is not None)
         facts: dict[str, Any] = {"method": method, "seed": run.seed, "sees": seen}
         log = pl.DataFrame(schema=dict(TRAINING_LOG.columns))
         checkpoint: Checkpoint | None = None
         if method == "capt":
             tensors, facts["shape"], fitted, checkpoint = _train_capt(
-                run, settings, prepared, backbone, origin
+                run, settings, prepared, backbone, origin, described
             )
             log = fitted.log
         elif first_process():
-            tensors, steps = _fit_baseline(run, settings, prepared, backbone, origin, method)
+            tensors, steps = _fit_baseline(
+                run, settings, prepared, backbone, origin, method, described
+            )
             log = pl.concat([log, steps], how="diagonal")
         if not first_process():
             return
         if method == "capt":
             write_table(TRAINING_SPEED, fitted.speed, run.record_path("speed"), origin)
+        if described is not None:
+            tensors[CLASS_TEXTS] = described.cpu()
         write_table(TRAINING_LOG, log, paths.training_log, origin)
         write_text(paths.loss_plot, log.select("step", "loss").write_csv())
         write_tensors(paths.model, tensors, facts, origin)
@@ -82,8 +96,49 @@ def main(
         say(f"{method}: {len(log)} steps -> {paths.model}")
 
 
+def _described_texts(
+    run: Run,
+    settings: Settings,
+    prepared: Dataset,
+    backbone: Backbone,
+    origin: Provenance,
+    method: str,
+) -> torch.Tensor | None:
+    """Class texts with the difference prompts; None where a method or the settings use none."""
+    from capt_core.artifacts.features import read_teacher_text_features, read_text_features
+    from capt_core.artifacts.schemas import PROMPTS
+    from capt_core.artifacts.tables import read_table
+    from capt_core.methods.scoring import DESCRIBED_METHODS
+    from capt_core.prompts.class_texts import described_classes, described_texts
+    from capt_core.prompts.embedding import prompt_embeddings
+    from stages.run import first_process, say
+
+    weight = settings.class_texts.difference_weight
+    if method not in DESCRIBED_METHODS or weight == 0:
+        return None
+    prompts = read_table(PROMPTS, run.seed_layout.prompts, origin)
+    count = described_classes(prompts)
+    if first_process():
+        say(f"class texts: {count} of {len(prepared.class_ids('base'))} base classes described")
+    if count == 0:
+        return None
+    # The other methods know nothing of a base model that was fitted.
+    texts = (
+        read_teacher_text_features(run.seed_layout.teacher_text_features, origin)
+        if method == "capt"
+        else read_text_features(run.layout.text_features, origin)
+    )
+    embeddings = prompt_embeddings(prompts["prompt"].to_list(), backbone, run.layout.embeddings)
+    return described_texts(texts, prompts, embeddings, weight)
+
+
 def _train_capt(
-    run: Run, settings: Settings, prepared: Dataset, backbone: Backbone, origin: Provenance
+    run: Run,
+    settings: Settings,
+    prepared: Dataset,
+    backbone: Backbone,
+    origin: Provenance,
+    described: torch.Tensor | None,
 ) -> tuple[dict[str, Any], dict[str, Any], Fitted, Checkpoint]:
     import polars as pl
 
@@ -149,7 +204,8 @@ def _train_capt(
             backbone,
             written,
         )
-    objective = Objective(settings.losses, texts[base], kept, backbone.logit_scale)
+    compared = texts if described is None else described.to(backbone.device)
+    objective = Objective(settings.losses, compared[base], kept, backbone.logit_scale)
     views = live_views(model, backbone, source, objective.needs_base)
     if settings.train.cache_prefix or settings.train.augmentation == "none":
         asked = asked_views(anchors, settings.train)
@@ -167,6 +223,7 @@ def _train_capt(
         settings.adapter,
         settings.experts,
         settings.losses,
+        settings.class_texts,
         settings.train,
         settings.runtime.precision,
         origin.as_dict(),
@@ -197,6 +254,7 @@ def _fit_baseline(
     backbone: Backbone,
     origin: Provenance,
     method: str,
+    described: torch.Tensor | None,
 ) -> tuple[dict[str, Any], pl.DataFrame]:
     from capt_core.artifacts.features import read_image_features, read_text_features
     from capt_core.data.dataset import load_fewshot
@@ -206,11 +264,13 @@ def _fit_baseline(
 
     layout = run.layout
     sections = BaselineSettings(settings.coop, settings.linear_probe, settings.residual)
+    texts = read_text_features(layout.text_features, origin)
     data = BaselineData(
         prepared,
         load_fewshot(layout, prepared, settings.fewshot.shots, run.seed),
         read_image_features(layout.image_features, origin),
-        read_text_features(layout.text_features, origin),
+        texts,
+        texts if described is None else described,
         lambda: generic_texts(prepared.classes["template"][0], backbone),
     )
     with progress("epochs", sections.stretches(method)) as advance:

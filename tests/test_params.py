@@ -90,8 +90,8 @@ def test_a_mistake_in_the_file_is_named(tmp_path: Path, body: str, parts: list[s
         ("datasets: [dtd]\nseeds: []\nmethods: [clip]\n", "seeds"),
         ("datasets: [dtd]\nseeds: ['1']\nmethods: [clip]\n", "seeds.0"),
         ("datasets: [dtd]\nseeds: [1]\nmethods: [clap]\n", "'residual' or 'capt'"),
-        ("datasets: [dtd]\nseeds: [1]\n", "methods: Field required"),
-        ("", "datasets: Field required"),
+        ("datasets: [dtd]\nseeds: [1]\n", "methods: is missing"),
+        ("", "datasets: is missing"),
         ("[1, 2]\n", "expected keys and values"),
         ("train: {epochs: 3\n", "not valid YAML"),
     ],
@@ -102,6 +102,31 @@ def test_a_file_without_a_sound_matrix_is_refused(tmp_path: Path, text: str, par
     message = refusal(path)
     assert str(path) in message
     assert part in message
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (
+            "adapter.blocks=some",
+            "adapter.blocks: should be 'all' or a valid integer or a valid list, found 'some'",
+        ),
+        ("adapter.kernel_size=4", "adapter: kernel_size must be odd, found 4"),
+        ("train.views=1.5", "train.views: should be a valid integer, found 1.5"),
+        (
+            "losses={confusion_weight: 0, original_weight: 0}",
+            "losses: confusion_weight and original_weight are both 0: nothing to learn",
+        ),
+    ],
+)
+def test_a_value_that_does_not_do_is_named_with_what_would(
+    tmp_path: Path, override: str, message: str
+) -> None:
+    section, _, key = override.partition("=")[0].partition(".")
+    value = override.partition("=")[2]
+    body = f"{section}: {{{key}: {value}}}\n" if key else f"{section}: {value}\n"
+    path = write(tmp_path, body)
+    assert refusal(path) == f"{path}: {message}"
 
 
 def test_a_missing_file_says_how_to_point_to_one(tmp_path: Path) -> None:
@@ -265,8 +290,7 @@ def test_the_projects_own_file_lists_every_setting(project: Path) -> None:
 def test_the_defaults_are_the_papers_as_is_the_variant_of_that_name(project: Path) -> None:
     defaults = Settings()
     paper, _ = load_settings(project / "params.yaml", variant="paper")
-    # The residual is a baseline of ours.
-    assert paper.model_copy(update={"residual": defaults.residual}) == defaults
+    assert paper == defaults
     # Batch, epochs, pairs, s and gamma are stated in the paper; the others are its release's.
     train, adapter, experts = defaults.train, defaults.adapter, defaults.experts
     assert (train.batch_size, train.epochs, defaults.mine_pairs.pairs) == (4, 25, 5)
@@ -279,6 +303,7 @@ def test_the_defaults_are_the_papers_as_is_the_variant_of_that_name(project: Pat
     assert (experts.mask_rate, defaults.cluster_prompts.clusters) == (0.3, 5)
     # L_confuse alone, and nothing that the paper does not have.
     assert defaults.losses == Losses(confusion_weight=1.0, original_weight=0.0)
+    assert defaults.class_texts.difference_weight == 0
     weights = defaults.losses.model_dump()
     assert [name for name, value in weights.items() if name.endswith("weight") and value] == [
         "confusion_weight"
@@ -358,7 +383,7 @@ def test_every_variant_is_checked_whichever_is_asked_for(
 @pytest.mark.parametrize(
     ("body", "part"),
     [
-        ("", "variants: Field required"),
+        ("", "variants: is missing"),
         ("study: {variants: []}\n", "variants"),
         ("study: [paper]\n", "expected keys and values"),
         ("study: {variants: [paper], method: {}}\n", "did you mean methods?"),

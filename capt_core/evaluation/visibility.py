@@ -22,7 +22,13 @@ class Retention(Protocol):
     def retention_names(self) -> str: ...
 
 
-def sees(method: str, shots: int, bank_source: str, retention: Retention | None = None) -> str:
+def sees(
+    method: str,
+    shots: int,
+    bank_source: str,
+    retention: Retention | None = None,
+    described: bool = False,
+) -> str:
     """What a run saw beyond few-shot images of base classes and the base classes' names.
 
     Class names of the half that is tested do not count: classifying needs them.
@@ -32,17 +38,20 @@ def sees(method: str, shots: int, bank_source: str, retention: Retention | None 
         shots: `fewshot.shots`; 0 is the whole training split.
         bank_source: `build_bank.source`.
         retention: of the method's own section; None for a method without.
+        described: whether classes are compared by their difference prompts as well.
 
     Returns:
         ``base only``, or what else, several things parted by semicolons.
     """
     found = []
-    if shots == 0 and method != "clip":
+    if shots == 0 and method not in ("clip", "clip_prompts"):
         found.append("all base training images (shots)")
     if bank_source == "full_train" and method == "capt":
         found.append("all base training images (bank)")
     if method == "linear_probe":
         found.append("novel images (linear probe)")
+    if described:
+        found.append("difference prompts (class texts)")
     if retention is not None and retention.retention_weight > 0:
         if retention.retention_names == "all":
             found.append("novel class names (retention)")

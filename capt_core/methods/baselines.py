@@ -29,6 +29,7 @@ class BaselineSettings:
         """How often `advance` is told 1: epochs, or halves of the linear probe."""
         return {
             "clip": 0,
+            "clip_prompts": 0,
             "linear_probe": 2,
             "coop": self.coop.epochs,
             "residual": self.residual.epochs,
@@ -44,6 +45,7 @@ class BaselineData:
         fewshot: the table `fewshot`.
         image_features: of all samples, unit length, indexed by sample id.
         text_features: zero-shot, of all classes, unit length, indexed by class id.
+        class_texts: what images are compared with, likewise.
         generic_texts: gives text features [V, d] of the generic vocabulary; called only when
             retention is over it.
     """
@@ -52,6 +54,7 @@ class BaselineData:
     fewshot: pl.DataFrame
     image_features: torch.Tensor
     text_features: torch.Tensor
+    class_texts: torch.Tensor
     generic_texts: Callable[[], torch.Tensor]
 
     def retained_texts(self, names: str) -> torch.Tensor:
@@ -71,7 +74,7 @@ def fit_baseline(
     seed: int,
     advance: Callable[[int], None] = lambda _: None,
 ) -> tuple[dict[str, torch.Tensor], pl.DataFrame]:
-    """Fit `clip` (nothing), `linear_probe`, `coop` or `residual`.
+    """Fit `clip` and `clip_prompts` (nothing), `linear_probe`, `coop` or `residual`.
 
     Returns:
         Tensors to save, as `scoring` reads them, and a log with `step`, `epoch`,
@@ -82,7 +85,7 @@ def fit_baseline(
     """
     base = data.dataset.class_ids("base")
     empty = pl.DataFrame(schema=LOG_COLUMNS)
-    if method == "clip":
+    if method in ("clip", "clip_prompts"):
         return {}, empty
     if method == "linear_probe":
         tensors = fit_linear_probe(
@@ -97,7 +100,7 @@ def fit_baseline(
     if method == "residual":
         return fit_residual(
             images,
-            data.text_features[base],
+            data.class_texts[base],
             data.retained_texts(settings.residual.retention_names),
             backbone.logit_scale,
             settings.residual,

@@ -11,7 +11,7 @@ from capt_core.errors import CaptError
 from capt_core.methods.capt.model import model_from_state
 from capt_core.methods.saved import SavedTensors
 
-METHODS = ("clip", "linear_probe", "coop", "residual", "capt")
+METHODS = ("clip", "clip_prompts", "linear_probe", "coop", "residual", "capt")
 
 ImageEncoder = Callable[[torch.Tensor], torch.Tensor]
 

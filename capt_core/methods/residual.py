@@ -16,6 +16,7 @@ from torch.nn import functional
 from capt_core import params
 from capt_core.methods.clip import class_logits
 from capt_core.methods.fitting import FewShotFeatures, descend
+from capt_core.methods.retention import distillation_loss
 
 
 class Residual(nn.Module):
@@ -42,22 +43,6 @@ class Residual(nn.Module):
         return functional.normalize(moved, dim=-1)
 
 
-def retention_loss(
-    moved: torch.Tensor, frozen: torch.Tensor, texts: torch.Tensor, logit_scale: float
-) -> torch.Tensor:
-    """KL(p0 || p), mean over images: how far predictions moved from the zero-shot ones.
-
-    Args:
-        moved: features of the method, unit length, [N, d].
-        frozen: features of the frozen model, unit length, [N, d].
-        texts: of the names that the predictions p and p0 are over, unit length, [V, d].
-        logit_scale: inverse temperature of eq. 1.
-    """
-    now = class_logits(moved, texts, logit_scale).log_softmax(dim=-1)
-    before = class_logits(frozen, texts, logit_scale).log_softmax(dim=-1)
-    return functional.kl_div(now, before, reduction="batchmean", log_target=True)
-
-
 def fit_residual(
     images: FewShotFeatures,
     texts: torch.Tensor,
@@ -68,11 +53,11 @@ def fit_residual(
     device: torch.device | None = None,
     advance: Callable[[int], None] = lambda _: None,
 ) -> tuple[dict[str, torch.Tensor], pl.DataFrame]:
-    """Fit the residual: cross-entropy + `retention_weight` x `retention_loss`.
+    """Fit the residual: cross-entropy + `retention_weight` x `distillation_loss`.
 
     Args:
         images: of the training classes; labels index `texts`.
-        texts: zero-shot text features of the training classes, unit length, [B, d].
+        texts: text features of the training classes, unit length, [B, d].
         retained: text features of the names that retention is over, unit length, [V, d].
         logit_scale: inverse temperature of eq. 1.
         settings: hidden units, weight, optimiser and schedule.
@@ -92,7 +77,7 @@ def fit_residual(
         frozen = features[batch]
         moved = model(frozen)
         loss = functional.cross_entropy(class_logits(moved, texts, logit_scale), labels[batch])
-        kept = retention_loss(moved, frozen, retained, logit_scale)
+        kept = distillation_loss(moved, frozen, retained, logit_scale)
         return loss + settings.retention_weight * kept
 
     log = descend(model.parameters(), loss_of, len(labels), settings, seed, advance)

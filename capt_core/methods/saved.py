@@ -41,6 +41,11 @@ class SavedTensors:
             raise CaptError(f"the saved model does not say what it {name}; {remedy}")
         return self.facts[name]
 
+    def without(self, name: str) -> tuple[SavedTensors, torch.Tensor | None]:
+        """The rest, and one of the tensors (None if it was not saved)."""
+        rest = {key: value for key, value in self.tensors.items() if key != name}
+        return SavedTensors(rest, self.facts), self.tensors.get(name)
+
 
 def write_tensors(
     path: Path,

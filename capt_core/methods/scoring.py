@@ -23,15 +23,15 @@ class ClassTexts:
 
     Attributes:
         names: as they stand in a sentence, in class order.
-        zero_shot: text features of the hand-written prompts, unit length, [C, d].
+        features: text features that images are compared with, unit length, [C, d].
     """
 
     names: Sequence[str]
-    zero_shot: torch.Tensor
+    features: torch.Tensor
 
 
 def _clip(_: Tensors, images: torch.Tensor, texts: ClassTexts, backbone: Backbone) -> torch.Tensor:
-    return class_logits(images, texts.zero_shot, backbone.logit_scale)
+    return class_logits(images, texts.features, backbone.logit_scale)
 
 
 def _linear_probe(
@@ -51,15 +51,23 @@ def _residual(
     tensors: Tensors, images: torch.Tensor, texts: ClassTexts, backbone: Backbone
 ) -> torch.Tensor:
     moved = residual_features(tensors, images)
-    return class_logits(moved, texts.zero_shot, backbone.logit_scale)
+    return class_logits(moved, texts.features, backbone.logit_scale)
 
 
 _SCORERS: dict[str, Callable[[Tensors, torch.Tensor, ClassTexts, Backbone], torch.Tensor]] = {
     "clip": _clip,
+    "clip_prompts": _clip,
     "linear_probe": _linear_probe,
     "coop": _coop,
     "residual": _residual,
 }
+
+CLASS_TEXTS = "class_texts"
+"""Name of the saved tensor that holds what images are compared with, [C, d]; only where that is
+not the class prompts alone."""
+
+DESCRIBED_METHODS = ("clip_prompts", "residual", "capt")
+"""Methods that difference prompts may take part in the class texts of."""
 
 FEATURE_METHODS = tuple(_SCORERS)
 """Methods that leave the image tower as it is and score its stored features."""

@@ -48,6 +48,7 @@ MISSING = "–"
 _GROUP = ["protocol", "dataset", "method", "variant", "sees"]
 _METHOD_NAMES = {
     "clip": "CLIP (zero-shot)",
+    "clip_prompts": "CLIP with difference prompts",
     "linear_probe": "Linear probe",
     "coop": "CoOp",
     "residual": "Residual with retention",

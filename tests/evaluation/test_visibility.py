@@ -39,3 +39,12 @@ def test_what_a_run_saw(
     method: str, shots: int, bank: str, kept: Retention | None, text: str
 ) -> None:
     assert sees(method, shots, bank, kept) == text
+
+
+def test_descriptions_of_classes_are_told() -> None:
+    assert sees("clip_prompts", 0, "fewshot", None, described=True) == (
+        "difference prompts (class texts)"
+    )
+    assert sees("residual", 16, "fewshot", retention(1.0, "generic"), described=True) == (
+        "difference prompts (class texts); generic vocabulary (retention)"
+    )

@@ -11,7 +11,8 @@ from torch.nn import functional
 from capt_core import params
 from capt_core.methods.clip import class_logits
 from capt_core.methods.fitting import FewShotFeatures
-from capt_core.methods.residual import Residual, fit_residual, residual_features, retention_loss
+from capt_core.methods.residual import Residual, fit_residual, residual_features
+from capt_core.methods.retention import distillation_loss
 
 SCALE = 20.0
 
@@ -48,17 +49,6 @@ def test_the_residual_by_hand() -> None:
     assert found.tolist()[0] == pytest.approx([1 / length, 2 * gelu / length], abs=1e-6)
 
 
-def test_retention_by_hand() -> None:
-    texts = torch.eye(2)
-    frozen = torch.tensor([[1.0, 0.0], [0.6, 0.8]])
-    moved = torch.tensor([[0.0, 1.0], [0.6, 0.8]])
-    # Image 1 did not move. Image 0: p0 = softmax(2, 0), p = softmax(0, 2), so
-    # KL = (p0[0] - p0[1]) x 2 = 2 tanh(1); the mean halves it.
-    loss = retention_loss(moved, frozen, texts, 2.0)
-    assert loss.item() == pytest.approx(math.tanh(1), abs=1e-6)
-    assert retention_loss(frozen, frozen, texts, 2.0).item() == pytest.approx(0, abs=1e-7)
-
-
 def kept_and_right(weight: float) -> tuple[float, float]:
     """Distance from the zero-shot predictions over all five classes, and accuracy on three."""
     images, texts = few()
@@ -69,7 +59,7 @@ def kept_and_right(weight: float) -> tuple[float, float]:
     assert len(log) == 120
     moved = residual_features(tensors, images.features)
     right = class_logits(moved, texts[:3], SCALE).argmax(dim=1) == images.labels
-    kept = retention_loss(moved, images.features, texts, SCALE)
+    kept = distillation_loss(moved, images.features, texts, SCALE)
     return kept.item(), right.float().mean().item()
 
 

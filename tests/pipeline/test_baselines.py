@@ -36,6 +36,7 @@ def fitted(artifacts: Path, method: str) -> None:
         load_fewshot(layout, dataset, 8, 1),
         read_image_features(layout.image_features, origin),
         texts,
+        texts,
         lambda: texts,
     )
     tensors, _ = fit_baseline(method, data, backbone, SETTINGS, seed=1)
@@ -60,6 +61,8 @@ def test_feature_methods_are_scored_from_stored_features(
         raise AssertionError("an image was encoded")
 
     monkeypatch.setattr("capt_core.backbone.encoding.encode_images", refuse)
+    again("train", method="clip_prompts")
+    again("evaluate", method="clip_prompts")
     for method in ("linear_probe", "coop", "residual"):
         fitted(copy, method)
         again("evaluate", method=method)
@@ -68,18 +71,20 @@ def test_feature_methods_are_scored_from_stored_features(
     again("report")
     results = pl.read_parquet(copy / "results.parquet")
     base = dict(results.filter(metric="base_accuracy").select("method", "value").iter_rows())
-    assert set(base) == {"clip", "linear_probe", "coop", "residual", "capt"}
+    assert set(base) == {"clip", "clip_prompts", "linear_probe", "coop", "residual", "capt"}
+    assert base["clip_prompts"] > base["clip"]
     assert base["linear_probe"] > base["clip"]
     assert base["residual"] > base["clip"]
     told = dict(results.select("method", "sees").unique().iter_rows())
     assert told == {
         "clip": "base only",
-        "capt": "base only",
+        "clip_prompts": "difference prompts (class texts)",
+        "capt": "difference prompts (class texts); generic vocabulary (retention)",
         "coop": "base only",
         "linear_probe": "novel images (linear probe)",
-        "residual": "novel class names (retention)",
+        "residual": "generic vocabulary (retention)",
     }
     for name in ("results.md", "results.csv", "report.html"):
         text = (copy / name).read_text()
         assert "novel images (linear probe)" in text, name
-        assert "novel class names (retention)" in text, name
+        assert "generic vocabulary (retention)" in text, name

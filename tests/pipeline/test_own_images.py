@@ -15,7 +15,7 @@ from capt_core.data.proctex import CLASS_NAMES, render_image
 from capt_core.errors import CaptError
 from tests.pipeline.commands import PROJECT, capt, command, contents, run_pipeline
 
-QUICK = ("fewshot.shots=4", "train.epochs=1", "train.adapter_blocks=1", "train.batch_size=16")
+QUICK = ("fewshot.shots=4", "train.epochs=1", "adapter.blocks=1", "train.batch_size=16")
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,6 @@ def test_three_lines_of_the_settings_are_enough(photographs: Path, tmp_path: Pat
 
 def test_later_stages_know_a_prepared_data_set(photographs: Path, tmp_path: Path) -> None:
     capt("prepare", "mine", tmp_path, [f"data.root={photographs}"])
-    capt("fit-teacher", "mine", tmp_path)
     with pytest.raises(CaptError, match=r"data\.root is not set"):
         capt("extract-features", "mine", tmp_path)
     assert image_root(Layout(tmp_path, "mine"), str(photographs)) == photographs
@@ -80,6 +79,5 @@ def test_a_name_too_long_for_the_model_is_refused(photographs: Path, tmp_path: P
     (tmp_path / "names.yaml").write_text(yaml.safe_dump({"names": names}))
     settings = [f"data.root={photographs}", f"data.classes={tmp_path}/names.yaml"]
     capt("prepare", "mine", tmp_path / "a", settings)
-    capt("fit-teacher", "mine", tmp_path / "a", settings)
     with pytest.raises(CaptError, match="shorten it"):
         capt("extract-features", "mine", tmp_path / "a", settings)

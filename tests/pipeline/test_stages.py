@@ -49,18 +49,19 @@ def test_training_changes_its_own_tensors_only(small: Path) -> None:
     state = load_file(small / "proctex/seed1/capt/model.safetensors")
     names = set(state)
     parts = {name.split(".")[0] for name in names}
-    assert parts == {"adapters", "experts", "running_alpha", "alpha_steps"}
+    assert parts == {"adapters", "experts", "running_alpha", "alpha_steps", "class_texts"}
     assert any(bool(state[name].any()) for name in names if name.endswith("kernel"))
     assert float(state["experts.residual_gate"]) != 0
     assert load_file(small / "proctex/seed1/clip/model.safetensors") == {}
 
 
-def test_the_log_shows_that_the_loss_falls(small: Path) -> None:
-    log = pl.read_parquet(small / "proctex/seed1/capt/training_log.parquet")
+def test_the_log_shows_that_the_loss_falls(copy: Path, again: Callable[..., None]) -> None:
+    again("train", "train.epochs=6", method="capt")
+    log = pl.read_parquet(copy / "proctex/seed1/capt/training_log.parquet")
     by_epoch = log.group_by("epoch", maintain_order=True).agg(pl.col("loss").mean())["loss"]
     assert by_epoch[-1] < by_epoch[0]
     shares = log.select(pl.sum_horizontal(pl.col("^.*_expert_share$")))
-    assert shares.to_series().is_between(0.999, 1.001).all()
+    assert shares.to_series().is_between(1.999, 2.001).all()
 
 
 def test_zero_shot_runs_repeat_the_teacher(small: Path) -> None:
@@ -117,6 +118,22 @@ def test_a_bank_without_errors_is_told(
     assert "build_bank.source=augmented_views" in said
 
 
+def test_prompts_from_templates_are_no_part_of_the_class_texts(
+    copy: Path, again: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    templates = ("generate_prompts.provider=template", "generate_prompts.store=none")
+    again("generate-prompts", *templates)
+    for method in ("clip", "clip_prompts"):
+        again("train", method=method)
+        again("evaluate", method=method)
+    assert "0 of 15 base classes described" in capsys.readouterr().out
+    plain, same = (
+        pl.read_parquet(copy / f"proctex/seed1/{method}/predictions.parquet")
+        for method in ("clip", "clip_prompts")
+    )
+    assert plain.equals(same)
+
+
 def test_runs_are_recorded_apart_from_the_artifacts(small: Path) -> None:
     record = json.loads((small / "runs" / "train-proctex-capt-seed1.json").read_text())
     assert record["seconds"] > 0
@@ -145,7 +162,12 @@ def test_plots_for_dvc_are_csv(small: Path) -> None:
         ),
         ("mine_pairs.selection=any", "mine_pairs.pairs=10", "mine_samples.fallback=skip"),
         ("mine_samples.choice=random",),
-        ("train.augmentation=crop_flip", "train.optimizer=sgd", "train.adapter_blocks=all"),
+        (
+            "train.augmentation=crop_flip",
+            "train.cache_prefix=false",
+            "train.optimizer=sgd",
+            "adapter.blocks=all",
+        ),
         ("fewshot.shots=0", "train.batch_size=40"),
     ],
 )

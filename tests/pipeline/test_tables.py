@@ -123,6 +123,8 @@ def test_results_hold_every_metric_of_every_run(small: Path) -> None:
         "novel_accuracy",
         "harmonic_mean",
         "bank_correction_rate",
+        "base_correction_rate",
+        "base_broken_rate",
         "test_correction_rate",
         "broken_rate",
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import polars as pl
 import pytest
@@ -20,6 +20,7 @@ from capt_core.methods.capt.model import CaptModel
 from capt_core.params import Experts, Losses, Train
 from capt_core.training import engine
 from capt_core.training.engine import Fitted, Trainer, make_optimizer, set_learning_rate
+from capt_core.training.objective import Objective
 from capt_core.training.rows import Anchor, build_rows
 from capt_core.training.schedule import epoch_learning_rates
 from capt_core.training.views import View
@@ -319,11 +320,12 @@ def test_mixed_precision_trains_alike_with_losses_in_full(tmp_path: Path) -> Non
     seen: list[torch.dtype] = []
     objective = trainer.task.objective
 
-    def watched(images: torch.Tensor, base: torch.Tensor, *rest: torch.Tensor) -> Any:
-        seen.extend((images.dtype, base.dtype, rest[0].dtype))
-        return objective(images, base, *rest)
+    class Watched(Objective):
+        def __call__(self, images: torch.Tensor, base: Any, *rest: torch.Tensor) -> Any:
+            seen.extend((images.dtype, base.dtype, rest[0].dtype))
+            return super().__call__(images, base, *rest)
 
-    trainer.task = replace(trainer.task, objective=cast(Any, watched))
+    trainer.task = replace(trainer.task, objective=Watched(**vars(objective)))
     rough = trainer.fit()
     assert set(seen) == {torch.float32}
     assert rough.log["loss"].to_list() == pytest.approx(exact.log["loss"].to_list(), rel=0.05)

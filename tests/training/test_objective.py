@@ -20,7 +20,7 @@ from tests.methods.capt.reference import normal
 SCALE = 7.0
 LABELS = torch.tensor([0, 1, 2, 0, 1])
 ANCHORS = torch.tensor([True, False, False, True, False])
-NOTHING = Losses(confusion_weight=0.0)
+NOTHING = Losses().model_copy(update={"confusion_weight": 0.0})
 WEIGHTS = {
     "confusion_loss": "confusion_weight",
     "original_loss": "original_weight",
@@ -59,7 +59,7 @@ def test_the_parts_are_the_losses_of_their_names() -> None:
 
 @given(st.lists(st.floats(0, 10), min_size=5, max_size=5))
 def test_the_loss_is_the_weighted_sum_of_its_parts(weights: list[float]) -> None:
-    settings = Losses.model_validate(dict(zip(WEIGHTS.values(), weights, strict=True)))
+    settings = NOTHING.model_copy(update=dict(zip(WEIGHTS.values(), weights, strict=True)))
     total, parts = objective(settings)(IMAGES, BASE, GATES, LABELS, ANCHORS)
     expected = sum(w * (parts[name] or 0.0) for name, w in zip(WEIGHTS, weights, strict=True))
     assert float(total) == pytest.approx(expected)

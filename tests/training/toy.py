@@ -41,14 +41,14 @@ LOSSES = Losses(
 )
 
 
-def toy_backbone() -> Backbone:
-    """The small CLIP as a frozen base model on the CPU."""
+def toy_backbone(device: str = "cpu") -> Backbone:
+    """The small CLIP as a frozen base model."""
     return Backbone(
         identity="toy",
-        clip=small_clip(),
+        clip=small_clip().to(device),
         tokenizer=Tokenizer(),
         style=ImageStyle(32, (0.5, 0.45, 0.4), (0.25, 0.2, 0.3)),
-        device=torch.device("cpu"),
+        device=torch.device(device),
         autocast=None,
         untrained=True,
     )
@@ -75,11 +75,13 @@ def toy_model(backbone: Backbone, experts: Experts | None = None, **adapter: Any
     return capt_model(backbone.clip, experts=experts, seed=2, **adapter)
 
 
-def toy_objective(losses: Losses = LOSSES, width: int = TEXT_WIDTH) -> Objective:
+def toy_objective(
+    losses: Losses = LOSSES, width: int = TEXT_WIDTH, device: torch.device | None = None
+) -> Objective:
     """Ten times the cosine as logits; names to keep predictions over if the losses look at them."""
 
     def texts(count: int, seed: int) -> torch.Tensor:
-        return functional.normalize(normal(count, width, seed=seed).float(), dim=1)
+        return functional.normalize(normal(count, width, seed=seed).float(), dim=1).to(device)
 
     kept = texts(9, 2) if losses.retention_weight else None
     return Objective(losses, texts(CLASSES, 1), kept, 10.0)
@@ -115,10 +117,10 @@ def toy_trainer(
         adapter: the `adapter` section.
     """
     backbone = backbone or toy_backbone()
-    model = toy_model(backbone, experts, **adapter)
+    model = toy_model(backbone, experts, **adapter).to(backbone.device)
     prepare(model)
     source = toy_source(folder, settings)
-    objective = toy_objective(losses, backbone.clip.visual.proj.shape[1])
+    objective = toy_objective(losses, backbone.clip.visual.proj.shape[1], backbone.device)
     views = live_views(model, backbone, source, objective.needs_base)
     if cached:
         asked = asked_views(anchors, settings)

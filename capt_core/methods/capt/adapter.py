@@ -74,8 +74,6 @@ class DiffMannerAdapter(nn.Module):
                 f"the Diff-Manner Adapter needs a square patch grid, the tower has {patch_count} "
                 "patches; choose a backbone with square images"
             )
-        if settings.kernel_size % 2 == 0:
-            raise CaptError(f"adapter.kernel_size must be odd, found {settings.kernel_size}")
         self.patch_count = patch_count
         self.settings = settings
         size = 1 if settings.parts == "global" else settings.kernel_size

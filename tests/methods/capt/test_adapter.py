@@ -236,12 +236,6 @@ def test_a_grid_that_is_not_square_is_refused(patches: int) -> None:
         DiffMannerAdapter(random_attention(1), 8, patches, Adapter())
 
 
-@pytest.mark.parametrize("size", [2, 4])
-def test_an_even_kernel_is_refused(size: int) -> None:
-    with pytest.raises(CaptError, match=f"adapter.kernel_size must be odd, found {size}"):
-        DiffMannerAdapter(random_attention(1), 8, 9, Adapter(kernel_size=size))
-
-
 def test_the_size_of_an_adapter() -> None:
     # Twelve of them for ViT-B/16 have 82,944 weights.
     attention = nn.MultiheadAttention(768, 12, batch_first=True, device="meta")

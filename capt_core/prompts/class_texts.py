@@ -1,0 +1,46 @@
+"""What images are compared with: class prompts, alone or with a class's difference prompts."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+import torch
+from torch.nn import functional
+
+from capt_core.prompts.clustering import class_means
+from capt_core.prompts.generation import DIFFERENCE, TEMPLATE_SOURCE
+
+_WRITTEN = (pl.col("kind") == DIFFERENCE) & (pl.col("source") != TEMPLATE_SOURCE)
+
+
+def described_texts(
+    texts: torch.Tensor, prompts: pl.DataFrame, embeddings: np.ndarray, weight: float
+) -> torch.Tensor:
+    """t_c + weight x the mean of what tells class c apart, scaled to unit length.
+
+    Classes without a written difference prompt keep t_c, and so do novel classes, for which no
+    pair is mined. Prompts filled from templates describe nothing and do not count.
+
+    Args:
+        texts: text features t of the class prompts (eq. 1), unit length, [C, d].
+        prompts: the table `prompts`.
+        embeddings: of its prompts, unit length, [n, d].
+        weight: of the unit-length mean; 0 leaves the texts as they are.
+
+    Returns:
+        [C, d], unit length, on the device of `texts`.
+    """
+    written = prompts.select(_WRITTEN).to_series()
+    if weight == 0 or not written.any():
+        return texts
+    rows = written.arg_true().to_numpy()
+    classes, means = class_means(embeddings[rows], prompts["class_id"].to_numpy()[rows])
+    moved = texts.clone()
+    moved[classes] += weight * torch.from_numpy(means).to(texts)
+    moved[classes] = functional.normalize(moved[classes], dim=-1)
+    return moved
+
+
+def described_classes(prompts: pl.DataFrame) -> int:
+    """Classes that have a written difference prompt."""
+    return prompts.filter(_WRITTEN)["class_id"].n_unique()

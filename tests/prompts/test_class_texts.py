@@ -1,0 +1,60 @@
+"""What images are compared with: class prompts moved by what tells the classes apart."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.nn import functional
+
+from capt_core.prompts.class_texts import described_classes, described_texts
+
+PROMPTS = pl.DataFrame(
+    [
+        (0, "difference", "store"),
+        (0, "difference", "anthropic"),
+        (0, "commonality", "store"),
+        (1, "difference", "template"),
+    ],
+    schema=["class_id", "kind", "source"],
+    orient="row",
+)
+EMBEDDINGS = np.array([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
+TEXTS = torch.eye(3)
+
+
+def test_by_hand() -> None:
+    # The mean of class 0's two difference prompts is (0, 1, 1) / sqrt 2 at unit length, so with
+    # weight sqrt 2 its text is (1, 1, 1) / sqrt 3; templates and novel classes change nothing.
+    found = described_texts(TEXTS, PROMPTS, EMBEDDINGS, math.sqrt(2))
+    third = 1 / math.sqrt(3)
+    torch.testing.assert_close(found[0], torch.tensor([third, third, third]))
+    assert torch.equal(found[1:], TEXTS[1:])
+    assert torch.equal(TEXTS, torch.eye(3))
+    assert described_classes(PROMPTS) == 1
+
+
+@pytest.mark.parametrize("prompts", [PROMPTS[2:], PROMPTS.clear()])
+def test_without_written_difference_prompts_nothing_changes(prompts: pl.DataFrame) -> None:
+    embeddings = EMBEDDINGS[-len(prompts) :] if len(prompts) else EMBEDDINGS[:0]
+    assert torch.equal(described_texts(TEXTS, prompts, embeddings, 4.0), TEXTS)
+    assert described_classes(prompts) == 0
+
+
+@given(st.floats(0, 100), st.integers(0, 999))
+def test_texts_stay_of_unit_length_and_come_nearer_to_their_prompts(
+    weight: float, seed: int
+) -> None:
+    draws = torch.Generator().manual_seed(seed)
+    texts = functional.normalize(torch.randn(3, 5, generator=draws), dim=1)
+    prompts = functional.normalize(torch.randn(4, 5, generator=draws), dim=1)
+    found = described_texts(texts, PROMPTS, prompts.numpy(), weight)
+    torch.testing.assert_close(found.norm(dim=1), torch.ones(3))
+    mean = prompts[:2].mean(dim=0)
+    assert found[0] @ mean >= texts[0] @ mean - 1e-6
+    assert (weight > 0) or torch.equal(found, texts)

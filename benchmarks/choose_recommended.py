@@ -67,16 +67,16 @@ CANDIDATES = {
     )
     for retention, names, difference, interpolation in (
         (2.0, "prompts", 0.0, 0.7),
-        (2.0, "prompts", 4.0, 0.7),
         (4.0, "prompts", 4.0, 0.7),
+        (2.0, "generic", 1.0, 0.7),
         (2.0, "generic", 2.0, 0.7),
-        (2.0, "generic", 4.0, 0.7),
+        (4.0, "generic", 0.5, 0.7),
         (4.0, "generic", 1.0, 0.7),
         (4.0, "generic", 2.0, 0.7),
-        (4.0, "generic", 4.0, 0.7),
-        (4.0, "generic", 2.0, 1.0),
+        (4.0, "generic", 1.0, 1.0),
+        (8.0, "generic", 0.5, 1.0),
+        (8.0, "generic", 1.0, 1.0),
         (8.0, "generic", 2.0, 1.0),
-        (8.0, "generic", 4.0, 1.0),
     )
 }
 
@@ -156,22 +156,35 @@ def run_candidates(artifacts: Path, seeds: list[int]) -> pl.DataFrame:
 
 
 def summarise(results: pl.DataFrame) -> pl.DataFrame:
-    """Means over folds and seeds, one row per candidate, best harmonic mean first."""
+    """One row per candidate, best harmonic mean first.
+
+    Changes of accuracy are means over the folds with pseudo-novel classes; what is corrected and
+    broken is that of the fold with all classes, because both depend on how many there are.
+    """
     wide = results.pivot("metric", index=["candidate", "fold", "seed"], values="value")
     frozen = wide.filter(candidate="frozen").select(
         "fold", "seed", base="base_accuracy", novel="novel_accuracy"
     )
+    parts = pl.col("novel").is_not_null()
     return (
         wide.filter(pl.col("candidate") != "frozen")
         .join(frozen, on=["fold", "seed"])
         .group_by("candidate")
         .agg(
-            (pl.col("base_accuracy") - pl.col("base")).mean().alias("base change"),
-            (pl.col("novel_accuracy") - pl.col("novel")).mean().alias("pseudo-novel change"),
-            pl.col("harmonic_mean").mean().alias("harmonic mean"),
-            pl.col("base_correction_rate").mean().alias("base errors corrected"),
-            pl.col("base_broken_rate").mean().alias("base right broken"),
-            pl.col("bank_correction_rate").mean().alias("bank corrected"),
+            (pl.col("base_accuracy") - pl.col("base")).filter(parts).mean().alias("base change"),
+            (pl.col("novel_accuracy") - pl.col("novel"))
+            .filter(parts)
+            .mean()
+            .alias("pseudo-novel change"),
+            pl.col("harmonic_mean").filter(parts).mean().alias("harmonic mean"),
+            *(
+                pl.col(metric).filter(~parts).mean().alias(name)
+                for metric, name in (
+                    ("base_correction_rate", "base errors corrected"),
+                    ("base_broken_rate", "base right broken"),
+                    ("bank_correction_rate", "bank corrected"),
+                )
+            ),
         )
         .sort("harmonic mean", descending=True)
     )
@@ -184,7 +197,7 @@ def enough() -> pl.Expr:
         & (pl.col("pseudo-novel change") >= 1)
         & (pl.col("bank corrected") >= 82)
         & (pl.col("base errors corrected") >= 47)
-        & (pl.col("base right broken") <= 5)
+        & (pl.col("base right broken") <= 5.5)
     )
 
 

@@ -209,7 +209,7 @@ TABLES = (
         (
             StudyRow("without difference prompts in the class texts", "class_prompts"),
             StudyRow("without retention", "without_retention"),
-            StudyRow("retention over the prompts of the pairs as well", "prompt_names"),
+            StudyRow("retention over generic words alone", "generic_words"),
             StudyRow("without L_confuse", "without_confusion"),
             StudyRow("recommended"),
         ),

@@ -64,7 +64,9 @@ def test_unknown_data_set(tmp_path: Path) -> None:
 
 
 def test_unknown_method(small: Path) -> None:
-    with pytest.raises(CaptError, match="known: clip, clip_prompts, linear_probe, coop, residual, capt"):
+    with pytest.raises(
+        CaptError, match="known: clip, clip_prompts, linear_probe, coop, residual, capt"
+    ):
         capt("train", "proctex", small, method="capt2")
 
 

@@ -62,7 +62,7 @@ class DiffMannerAdapter(nn.Module):
             of a kernel: the global vector is the same at every patch.
 
     Raises:
-        CaptError: the patch grid is not square or the kernel size is even.
+        CaptError: the patch grid is not square.
     """
 
     def __init__(

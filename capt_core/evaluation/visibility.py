@@ -6,6 +6,13 @@ from typing import Protocol
 
 BASE_ONLY = "base only"
 
+_RETAINED = {
+    "all": "novel class names (retention)",
+    "generic": "generic vocabulary (retention)",
+    "prompts": "generic vocabulary and the pairs' prompts (retention)",
+}
+"""By the names that retention is over; the training names are no further sight."""
+
 
 class Retention(Protocol):
     """Settings of knowledge retention, as several sections hold them.
@@ -53,8 +60,6 @@ def sees(
     if described:
         found.append("difference prompts (class texts)")
     if retention is not None and retention.retention_weight > 0:
-        if retention.retention_names == "all":
-            found.append("novel class names (retention)")
-        elif retention.retention_names in ("generic", "prompts"):
-            found.append("generic vocabulary (retention)")
+        told = _RETAINED.get(retention.retention_names)
+        found += [told] if told else []
     return "; ".join(found) or BASE_ONLY

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from capt_core.evaluation.visibility import Retention, sees
-from capt_core.params import Residual
+from capt_core.params import Losses
 
 
 def retention(weight: float, names: str) -> Retention:
-    return Residual.model_validate({"retention_weight": weight, "retention_names": names})
+    return Losses.model_validate({"retention_weight": weight, "retention_names": names})
 
 
 @pytest.mark.parametrize(
@@ -24,6 +24,13 @@ def retention(weight: float, names: str) -> Retention:
         ("residual", 16, "fewshot", retention(1.0, "training"), "base only"),
         ("residual", 16, "fewshot", retention(1.0, "generic"), "generic vocabulary (retention)"),
         ("residual", 16, "fewshot", retention(0.0, "all"), "base only"),
+        (
+            "capt",
+            16,
+            "fewshot",
+            retention(4.0, "prompts"),
+            "generic vocabulary and the pairs' prompts (retention)",
+        ),
         ("capt", 16, "augmented_views", None, "base only"),
         ("capt", 16, "full_train", None, "all base training images (bank)"),
         (

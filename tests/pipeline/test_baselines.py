@@ -79,7 +79,8 @@ def test_feature_methods_are_scored_from_stored_features(
     assert told == {
         "clip": "base only",
         "clip_prompts": "difference prompts (class texts)",
-        "capt": "difference prompts (class texts); generic vocabulary (retention)",
+        "capt": "difference prompts (class texts); "
+        "generic vocabulary and the pairs' prompts (retention)",
         "coop": "base only",
         "linear_probe": "novel images (linear probe)",
         "residual": "generic vocabulary (retention)",

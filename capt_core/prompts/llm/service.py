@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import email.utils
+import logging
 import math
 import os
 import random
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,7 +29,12 @@ FIRST_DELAY = 1.0  # seconds before the first retry; doubles from one to the nex
 LONGEST_DELAY = 60.0
 LONGEST_ASKED_DELAY = 600.0  # a service that asks for more is left for later
 
+SHORT_KEY = 16  # characters; a key as short as a word is looked for as a word
+LOGGERS = ("anthropic", "httpx", "httpcore")  # beginnings of the names
+
 REFUSED_MEMBERS = frozenset({"invalid_request_error", "not_found_error"})
+
+_UNREADABLE = (ValueError, AttributeError, TypeError, RecursionError)
 
 Request = Mapping[str, Any]
 """Arguments of one call of the Messages interface."""
@@ -90,7 +97,7 @@ class Service:
     def __init__(self, key: str, settings: GeneratePrompts, stop: threading.Event) -> None:
         import anthropic
 
-        self._key = key
+        self._key = key_pattern(key)
         self._settings = settings
         self._stop = stop
         self._not_before = 0.0
@@ -108,8 +115,14 @@ class Service:
             )
         except Exception as error:
             raise CaptError(f"the client cannot be set up: {self._line(error)}") from None
+        # ANTHROPIC_LOG=debug makes the client write the headers of responses, which may echo.
+        self._log_filter = _WithoutKey(self._clean)
+        for logger in _loggers():
+            logger.addFilter(self._log_filter)
 
     def close(self) -> None:
+        for logger in _loggers():
+            logger.removeFilter(self._log_filter)
         self._client.close()
 
     def ask(self, request: Request) -> Reply:
@@ -144,12 +157,12 @@ class Service:
         members: Any = [{"custom_id": name, "params": request} for name, request in requests]
         with self._translated():
             batch = self._client.messages.batches.create(requests=members)
-            return _checked_batch(batch).id
+            return self._checked(batch).id
 
     def batch(self, batch_id: str) -> MessageBatch:
         """State of a batch; raises like `ask`."""
         return self.retrying(
-            lambda: _checked_batch(self._client.messages.batches.retrieve(batch_id))
+            lambda: self._checked(self._client.messages.batches.retrieve(batch_id))
         )
 
     def batches_between(self, first: datetime, last: datetime) -> list[MessageBatch]:
@@ -158,7 +171,7 @@ class Service:
         def call() -> list[MessageBatch]:
             found = []
             for batch in self._client.messages.batches.list(limit=100):
-                created = _checked_batch(batch).created_at
+                created = self._checked(batch).created_at
                 if created < first:
                     break
                 if created <= last:
@@ -210,7 +223,7 @@ class Service:
                 raise TypeError("no stop reason")
             return Reply(
                 text=self._clean(text),
-                stop_reason=message.stop_reason,
+                stop_reason=self._clean(message.stop_reason),
                 model=self._clean(message.model),
                 tokens=Tokens(
                     input=_count(usage, "input_tokens"),
@@ -290,8 +303,8 @@ class Service:
             raise self._of_status(error) from None
         except (anthropic.APIConnectionError, httpx2.HTTPError, httpx2.StreamError) as error:
             raise TransientError(f"no connection ({self._line(error)})") from None
-        except (anthropic.AnthropicError, ValueError, AttributeError, TypeError) as error:
-            # Broken JSON and answers of another kind surface as such.
+        except (anthropic.AnthropicError, *_UNREADABLE) as error:
+            # Broken JSON, JSON nested without end and answers of another kind surface as such.
             raise TransientError(f"an unreadable answer ({self._line(error)})") from None
 
     def _of_status(self, error: Any) -> Exception:
@@ -313,13 +326,57 @@ class Service:
             return TransientError(text, asked_delay(error.response.headers))
         return QuestionRefusedError(text)
 
+    def _checked(self, batch: Any) -> MessageBatch:
+        status = getattr(batch, "processing_status", None)
+        if not isinstance(getattr(batch, "id", None), str) or not batch.id or status is None:
+            raise TransientError("the answer is not a batch")
+        if self._key.search(f"{batch.id} {status}"):
+            raise TransientError("the batch has the key in its name")
+        if not isinstance(getattr(batch, "created_at", None), datetime):
+            raise TransientError("the batch has no date")
+        return batch  # type: ignore[no-any-return]
+
     def _clean(self, text: str) -> str:
         # What no file can hold, half a surrogate pair, must not cost the rest of an answer.
-        return text.replace(self._key, "[key]").encode(errors="replace").decode()
+        return self._key.sub("[key]", text).encode(errors="replace").decode()
 
     def _line(self, error: object) -> str:
         """What an error says, in one line of bearable length, without the key."""
         return " ".join(self._clean(str(error)).split())[:300]
+
+
+def key_pattern(key: str) -> re.Pattern[str]:
+    """Finds a key in any text, also where JSON escapes stand for its characters.
+
+    A key as short as a word, such as people set for a server of their own, is found only where it
+    stands alone: answers must not lose the letters that they share with it.
+    """
+    spelled = []
+    for letter in key:
+        forms = [re.escape(letter), rf"\\u(?i:{ord(letter):04x})"]
+        if letter in '"\\/':
+            forms.insert(0, re.escape("\\" + letter))
+        spelled.append(f"(?:{'|'.join(forms)})")
+    pattern = "".join(spelled)
+    return re.compile(rf"(?<!\w){pattern}(?!\w)" if len(key) < SHORT_KEY else pattern)
+
+
+class _WithoutKey(logging.Filter):
+    """Takes the key out of log records."""
+
+    def __init__(self, clean: Callable[[str], str]) -> None:
+        super().__init__()
+        self._clean = clean
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.msg, record.args = self._clean(record.getMessage()), None
+        return True
+
+
+def _loggers() -> list[logging.Logger]:
+    """Loggers of the client and of what it sends with; a filter covers one logger, no children."""
+    names = list(logging.root.manager.loggerDict)
+    return [logging.getLogger(name) for name in names if name.startswith(LOGGERS)]
 
 
 def asked_delay(headers: Mapping[str, str]) -> float | None:
@@ -339,15 +396,6 @@ def _count(usage: object, name: str) -> int:
     """A token count; 0 where the service gives none, for an answer is worth keeping without."""
     value = getattr(usage, name, None)
     return value if isinstance(value, int) else 0
-
-
-def _checked_batch(batch: Any) -> MessageBatch:
-    known = isinstance(getattr(batch, "id", None), str) and bool(batch.id)
-    if not known or getattr(batch, "processing_status", None) is None:
-        raise TransientError("the answer is not a batch")
-    if not isinstance(getattr(batch, "created_at", None), datetime):
-        raise TransientError("the batch has no date")
-    return batch  # type: ignore[no-any-return]
 
 
 def _message_of(error: Any) -> str:

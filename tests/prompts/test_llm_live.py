@@ -10,7 +10,7 @@ import pytest
 from capt_core.errors import CaptError
 from capt_core.prompts.llm import live, service
 from capt_core.prompts.llm.answers import Entry
-from capt_core.prompts.llm.service import key_pattern
+from capt_core.prompts.llm.redaction import Redaction
 from capt_core.prompts.llm.writing import write_prompts
 from tests.prompts.conftest import PAIRS, Desk, quiet
 from tests.prompts.llm_server import KEY, LlmServer, title_of
@@ -293,7 +293,7 @@ def test_a_short_key_costs_an_answer_no_letters(server: LlmServer, desk: Desk) -
     "text", ['say "a\\/b"c\\d"', r'{"k": "a/b\"c\\d"}', r'{"k": "a\/b\u0022c\u005Cd"}']
 )
 def test_a_key_is_found_however_it_is_spelled(text: str) -> None:
-    assert key_pattern('a/b"c\\d').search(text)
+    assert Redaction('a/b"c\\d').found_in(text)
 
 
 def test_a_key_that_a_header_echoes_is_not_logged(

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import email.utils
-import logging
 import math
 import os
 import random
-import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from capt_core.errors import CaptError
 from capt_core.params import GeneratePrompts
 from capt_core.prompts.llm.answers import Tokens
+from capt_core.prompts.llm.redaction import Redaction
 
 if TYPE_CHECKING:
     from anthropic.types import Message
@@ -28,9 +27,6 @@ KEY_VARIABLE: Final = "ANTHROPIC_API_KEY"
 FIRST_DELAY = 1.0  # seconds before the first retry; doubles from one to the next
 LONGEST_DELAY = 60.0
 LONGEST_ASKED_DELAY = 600.0  # a service that asks for more is left for later
-
-SHORT_KEY = 16  # characters; a key as short as a word is looked for as a word
-LOGGERS = ("anthropic", "httpx", "httpcore")  # beginnings of the names
 
 REFUSED_MEMBERS = frozenset({"invalid_request_error", "not_found_error"})
 
@@ -97,7 +93,7 @@ class Service:
     def __init__(self, key: str, settings: GeneratePrompts, stop: threading.Event) -> None:
         import anthropic
 
-        self._key = key_pattern(key)
+        self._redaction = Redaction(key)
         self._settings = settings
         self._stop = stop
         self._not_before = 0.0
@@ -114,15 +110,12 @@ class Service:
                 open_telemetry=False,
             )
         except Exception as error:
-            raise CaptError(f"the client cannot be set up: {self._line(error)}") from None
-        # ANTHROPIC_LOG=debug makes the client write the headers of responses, which may echo.
-        self._log_filter = _WithoutKey(self._clean)
-        for logger in _loggers():
-            logger.addFilter(self._log_filter)
+            raise CaptError(f"the client cannot be set up: {self._redaction.line(error)}") from None
+        self._quiet = contextlib.ExitStack()
+        self._quiet.enter_context(self._redaction.logs())
 
     def close(self) -> None:
-        for logger in _loggers():
-            logger.removeFilter(self._log_filter)
+        self._quiet.close()
         self._client.close()
 
     def ask(self, request: Request) -> Reply:
@@ -203,7 +196,7 @@ class Service:
                         yield name, error
                 elif kind == "errored":
                     detail = getattr(getattr(member.result, "error", None), "error", None)
-                    text = self._line(getattr(detail, "message", "no reason given"))
+                    text = self._redaction.line(getattr(detail, "message", "no reason given"))
                     refused = getattr(detail, "type", "") in REFUSED_MEMBERS
                     yield name, (QuestionRefusedError if refused else TransientError)(text)
                 else:
@@ -222,16 +215,16 @@ class Service:
             if not isinstance(message.stop_reason, str) or not isinstance(message.model, str):
                 raise TypeError("no stop reason")
             return Reply(
-                text=self._clean(text),
-                stop_reason=self._clean(message.stop_reason),
-                model=self._clean(message.model),
+                text=self._redaction.clean(text),
+                stop_reason=self._redaction.clean(message.stop_reason),
+                model=self._redaction.clean(message.model),
                 tokens=Tokens(
                     input=_count(usage, "input_tokens"),
                     output=_count(usage, "output_tokens"),
                     cache_read=_count(usage, "cache_read_input_tokens"),
                     cache_write=_count(usage, "cache_creation_input_tokens"),
                 ),
-                request_id=self._clean(str(message.id)),
+                request_id=self._redaction.clean(str(message.id)),
             )
         except (AttributeError, TypeError, ValueError) as error:
             raise TransientError("the answer is not a message") from error
@@ -302,14 +295,14 @@ class Service:
         except anthropic.APIStatusError as error:
             raise self._of_status(error) from None
         except (anthropic.APIConnectionError, httpx2.HTTPError, httpx2.StreamError) as error:
-            raise TransientError(f"no connection ({self._line(error)})") from None
+            raise TransientError(f"no connection ({self._redaction.line(error)})") from None
         except (anthropic.AnthropicError, *_UNREADABLE) as error:
             # Broken JSON, JSON nested without end and answers of another kind surface as such.
-            raise TransientError(f"an unreadable answer ({self._line(error)})") from None
+            raise TransientError(f"an unreadable answer ({self._redaction.line(error)})") from None
 
     def _of_status(self, error: Any) -> Exception:
         status = int(error.status_code)
-        text = f"{status} {self._line(_message_of(error))}"
+        text = f"{status} {self._redaction.line(_message_of(error))}"
         if status in (401, 403):
             return CaptError(f"the service refuses the key in {KEY_VARIABLE}: {text}")
         if status == 402:
@@ -330,53 +323,11 @@ class Service:
         status = getattr(batch, "processing_status", None)
         if not isinstance(getattr(batch, "id", None), str) or not batch.id or status is None:
             raise TransientError("the answer is not a batch")
-        if self._key.search(f"{batch.id} {status}"):
+        if self._redaction.found_in(f"{batch.id} {status}"):
             raise TransientError("the batch has the key in its name")
         if not isinstance(getattr(batch, "created_at", None), datetime):
             raise TransientError("the batch has no date")
         return batch  # type: ignore[no-any-return]
-
-    def _clean(self, text: str) -> str:
-        # What no file can hold, half a surrogate pair, must not cost the rest of an answer.
-        return self._key.sub("[key]", text).encode(errors="replace").decode()
-
-    def _line(self, error: object) -> str:
-        """What an error says, in one line of bearable length, without the key."""
-        return " ".join(self._clean(str(error)).split())[:300]
-
-
-def key_pattern(key: str) -> re.Pattern[str]:
-    """Finds a key in any text, also where JSON escapes stand for its characters.
-
-    A key as short as a word, such as people set for a server of their own, is found only where it
-    stands alone: answers must not lose the letters that they share with it.
-    """
-    spelled = []
-    for letter in key:
-        forms = [re.escape(letter), rf"\\u(?i:{ord(letter):04x})"]
-        if letter in '"\\/':
-            forms.insert(0, re.escape("\\" + letter))
-        spelled.append(f"(?:{'|'.join(forms)})")
-    pattern = "".join(spelled)
-    return re.compile(rf"(?<!\w){pattern}(?!\w)" if len(key) < SHORT_KEY else pattern)
-
-
-class _WithoutKey(logging.Filter):
-    """Takes the key out of log records."""
-
-    def __init__(self, clean: Callable[[str], str]) -> None:
-        super().__init__()
-        self._clean = clean
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        record.msg, record.args = self._clean(record.getMessage()), None
-        return True
-
-
-def _loggers() -> list[logging.Logger]:
-    """Loggers of the client and of what it sends with; a filter covers one logger, no children."""
-    names = list(logging.root.manager.loggerDict)
-    return [logging.getLogger(name) for name in names if name.startswith(LOGGERS)]
 
 
 def asked_delay(headers: Mapping[str, str]) -> float | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ from capt_core.data.splits import spoken_name
 from capt_core.errors import CaptError
 from capt_core.prompts.generation import COMMONALITY, DIFFERENCE, KINDS
 from capt_core.prompts.llm.checks import Rules
+from capt_core.prompts.reading import read_json
 from capt_core.prompts.store import SCHEMA_VERSION, ClassPrompts, PromptStore
 from capt_core.prompts.texts import NameFinder, duplicates, template_filled, words_of
 
@@ -160,33 +160,9 @@ def exported(
 
 
 def _read(path: Path) -> dict[str, Any]:
-    repeated: list[str] = []
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        keys = [key for key, _ in pairs]
-        repeated.extend({key for key in keys if keys.count(key) > 1})
-        return dict(pairs)
-
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        document = json.loads(text, object_pairs_hook=unique)
-        json.dumps(document, ensure_ascii=False).encode()
-    except OSError as error:
-        raise CaptError(f"{path}: cannot be read ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise CaptError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from error
-    except UnicodeEncodeError as error:
-        raise CaptError(f"{path}: holds escapes that are no characters (\\ud800...)") from error
-    except RecursionError as error:
-        raise CaptError(f"{path}: nested too deeply for a file of class -> sentences") from error
-    except ValueError as error:
-        raise CaptError(f"{path}: not valid JSON ({error})") from error
+    document = read_json(path)
     if not isinstance(document, dict) or not document:
         raise CaptError(f"{path}: expected an object of class -> list of sentences")
-    if repeated:
-        raise CaptError(
-            f"{path}: the class {min(repeated)!r} stands there twice; only one list would survive"
-        )
     return document
 
 

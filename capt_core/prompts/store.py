@@ -17,6 +17,7 @@ from pydantic import (
 )
 
 from capt_core.errors import CaptError
+from capt_core.prompts.reading import read_json
 
 Text = Annotated[str, Field(pattern=r"\S")]
 
@@ -119,18 +120,17 @@ def load_store(path: Path, dataset: str | None = None) -> PromptStore:
     """Read and check a store; one written for another data set than the given is refused.
 
     Raises:
-        CaptError: missing file, not JSON, or not of the store's form; the message says where.
+        CaptError: as `read_json`, or not of the store's form; the message says where.
     """
+    if not path.is_file():
+        what = "Is a directory" if path.is_dir() else "No such file"
+        raise CaptError(f"generate_prompts.store: {path}: {what}")
     try:
-        store = PromptStore.model_validate(json.loads(path.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise CaptError(f"generate_prompts.store: {path}: {error.strerror}") from error
+        store = PromptStore.model_validate(read_json(path))
     except ValidationError as error:
         problem = error.errors()[0]
-        where = ".".join(str(part) for part in problem["loc"])
+        where = ".".join(str(part) for part in problem["loc"]) or "the whole file"
         raise CaptError(f"{path}: {where}: {problem['msg']}") from error
-    except (ValueError, RecursionError) as error:
-        raise CaptError(f"{path}: not valid JSON ({error})") from error
     if store.schema_version != SCHEMA_VERSION:
         raise CaptError(
             f"{path}: schema_version {store.schema_version}, this program reads {SCHEMA_VERSION}"

@@ -27,6 +27,9 @@ class LlmServer(ThreadingHTTPServer):
         faults: taken one after the other by single messages; later ones are answered well.
         batch_faults: fault of each member of a batch by position, taken batch by batch.
         submit_faults: taken by requests to create a batch.
+        result_faults: taken by requests for results of a batch; a number is how many lines come.
+        list_faults: taken by requests for the list of batches.
+        hide_counts: do not say how many members of a batch are open or done.
         asked: bodies of single messages in order of arrival.
         answered: bodies whose good answer was sent in full.
         on_ask: called with each body before it is answered.
@@ -42,6 +45,8 @@ class LlmServer(ThreadingHTTPServer):
         self.batch_faults: list[list[Fault]] = []
         self.submit_faults: list[Fault] = []
         self.result_faults: list[Fault] = []
+        self.list_faults: list[Fault] = []
+        self.hide_counts = False
         self.asked: list[dict[str, Any]] = []
         self.answered: list[dict[str, Any]] = []
         self.times: list[float] = []
@@ -136,6 +141,12 @@ def message(body: dict[str, Any], fault: Fault = None) -> dict[str, Any]:
     elif fault == "echo":
         answer = {"reason": f"The key is {KEY}."}
         text = json.dumps(answer)
+    elif fault == "echo-escaped":
+        text = '{"reason": "' + "".join(f"\\u{ord(letter):04X}" for letter in KEY) + '"}'
+    elif fault == "echo-stop":
+        stop = KEY
+    elif fault == "infinite":
+        text = '{"reason": 1e999}'
     content = [{"type": "text", "text": text}]
     if fault == "refusal":
         content, stop = [], "refusal"
@@ -178,6 +189,9 @@ class _Handler(BaseHTTPRequestHandler):
         path = self.path.partition("?")[0]
         name = path.removeprefix("/v1/messages/batches").strip("/").partition("/")[0]
         if not name:
+            faults = self.server.list_faults
+            if self._failed(faults.pop(0) if faults else None):
+                return
             made = [_public(self.server, b) for b in reversed(self.server.batches.values())]
             self._send(200, {"data": made, "has_more": False, "first_id": None, "last_id": None})
         elif name not in self.server.batches:
@@ -236,6 +250,9 @@ class _Handler(BaseHTTPRequestHandler):
         elif fault == "broken":
             self._start(200, 10)
             self.wfile.write(b'{"id": "ms')
+        elif fault == "deep":
+            self._start(200, 100_000)
+            self.wfile.write(b"[" * 100_000)
         elif fault == "fields":
             self._send(200, {"type": "message", "id": "msg_1"})
         elif fault == "list":
@@ -279,6 +296,8 @@ class _Handler(BaseHTTPRequestHandler):
                 result = {"type": "succeeded", "message": message(member["params"], member_fault)}
             lines.append(json.dumps({"custom_id": member["custom_id"], "result": result}))
         text = ("\n".join(lines) + "\n").encode()
+        if fault is not None and fault.isdigit():  # so many lines, and no sign that it is not all
+            text = "".join(f"{line}\n" for line in lines[: int(fault)]).encode()
         if fault == "half":
             self._start(200, len(text), "application/x-jsonl")
             self.wfile.write(text[: len(text) // 2])
@@ -337,7 +356,7 @@ def _public(server: LlmServer, batch: dict[str, Any]) -> dict[str, Any]:
         "id": batch["id"],
         "type": "message_batch",
         "processing_status": "ended" if ended else "in_progress",
-        "request_counts": counts,
+        "request_counts": None if server.hide_counts else counts,
         "created_at": batch["created"].isoformat(),
         "expires_at": (batch["created"] + timedelta(days=1)).isoformat(),
         "ended_at": batch["created"].isoformat() if ended else None,

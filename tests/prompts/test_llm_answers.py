@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 import threading
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 
 from capt_core.errors import CaptError
 from capt_core.prompts.llm.answers import (
+    LOCKS,
     AnswerStore,
     Attempt,
     Entry,
@@ -151,6 +153,35 @@ def test_a_damaged_file_is_set_aside_and_named(tmp_path: Path, how: str) -> None
     assert str(kept) in warned[0]
     store.add(store.read(QUESTION), attempt())
     assert len(store.read(QUESTION).attempts) == 1
+
+
+def test_a_file_that_cannot_be_opened_is_not_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, warned, path = filled(tmp_path)
+
+    def deny(*_: object, **__: object) -> str:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_text", deny)
+        with pytest.raises(CaptError, match="Too many open files"):
+            store.read(QUESTION)
+        ((_, found),) = store.entries()
+        assert found == "cannot be read (Too many open files)"
+    assert path.exists()
+    assert warned == []
+    assert store.read(QUESTION).attempts
+
+
+def test_locks_that_cannot_be_made_are_a_mistake_of_the_user(tmp_path: Path) -> None:
+    store = AnswerStore(tmp_path)
+    for shard in range(LOCKS):
+        (tmp_path / "locks" / f"{shard:02x}.lock").mkdir(parents=True)
+    with pytest.raises(CaptError, match=r"locks/.*\.lock: cannot write"), store.claim(QUESTION):
+        pass
+    with pytest.raises(CaptError, match=r"locks/00\.lock: cannot write"), store.claim_all():
+        pass
 
 
 def test_a_second_damaged_file_does_not_replace_the_first(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import threading
 from collections import Counter
 from pathlib import Path
@@ -94,7 +95,7 @@ def test_batches_that_bring_nothing_end_the_run(server: LlmServer, desk: Desk) -
     assert desk.reasoning().missing(PAIRS) == []
 
 
-@pytest.mark.parametrize("fault", ["half", "500"])
+@pytest.mark.parametrize("fault", ["half", "500", "0", "2"])
 def test_results_that_break_off_are_fetched_again(
     server: LlmServer, desk: Desk, fault: str
 ) -> None:
@@ -103,15 +104,25 @@ def test_results_that_break_off_are_fetched_again(
     assert everything(server) == ONCE
 
 
-def test_results_that_never_come_whole_name_the_record(server: LlmServer, desk: Desk) -> None:
-    server.result_faults = ["half"] * 4
+@pytest.mark.parametrize("fault", ["half", "0", "2"])
+def test_results_that_never_come_whole_name_the_record(
+    server: LlmServer, desk: Desk, fault: str
+) -> None:
+    server.result_faults = [fault] * 4
     with pytest.raises(CaptError, match="batch msgbatch_1: the service failed 4 times") as caught:
         write(desk)
     (path,) = records(desk)
     assert str(path) in str(caught.value)
-    assert any("answers of claude-sonnet-5-5, $" in line for line in desk.said)
+    paid = any("answers of claude-sonnet-5-5, $" in line for line in desk.said)
+    assert paid == (fault != "0")
     write(desk)
     assert everything(server) == ONCE
+
+
+def test_progress_of_a_batch_without_counts(server: LlmServer, desk: Desk) -> None:
+    server.hide_counts, server.looks = True, 2
+    write(desk)
+    assert "batch msgbatch_1: in_progress" in desk.said
 
 
 @pytest.mark.parametrize("fault", ["429 retry-after=0.05", "529", "drop", "drop-after", "html"])
@@ -122,6 +133,41 @@ def test_a_batch_that_may_have_been_taken_is_looked_for(
     write(desk)
     assert everything(server) == ONCE
     assert records(desk) == []
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_a_batch_is_recognised_without_counts_and_whole_results(
+    server: LlmServer, desk: Desk, cut: bool
+) -> None:
+    server.hide_counts, server.submit_faults = True, ["drop-after"]
+    server.result_faults = ["0", "1", "1"] if cut else []
+    write(desk)
+    assert everything(server) == ONCE
+
+
+def test_a_batch_that_cannot_be_looked_for_names_the_record(server: LlmServer, desk: Desk) -> None:
+    server.submit_faults = ["drop-after"]
+    for _ in range(2):
+        server.list_faults = ["404"]
+        with pytest.raises(CaptError, match="taken") as caught:
+            write(desk)
+        (path,) = records(desk)
+        assert f"remove {path} to ask anew" in str(caught.value) or (
+            f"ask anew, remove {path}" in str(caught.value)
+        )
+    write(desk)
+    assert everything(server) == ONCE
+
+
+def test_few_open_files_suffice(server: LlmServer, desk: Desk) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    open_now = len(list(Path("/dev/fd").iterdir()))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, open_now + 200), hard))
+    try:
+        write(desk)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert everything(server) == ONCE
 
 
 def test_a_batch_that_is_not_taken_leaves_no_record(server: LlmServer, desk: Desk) -> None:

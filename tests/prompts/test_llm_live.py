@@ -10,7 +10,9 @@ import pytest
 from capt_core.errors import CaptError
 from capt_core.prompts.llm import live, service
 from capt_core.prompts.llm.answers import Entry
-from tests.prompts.conftest import PAIRS, Desk
+from capt_core.prompts.llm.redaction import Redaction
+from capt_core.prompts.llm.writing import write_prompts
+from tests.prompts.conftest import PAIRS, Desk, quiet
 from tests.prompts.llm_server import KEY, LlmServer, title_of
 
 QUESTIONS = [
@@ -112,6 +114,7 @@ TRANSIENT = [
     "drop",
     "half",
     "html",
+    "deep",
     "empty",
     "broken",
     "fields",
@@ -270,6 +273,43 @@ def test_a_key_in_an_answer_is_not_stored(server: LlmServer, desk: Desk) -> None
     assert KEY not in text
     assert "The key is [key]." in text
     assert server.keys == {f"Bearer {KEY}"}
+
+
+@pytest.mark.parametrize("fault", ["echo-escaped", "echo-stop"])
+def test_a_key_in_disguise_is_not_stored(server: LlmServer, desk: Desk, fault: str) -> None:
+    server.faults = [None] * 3 + [fault]
+    desk.write()
+    text = everything_on_disk(desk)
+    assert KEY not in text
+    assert "[key]" in text
+
+
+def test_a_short_key_costs_an_answer_no_letters(server: LlmServer, desk: Desk) -> None:
+    assert write_prompts(desk.reasoning(), PAIRS, "x", quiet, desk.said.append).calls == 7
+    assert "[key]" not in everything_on_disk(desk)
+
+
+@pytest.mark.parametrize(
+    "text", ['say "a\\/b"c\\d"', r'{"k": "a/b\"c\\d"}', r'{"k": "a\/b\u0022c\u005Cd"}']
+)
+def test_a_key_is_found_however_it_is_spelled(text: str) -> None:
+    assert Redaction('a/b"c\\d').found_in(text)
+
+
+def test_a_key_that_a_header_echoes_is_not_logged(
+    server: LlmServer, desk: Desk, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.faults = [f"500 x-echo=Bearer {KEY}"]
+    with caplog.at_level("DEBUG"):
+        desk.write()
+    assert "x-echo" in caplog.text
+    assert KEY not in caplog.text
+
+
+def test_infinity_is_no_json(server: LlmServer, desk: Desk) -> None:
+    server.faults = [None] * 3 + ["infinite"]
+    desk.write()
+    assert "Infinity" not in everything_on_disk(desk)
 
 
 @pytest.mark.parametrize(("fault", "calls"), [("surrogate", 8), ("outer-surrogate", 7)])

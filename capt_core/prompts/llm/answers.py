@@ -25,7 +25,7 @@ from capt_core.prompts.llm.instructions import STEPS
 from capt_core.prompts.llm.questions import Question
 
 FORMAT = 1
-LOCKS = 256
+LOCKS = 128  # a batch takes all of them; some systems give a process 256 open files
 
 
 class Tokens(BaseModel):
@@ -119,12 +119,17 @@ class AnswerStore:
         """What is stored for a question; without attempts if there is nothing.
 
         A damaged file is set aside, not deleted, and named to `warn`.
+
+        Raises:
+            CaptError: there is a file that cannot be opened; that does not say it is damaged.
         """
         path = self.path(question)
         try:
             entry = read_entry(path)
         except FileNotFoundError:
             return Entry(question)
+        except OSError as error:
+            raise CaptError(f"{path}: cannot read ({error.strerror or error})") from error
         except ValueError as error:
             self._set_aside(path, str(error))
             return Entry(question)
@@ -150,6 +155,9 @@ class AnswerStore:
                 entry = read_entry(path)
             except FileNotFoundError:
                 continue
+            except OSError as error:
+                yield path, f"cannot be read ({error.strerror or error})"
+                continue
             except ValueError as error:
                 yield path, str(error)
                 continue
@@ -173,7 +181,8 @@ class AnswerStore:
         """
         lock = self._lock(int(question.key[:8], 16) % LOCKS)
         try:
-            lock.acquire(timeout=0)
+            with self.writable():
+                lock.acquire(timeout=0)
         except Timeout:
             yield False
             return
@@ -190,8 +199,9 @@ class AnswerStore:
             CaptError: the folder cannot be written.
         """
         with contextlib.ExitStack() as stack:
-            for shard in range(LOCKS):
-                stack.enter_context(self._lock(shard))
+            with self.writable():
+                for shard in range(LOCKS):
+                    stack.enter_context(self._lock(shard))
             yield
 
     def batches(self) -> Path:
@@ -203,14 +213,22 @@ class AnswerStore:
 
     def _folder(self, name: str) -> Path:
         folder = self.root / name
-        try:
+        with self.writable():
             folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    @contextlib.contextmanager
+    def writable(self) -> Iterator[None]:
+        """What fails to write in the block fails as a CaptError that names the setting."""
+        try:
+            yield
+        except Timeout:
+            raise
         except OSError as error:
             raise CaptError(
-                f"{folder}: cannot write ({error.strerror}); set generate_prompts.answers to a "
-                "folder for the answers"
+                f"{error.filename or self.root}: cannot write ({error.strerror or error}); set "
+                "generate_prompts.answers to a folder for the answers"
             ) from error
-        return folder
 
     def _set_aside(self, path: Path, reason: str) -> None:
         folder = self._folder("set-aside")
@@ -219,7 +237,8 @@ class AnswerStore:
         while target.exists():
             number += 1
             target = folder / f"{path.parent.name}-{path.stem}-{number}{path.suffix}"
-        with contextlib.suppress(FileNotFoundError):  # another process was faster
+        # Another process may be faster.
+        with self.writable(), contextlib.suppress(FileNotFoundError):
             os.replace(path, target)
             self.warn(f"{path}: {reason}; set aside as {target}")
 
@@ -238,17 +257,15 @@ def read_entry(path: Path) -> Entry:
     """Read one file.
 
     Raises:
-        FileNotFoundError: no such file.
+        OSError: no such file, or one that cannot be opened.
         ValueError: damaged; the message says how.
     """
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         file = _File.model_validate(record)
         question = Question.from_dict(file.question)
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        raise ValueError(f"cannot be read ({error.strerror})") from error
+    except IsADirectoryError as error:
+        raise ValueError("a folder, no file") from error
     except UnicodeDecodeError as error:
         raise ValueError("no UTF-8 text") from error
     except json.JSONDecodeError as error:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -32,10 +32,14 @@ from capt_core.prompts.llm.service import (
 )
 from capt_core.prompts.llm.tasks import Attempting, Task, attempt_of
 
+if TYPE_CHECKING:
+    from anthropic.types.messages import MessageBatch
+
 LARGEST = 10_000  # members of a batch; the service's limits are 100,000 and 256 MB
 FIRST_LOOK = 1.0  # seconds until a batch is looked at; doubles up to `RAREST_LOOK`
 RAREST_LOOK = 60.0
 CLOCKS_DIFFER = timedelta(minutes=10)
+_KINDS = ("processing", "succeeded", "errored", "canceled", "expired")
 OTHER_PROCESS = 2.0  # seconds between looks whether another process has finished its batches
 
 
@@ -143,7 +147,8 @@ class BatchRun:
         told = False
         while True:
             try:
-                lock.acquire()
+                with self._store.writable():
+                    lock.acquire()
                 break
             except Timeout:
                 if not told:
@@ -224,7 +229,13 @@ class BatchRun:
                     ) from None
                 self._service.back_off(tries, error.delay)
                 # Whatever broke may have broken after the service took the batch.
-                taken = self._find_taken(record)
+                try:
+                    taken = self._find_taken(record)
+                except CaptError as fault:
+                    raise CaptError(
+                        f"nobody knows whether the batch was taken ({error}; {fault}); run again "
+                        f"to look for it, or remove {path} to ask anew"
+                    ) from None
                 if taken:
                     return self._numbered(path, record, taken)
             else:
@@ -239,15 +250,18 @@ class BatchRun:
 
     def _finish(self, path: Path, record: Record) -> int:
         """Wait for a batch, store its answers, remove its record; how many answers were stored."""
-        batch_id = record.batch_id or self._find_taken(record)
-        stored = 0
-        if batch_id and self._ended(batch_id):
-            try:
+        stored, title = 0, f"batch {record.batch_id}"
+        try:
+            if record.batch_id is None:
+                title = "looking for a batch that may have been taken"
+            batch_id = record.batch_id or self._find_taken(record)
+            if batch_id and self._ended(batch_id):
+                title = f"batch {batch_id}"
                 stored = self._collect(batch_id, record)
-            except CaptError as error:
-                raise CaptError(
-                    f"batch {batch_id}: {error}; to give it up and ask anew, remove {path}"
-                ) from None
+        except CaptError as error:
+            raise CaptError(
+                f"{title}: {error}; to give it up and ask anew, remove {path}"
+            ) from None
         path.unlink(missing_ok=True)
         return stored
 
@@ -260,12 +274,13 @@ class BatchRun:
             except NotKnownError:
                 self._say(f"batch {batch_id}: the service does not know it any more; asking again")
                 return False
-            if batch.archived_at is not None:
+            if getattr(batch, "archived_at", None) is not None:
                 self._say(f"batch {batch_id}: its results are no longer kept; asking again")
                 return False
             if batch.processing_status == "ended":
                 return True
-            state = f"{batch.processing_status}, {batch.request_counts.processing} open"
+            left = _count(batch, "processing")
+            state = str(batch.processing_status) + ("" if left is None else f", {left} open")
             if state != told:
                 self._say(f"batch {batch_id}: {state}")
             told = state
@@ -273,7 +288,12 @@ class BatchRun:
             pause = min(RAREST_LOOK, pause * 2)
 
     def _collect(self, batch_id: str, record: Record) -> int:
-        """Store every answer as it arrives; look again for the rest when the results break off."""
+        """Store every answer as it arrives; look again for the rest when the results break off.
+
+        Raises:
+            CaptError: they never come whole. A connection may end without a sign that it is early,
+                so results that lack members are no whole results.
+        """
         stored = 0
         seen: set[str] = set()
 
@@ -285,6 +305,8 @@ class BatchRun:
                     continue
                 seen.add(name)
                 stored += self._keep(member, outcome, batch_id)
+            if len(seen) < len(record.members):
+                raise TransientError(f"results of {len(seen)} of {len(record.members)} members")
 
         self._service.retrying(read)
         self._say(f"batch {batch_id}: {stored} answers of {len(record.members)} stored")
@@ -314,21 +336,30 @@ class BatchRun:
             record.created - CLOCKS_DIFFER, record.created + CLOCKS_DIFFER
         )
         for batch in near:
-            counts = batch.request_counts
-            size = sum(
-                getattr(counts, kind, 0)
-                for kind in ("processing", "succeeded", "errored", "canceled", "expired")
-            )
-            if batch.id in known or size != len(record.members) or not self._ended(batch.id):
+            if batch.id in known or _size(batch) not in (0, len(record.members)):
                 continue
-            names = self._service.retrying(partial(_names, self._service, batch.id))
-            if names == set(record.members):
+            if self._ended(batch.id) and self._service.retrying(
+                partial(self._holds, batch.id, record)
+            ):
                 return batch.id
         return None
 
+    def _holds(self, batch_id: str, record: Record) -> bool:
+        """Whether a batch is the record's: one name tells, since names carry the record's mark."""
+        for name, _ in self._service.results(batch_id):
+            return name in record.members
+        raise TransientError("the results are empty")
 
-def _names(service: Service, batch_id: str) -> set[str]:
-    return {name for name, _ in service.results(batch_id)}
+
+def _size(batch: MessageBatch) -> int:
+    """Members of a batch as the service counts them, 0 if it does not."""
+    return sum(_count(batch, kind) or 0 for kind in _KINDS)
+
+
+def _count(batch: MessageBatch, kind: str) -> int | None:
+    """A count that a batch may lack: it is only for people and for a first guess."""
+    count = getattr(getattr(batch, "request_counts", None), kind, None)
+    return count if isinstance(count, int) else None
 
 
 def _write(path: Path, record: Record) -> None:

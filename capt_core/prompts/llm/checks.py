@@ -89,8 +89,8 @@ def parse_text(text: str) -> Any:
     bare = re.sub(r"^\s*```(?:json)?\s*\n(.*)\n\s*```\s*$", r"\1", text, flags=re.DOTALL)
     try:
         value = json.loads(bare)
-        # Escapes can stand for characters that no file can hold.
-        json.dumps(value, ensure_ascii=False).encode()
+        # Escapes can stand for characters that no file can hold; NaN and infinity are no JSON.
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, RecursionError):
         return text
     return value if isinstance(value, dict | list) else text

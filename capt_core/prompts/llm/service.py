@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from capt_core.errors import CaptError
 from capt_core.params import GeneratePrompts
 from capt_core.prompts.llm.answers import Tokens
+from capt_core.prompts.llm.redaction import Redaction
 
 if TYPE_CHECKING:
     from anthropic.types import Message
@@ -28,6 +29,8 @@ LONGEST_DELAY = 60.0
 LONGEST_ASKED_DELAY = 600.0  # a service that asks for more is left for later
 
 REFUSED_MEMBERS = frozenset({"invalid_request_error", "not_found_error"})
+
+_UNREADABLE = (ValueError, AttributeError, TypeError, RecursionError)
 
 Request = Mapping[str, Any]
 """Arguments of one call of the Messages interface."""
@@ -90,7 +93,7 @@ class Service:
     def __init__(self, key: str, settings: GeneratePrompts, stop: threading.Event) -> None:
         import anthropic
 
-        self._key = key
+        self._redaction = Redaction(key)
         self._settings = settings
         self._stop = stop
         self._not_before = 0.0
@@ -107,9 +110,12 @@ class Service:
                 open_telemetry=False,
             )
         except Exception as error:
-            raise CaptError(f"the client cannot be set up: {self._line(error)}") from None
+            raise CaptError(f"the client cannot be set up: {self._redaction.line(error)}") from None
+        self._quiet = contextlib.ExitStack()
+        self._quiet.enter_context(self._redaction.logs())
 
     def close(self) -> None:
+        self._quiet.close()
         self._client.close()
 
     def ask(self, request: Request) -> Reply:
@@ -144,12 +150,12 @@ class Service:
         members: Any = [{"custom_id": name, "params": request} for name, request in requests]
         with self._translated():
             batch = self._client.messages.batches.create(requests=members)
-            return _checked_batch(batch).id
+            return self._checked(batch).id
 
     def batch(self, batch_id: str) -> MessageBatch:
         """State of a batch; raises like `ask`."""
         return self.retrying(
-            lambda: _checked_batch(self._client.messages.batches.retrieve(batch_id))
+            lambda: self._checked(self._client.messages.batches.retrieve(batch_id))
         )
 
     def batches_between(self, first: datetime, last: datetime) -> list[MessageBatch]:
@@ -158,7 +164,7 @@ class Service:
         def call() -> list[MessageBatch]:
             found = []
             for batch in self._client.messages.batches.list(limit=100):
-                created = _checked_batch(batch).created_at
+                created = self._checked(batch).created_at
                 if created < first:
                     break
                 if created <= last:
@@ -190,7 +196,7 @@ class Service:
                         yield name, error
                 elif kind == "errored":
                     detail = getattr(getattr(member.result, "error", None), "error", None)
-                    text = self._line(getattr(detail, "message", "no reason given"))
+                    text = self._redaction.line(getattr(detail, "message", "no reason given"))
                     refused = getattr(detail, "type", "") in REFUSED_MEMBERS
                     yield name, (QuestionRefusedError if refused else TransientError)(text)
                 else:
@@ -209,16 +215,16 @@ class Service:
             if not isinstance(message.stop_reason, str) or not isinstance(message.model, str):
                 raise TypeError("no stop reason")
             return Reply(
-                text=self._clean(text),
-                stop_reason=message.stop_reason,
-                model=self._clean(message.model),
+                text=self._redaction.clean(text),
+                stop_reason=self._redaction.clean(message.stop_reason),
+                model=self._redaction.clean(message.model),
                 tokens=Tokens(
                     input=_count(usage, "input_tokens"),
                     output=_count(usage, "output_tokens"),
                     cache_read=_count(usage, "cache_read_input_tokens"),
                     cache_write=_count(usage, "cache_creation_input_tokens"),
                 ),
-                request_id=self._clean(str(message.id)),
+                request_id=self._redaction.clean(str(message.id)),
             )
         except (AttributeError, TypeError, ValueError) as error:
             raise TransientError("the answer is not a message") from error
@@ -289,14 +295,14 @@ class Service:
         except anthropic.APIStatusError as error:
             raise self._of_status(error) from None
         except (anthropic.APIConnectionError, httpx2.HTTPError, httpx2.StreamError) as error:
-            raise TransientError(f"no connection ({self._line(error)})") from None
-        except (anthropic.AnthropicError, ValueError, AttributeError, TypeError) as error:
-            # Broken JSON and answers of another kind surface as such.
-            raise TransientError(f"an unreadable answer ({self._line(error)})") from None
+            raise TransientError(f"no connection ({self._redaction.line(error)})") from None
+        except (anthropic.AnthropicError, *_UNREADABLE) as error:
+            # Broken JSON, JSON nested without end and answers of another kind surface as such.
+            raise TransientError(f"an unreadable answer ({self._redaction.line(error)})") from None
 
     def _of_status(self, error: Any) -> Exception:
         status = int(error.status_code)
-        text = f"{status} {self._line(_message_of(error))}"
+        text = f"{status} {self._redaction.line(_message_of(error))}"
         if status in (401, 403):
             return CaptError(f"the service refuses the key in {KEY_VARIABLE}: {text}")
         if status == 402:
@@ -313,13 +319,15 @@ class Service:
             return TransientError(text, asked_delay(error.response.headers))
         return QuestionRefusedError(text)
 
-    def _clean(self, text: str) -> str:
-        # What no file can hold, half a surrogate pair, must not cost the rest of an answer.
-        return text.replace(self._key, "[key]").encode(errors="replace").decode()
-
-    def _line(self, error: object) -> str:
-        """What an error says, in one line of bearable length, without the key."""
-        return " ".join(self._clean(str(error)).split())[:300]
+    def _checked(self, batch: Any) -> MessageBatch:
+        status = getattr(batch, "processing_status", None)
+        if not isinstance(getattr(batch, "id", None), str) or not batch.id or status is None:
+            raise TransientError("the answer is not a batch")
+        if self._redaction.found_in(f"{batch.id} {status}"):
+            raise TransientError("the batch has the key in its name")
+        if not isinstance(getattr(batch, "created_at", None), datetime):
+            raise TransientError("the batch has no date")
+        return batch  # type: ignore[no-any-return]
 
 
 def asked_delay(headers: Mapping[str, str]) -> float | None:
@@ -339,15 +347,6 @@ def _count(usage: object, name: str) -> int:
     """A token count; 0 where the service gives none, for an answer is worth keeping without."""
     value = getattr(usage, name, None)
     return value if isinstance(value, int) else 0
-
-
-def _checked_batch(batch: Any) -> MessageBatch:
-    known = isinstance(getattr(batch, "id", None), str) and bool(batch.id)
-    if not known or getattr(batch, "processing_status", None) is None:
-        raise TransientError("the answer is not a batch")
-    if not isinstance(getattr(batch, "created_at", None), datetime):
-        raise TransientError("the batch has no date")
-    return batch  # type: ignore[no-any-return]
 
 
 def _message_of(error: Any) -> str:

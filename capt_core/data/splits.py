@@ -114,7 +114,8 @@ def checked_root(spec: DatasetSpec, data_root: str | None) -> Path:
         raise CaptError(
             f"data.root: {base} is not a folder; set data.root to the parent of {spec.folder}/"
         )
-    doctor = f"capt-stage doctor --dataset {spec.name} --data-root {shlex.quote(str(base))} looks for them"
+    quoted = shlex.quote(str(base))
+    doctor = f"capt-stage doctor --dataset {spec.name} --data-root {quoted} looks for them"
     if not root.is_dir():
         hint = (
             f"data.root seems to be the data set itself, use its parent: {base.resolve().parent}"

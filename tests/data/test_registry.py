@@ -161,7 +161,7 @@ def test_a_sixteenth_in_class_folders_needs_no_image_folder(tmp_path: Path) -> N
     ],
 )
 def test_a_file_outside_the_data_sets_folder_is_refused(wrong: dict[str, object]) -> None:
-    with pytest.raises(ValidationError, match="without folders|leads out"):
+    with pytest.raises(ValidationError, match=r"without folders|leads out"):
         RemoteFile.model_validate({"name": "a.zip", **wrong})
 
 

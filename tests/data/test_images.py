@@ -12,8 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from capt_core.data import images  # the module: pytest would collect a bare `test_transform`
-from capt_core.data import image_checks
+from capt_core.data import (
+    image_checks,
+    images,  # the module: pytest would collect a bare `test_transform`
+)
 from capt_core.data.image_checks import ImageCheck, check_image, check_images
 from capt_core.data.images import ImageStyle, image_batches, open_image
 from capt_core.errors import CaptError

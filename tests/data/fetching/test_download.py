@@ -203,7 +203,7 @@ def test_a_fetch_that_ended_meanwhile_leaves_nothing_to_write_to(
     part = tmp_path / "file.bin.part"
     part.write_bytes(CONTENT)
     # Between the opening and the lock of this fetch, another one moves its part into place.
-    monkeypatch.setattr(module.fcntl, "flock", lambda *_: part.replace(tmp_path / "file.bin"))
+    monkeypatch.setattr(fcntl, "flock", lambda *_: part.replace(tmp_path / "file.bin"))
     with pytest.raises(CaptError, match="another fetch"):
         get(server, tmp_path, "ranges")
     assert (tmp_path / "file.bin").read_bytes() == CONTENT

@@ -19,7 +19,7 @@ class _Plain(yaml.BaseLoader):
     """Every scalar as it is written (YAML reads 007 and yes as 7 and true); no key twice."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[object, object]:
-        pairs = [self.construct_object(key, deep=True) for key, _ in node.value]  # type: ignore[no-untyped-call]
+        pairs = [self.construct_object(key, deep=True) for key, _ in node.value]
         for key in pairs:
             if pairs.count(key) > 1:
                 raise yaml.YAMLError(f"{key!r} stands there twice")

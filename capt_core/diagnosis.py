@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import shlex
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -173,7 +174,7 @@ def _layout(spec: DatasetSpec, root: str) -> list[Finding]:
 
 def check_files(inspection: Inspection, spec: DatasetSpec, data_root: str) -> Iterator[Finding]:
     """A finding per kind of trouble with the files of a data set."""
-    again = f"capt-stage fetch --dataset {spec.name} --root {data_root}"
+    again = f"capt-stage fetch --dataset {spec.name} --root {shlex.quote(data_root)}"
     for (kind,), rows in inspection.findings.group_by("kind", maintain_order=True):
         examples = [
             f"{path}: {detail}" if kind in ("listing", "unreadable", "in two splits") else path

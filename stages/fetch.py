@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -44,6 +45,6 @@ def main(
         if missing is not None:
             raise CaptError(
                 f"{dataset}: {missing}; run: capt-stage doctor --dataset {dataset} "
-                f"--data-root {root}"
+                f"--data-root {shlex.quote(str(root))}"
             )
         say(f"{dataset}: complete in {fetcher.folder}")

@@ -15,6 +15,17 @@ from capt_core.errors import CaptError
 CLASS_FILE = "classes.yaml"
 
 
+class _Plain(yaml.BaseLoader):
+    """Every scalar as it is written (YAML reads 007 and yes as 7 and true); no key twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[object, object]:
+        pairs = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key in pairs:
+            if pairs.count(key) > 1:
+                raise yaml.YAMLError(f"{key!r} stands there twice")
+        return super().construct_mapping(node, deep)
+
+
 @dataclass(frozen=True)
 class ClassFile:
     """Names used in prompts by label, and a prompt template for all of them (None: as it is)."""
@@ -45,7 +56,7 @@ def read_class_file(path: Path) -> ClassFile:
         CaptError: not such a file; an empty name; a template without its one ``{}``.
     """
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        document = yaml.load(path.read_text(encoding="utf-8"), _Plain) or {}
     except (OSError, ValueError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise CaptError(f"{path}: not a readable class file ({reason})") from error
@@ -55,16 +66,16 @@ def read_class_file(path: Path) -> ClassFile:
     if not isinstance(names, dict):
         raise CaptError(f"{path}: names: expected lines of the form 'label: name'")
     for label, name in names.items():
-        if name is None or isinstance(name, dict | list) or not str(name).strip():
+        if not isinstance(name, str) or not name.strip():
             raise CaptError(f"{path}: names: {label}: expected a name, found {name!r}")
-    template = document.get("template")
+    template = document.get("template") or None
     if template is not None:
         try:
             check_template(str(template))
         except ValueError as error:
             raise CaptError(f"{path}: {error}") from error
     return ClassFile(
-        {str(label): str(name).strip() for label, name in names.items()},
+        {str(label): name.strip() for label, name in names.items()},
         None if template is None else str(template),
     )
 

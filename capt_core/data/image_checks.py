@@ -27,7 +27,7 @@ REMARKS = {
         "used without its rotation, as the field's code does",
         "mogrify -auto-orient FILE",
     ),
-    "animated": ("its first frame is used", "convert 'FILE[0]' FILE.png"),
+    "animated": ("its first frame is used", "convert 'FILE[0]' FILE"),
     "transparent": (
         "its transparency is dropped",
         "mogrify -background white -alpha remove FILE",
@@ -109,6 +109,9 @@ def remarks_on(image: Image.Image) -> tuple[str, ...]:
 
 def check_images(paths: Iterable[Path], look: ImageLook, workers: int) -> Iterator[ImageCheck]:
     """`check_image` of many files in order, by several threads."""
+    if look == "none":  # threads would take most of the time of listing a million images
+        yield from (ImageCheck(None, "") for _ in paths)
+        return
     upcoming = iter(paths)
     with ThreadPoolExecutor(max_workers=max(1, workers)) as pool:
         while chunk := list(islice(upcoming, _CHUNK)):

@@ -53,7 +53,12 @@ def layout_hints(spec: DatasetSpec, base: Path) -> list[Hint]:
         hints.append(Hint(f"{spec.split} lies in {split.parent}", _link(split, expected)))
     if spec.reader == "aircraft" and split.parent != root:
         return [Hint(f"the lists and images lie in {split.parent}", _link(split.parent, root))]
-    return hints + _image_hints(spec, root, folders, _first_images(spec, split), fetch)
+    first = _first_images(spec, split)
+    if not first:
+        declared = any(file.name == spec.split for file in spec.files)
+        anew = f"{fetch} --only {spec.split}" if declared else f"{fetch} --again"
+        return [*hints, Hint(f"{split} cannot be used", f"rm {_quote(split)} && {anew}")]
+    return hints + _image_hints(spec, root, folders, first, fetch)
 
 
 def _image_hints(
@@ -70,8 +75,10 @@ def _image_hints(
     places = {place for place in found.values() if place is not None}
     together = len(places) == 1 and len(found) == len(first) and not lost
     hints = []
-    if together and _replaceable(images, next(iter(places))):
-        place = places.pop()
+    place = next(iter(places), None)
+    if together and place == root and images.parent == root:
+        hints.append(Hint(f"the images lie in {place}", _nest(root, images, str(spec.split))))
+    elif together and place and not images.is_relative_to(place) and _replaceable(images, place):
         hints.append(Hint(f"the images lie in {place}", _into(place, images)))
     else:
         hints += [
@@ -79,6 +86,12 @@ def _image_hints(
             for top, place in found.items()
             if place is not None
         ]
+    spelled = _spelled_otherwise(folders, {top: first[top] for top in lost})
+    if spelled:
+        top, place = next(iter(spelled.items()))
+        moves = " && ".join(_into(place, images / top) for top, place in spelled.items())
+        hints.append(Hint(f"class folders are spelled otherwise, {place} for {top}", moves))
+    lost = [top for top in lost if top not in spelled]
     if lost:
         example = first[lost[0]][0]
         flat = _find(folders, Path(example).name)
@@ -95,7 +108,8 @@ def _image_hints(
 
 
 def _class_folder_hints(spec: DatasetSpec, base: Path, folders: list[Path]) -> list[Hint]:
-    pattern = re.compile(r"\d{1,3}" if spec.numbered else r"n\d{8}")
+    # Without a list of names any folder may be a class; they are looked for by their parent's name.
+    pattern = re.compile(r"\d{1,3}" if spec.numbered else r"n\d{8}" if spec.class_names else ".+")
     fetch = f"capt-stage fetch --dataset {spec.name} --root {_quote(base)}"
     hints = []
     for split, part in spec.splits.items():
@@ -103,10 +117,12 @@ def _class_folder_hints(spec: DatasetSpec, base: Path, folders: list[Path]) -> l
         if _has_classes(expected, pattern):
             continue
         flat = next((folder for folder in folders if _is_unsorted(folder)), None)
-        named = {part, split, Path(spec.images).name, spec.folder}
+        named = {part, split}
+        if spec.class_names or not part:
+            named |= {Path(spec.images).name, spec.folder}
         places = [folder for folder in folders if _has_classes(folder, pattern)]
         place = next((folder for folder in places if folder.name in named), None)
-        if place is None and len(spec.splits) == 1:
+        if place is None and len(spec.splits) == 1 and spec.class_names:
             place = next(iter(places), None)
         if place is not None:
             hints.append(Hint(f"the {split} class folders lie in {place}", _link(place, expected)))
@@ -185,6 +201,34 @@ def _link(place: Path, expected: Path) -> str:
     return f"mkdir -p {_quote(expected.parent)} && ln -s {_quote(place)} {_quote(expected)}"
 
 
+def _spelled_otherwise(folders: list[Path], lost: dict[str, list[str]]) -> dict[str, Path]:
+    """Folders that hold a top folder's images under a name of other case, spaces or dashes."""
+    named: dict[str, list[Path]] = {}
+    for folder in folders:
+        named.setdefault(_plain(folder.name), []).append(folder)
+    spelled = {}
+    for top, paths in lost.items():
+        inside = paths[0].partition("/")[2]
+        if inside:
+            holding = (path for path in named.get(_plain(top), []) if (path / inside).is_file())
+            spelled[top] = next(holding, None)
+    return {top: place for top, place in spelled.items() if place is not None}
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\s_-]", "", name).casefold()
+
+
+def _nest(root: Path, images: Path, split: str) -> str:
+    """Move a folder's content one level down, all but the split file: a link would be a loop."""
+    inner = root.with_name(f"{root.name}.inner")
+    emptied = f"rmdir {_quote(images)} && " if images.exists() else ""
+    return (
+        f"{emptied}mv {_quote(root)} {_quote(inner)} && mkdir {_quote(root)} && "
+        f"mv {_quote(inner)} {_quote(images)} && mv {_quote(images / split)} {_quote(root / split)}"
+    )
+
+
 def _replaceable(expected: Path, place: Path) -> bool:
     """Whether a folder is not there, is empty, or holds the right one."""
     return not expected.exists() or place.is_relative_to(expected) or not any(expected.iterdir())
@@ -192,6 +236,8 @@ def _replaceable(expected: Path, place: Path) -> bool:
 
 def _into(place: Path, expected: Path) -> str:
     """Put a folder where it belongs; one level too many is taken out."""
+    if place.parent == expected.parent and not expected.exists():
+        return f"mv {_quote(place)} {_quote(expected)}"
     if not expected.exists():
         return _link(place, expected)
     if not place.is_relative_to(expected):

@@ -118,7 +118,7 @@ def prepare_dataset(
         },
         schema=dict(CLASSES.columns),
     )
-    notes = [*listed.notes, *looks.notes(kept)]
+    notes = [*listed.notes, *looks.notes(kept), *_protocol_notes(split, published=spec.split)]
     dataset = Dataset(name, samples, classes, fingerprint(samples, classes, looks.contents))
     numbered = split.rejected.with_row_index("rejected_id").cast({"rejected_id": pl.Int64})
     return Prepared(dataset, numbered, notes)
@@ -158,6 +158,17 @@ class _Looks:
                 )
 
 
+def _protocol_notes(split: SplitData, published: str | None) -> Iterator[str]:
+    """What the user expects of the data set and will not get."""
+    if published and split.rejected["split"].is_in(["train", "val"]).any():
+        yield "with training images left out, few-shot lists are not the published ones"
+    if len(split.class_names) < 3:
+        yield (
+            f"{len(split.class_names)} classes: the base half has one, which nothing is confused "
+            "with; mining pairs needs three classes"
+        )
+
+
 def _look(
     source: Source, look: ImageLook, quarantine: bool, advance: Callable[[int], None]
 ) -> _Looks:
@@ -176,8 +187,9 @@ def _look(
         elif quarantine:
             looks.problems[row] = check.problem
         else:
+            remedy = "get it or mend the list" if check.problem == "missing" else "mend the file"
             raise CaptError(
-                f"{source.image_root / path}: {check.problem}; mend the file, or leave it out with "
+                f"{source.image_root / path}: {check.problem}; {remedy}, or leave it out with "
                 f"--set {QUARANTINE}"
             )
         for remark in set(TELLING).intersection(check.remarks):

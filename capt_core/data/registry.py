@@ -48,6 +48,22 @@ class RemoteFile(Section):
     class_archives: str | None = None
     labelled_by: str | None = None
 
+    @field_validator("name")
+    @classmethod
+    def _plain_name(cls, name: str) -> str:
+        if not name or "/" in name or name in (".", ".."):
+            raise ValueError("expected a file name without folders")
+        return name
+
+    @field_validator("unpack", "class_archives")
+    @classmethod
+    def _inside(cls, value: dict[str, str] | str | None) -> dict[str, str] | str | None:
+        places = value.values() if isinstance(value, dict) else [value or ""]
+        for place in places:
+            if place.startswith("/") or ".." in place.split("/"):
+                raise ValueError(f"{place!r} leads out of the data set's folder")
+        return value
+
 
 class DatasetSpec(Section):
     """How to find and read one data set.

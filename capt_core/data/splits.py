@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -113,19 +114,21 @@ def checked_root(spec: DatasetSpec, data_root: str | None) -> Path:
         raise CaptError(
             f"data.root: {base} is not a folder; set data.root to the parent of {spec.folder}/"
         )
-    doctor = f"capt-stage doctor --dataset {spec.name} --data-root {base} looks for them"
+    quoted = shlex.quote(str(base))
+    doctor = f"capt-stage doctor --dataset {spec.name} --data-root {quoted} looks for them"
     if not root.is_dir():
-        inside = (
-            bool(spec.split) and (base / str(spec.split)).is_file()
-        ) or base.resolve().name == spec.folder
         hint = (
             f"data.root seems to be the data set itself, use its parent: {base.resolve().parent}"
-            if inside
+            if base.resolve().name == spec.folder
             else f"set data.root to the folder that holds {spec.folder}/ ({doctor})"
         )
         raise CaptError(f"data.root: looked for {root}, which does not exist; {hint}")
     parts = [(spec.split, "split file"), (spec.images, "image folder")]
-    parts += [(f"{spec.images}/{part}", f"{split} folder") for split, part in spec.splits.items()]
+    # Joined as paths: with `images` empty, "/train" would be an absolute one.
+    parts += [
+        (str(PurePosixPath(spec.images) / part), f"{split} folder")
+        for split, part in spec.splits.items()
+    ]
     for part, kind in parts:
         if part and not (root / part).exists():
             usual = f"{spec.folder}/{spec.split} beside " if spec.split else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from capt_core.data.readers import read_split
 from capt_core.data.registry import dataset_spec
 from capt_core.errors import CaptError
 from capt_core.params import Data
-from tests.data.own_images import class_folders, photo_bytes
+from tests.data.own_images import class_folders, photo_bytes, write_images
 
 NAMES = (
     "a b",
@@ -224,3 +225,25 @@ def test_remarks_are_told_with_the_first_file(tmp_path: Path) -> None:
     split = prepare(tmp_path, test_share=0.5).dataset.samples
     parts = split.filter(split["path"].is_in(["bolt/001.png", "bolt/003.png"]))["split"]
     assert any("in more than one split" in note for note in notes) == (parts.n_unique() > 1)
+
+
+def test_too_few_classes_to_confuse_are_told_at_once(tmp_path: Path) -> None:
+    # Otherwise the user hears of it five stages later.
+    for classes, told in ((2, True), (3, False)):
+        root = tmp_path / str(classes)
+        write_images(root, [f"{label}/{i}.png" for label in range(classes) for i in range(3)])
+        notes = prepare(root, layout="class_folders").notes
+        assert any("mining pairs needs three classes" in note for note in notes) == told
+
+
+def test_other_fewshot_lists_than_the_published_ones_are_told(tmp_path: Path) -> None:
+    rows = [[f"{name}/{i}.jpg", label, name] for label, name in enumerate("abc") for i in range(3)]
+    (tmp_path / "dtd").mkdir()
+    split = {"train": rows, "val": [], "test": []}
+    (tmp_path / "dtd/split_zhou_DescribableTextures.json").write_text(json.dumps(split))
+    write_images(tmp_path / "dtd/images", [str(row[0]) for row in rows])
+    source = Source(*read_split(dataset_spec("dtd"), Data(root=str(tmp_path))))
+    told = "with training images left out, few-shot lists are not the published ones"
+    assert told not in prepare_dataset("dtd", source, "decode", quarantine=True).notes
+    (tmp_path / "dtd/images/a/1.jpg").write_bytes(b"")
+    assert told in prepare_dataset("dtd", source, "decode", quarantine=True).notes

@@ -12,7 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from capt_core.data import images  # the module: pytest would collect a bare `test_transform`
+from capt_core.data import (
+    image_checks,
+    images,  # the module: pytest would collect a bare `test_transform`
+)
 from capt_core.data.image_checks import ImageCheck, check_image, check_images
 from capt_core.data.images import ImageStyle, image_batches, open_image
 from capt_core.errors import CaptError
@@ -236,3 +239,9 @@ def test_the_train_transform_repeats_under_a_seed(tmp_path: Path) -> None:
     assert torch.equal(transform(image), first)
     assert first.shape == (3, 8, 8)
     assert not torch.equal(first, second)
+
+
+def test_unseen_images_cost_no_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image_checks, "ThreadPoolExecutor", None)
+    found = list(check_images([Path("nowhere.jpg")] * 3, "none", workers=2))
+    assert found == [ImageCheck(None, "")] * 3

@@ -146,6 +146,11 @@ def move(root: Path, source: str, target: str) -> None:
         [("dtd/images", "x"), ("x", "dtd/images/images")],
         [("dtd/split_zhou_DescribableTextures.json", "split_zhou_DescribableTextures.json")],
         [("dtd/images/banded", "more/banded")],
+        [("dtd/images/banded", "dtd/banded"), ("dtd/images/dotted", "dtd/dotted")],
+        [("dtd/images", "x"), ("x/banded", "dtd/banded"), ("x/dotted", "dtd/dotted")],
+        [("dtd/images/banded", "dtd/images/Banded")],
+        [("dtd/images/banded", "Images/Banded"), ("dtd/images/dotted", "Images/DOTTED")],
+        [("dtd/images", "x"), ("x/banded", "banded"), ("x/dotted", "dotted")],
     ],
 )
 def test_a_wrong_layout_is_mended_by_the_command_given(
@@ -156,6 +161,18 @@ def test_a_wrong_layout_is_mended_by_the_command_given(
         move(root, source, target)
     assert mend(root)
     assert found(inspect(root)) == {}
+    inside = [path for path in root.rglob("*") if path.is_symlink()]
+    assert not any(path.resolve() in path.parents for path in inside), "a link makes a loop"
+
+
+def test_a_damaged_split_file_is_got_anew(tmp_path: Path) -> None:
+    split = dtd(tmp_path) / "dtd" / str(SPEC.split)
+    split.write_text(split.read_text()[:50])
+    (hint,) = layout_hints(SPEC, tmp_path)
+    assert hint.problem == f"{split} cannot be used"
+    assert hint.command == (
+        f"rm {split} && capt-stage fetch --dataset dtd --root {tmp_path} --only {SPEC.split}"
+    )
 
 
 def test_an_empty_image_folder_is_replaced(tmp_path: Path) -> None:

@@ -122,6 +122,21 @@ names:
 """
 
 
+def test_labels_are_read_as_they_are_written(tmp_path: Path) -> None:
+    root = class_folders(tmp_path, **{"007": 3, "yes": 3, "1.0": 3, "2020-01-01": 3})
+    (root / "classes.yaml").write_text("names: {007: bond, yes: no, 1.0: on, 2020-01-01: day}\n")
+    assert read_mine(root).class_names == ["bond", "on", "day", "no"]
+    (root / "classes.yaml").write_text("names:\n  yes: one\n  yes: two\n")
+    with pytest.raises(CaptError, match="'yes' stands there twice"):
+        read_mine(root)
+
+
+def test_split_folders_without_class_folders_are_named(tmp_path: Path) -> None:
+    root = write_images(tmp_path, ["train/1.png", "train/2.png", "test/1.png", "test/2.png"])
+    with pytest.raises(CaptError, match="test, train hold no class folders"):
+        read_mine(root)
+
+
 def test_names_and_template_come_from_a_small_file(tmp_path: Path) -> None:
     root = class_folders(tmp_path, hex_m8=3, screw=3)
     class_folders(root, **{"0012": 3})

@@ -79,6 +79,24 @@ def test_a_table_as_spreadsheets_save_it(tmp_path: Path) -> None:
     assert set(split_of(read_mine(tmp_path))) == set(PATHS)
 
 
+def test_a_table_from_windows(tmp_path: Path) -> None:
+    write_images(tmp_path, ["img/a 1.png", "img/b.png", "odd\\name.png"])
+    names = ["img\\a 1.png", "img\\b.png", "odd\\name.png"]
+    table(path=names, label=["x", "x", "x"]).write_csv(tmp_path / "t.csv")
+    samples = read_mine(tmp_path).samples
+    assert sorted(samples["path"]) == ["img/a 1.png", "img/b.png", "odd\\name.png"]
+    (tmp_path / "t.csv").write_bytes("path,label\nimg/a 1.png,\xe9crou".encode("latin-1"))
+    assert "save it as UTF-8" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("again", ["img//a.png", "img/./a.png", "./img/a.png"])
+def test_one_file_spelled_twice_is_listed_twice(tmp_path: Path, again: str) -> None:
+    write_images(tmp_path, ["img/a.png", "img/b.png"])
+    names = ["img/a.png", "img/b.png", again]
+    table(path=names, label=["x", "x", "x"]).write_csv(tmp_path / "t.csv")
+    assert "'img/a.png' is listed a second time" in refusal(tmp_path)
+
+
 def test_tables_named_for_splits(tmp_path: Path) -> None:
     write_images(tmp_path, PATHS)
     frame = table().with_columns(part=pl.Series(SPLITS).str.to_lowercase())

@@ -67,7 +67,9 @@ def download(
         CaptError: refused or unreachable, not what is expected, or no room for it.
     """
     patience = patience or Patience()
-    with _part_file(target) as part:
+    path = target.with_name(f"{target.name}.part")
+    with alone(path) as stream:
+        part = _Part(path, stream)
         resumed = part.size > 0
         advance(part.size)
         _arrive(file, url, part, patience, advance)
@@ -90,14 +92,16 @@ def _arrive(
     file: RemoteFile, url: str, part: _Part, patience: Patience, advance: Callable[[int], None]
 ) -> None:
     """Attempt until the file is there; attempts that bring something are not counted."""
-    failures = 0
+    failures, furthest = 0, part.size
     while True:
-        before = part.size
         try:
             _attempt(file, web_address(url), part, patience, advance)
             return
         except _FleetingError as error:
-            failures = 1 if part.size > before else failures + 1
+            # Bytes that come again after a part was thrown away are nothing new: a server that
+            # breaks off and forgets in turn would be asked for ever.
+            failures = 1 if part.size > furthest else failures + 1
+            furthest = max(furthest, part.size)
             if failures >= patience.attempts:
                 raise CaptError(
                     f"{_shown(url)}: {error} ({failures} attempts); run the same command again "
@@ -116,6 +120,8 @@ def content_problem(file: RemoteFile, path: Path) -> str | None:
             with path.open("rb") as stream:
                 found = hashlib.file_digest(stream, name).hexdigest()
             return None if found == expected else f"its {name} is {found}, expected {expected}"
+    if not size and file.size is None:
+        return "it is empty"
     with path.open("rb") as stream:
         page = stream.read(512).lstrip().lower().startswith(_PAGES)
     return "a web page instead of the file" if page else None
@@ -197,16 +203,22 @@ class _Part:
 
 
 @contextmanager
-def _part_file(target: Path) -> Iterator[_Part]:
-    path = target.with_name(f"{target.name}.part")
+def alone(path: Path) -> Iterator[BinaryIO]:
+    """Open a file to append to that no other process may have open so.
+
+    Raises:
+        CaptError: another process has.
+    """
     with writing(path), path.open("ab") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise CaptError(
-                f"{path}: another fetch is writing it; wait for that one to end"
-            ) from error
-        yield _Part(path, stream)
+            # The other may have moved the file away after this process opened it.
+            mine = os.path.samestat(path.stat(), os.fstat(stream.fileno()))
+        except (BlockingIOError, FileNotFoundError):
+            mine = False
+        if not mine:
+            raise CaptError(f"{path}: another fetch is writing it; wait for that one to end")
+        yield stream
 
 
 @contextmanager
@@ -245,7 +257,7 @@ def _attempt(
             raise _FleetingError("the server no longer has the version that was begun") from error
         if error.code in _FLEETING:
             raise _FleetingError(f"the server answers {error.code} {error.reason}") from error
-        _refused(url, f"the server answers {error.code} {error.reason}", error)
+        _refused(url, f"the server answers {error.code} {_first_line(error.reason)}", error)
     except (http.client.HTTPException, OSError) as error:
         raise _FleetingError(f"no connection ({_reason(error)})") from error
     with answer:
@@ -262,6 +274,10 @@ def _prepare(
     if answer.status == 206 and _first_byte(headers) != part.size:
         part.restart(None, advance)
         raise _FleetingError("the server sends another range than the one asked for")
+    if answer.status == 206 and part.version and version and version != part.version:
+        # Not every server heeds If-Range: the rest of another version must not be appended.
+        part.restart(None, advance)
+        raise _FleetingError("the server has another version than the one that was begun")
     length = headers.get("Content-Length")
     known = length is not None and length.isdecimal()
     total = _total(headers) if answer.status == 206 else int(length) if known else None
@@ -356,6 +372,11 @@ def _shown(url: str) -> str:
     port = f":{parts.port}" if parts.port else ""
     query = "?..." if parts.query else ""
     return f"{parts.scheme}://{host}{port}{parts.path}{query}"
+
+
+def _first_line(reason: object) -> str:
+    """A server's words; urllib's own about a loop of redirections take three lines."""
+    return str(reason).partition("\n")[0].rstrip(".")
 
 
 def _reason(error: BaseException) -> str:

@@ -188,8 +188,8 @@ def read_files(path: Path) -> list[RemoteFile]:
         return TypeAdapter(list[RemoteFile]).validate_python(document)
     except ValidationError as error:
         problem = error.errors()[0]
-        where = ".".join(map(str, problem["loc"]))
-        raise CaptError(f"{path}: {where}: {problem['msg']}") from error
+        where = "".join(f"{part}: " for part in problem["loc"])
+        raise CaptError(f"{path}: {where}{problem['msg']}, found {problem['input']!r}") from error
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise CaptError(f"{path}: not a readable list of files ({error})") from error
 
@@ -206,7 +206,8 @@ def _by_hand(file: RemoteFile, target: Path) -> str:
     facts = [f"{file.size} bytes"] if file.size is not None else []
     facts += [f"sha256 {file.sha256}"] if file.sha256 else []
     facts += [f"md5 {file.md5}"] if file.md5 and not file.sha256 else []
-    return f"put {file.name} ({', '.join(facts) or 'not checked'}) at {target}: {file.by_hand}"
+    where = file.by_hand or "its entry says nowhere where it comes from"
+    return f"put {file.name} ({', '.join(facts) or 'not checked'}) at {target}: {where}"
 
 
 def _has_bytes(path: Path) -> bool:

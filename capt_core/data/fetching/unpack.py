@@ -12,13 +12,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from capt_core.data.fetching.download import RESERVE, check_room
+from capt_core.data.fetching.download import RESERVE, alone, check_room
 from capt_core.errors import CaptError
 
 _CHUNK = 1 << 20
 _BROKEN_FORMAT = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
 # An encrypted or oddly compressed member of a zip file is a RuntimeError.
 _BROKEN = (*_BROKEN_FORMAT, EOFError, OSError, RuntimeError)
+
+# Pictures are packed already: what unpacks to many times its size is made to fill a disk.
+BOMB_RATIO = 100
+_ALWAYS_ALLOWED = 64 * 1024**2
 
 # Name of a member, and a function that opens its content.
 Member = tuple[str, Callable[[], IO[bytes]]]
@@ -49,11 +53,11 @@ def unpack(
             member below a prefix, or no room.
     """
     count = 0
-    with _staging(folder, archive.name) as staging, _reading(archive):
+    with _staging(folder, archive) as staging, _reading(archive):
         for name, opened in _members(archive, folder):
             place = _place(name, places)
             if place is not None:
-                _write(opened, staging / place, folder, archive)
+                staging.write(opened, place)
                 count += 1
                 advance(1)
         if not count:
@@ -61,7 +65,7 @@ def unpack(
                 f"{archive}: holds nothing below {' or '.join(map(repr, places))}; it is another "
                 "archive than the one expected"
             )
-        _move(staging, folder)
+        _move(staging.path, folder)
     return count
 
 
@@ -83,19 +87,19 @@ def unpack_class_archives(
         CaptError: as `unpack`.
     """
     count = 0
-    with _staging(folder, archive.name) as staging, _reading(archive):
+    with _staging(folder, archive) as staging, _reading(archive):
         for name, opened in _members(archive, folder):
             if not name.endswith(".tar"):
                 continue
             with opened() as stream, tarfile.open(fileobj=stream, mode="r:") as inner:
                 for image, opened_image in _tar_members(inner, archive):
-                    target = staging / place / Path(name).stem / image
-                    _write(opened_image, target, folder, archive)
+                    target = _checked_name(f"{Path(name).stem}/{image}", archive)
+                    staging.write(opened_image, f"{place}/{target}")
                     count += 1
                     advance(1)
         if not count:
             raise CaptError(f"{archive}: holds no class archives; it is another archive")
-        _move(staging, folder)
+        _move(staging.path, folder)
     return count
 
 
@@ -105,11 +109,11 @@ def _members(archive: Path, folder: Path) -> Iterator[Member]:
         with zipfile.ZipFile(archive) as opened:
             check_room(folder, sum(info.file_size for info in opened.infolist()), archive.name)
             for info in opened.infolist():
-                _check_name(info.filename, archive)
+                name = _checked_name(info.filename, archive)
                 if (info.external_attr >> 16) & 0o170000 == 0o120000:
                     raise CaptError(f"{archive}: member {info.filename!r} is a link; refused")
                 if not info.is_dir():
-                    yield info.filename, lambda info=info: opened.open(info)  # type: ignore[misc]
+                    yield name, lambda info=info: opened.open(info)  # type: ignore[misc]
         return
     check_room(folder, archive.stat().st_size, archive.name)
     with tarfile.open(archive) as opened_tar:
@@ -124,13 +128,13 @@ def _members(archive: Path, folder: Path) -> Iterator[Member]:
 
 def _tar_members(opened: tarfile.TarFile, archive: Path) -> Iterator[Member]:
     for member in opened:
-        _check_name(member.name, archive)
+        name = _checked_name(member.name, archive)
         if member.isdir():
             continue
         if not (member.isreg() or member.islnk() or member.issym()):
             raise CaptError(f"{archive}: member {member.name!r} is no plain file; refused")
         # The content of a link is that of the member it points to; anything else is refused.
-        yield member.name.removeprefix("./"), lambda m=member: _content(opened, m, archive)  # type: ignore[misc]
+        yield name, lambda m=member: _content(opened, m, archive)  # type: ignore[misc]
 
 
 def _content(opened: tarfile.TarFile, member: tarfile.TarInfo, archive: Path) -> IO[bytes]:
@@ -146,7 +150,8 @@ def _content(opened: tarfile.TarFile, member: tarfile.TarInfo, archive: Path) ->
     return stream
 
 
-def _check_name(name: str, archive: Path) -> None:
+def _checked_name(name: str, archive: Path) -> str:
+    """A member's name without empty and `.` parts: ``a//b`` below ``a/`` would be absolute."""
     parts = name.replace("\\", "/").split("/")
     drive = len(parts[0]) == 2 and parts[0].endswith(":")
     if name.startswith(("/", "\\")) or ".." in parts or drive or "\0" in name:
@@ -154,6 +159,7 @@ def _check_name(name: str, archive: Path) -> None:
             f"{archive}: member {name!r} would leave the folder; nothing was unpacked, do not use "
             "this archive"
         )
+    return "/".join(part for part in name.split("/") if part not in ("", "."))
 
 
 def _place(name: str, places: Mapping[str, str]) -> str | None:
@@ -166,13 +172,31 @@ def _place(name: str, places: Mapping[str, str]) -> str | None:
     return None
 
 
-def _write(opened: Callable[[], IO[bytes]], target: Path, folder: Path, archive: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with opened() as source, target.open("wb") as sink:
-        while data := source.read(_CHUNK):
-            if shutil.disk_usage(folder).free < RESERVE + len(data):
-                raise CaptError(f"{folder}: no room left to unpack {archive.name}; free some space")
-            sink.write(data)
+class _Staging:
+    """A folder beside the destination that takes members until all of them are there."""
+
+    def __init__(self, folder: Path, archive: Path) -> None:
+        self.path = folder / f".{archive.name}.unpacking"
+        self._archive = archive
+        self._left = max(_ALWAYS_ALLOWED, BOMB_RATIO * archive.stat().st_size)
+
+    def write(self, opened: Callable[[], IO[bytes]], place: str) -> None:
+        target = self.path / place
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with opened() as source, target.open("wb") as sink:
+            while data := source.read(_CHUNK):
+                self._left -= len(data)
+                if self._left < 0:
+                    raise CaptError(
+                        f"{self._archive}: unpacks to more than {BOMB_RATIO} times its size, as no "
+                        "archive of images does; nothing was unpacked, do not use it"
+                    )
+                if shutil.disk_usage(self.path).free < RESERVE + len(data):
+                    raise CaptError(
+                        f"{self.path.parent}: no room left to unpack {self._archive.name}; free "
+                        "some space"
+                    )
+                sink.write(data)
 
 
 @contextmanager
@@ -188,14 +212,17 @@ def _reading(archive: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _staging(folder: Path, name: str) -> Iterator[Path]:
-    staging = folder / f".{name}.unpacking"
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir(parents=True)
-    try:
-        yield staging
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+def _staging(folder: Path, archive: Path) -> Iterator[_Staging]:
+    lock = folder / f".{archive.name}.lock"
+    with alone(lock):
+        staging = _Staging(folder, archive)
+        shutil.rmtree(staging.path, ignore_errors=True)
+        staging.path.mkdir(parents=True)
+        try:
+            yield staging
+        finally:
+            shutil.rmtree(staging.path, ignore_errors=True)
+            lock.unlink(missing_ok=True)
 
 
 def _move(source: Path, target: Path) -> None:
@@ -204,5 +231,7 @@ def _move(source: Path, target: Path) -> None:
         place = target / entry.name
         if entry.is_dir() and place.is_dir():
             _move(entry, place)
+        elif place.is_dir():
+            raise CaptError(f"{place}: a folder lies where a file belongs; move it away")
         else:
             entry.replace(place)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -31,7 +32,8 @@ def read_class_folders(spec: DatasetSpec, root: Path, rejects: Rejects) -> Split
         if not present[split]:
             raise CaptError(
                 f"{folder}: no class folders; the {split} images lie in one folder per class "
-                f"(capt-stage doctor --dataset {spec.name} --data-root {root.parent} helps)"
+                f"(capt-stage doctor --dataset {spec.name} --data-root "
+                f"{shlex.quote(str(root.parent))} helps)"
             )
     folders = sorted({name for names in present.values() for name in names})
     if spec.numbered:

@@ -37,7 +37,13 @@ def read_split_folders(root: Path, rejects: Rejects) -> Listing:
         raise CaptError(f"{root}: expected the folders train, val and test, and no others")
     if len(set(named.values())) < len(named):
         raise CaptError(f"{root}: two folders stand for one split: {', '.join(sorted(named))}")
-    return _read({root / folder: split for folder, split in named.items()}, root, rejects)
+    listing = _read({root / folder: split for folder, split in named.items()}, root, rejects)
+    if not listing.labels:
+        raise CaptError(
+            f"{root}: {', '.join(named)} hold no class folders; where they are classes themselves, "
+            "set data.layout=class_folders"
+        )
+    return listing
 
 
 def _read(parts: dict[Path, str | None], root: Path, rejects: Rejects) -> Listing:

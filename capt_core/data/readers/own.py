@@ -124,7 +124,7 @@ def _with_image_folder(data: SplitData, root: Path, split: Path) -> SplitData:
     first = data.samples["path"].head(20).to_list()
     choices = ["", *(f"{folder}/" for folder in subfolders(root))]
     for choice in choices:
-        if any((root / f"{choice}{path}").exists() for path in first):
+        if not first or any((root / f"{choice}{path}").exists() for path in first):
             paths = pl.lit(choice) + pl.col("path")
             return replace(data, samples=data.samples.with_columns(paths.alias("path")))
     raise CaptError(

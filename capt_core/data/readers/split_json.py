@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from capt_core.data.splits import SPLITS, Rejects, SplitData, path_problem, sample_frame
@@ -37,15 +37,18 @@ def read_split_json(path: Path, rejects: Rejects) -> SplitData:
                     f"{where}: label {label} is called {name!r} here, {names[label]!r} before"
                 )
             problem = path_problem(image)
-            if image in seen:
-                problem = f"{image!r} is listed a second time (first as {seen[image]})"
+            key = PurePosixPath(image).as_posix() if "//" in image or "./" in image else image
+            if key in seen:
+                problem = f"{image!r} is listed a second time (first as {seen[key]})"
             if problem:
                 rejects.add(where, (image, label, name, split), problem, "mend the split file")
                 continue
-            seen[image] = f"{split}[{row}]"
+            seen[key] = f"{split}[{row}]"
             paths.append(image)
             labels.append(label)
             splits.append(split)
+    if names and min(names) < 0:
+        raise CaptError(f"{path}: label {min(names)} ({names[min(names)]}) is less than 0")
     missing = sorted(set(range(len(names))) - set(names))
     if missing:
         raise CaptError(f"{path}: labels must run from 0 without gaps; {missing[0]} is missing")

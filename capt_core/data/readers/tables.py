@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import polars as pl
 
@@ -64,8 +64,10 @@ def _read(path: Path, root: Path, split: str | None) -> pl.DataFrame:
         else:
             frame = pl.read_parquet(path)
     except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise CaptError(f"{path}: not a readable table ({reason})") from error
+        # What follows is advice to callers of polars.
+        reason = " ".join(str(error).split()).partition(" Consider ")[0][:160]
+        advice = "; save it as UTF-8" if "utf-8" in reason else ""
+        raise CaptError(f"{path}: not a readable table ({reason}){advice}") from error
     names = column_named(frame.columns, PATH_COLUMNS)
     labels = column_named(frame.columns, LABEL_COLUMNS)
     for column, wanted in ((names, PATH_COLUMNS), (labels, LABEL_COLUMNS)):
@@ -98,7 +100,10 @@ def _relative_folder(path: Path, root: Path) -> str:
 
 
 def _relative(name: str, table: Path, root: Path, below: str) -> str:
-    name = name.removeprefix("./")
+    if "\\" in name and not (table.parent / name).exists():
+        name = name.replace("\\", "/")  # a table written on Windows
+    if "//" in name or "./" in name:
+        name = PurePosixPath(name).as_posix()  # one file, one spelling: it may be listed twice
     if not name.startswith("/"):
         return f"{below}{name}" if name else ""
     for folder in (root, root.resolve()):

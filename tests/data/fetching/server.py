@@ -22,7 +22,8 @@ class Hostile:
     third of the file; `drops_once` only the first; `stuck` always breaks off at the same byte
     and knows no ranges; `longer` sends more than it should; `html` answers with a page; `busy`
     answers 503 twice; a number is an answer of that status; `to PATH` redirects; `wrong_range`
-    answers another range than asked for; `unsized` gives no length.
+    answers another range than asked for; `unsized` gives no length; `stubborn` sends the range
+    asked for though the file has changed; `forgets` breaks off, and has no ranges the next time.
     """
 
     def __init__(self) -> None:
@@ -67,7 +68,10 @@ class _Handler(BaseHTTPRequestHandler):
         tag = f'"{hashlib.md5(content).hexdigest()}"'
         start, status = 0, 200
         headers = {"ETag": tag, "Content-Length": str(len(content))}
-        fits = self.headers.get("If-Range") in (None, tag)
+        fits = self.headers.get("If-Range") in (None, tag) or behaviour == "stubborn"
+        if asked and behaviour == "forgets":
+            self._answer(416, b"", {})
+            return
         if asked and fits and behaviour not in ("plain", "stuck"):
             start, status = int(asked.removeprefix("bytes=").rstrip("-")), 206
             if start >= len(content):
@@ -77,7 +81,7 @@ class _Handler(BaseHTTPRequestHandler):
             headers["Content-Range"] = f"bytes {first}-{len(content) - 1}/{len(content)}"
             headers["Content-Length"] = str(len(content) - start)
         third = len(content) // 3
-        ends = {"drops": start + third, "stuck": third}
+        ends = {"drops": start + third, "stuck": third, "forgets": third}
         if times == 1:
             ends["drops_once"] = third
         body = content[start : ends.get(behaviour, len(content))]

@@ -224,8 +224,8 @@ def test_a_root_that_cannot_be_written(server: Hostile, tmp_path: Path) -> None:
 def test_a_list_of_files_is_checked(tmp_path: Path) -> None:
     path = tmp_path / "files.yaml"
     for text, message in (
-        ("- {name: x, md5: 12}", r"0\.md5"),
-        ("- {nam: x}", r"0\.name"),
+        ("- {name: x, md5: 12}", "0: md5: "),
+        ("- {nam: x}", "0: name: "),
         ("{", "not a readable list"),
         ("x: 1", "list"),
     ):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import gzip
 import tarfile
 from collections.abc import Callable, Mapping
@@ -87,6 +88,55 @@ def test_a_member_that_would_leave_the_folder_is_refused(
     message = refusal(tmp_path / "data", name, content)
     assert "would leave the folder" in message
     assert [path.name for path in tmp_path.rglob("*evil*")] == []
+
+
+@pytest.mark.parametrize("name", ["a.tar", "a.zip"])
+def test_a_doubled_slash_makes_no_absolute_path(tmp_path: Path, name: str) -> None:
+    evil = tmp_path / "evil.jpg"
+    content = ARCHIVES[name]({f"dtd/data/{evil}": b"evil"})
+    assert run(tmp_path / "data", name, content, {"dtd/data/": ""}) == 1
+    assert not evil.exists()
+    assert files(tmp_path / "data") == {evil.relative_to("/").as_posix(): b"evil"}
+
+
+def test_a_doubled_slash_in_a_class_archive_makes_no_absolute_path(tmp_path: Path) -> None:
+    evil, folder = tmp_path / "evil.jpg", tmp_path / "data"
+    folder.mkdir()
+    inner = tar_of({f"./{evil}": b"evil"}, "w")
+    (folder / "a.tar").write_bytes(tar_of({"n01.tar": inner}, "w"))
+    assert unpack.unpack_class_archives(folder / "a.tar", folder, "train") == 1
+    assert not evil.exists()
+    assert files(folder) == {f"train/n01{evil}": b"evil"}
+    (folder / "a.tar").write_bytes(tar_of({"...tar": tar_of({"x": b"evil"}, "w")}, "w"))
+    with pytest.raises(CaptError, match="would leave the folder"):
+        unpack.unpack_class_archives(folder / "a.tar", folder, "train")
+
+
+@pytest.mark.parametrize("name", ["a.tgz", "a.zip"])
+def test_a_bomb_is_refused_before_the_disk_is_full(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = ARCHIVES[name]({f"dtd/images/{index}.jpg": bytes(2**21) for index in range(4)})
+    assert len(content) * unpack.BOMB_RATIO < 4 * 2**21
+    monkeypatch.setattr(unpack, "_ALWAYS_ALLOWED", 0)
+    assert "unpacks to more than 100 times its size" in refusal(tmp_path / "a", name, content)
+
+
+def test_two_fetches_do_not_unpack_one_archive(tmp_path: Path) -> None:
+    (tmp_path / ".a.tgz.unpacking").mkdir()
+    with (tmp_path / ".a.tgz.lock").open("ab") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(CaptError, match="another fetch"):
+            run(tmp_path, "a.tgz", tar_of(FILES))
+    assert (tmp_path / ".a.tgz.unpacking").is_dir()  # the other's, who goes on
+    assert run(tmp_path, "a.tgz", tar_of(FILES)) == 3
+    assert {path.name for path in tmp_path.iterdir()} == {"a.tgz", "images", "labels.txt"}
+
+
+def test_a_folder_in_the_place_of_a_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "images/banded/1.jpg").mkdir(parents=True)
+    with pytest.raises(CaptError, match="a folder lies where a file belongs; move it away"):
+        run(tmp_path, "a.tgz", tar_of(FILES))
 
 
 def test_links_give_the_content_of_members_and_nothing_else(tmp_path: Path) -> None:

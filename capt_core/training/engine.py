@@ -108,7 +108,11 @@ class Trainer:
             self.warn(warning)
         done = 0
         if self.checkpoint:
+            path = self.checkpoint.path
+            kept = path.is_file()
             done, self._log = self.checkpoint.load(model, optimizer)
+            if kept and not done:
+                self.warn(f"{path}: not a readable checkpoint, training starts anew")
             self.advance(done)
         speed: list[tuple[int, int, float]] = []
         losses: list[float] = []

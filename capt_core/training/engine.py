@@ -115,7 +115,11 @@ class Trainer:
                 self.warn(f"{path}: not a readable checkpoint, training starts anew")
             self.advance(done)
         speed: list[tuple[int, int, float]] = []
-        losses: list[float] = []
+        losses = [
+            record["loss"] or 0.0
+            for record in self._log
+            if (record["epoch"] or 0) > settings.warmup_epochs
+        ]
         for step, epoch, batches in self._steps():
             if step <= done:
                 continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from capt_core.artifacts.files import atomic_path
 
@@ -49,7 +50,9 @@ class Checkpoint:
         record = {"state": json.dumps({"step": step, "columns": columns, "whole": whole})}
         plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
         with atomic_path(self.path) as temporary:
-            save_file(plain, temporary, record)
+            # Not save_file: it writes a file of its own beside, which a kill would leave there
+            # under a name that tells nobody whose it was.
+            temporary.write_bytes(save(plain, record))
 
     def load(
         self, model: torch.nn.Module, optimizer: torch.optim.Optimizer
@@ -82,8 +85,11 @@ class Checkpoint:
         return int(record["step"]), log
 
     def remove(self) -> None:
-        """Forget the state; the run's results are written."""
-        self.path.unlink(missing_ok=True)
+        """Forget the state, and what a kill left half-written; the run's results are written."""
+        # The temporary files of atomic_path, by the names it gives them.
+        half_written = self.path.parent.glob(f".{glob.escape(self.path.name)}.*.tmp")
+        for path in (self.path, *half_written):
+            path.unlink(missing_ok=True)
 
 
 def _packed(

@@ -17,6 +17,7 @@ from polars.testing import assert_frame_equal
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from capt_core.artifacts.files import atomic_path
 from capt_core.params import Experts, Train
 from capt_core.training.checkpoint import Checkpoint
 from capt_core.training.engine import Fitted, Trainer, make_optimizer
@@ -159,6 +160,20 @@ def test_a_checkpoint_is_removed_when_asked(tmp_path: Path) -> None:
     assert [path for path in tmp_path.iterdir() if path.suffix != ".png"] == []
 
 
+def test_what_kills_left_half_written_goes_with_the_checkpoint(tmp_path: Path) -> None:
+    checkpoint = Checkpoint(tmp_path / "[toy]-seed1.safetensors", 1)
+    checkpoint.path.touch()
+    with atomic_path(checkpoint.path) as half_written:
+        pass
+    with atomic_path(tmp_path / "toy-seed2.safetensors") as of_another_run:
+        pass
+    half_written.touch()
+    of_another_run.touch()
+    (tmp_path / "toy-seed2.safetensors").unlink()
+    checkpoint.remove()
+    assert list(tmp_path.iterdir()) == [of_another_run]
+
+
 def steps_of(path: Path) -> int:
     """Finished steps of a checkpoint, 0 if there is none."""
     if not path.is_file():
@@ -215,3 +230,6 @@ def test_killed_training_ends_as_if_it_was_not(tmp_path: Path) -> None:
     for name in ("model.safetensors", "log.csv"):
         assert (killed / name).read_bytes() == (whole / name).read_bytes(), name
     assert pl.read_csv(killed / "log.csv").height == EPOCHS * train_toy.STEPS_PER_EPOCH
+    # The second kill came while a file was being written.
+    Checkpoint(checkpoint, 1).remove()
+    assert [path for path in killed.iterdir() if path.name.startswith(".")] == []

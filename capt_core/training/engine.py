@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -108,16 +109,26 @@ class Trainer:
             self.warn(warning)
         done = 0
         if self.checkpoint:
+            kept = self.checkpoint.path.is_file()
             done, self._log = self.checkpoint.load(model, optimizer)
+            if kept and not done:
+                self.warn(
+                    f"{self.checkpoint.path}: not a readable checkpoint, training starts anew"
+                )
             self.advance(done)
         speed: list[tuple[int, int, float]] = []
-        losses: list[float] = []
+        losses = [
+            record["loss"] or 0.0
+            for record in self._log
+            if (record["epoch"] or 0) > settings.warmup_epochs
+        ]
         for step, epoch, batches in self._steps():
             if step <= done:
                 continue
             set_learning_rate(optimizer, rates[epoch - 1])
             began = time.perf_counter()
             record = self._step(step, batches, optimizer, processes)
+            check_finite(record["loss"] or 0.0, step)
             speed.append((step, int(record["rows"] or 0), time.perf_counter() - began))
             self._log.append(
                 {"step": step, "epoch": epoch, "learning_rate": rates[epoch - 1], **record}
@@ -258,6 +269,16 @@ def check_trainable(model: CaptModel) -> None:
             "adapter.blocks is 0 and experts.granularities is empty, so nothing can be trained; "
             "give one of them parts"
         )
+
+
+def check_finite(loss: float, step: int) -> None:
+    """Stop a training whose loss is no number any more: nothing comes of its weights.
+
+    Raises:
+        CaptError: the loss is infinite or NaN.
+    """
+    if not math.isfinite(loss):
+        raise CaptError(f"the loss is {loss} at step {step}; lower train.learning_rate")
 
 
 def mean_record(records: Sequence[Record]) -> Record:

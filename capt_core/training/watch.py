@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from capt_core.params import Train
 
 LOOK_AFTER = 40
 STILL = 1e-3
+NOISE_AFTER = 80  # losses from which on their own noise can be told
+NOISE_SHARE = 0.5  # of the standard error; a loss that falls leaves it behind, ever further
 
 
 def schedule_warning(settings: Train, rates: Sequence[float]) -> str | None:
@@ -28,6 +31,9 @@ def schedule_warning(settings: Train, rates: Sequence[float]) -> str | None:
 def loss_warning(losses: Sequence[float]) -> str | None:
     """A line if the loss stands still: the means of the first and last quarter hardly differ.
 
+    Batches differ, and with them their losses, so that these means are never quite equal: what is
+    well below the standard error of their difference counts as none too.
+
     Args:
         losses: of every step at the full learning rate so far.
 
@@ -37,8 +43,13 @@ def loss_warning(losses: Sequence[float]) -> str | None:
     if len(losses) < LOOK_AFTER:
         return None
     quarter = len(losses) // 4
-    first, last = sum(losses[:quarter]) / quarter, sum(losses[-quarter:]) / quarter
-    if abs(last - first) > STILL * max(abs(first), 1e-12):
+    start, end = losses[:quarter], losses[-quarter:]
+    first, last = sum(start) / quarter, sum(end) / quarter
+    still = STILL * max(abs(first), 1e-12)
+    if len(losses) >= NOISE_AFTER:
+        squares = sum((x - first) ** 2 for x in start) + sum((x - last) ** 2 for x in end)
+        still = max(still, NOISE_SHARE * math.sqrt(squares / (quarter * (quarter - 1))))
+    if abs(last - first) > still:
         return None
     return (
         f"the loss does not move ({first:.4f} -> {last:.4f} in {len(losses)} steps); "

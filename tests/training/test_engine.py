@@ -15,10 +15,12 @@ from torch.nn import functional
 from capt_core import params
 from capt_core.artifacts.schemas import TRAINING_LOG
 from capt_core.backbone.loading import load_backbone
+from capt_core.errors import CaptError
 from capt_core.methods.capt.experts import Masks
 from capt_core.methods.capt.model import CaptModel
 from capt_core.params import Experts, Losses, Train
 from capt_core.training import engine
+from capt_core.training.checkpoint import Checkpoint
 from capt_core.training.engine import Fitted, Trainer, make_optimizer, set_learning_rate
 from capt_core.training.objective import Objective
 from capt_core.training.rows import Anchor, build_rows
@@ -343,3 +345,10 @@ def test_a_model_without_experts_or_without_adapters_trains(tmp_path: Path) -> N
         fresh = toy_model(trainer.backbone, **arguments)
         moved = [n for n, v in weights(trainer).items() if not v.equal(fresh.state_dict()[n])]
         assert moved, arguments
+
+
+def test_a_loss_that_is_no_number_stops_the_training(tmp_path: Path) -> None:
+    settings = PLAIN_SGD.model_copy(update={"epochs": 20, "learning_rate": 1e20})
+    checkpoint = Checkpoint(tmp_path / "checkpoint.safetensors", 1)
+    with pytest.raises(CaptError, match=r"the loss is nan at step \d+; lower train\.learning_rate"):
+        fit(tmp_path, settings, checkpoint=checkpoint)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import torch
 
 from capt_core.params import Losses, Train
+from capt_core.training import engine
+from capt_core.training.checkpoint import Checkpoint
+from capt_core.training.engine import make_optimizer
 from capt_core.training.schedule import epoch_learning_rates
-from capt_core.training.watch import loss_warning, schedule_warning
+from capt_core.training.watch import LOOK_AFTER, loss_warning, schedule_warning
 from tests.training.toy import toy_trainer
 
 
@@ -53,6 +58,37 @@ def test_the_quarters_by_hand() -> None:
     assert loss_warning(losses(1.9985)) is not None
 
 
+def noisy(slope: float, count: int = 400) -> list[float]:
+    """Losses that fall by `slope` a step, with the noise of batches that differ."""
+    draws = torch.randn(count, generator=torch.Generator().manual_seed(3)).tolist()
+    return [2.0 - slope * step + 0.3 * draw for step, draw in enumerate(draws)]
+
+
+def first_warning(losses: list[float]) -> int | None:
+    looks = range(LOOK_AFTER, len(losses) + 1, LOOK_AFTER)
+    return next((steps for steps in looks if loss_warning(losses[:steps])), None)
+
+
+def test_noise_that_goes_nowhere_is_told_early() -> None:
+    assert first_warning(noisy(0.0)) in range(80, 241)
+    assert first_warning(noisy(0.004)) is None
+
+
+def test_the_noise_of_the_quarters_by_hand() -> None:
+    # Quarters of 20 values, half of them 0.19 above, half below: their squares sum to 40 * 0.0361,
+    # the standard error is sqrt(1.444 / (20 * 19)) = 0.06164, and half of it 0.03082.
+    def losses(last: float) -> list[float]:
+        swing = [0.19, -0.19] * 10
+        return [2.0 + x for x in swing] + [9.0] * 40 + [last + x for x in swing]
+
+    assert loss_warning(losses(2.0305)) is not None
+    assert loss_warning(losses(2.0312)) is None
+    assert loss_warning(losses(1.9695)) is not None
+    # With fewer steps the noise itself is not known well enough to judge by.
+    few = losses(2.0305)
+    assert loss_warning(few[:19] + few[-60:]) is None
+
+
 def test_a_loss_of_nothing_stands_still() -> None:
     assert loss_warning([0.0] * 40) is not None
 
@@ -95,6 +131,31 @@ def test_a_short_training_in_its_warm_up_is_told_before_it_starts(tmp_path: Path
     told = lines(tmp_path, settings, Losses())
     assert len(told) == 1
     assert "warmup_epochs=2 covers all" in told[0]
+
+
+def test_what_a_resumed_training_has_learnt_before_counts(tmp_path: Path) -> None:
+    settings = STEADY.model_copy(update={"epochs": 160, "learning_rate": 0.05})
+    settings = settings.model_copy(update={"optimizer": "adamw"})
+    losses = Losses(original_weight=1.0)
+    kept = Checkpoint(tmp_path / "checkpoint.safetensors", 60)
+    whole = toy_trainer(tmp_path, settings, losses=losses, cached=True, checkpoint=kept, blocks=0)
+    whole.fit()
+    kept.save(whole.model, make_optimizer(whole.model, settings), 60, whole._log[:60])
+    resumed = toy_trainer(tmp_path, settings, losses=losses, cached=True, checkpoint=kept, blocks=0)
+    told: list[str] = []
+    resumed.warn = told.append
+    seen: list[int] = []
+
+    def look(losses: Sequence[float]) -> str | None:
+        seen.append(len(losses))
+        return loss_warning(losses)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine, "loss_warning", look)
+        resumed.fit()
+    # Two epochs of warm-up; the 58 losses from before the interruption are looked at as well.
+    assert seen == [80, 120]
+    assert told == []
 
 
 def test_training_that_learns_is_left_alone(tmp_path: Path) -> None:

@@ -13,7 +13,13 @@ from capt_core.prompts.generation import COMMONALITY, DIFFERENCE, KINDS
 from capt_core.prompts.llm.checks import Rules
 from capt_core.prompts.reading import read_json
 from capt_core.prompts.store import SCHEMA_VERSION, ClassPrompts, PromptStore
-from capt_core.prompts.texts import NameFinder, duplicates, template_filled, words_of
+from capt_core.prompts.texts import (
+    NameFinder,
+    duplicates,
+    one_line,
+    template_filled,
+    words_of,
+)
 
 NAMED = 8  # classes named in one finding
 
@@ -170,7 +176,7 @@ def _sound(
     path: Path, key: str, value: Sequence[object], rules: Rules, lists: ClassLists
 ) -> list[str]:
     """Sentences of one class that can be used."""
-    texts = [" ".join(v.split()) for v in value if isinstance(v, str) and words_of(v)]
+    texts = [one_line(v) for v in value if isinstance(v, str) and words_of(v)]
     if len(texts) < len(value):
         lists.problem(
             f"{path.name}: {key}: {len(value) - len(texts)} entries are empty or no sentences"

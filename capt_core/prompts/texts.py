@@ -15,6 +15,11 @@ def words_of(text: str) -> tuple[str, ...]:
     return tuple(re.findall(r"\w+", text.replace("_", " ").casefold()))
 
 
+def one_line(text: str) -> str:
+    """A text in one line with single blanks; a terminal would obey control characters."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
 class NameFinder:
     """Finds class names in texts word by word; the plural of a name's last word counts.
 

@@ -84,6 +84,11 @@ def test_what_is_wrong_is_reported_and_the_rest_kept(
     assert lists.texts["lined"] == ["lined paper"]
 
 
+def test_a_sentence_is_one_line_that_no_terminal_obeys(tmp_path: Path) -> None:
+    lists = read(tmp_path, {**SOUND, "banded": [" banded\x1b[2J \n cloth "]})
+    assert lists.texts["banded"] == ["banded [2J cloth"]
+
+
 def test_missing_classes_are_named(tmp_path: Path) -> None:
     lists = read(tmp_path, {"banded": ["x"]})
     assert "2 classes are missing: lined, polka-dotted" in told(lists, "problem")

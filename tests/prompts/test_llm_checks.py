@@ -59,6 +59,7 @@ def changed(*path: Any, value: Any) -> dict[str, Any]:
         (changed("commonality", value=[]), "0 prompts in commonality; 1 are needed"),
         (changed("commonality", value=[" "]), "a prompt is empty"),
         (changed("commonality", 0, value="dotted, polka-dotted\n texture"), "line breaks"),
+        (changed("commonality", 0, value="dotted, polka-dotted \x1b[2J texture"), "control char"),
         (changed("commonality", 0, value="dotted and polka-dotted"), "what kind of image"),
         (changed("difference", 0, "class_name", value="banded"), "one entry each"),
         (changed("difference", 1, "class_name", value="dotted"), "one entry each"),

@@ -114,8 +114,8 @@ def prompt_problems(
     if not words_of(text):
         yield "a prompt is empty"
         return
-    if "\n" in text or text != text.strip():
-        yield f"{shown} has line breaks or blanks around it"
+    if not text.isprintable() or text != text.strip():
+        yield f"{shown} has line breaks, control characters or blanks around it"
     found = finder.find(text)
     for name in named:
         if name not in found:

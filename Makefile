@@ -1,16 +1,27 @@
 # `make demo` and `make test` set themselves up; nothing else is needed beforehand.
 PYTHON ?= python3
 VENV := .venv
+JOBS ?= 2
 BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# The embedded model learns no faster on several threads, and with one the bytes of its artifacts do
+# not depend on how many cores there are.
+export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test lint install clean
+.PHONY: demo study test lint install clean
 
 demo: install
 	dvc repro
 	@cat artifacts/results.md
 	@echo "Report: $(CURDIR)/artifacts/report.html"
+
+study: install
+	dvc repro extract-features
+	dvc stage list --name-only study/dvc.yaml | grep variant@ \
+		| xargs -P $(JOBS) -n 1 dvc --wait-for-lock repro --single-item
+	dvc repro study/dvc.yaml
+	@echo "Tables: $(CURDIR)/artifacts/study/study.md, study.html"
 
 test: install
 	pytest -n 2

@@ -90,9 +90,12 @@ class ViewSource:
         images = []
         with ThreadPoolExecutor(max_workers=max(1, self.workers)) as pool:
             for view, image in zip(views, pool.map(opened, views), strict=True):
-                # torchvision draws from the global generator.
+                # torchvision draws from the CPU's global generator; torch.manual_seed would also
+                # note the call for every accelerator that is not in use, at every view.
                 with torch.random.fork_rng(devices=[]):
-                    torch.manual_seed(draw_seed("view", self.seed, view.sample_id, view.number))
+                    torch.default_generator.manual_seed(
+                        draw_seed("view", self.seed, view.sample_id, view.number)
+                    )
                     pixels = transform(image)
                 if view.noisy and self.noise:
                     draws = generator("noise", self.seed, view.sample_id, view.number)

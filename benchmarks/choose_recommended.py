@@ -1,39 +1,51 @@
 """How the preset `recommended` was chosen: no novel class and no test image is looked at.
 
-    OMP_WAIT_POLICY=PASSIVE python -m benchmarks.choose_recommended
+    OMP_NUM_THREADS=1 python -m benchmarks.choose_recommended
 
 Draws the embedded textures anew, twice (with other seeds than the benchmark's, so none of its
 images occurs), and keeps the base classes only. Each of four folds takes some of their families
 for base classes and the others for novel ones; the fifth takes all for base classes, in two
-few-shot draws. Every candidate setting runs through the real stages. Printed for each candidate:
-change of base and of pseudo-novel accuracy against the frozen model, their harmonic mean, and the
-errors corrected and right answers broken among base images. What is chosen has the highest
-harmonic mean among those that keep a distance from what `recommended` is to reach (`enough`).
+few-shot draws. Every setting is mined and trained by the real stages, once; the shares of what was
+learnt that are added to the base model (`train.interpolation`) are tried on the trained model.
+Printed for each candidate: change of base and of pseudo-novel accuracy against the frozen model,
+their harmonic mean, and the errors corrected and right answers broken among base images. What is
+chosen has the highest harmonic mean among those that keep a distance from what `recommended` is to
+reach (`enough`).
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import copy
 import io
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import polars as pl
 import torch
 from rich.console import Console
 from rich.table import Table
+from torch.nn import functional
 
-from capt_core.artifacts.layout import Layout, evaluations
-from capt_core.artifacts.provenance import Provenance
-from capt_core.artifacts.schemas import CLASSES, FEWSHOT, SAMPLES
-from capt_core.artifacts.tables import read_table, write_table
-from capt_core.data.dataset import fingerprint
-from capt_core.data.proctex.classes import CLASS_NAMES, GROUPS
+from benchmarks.pseudo_novel_folds import FOLDS, SHOTS, prepare_fold, seeds_of
+from capt_core.artifacts.layout import Layout
+from capt_core.artifacts.schemas import CONFUSION_BANK, PREDICTIONS
+from capt_core.artifacts.tables import read_table
+from capt_core.backbone.loading import load_backbone
+from capt_core.confusion.predictions import prediction_table
+from capt_core.data.dataset import image_root, load_dataset, load_fewshot
+from capt_core.data.images import image_batches, test_transform
+from capt_core.evaluation.metrics import Metric, evaluate_predictions
+from capt_core.methods.capt.model import CaptModel, model_from_state
+from capt_core.methods.clip import class_logits
+from capt_core.methods.saved import read_tensors
+from capt_core.methods.scoring import CLASS_TEXTS
+from capt_core.params import load_settings
 from stages import (
     build_bank,
     cluster_prompts,
-    evaluate,
     extract_features,
     fit_teacher,
     generate_prompts,
@@ -45,100 +57,86 @@ from stages import (
 )
 
 PARAMS = Path("params.yaml")
+DATASET = "proctex"
 DRAWINGS = (7, 8)
-SHOTS = 16
-FOLDS = (
-    ("stripes", "dots"),
-    ("relief", "cracks"),
-    ("stripes", "relief"),
-    ("dots", "cracks"),
-    ("stripes", "dots", "relief", "cracks"),  # all of them: as many classes as there will be
+
+# Retention weight, names it is over, weight of the difference prompts in the class texts.
+SETTINGS = (
+    (4.0, "prompts", 0.5),
+    (4.0, "prompts", 1.0),
+    (4.0, "prompts", 2.0),
+    (4.0, "prompts", 4.0),
+    (4.0, "generic", 1.0),
+    (8.0, "prompts", 1.0),
 )
-SEEDS = (1, 2)
+SHARES = (0.5, 0.7, 0.85, 1.0)
 
 
-def seeds_of(families: tuple[str, ...]) -> list[int]:
-    """Few-shot draws of a fold: rates among few errors scatter more than accuracies."""
-    return list(SEEDS if len(families) == len(FOLDS[-1]) else SEEDS[:1])
+class FoldScores:
+    """Scores trained models on a fold's test and few-shot images.
 
-
-# Retention weight, names it is over, weight of the difference prompts in the class texts,
-# interpolation.
-CANDIDATES = {
-    f"retention {retention:g} over {names}, difference {difference:g}, "
-    f"interpolation {interpolation:g}": (
-        f"losses.retention_weight={retention}",
-        f"losses.retention_names={names}",
-        f"class_texts.difference_weight={difference}",
-        f"train.interpolation={interpolation}",
-    )
-    for retention, names, difference, interpolation in (
-        (4.0, "prompts", 0.0, 0.85),
-        (4.0, "prompts", 1.0, 0.7),
-        (4.0, "prompts", 1.0, 0.85),
-        (4.0, "prompts", 1.0, 1.0),
-        (4.0, "prompts", 2.0, 0.85),
-        (4.0, "prompts", 4.0, 0.7),
-        (4.0, "generic", 1.0, 0.85),
-        (8.0, "prompts", 1.0, 1.0),
-    )
-}
-
-
-def prepare_fold(
-    source: Layout, target: Layout, families: tuple[str, ...], seeds: list[int]
-) -> None:
-    """Write a data set whose base classes are some families of the real base half.
-
-    Args:
-        source: the textures as `prepare` drew them.
-        target: where the fold's tables go; images are linked.
-        families: taken for base classes; the other families of the half are taken for novel.
-        seeds: few-shot draws to carry over.
+    The tower up to its last block is frozen, so that its tokens are computed once.
     """
-    chosen = [name for family in families for name in GROUPS[family]]
-    others = [name for name in CLASS_NAMES[: len(CLASS_NAMES) // 2] if name not in chosen]
-    names = pl.DataFrame(
-        {
-            "class_id": range(len(chosen) + len(others)),
-            "class_name": chosen + others,
-            "group": ["base"] * len(chosen) + ["novel"] * len(others),
-        },
-        schema_overrides={"class_id": pl.Int64},
-    )
-    classes = names.join(
-        read_table(CLASSES, source.classes).drop("class_id", "group"),
-        on="class_name",
-        maintain_order="left",
-    ).select(list(CLASSES.columns))
-    old = read_table(SAMPLES, source.samples).rename({"sample_id": "old_id"}).drop("class_id")
-    samples = (
-        old.join(names.drop("group"), on="class_name")
-        .sort("old_id")
-        .with_row_index("sample_id")
-        .with_columns(pl.col("sample_id").cast(pl.Int64))
-    )
-    table = samples.select(list(SAMPLES.columns))
-    origin = Provenance(source.dataset, fingerprint(table, classes, ""))
-    write_table(CLASSES, classes, target.classes, origin)
-    write_table(SAMPLES, table, target.samples, origin)
-    ids = samples.select(pl.col("old_id"), "sample_id", pl.col("class_id").alias("new_class"))
-    for seed in seeds:
-        drawn = read_table(FEWSHOT, source.fewshot(SHOTS, seed)).rename({"sample_id": "old_id"})
-        kept = drawn.join(ids, on="old_id", maintain_order="left").with_columns(
-            pl.col("new_class").alias("class_id")
-        )
-        write_table(
-            FEWSHOT, kept.select(list(FEWSHOT.columns)), target.fewshot(SHOTS, seed), origin
-        )
-    target.images.symlink_to(source.images.resolve(), target_is_directory=True)
+
+    def __init__(self, layout: Layout, seed: int) -> None:
+        settings = load_settings(PARAMS, DATASET)[0]
+        self.dataset = load_dataset(layout)
+        self.backbone = load_backbone(settings.backbone, settings.runtime)
+        self.origin = self.dataset.provenance(self.backbone.identity, "")
+        self.paths = layout.seed(seed)
+        drawn = load_fewshot(layout, self.dataset, SHOTS, seed)["sample_id"].implode()
+        wanted = (pl.col("split") == "test") | pl.col("sample_id").is_in(drawn)
+        self.ids = self.dataset.samples.filter(wanted)["sample_id"]
+        self.files = self.dataset.paths(self.ids, image_root(layout, None))
+        self.before = read_table(PREDICTIONS, self.paths.predictions, self.origin)
+        self.bank = read_table(CONFUSION_BANK, self.paths.confusion_bank, self.origin)
+        self.tokens: list[torch.Tensor] = []
+
+    @torch.no_grad()
+    def of_shares(self) -> Iterator[tuple[float, dict[str, Metric]]]:
+        """Metrics of the model trained last, at every share of what it has learnt."""
+        path = self.paths.run("capt").model
+        saved, texts = read_tensors(path, "train", self.origin).without(CLASS_TEXTS)
+        assert texts is not None
+        tower = self.backbone.clip.visual
+        trained = model_from_state(tower, saved.tensors, saved.facts["shape"]).eval()
+        for share in SHARES:
+            model = copy.deepcopy(trained)
+            model.interpolate(share)
+            logits = class_logits(self._features(model), texts, self.backbone.logit_scale)
+            after = prediction_table(self.dataset, self.ids, logits, top_classes=1)
+            yield share, evaluate_predictions(self.before, after, self.bank)
+
+    def frozen(self) -> dict[str, Metric]:
+        """Metrics of the base model itself."""
+        return evaluate_predictions(self.before, self.before, self.bank)
+
+    def _features(self, model: CaptModel) -> torch.Tensor:
+        if not self.tokens:
+            transform = test_transform(self.backbone.style)
+            self.tokens = [
+                model.frozen_prefix(images)
+                for images in image_batches(self.files, transform, 128, 2)
+            ]
+        found = []
+        for tokens in self.tokens:
+            alpha = model.running_alpha.expand(len(tokens))
+            found.append(model.features(tokens, alpha, class_token_only=True)[0])
+        return functional.normalize(torch.cat(found), dim=-1)
 
 
-def run_candidates(artifacts: Path, seeds: list[int]) -> pl.DataFrame:
-    """Run every candidate on one fold; rows as in the table `results`, by candidate."""
-    dataset = "proctex"
-    extract_features.main(dataset, None, PARAMS, artifacts)
-    rows = []
+def run_candidates(layout: Layout, seeds: list[int]) -> pl.DataFrame:
+    """Run every candidate on one fold.
+
+    Returns:
+        Columns candidate, seed, metric, value; the candidate `frozen` is the base model.
+    """
+    extract_features.main(DATASET, None, PARAMS, layout.root)
+    rows: list[tuple[str, int, str, float | None]] = []
+
+    def add(candidate: str, seed: int, metrics: dict[str, Metric]) -> None:
+        rows.extend((candidate, seed, name, metric.value) for name, metric in metrics.items())
+
     for seed in seeds:
         for stage in (
             fit_teacher,
@@ -149,14 +147,23 @@ def run_candidates(artifacts: Path, seeds: list[int]) -> pl.DataFrame:
             cluster_prompts,
             mine_samples,
         ):
-            stage.main(dataset, seed, PARAMS, artifacts)
-        for candidate, overrides in {"frozen": (), **CANDIDATES}.items():
-            method = "clip" if candidate == "frozen" else "capt"
-            train.main(dataset, method, seed, PARAMS, artifacts, list(overrides))
-            evaluate.main(dataset, method, seed, PARAMS, artifacts, list(overrides))
-            record = evaluations(artifacts) / dataset / f"{method}-seed{seed}.parquet"
-            rows.append(pl.read_parquet(record).with_columns(candidate=pl.lit(candidate)))
-    return pl.concat(rows)
+            stage.main(DATASET, seed, PARAMS, layout.root)
+        scores = FoldScores(layout, seed)
+        add("frozen", seed, scores.frozen())
+        for weight, names, difference in SETTINGS:
+            overrides = [
+                f"losses.retention_weight={weight}",
+                f"losses.retention_names={names}",
+                f"class_texts.difference_weight={difference}",
+                "train.interpolation=1.0",
+            ]
+            train.main(DATASET, "capt", seed, PARAMS, layout.root, overrides)
+            for share, metrics in scores.of_shares():
+                title = (
+                    f"retention {weight:g} over {names}, difference {difference:g}, kept {share:g}"
+                )
+                add(title, seed, metrics)
+    return pl.DataFrame(rows, schema=["candidate", "seed", "metric", "value"], orient="row")
 
 
 def summarise(results: pl.DataFrame) -> pl.DataFrame:
@@ -211,21 +218,20 @@ def main() -> None:
     parser.add_argument("--drawings", type=int, nargs="+", default=list(DRAWINGS))
     parser.add_argument("--work", type=Path, help="folder for the runs; a temporary one if absent")
     options = parser.parse_args()
-    torch.set_num_threads(2)
     with tempfile.TemporaryDirectory() as temporary:
         work = options.work or Path(temporary)
         parts = []
         for drawing in options.drawings:
-            source = Layout(work / f"drawing{drawing}", "proctex")
+            source = Layout(work / f"drawing{drawing}", DATASET)
             drawn = [f"prepare.proctex_seed={drawing}"]
             with contextlib.redirect_stdout(io.StringIO()):
-                prepare.main("proctex", None, PARAMS, source.root, drawn)
+                prepare.main(DATASET, None, PARAMS, source.root, drawn)
             for number, families in enumerate(FOLDS, start=1):
-                target = Layout(source.root / f"fold{number}", "proctex")
+                target = Layout(source.root / f"fold{number}", DATASET)
                 seeds = seeds_of(families)
                 prepare_fold(source, target, families, seeds)
                 with contextlib.redirect_stdout(io.StringIO()):
-                    results = run_candidates(target.root, seeds)
+                    results = run_candidates(target, seeds)
                 fold = f"{drawing}-{number}"
                 parts.append(results.with_columns(fold=pl.lit(fold)))
                 print(f"fold {fold}: done", flush=True)

@@ -19,7 +19,7 @@ demo: install
 study: install
 	dvc repro extract-features
 	dvc stage list --name-only study/dvc.yaml | grep variant@ \
-		| xargs -P $(JOBS) -n 1 dvc --wait-for-lock repro --single-item
+		| xargs -r -P $(JOBS) -n 1 dvc --wait-for-lock repro --single-item
 	dvc repro study/dvc.yaml
 	@echo "Tables: $(CURDIR)/artifacts/study/study.md, study.html"
 

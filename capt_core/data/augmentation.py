@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from capt_core.data.images import ImageStyle, open_image, train_transform
+from capt_core.data.images import ImageStyle, drawn, open_image, train_transform
 
 if TYPE_CHECKING:
     import torch
@@ -54,8 +54,5 @@ def augmented_batches(
             images = pool.map(open_image, paths[start : start + batch_size])
             batch = []
             for sample_id, image in zip(sample_ids[start:], images, strict=False):
-                # torchvision draws from the global generator, so this part cannot be threaded.
-                with torch.random.fork_rng(devices=[]):
-                    torch.default_generator.manual_seed(view_seed(seed, sample_id, view))
-                    batch.append(transform(image))
+                batch.append(drawn(transform, image, view_seed(seed, sample_id, view)))
             yield torch.stack(batch)

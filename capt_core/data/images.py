@@ -103,6 +103,21 @@ def train_transform(style: ImageStyle) -> Any:
     )
 
 
+def drawn(transform: Any, image: Image.Image, seed: int) -> torch.Tensor:
+    """The tensor [3, S, S] that a random transform makes of an image when it is given a seed.
+
+    torchvision draws from the CPU's global generator, so calls cannot be threaded; it is left as
+    it was.
+    """
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        # torch.manual_seed would also note every call for accelerators that are not in use.
+        torch.default_generator.manual_seed(seed)
+        pixels: torch.Tensor = transform(image)
+    return pixels
+
+
 def _torchvision_transforms() -> Any:
     ensure_torchvision()
     from torchvision import transforms

@@ -264,10 +264,10 @@ class _Handler(BaseHTTPRequestHandler):
     def _create(self, body: dict[str, Any]) -> None:
         server = self.server
         fault = server.submit_faults.pop(0) if server.submit_faults else None
-        if fault is not None and fault != "drop-after" and self._failed(fault):
+        if fault not in (None, "drop-after", "echo") and self._failed(fault):
             return
         with server.lock:
-            name = f"msgbatch_{len(server.batches) + 1}"
+            name = f"msgbatch_{len(server.batches) + 1}" + (KEY if fault == "echo" else "")
             members = body["requests"]
             faults = server.batch_faults.pop(0) if server.batch_faults else []
             faults = (faults + [None] * len(members))[: len(members)]

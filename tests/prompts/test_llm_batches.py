@@ -159,6 +159,14 @@ def test_a_batch_that_cannot_be_looked_for_names_the_record(server: LlmServer, d
     assert everything(server) == ONCE
 
 
+def test_a_batch_named_like_the_key_is_written_nowhere(server: LlmServer, desk: Desk) -> None:
+    server.submit_faults = ["echo"] * 8
+    with pytest.raises(CaptError, match="the batch has the key in its name") as caught:
+        write(desk)
+    (path,) = records(desk)
+    assert KEY not in f"{caught.value}{desk.said}{path.read_text()}"
+
+
 def test_few_open_files_suffice(server: LlmServer, desk: Desk) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     open_now = len(list(Path("/dev/fd").iterdir()))

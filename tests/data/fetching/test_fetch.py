@@ -221,6 +221,15 @@ def test_a_root_that_cannot_be_written(server: Hostile, tmp_path: Path) -> None:
         fetcher(dtd(server), tmp_path / "taken").fetch()
 
 
+def test_a_file_that_comes_from_nowhere_is_named(server: Hostile, tmp_path: Path) -> None:
+    spec = dtd(server)
+    lost = [file.model_copy(update={"url": None}) for file in spec.files]
+    said: list[str] = []
+    with pytest.raises(CaptError, match="must be got by hand"):
+        fetcher(spec.model_copy(update={"files": lost}), tmp_path, said).fetch()
+    assert any("its entry says nowhere where it comes from" in line for line in said)
+
+
 def test_a_list_of_files_is_checked(tmp_path: Path) -> None:
     path = tmp_path / "files.yaml"
     for text, message in (

@@ -135,7 +135,6 @@ def test_the_log_comes_back_as_it_was_and_a_long_one_fits(tmp_path: Path) -> Non
     running = trainer(tmp_path, SETTINGS["adamw"], 1)
     running.fit()
     log = running._log
-    assert any(value is None for value in log[0].values()) or len(log[0]) > 20
     log[1] = {**log[1], "feature_loss": None, "loss": 0.1 + 0.2}
     checkpoint, optimizer = running.checkpoint, make_optimizer(running.model, running.settings)
     assert checkpoint is not None

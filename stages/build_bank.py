@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import polars as pl
 
-from stages import options
+from capt_core.artifacts.features import read_teacher_text_features
+from capt_core.artifacts.provenance import Provenance
+from capt_core.artifacts.schemas import CONFUSION_BANK, CONFUSION_STATISTICS, PREDICTIONS
+from capt_core.artifacts.tables import read_table, write_table
+from capt_core.backbone.encoding import encode_images
+from capt_core.backbone.identity import backbone_identity
+from capt_core.backbone.loading import load_backbone
+from capt_core.confusion.bank import confusion_bank, confusion_statistics, looked_at
+from capt_core.confusion.predictions import prediction_table
+from capt_core.data.augmentation import augmented_batches
+from capt_core.data.dataset import Dataset, image_root, load_dataset, load_fewshot
+from capt_core.methods.clip import class_logits
+from capt_core.params import Settings, settings_hash
 
-if TYPE_CHECKING:
-    import polars as pl
-
-    from capt_core.artifacts.provenance import Provenance
-    from capt_core.data.dataset import Dataset
-    from capt_core.params import Settings
-    from stages.run import Run
+from . import options
+from .run import Run, progress, say, stage_run
 
 
 def main(
@@ -24,16 +31,6 @@ def main(
     variant: options.Variant = None,
 ) -> None:
     """Collect misclassified training images; count pairs."""
-    import polars as pl
-
-    from capt_core.artifacts.schemas import CONFUSION_BANK, CONFUSION_STATISTICS, PREDICTIONS
-    from capt_core.artifacts.tables import read_table, write_table
-    from capt_core.backbone.identity import backbone_identity
-    from capt_core.confusion.bank import confusion_bank, confusion_statistics, looked_at
-    from capt_core.data.dataset import load_dataset, load_fewshot
-    from capt_core.params import settings_hash
-    from stages.run import say, stage_run
-
     with stage_run("build-bank", dataset, seed, params, artifacts, set_, variant=variant) as run:
         settings, layout, paths = run.settings, run.layout, run.seed_layout
         prepared = load_dataset(layout)
@@ -70,15 +67,6 @@ def _augmented(
     run: Run, settings: Settings, prepared: Dataset, ids: pl.Series, origin: Provenance
 ) -> list[pl.DataFrame]:
     """Predictions on random views of the given images, one table per view."""
-    from capt_core.artifacts.features import read_teacher_text_features
-    from capt_core.backbone.encoding import encode_images
-    from capt_core.backbone.loading import load_backbone
-    from capt_core.confusion.predictions import prediction_table
-    from capt_core.data.augmentation import augmented_batches
-    from capt_core.data.dataset import image_root
-    from capt_core.methods.clip import class_logits
-    from stages.run import progress
-
     backbone = load_backbone(settings.backbone, settings.runtime)
     texts = read_teacher_text_features(run.seed_layout.teacher_text_features, origin)
     files = prepared.paths(ids, image_root(run.layout, settings.data.root))

@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from stages import (
+from . import (
     build_bank,
     cluster_prompts,
     doctor,

@@ -2,7 +2,23 @@
 
 from __future__ import annotations
 
-from stages import options
+import polars as pl
+import torch
+
+from capt_core.artifacts.features import read_image_features
+from capt_core.artifacts.schemas import PROMPT_CLUSTERS, PROMPT_SEPARATION, PROMPTS
+from capt_core.artifacts.tables import read_table, write_table
+from capt_core.backbone.loading import load_backbone
+from capt_core.data.dataset import load_dataset, load_fewshot
+from capt_core.methods.saved import write_tensors
+from capt_core.params import settings_hash
+from capt_core.prompts.clustering import class_means, cluster_centres, cluster_table
+from capt_core.prompts.embedding import prompt_embeddings
+from capt_core.prompts.generation import KINDS
+from capt_core.prompts.separation import separation_table
+
+from . import options
+from .run import say, stage_run
 
 
 def main(
@@ -14,22 +30,6 @@ def main(
     variant: options.Variant = None,
 ) -> None:
     """Cluster the classes by what their prompts say."""
-    import polars as pl
-    import torch
-
-    from capt_core.artifacts.features import read_image_features
-    from capt_core.artifacts.schemas import PROMPT_CLUSTERS, PROMPT_SEPARATION, PROMPTS
-    from capt_core.artifacts.tables import read_table, write_table
-    from capt_core.backbone.loading import load_backbone
-    from capt_core.data.dataset import load_dataset, load_fewshot
-    from capt_core.methods.saved import write_tensors
-    from capt_core.params import settings_hash
-    from capt_core.prompts.clustering import class_means, cluster_centres, cluster_table
-    from capt_core.prompts.embedding import prompt_embeddings
-    from capt_core.prompts.generation import KINDS
-    from capt_core.prompts.separation import separation_table
-    from stages.run import say, stage_run
-
     with stage_run(
         "cluster-prompts", dataset, seed, params, artifacts, set_, variant=variant
     ) as run:

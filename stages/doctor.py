@@ -4,14 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
-from stages import options
+from capt_core.artifacts.files import write_text
+from capt_core.artifacts.layout import Layout
+from capt_core.data.inspection import inspect_files
+from capt_core.data.registry import check_dataset_name, dataset_spec
+from capt_core.diagnosis import (
+    Finding,
+    check_data,
+    check_files,
+    check_prompts,
+    diagnose,
+    files_summary,
+)
+from capt_core.params import load_settings
 
-if TYPE_CHECKING:
-    from capt_core.diagnosis import Finding
+from . import options
+from .run import progress, say
 
 
 def main(
@@ -27,14 +42,6 @@ def main(
     set_: options.Set = None,
 ) -> None:
     """Check installation, weights, folders and every image of a data set."""
-    from capt_core.artifacts.files import write_text
-    from capt_core.artifacts.layout import Layout
-    from capt_core.data.inspection import inspect_files
-    from capt_core.data.registry import check_dataset_name, dataset_spec
-    from capt_core.diagnosis import check_data, check_files, check_prompts, diagnose, files_summary
-    from capt_core.params import load_settings
-    from stages.run import progress, say
-
     overrides = [*(set_ or ()), *([f"data.root={data_root}"] if data_root else [])]
     settings, matrix = load_settings(params, dataset, overrides)
     listed = dataset in matrix.datasets or Layout(artifacts, dataset).samples.is_file()
@@ -61,10 +68,6 @@ def main(
 
 
 def _print(findings: Sequence[Finding]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
     table = Table("check", "", "found", "to mend it", box=None, pad_edge=False)
     for finding in findings:
         cells = (finding.check, finding.state, finding.detail, finding.remedy)

@@ -2,7 +2,36 @@
 
 from __future__ import annotations
 
-from stages import options
+import polars as pl
+
+from capt_core.artifacts.features import (
+    read_image_features,
+    read_teacher_text_features,
+    read_text_features,
+)
+from capt_core.artifacts.files import file_digest, write_json, write_text
+from capt_core.artifacts.schemas import (
+    CONFUSION_BANK,
+    EVALUATION,
+    PREDICTIONS,
+    RUN_PREDICTIONS,
+)
+from capt_core.artifacts.tables import read_table, write_table
+from capt_core.backbone.encoding import encode_images
+from capt_core.backbone.loading import load_backbone
+from capt_core.confusion.predictions import prediction_table
+from capt_core.data.dataset import image_root, load_dataset, load_fewshot
+from capt_core.data.images import image_batches, test_transform
+from capt_core.evaluation.metrics import evaluate_predictions, evaluation_rows
+from capt_core.methods.clip import class_logits
+from capt_core.methods.encoders import check_method, image_encoder
+from capt_core.methods.saved import read_tensors
+from capt_core.methods.scoring import CLASS_TEXTS, FEATURE_METHODS, ClassTexts, feature_logits
+from capt_core.methods.teacher import UNTRAINED_WARNING
+from capt_core.params import settings_hash
+
+from . import options
+from .run import progress, say, stage_run
 
 
 def main(
@@ -15,35 +44,6 @@ def main(
     variant: options.Variant = None,
 ) -> None:
     """Score a method: base, novel, corrected, broken."""
-    import polars as pl
-
-    from capt_core.artifacts.features import (
-        read_image_features,
-        read_teacher_text_features,
-        read_text_features,
-    )
-    from capt_core.artifacts.files import file_digest, write_json, write_text
-    from capt_core.artifacts.schemas import (
-        CONFUSION_BANK,
-        EVALUATION,
-        PREDICTIONS,
-        RUN_PREDICTIONS,
-    )
-    from capt_core.artifacts.tables import read_table, write_table
-    from capt_core.backbone.encoding import encode_images
-    from capt_core.backbone.loading import load_backbone
-    from capt_core.confusion.predictions import prediction_table
-    from capt_core.data.dataset import image_root, load_dataset, load_fewshot
-    from capt_core.data.images import image_batches, test_transform
-    from capt_core.evaluation.metrics import evaluate_predictions, evaluation_rows
-    from capt_core.methods.clip import class_logits
-    from capt_core.methods.encoders import check_method, image_encoder
-    from capt_core.methods.saved import read_tensors
-    from capt_core.methods.scoring import CLASS_TEXTS, FEATURE_METHODS, ClassTexts, feature_logits
-    from capt_core.methods.teacher import UNTRAINED_WARNING
-    from capt_core.params import settings_hash
-    from stages.run import progress, say, stage_run
-
     check_method(method)
     with stage_run("evaluate", dataset, seed, params, artifacts, set_, method, variant) as run:
         settings, layout = run.settings, run.layout

@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from stages import options
+import polars as pl
+
+from capt_core.artifacts.features import feature_column
+from capt_core.artifacts.schemas import IMAGE_FEATURES, TEXT_FEATURES
+from capt_core.artifacts.tables import write_table
+from capt_core.backbone.encoding import encode_images, encode_texts
+from capt_core.backbone.loading import load_backbone
+from capt_core.data.dataset import image_root, load_dataset
+from capt_core.data.images import image_batches, test_transform
+from capt_core.params import settings_hash
+
+from . import options
+from .run import progress, say, stage_run
 
 
 def main(
@@ -13,18 +25,6 @@ def main(
     set_: options.Set = None,
 ) -> None:
     """Encode images and class prompts, once."""
-    import polars as pl
-
-    from capt_core.artifacts.features import feature_column
-    from capt_core.artifacts.schemas import IMAGE_FEATURES, TEXT_FEATURES
-    from capt_core.artifacts.tables import write_table
-    from capt_core.backbone.encoding import encode_images, encode_texts
-    from capt_core.backbone.loading import load_backbone
-    from capt_core.data.dataset import image_root, load_dataset
-    from capt_core.data.images import image_batches, test_transform
-    from capt_core.params import settings_hash
-    from stages.run import progress, say, stage_run
-
     with stage_run("extract-features", dataset, seed, params, artifacts, set_) as run:
         settings, layout = run.settings, run.layout
         prepared = load_dataset(layout)

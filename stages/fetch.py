@@ -8,6 +8,13 @@ from typing import Annotated
 
 import typer
 
+from capt_core.data.fetching.fetch import Fetcher, read_files
+from capt_core.data.registry import DATASETS, check_dataset_name
+from capt_core.errors import CaptError
+from capt_core.params import Data
+
+from .run import progress, say
+
 
 def main(
     dataset: Annotated[str, typer.Option(help="Benchmark, e.g. dtd.")],
@@ -26,12 +33,6 @@ def main(
     ] = False,
 ) -> None:
     """Download, verify and unpack a benchmark into its usual layout."""
-    from capt_core.data.fetching.fetch import Fetcher, read_files
-    from capt_core.data.registry import DATASETS, check_dataset_name
-    from capt_core.errors import CaptError
-    from capt_core.params import Data
-    from stages.run import progress, say
-
     check_dataset_name(dataset, Data(), listed=False)
     spec = DATASETS[dataset]
     if spec.reader == "proctex":

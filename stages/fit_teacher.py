@@ -2,7 +2,22 @@
 
 from __future__ import annotations
 
-from stages import options
+from capt_core.artifacts.features import (
+    feature_column,
+    read_image_features,
+    read_text_features,
+)
+from capt_core.artifacts.schemas import TEACHER_TEXT_FEATURES
+from capt_core.artifacts.tables import write_table
+from capt_core.backbone.loading import load_backbone
+from capt_core.data.dataset import load_dataset, load_fewshot
+from capt_core.methods.coop import context_features, fit_context, shown_prompts
+from capt_core.methods.fitting import few_shot_features
+from capt_core.methods.teacher import UNTRAINED_WARNING, Teacher, write_teacher
+from capt_core.params import settings_hash
+
+from . import options
+from .run import progress, say, stage_run
 
 
 def main(
@@ -14,21 +29,6 @@ def main(
     variant: options.Variant = None,
 ) -> None:
     """Fit the base model whose errors are studied."""
-    from capt_core.artifacts.features import (
-        feature_column,
-        read_image_features,
-        read_text_features,
-    )
-    from capt_core.artifacts.schemas import TEACHER_TEXT_FEATURES
-    from capt_core.artifacts.tables import write_table
-    from capt_core.backbone.loading import load_backbone
-    from capt_core.data.dataset import load_dataset, load_fewshot
-    from capt_core.methods.coop import context_features, fit_context, shown_prompts
-    from capt_core.methods.fitting import few_shot_features
-    from capt_core.methods.teacher import UNTRAINED_WARNING, Teacher, write_teacher
-    from capt_core.params import settings_hash
-    from stages.run import progress, say, stage_run
-
     with stage_run("fit-teacher", dataset, seed, params, artifacts, set_, variant=variant) as run:
         settings, layout, paths = run.settings, run.layout, run.seed_layout
         prepared = load_dataset(layout)

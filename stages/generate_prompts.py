@@ -6,7 +6,16 @@ from typing import Annotated
 
 import typer
 
-from stages import options
+from capt_core.artifacts.schemas import CLASS_PAIRS, PROMPTS
+from capt_core.artifacts.tables import read_table, write_table
+from capt_core.backbone.identity import backbone_identity
+from capt_core.data.dataset import load_dataset
+from capt_core.params import settings_hash
+from capt_core.prompts.generation import TEMPLATE_SOURCE, pair_prompts
+from capt_core.prompts.sources import available_prompts, shaping_settings
+
+from . import options
+from .run import progress, say, stage_run, termination_as_interrupt, warn
 
 
 def main(
@@ -21,15 +30,6 @@ def main(
     ] = False,
 ) -> None:
     """Say what confused classes share and what not."""
-    from capt_core.artifacts.schemas import CLASS_PAIRS, PROMPTS
-    from capt_core.artifacts.tables import read_table, write_table
-    from capt_core.backbone.identity import backbone_identity
-    from capt_core.data.dataset import load_dataset
-    from capt_core.params import settings_hash
-    from capt_core.prompts.generation import TEMPLATE_SOURCE, pair_prompts
-    from capt_core.prompts.sources import available_prompts, shaping_settings
-    from stages.run import progress, say, stage_run, termination_as_interrupt, warn
-
     with stage_run(
         "generate-prompts", dataset, seed, params, artifacts, set_, variant=variant
     ) as run:

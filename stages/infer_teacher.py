@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from stages import options
+from capt_core.artifacts.features import read_image_features, read_teacher_text_features
+from capt_core.artifacts.schemas import PREDICTIONS
+from capt_core.artifacts.tables import write_table
+from capt_core.backbone.identity import backbone_identity
+from capt_core.confusion.predictions import prediction_table
+from capt_core.data.dataset import load_dataset
+from capt_core.evaluation.metrics import accuracy
+from capt_core.methods.clip import class_logits
+from capt_core.methods.teacher import UNTRAINED_WARNING, read_teacher
+from capt_core.params import settings_hash
+
+from . import options
+from .run import say, stage_run
 
 
 def main(
@@ -14,18 +26,6 @@ def main(
     variant: options.Variant = None,
 ) -> None:
     """Classify every image with the base model."""
-    from capt_core.artifacts.features import read_image_features, read_teacher_text_features
-    from capt_core.artifacts.schemas import PREDICTIONS
-    from capt_core.artifacts.tables import write_table
-    from capt_core.backbone.identity import backbone_identity
-    from capt_core.confusion.predictions import prediction_table
-    from capt_core.data.dataset import load_dataset
-    from capt_core.evaluation.metrics import accuracy
-    from capt_core.methods.clip import class_logits
-    from capt_core.methods.teacher import UNTRAINED_WARNING, read_teacher
-    from capt_core.params import settings_hash
-    from stages.run import say, stage_run
-
     with stage_run("infer-teacher", dataset, seed, params, artifacts, set_, variant=variant) as run:
         settings, layout, paths = run.settings, run.layout, run.seed_layout
         prepared = load_dataset(layout)

@@ -2,7 +2,28 @@
 
 from __future__ import annotations
 
-from stages import options
+import polars as pl
+import torch
+
+from capt_core.artifacts.features import read_image_features, read_teacher_text_features
+from capt_core.artifacts.schemas import (
+    CLASS_PAIRS,
+    CONFUSION_BANK,
+    CONFUSION_STATISTICS,
+    PAIRS,
+)
+from capt_core.artifacts.tables import read_table, write_table
+from capt_core.backbone.identity import backbone_identity
+from capt_core.confusion import semantic_miner
+from capt_core.confusion.bank import count_matrix
+from capt_core.confusion.sample_miner import whole_bank_similarities
+from capt_core.data.dataset import load_dataset, load_fewshot
+from capt_core.methods.clip import class_confidences
+from capt_core.methods.teacher import read_teacher
+from capt_core.params import settings_hash
+
+from . import options
+from .run import say, stage_run
 
 
 def main(
@@ -14,27 +35,6 @@ def main(
     variant: options.Variant = None,
 ) -> None:
     """Find the classes each image is confused with."""
-    import polars as pl
-    import torch
-
-    from capt_core.artifacts.features import read_image_features, read_teacher_text_features
-    from capt_core.artifacts.schemas import (
-        CLASS_PAIRS,
-        CONFUSION_BANK,
-        CONFUSION_STATISTICS,
-        PAIRS,
-    )
-    from capt_core.artifacts.tables import read_table, write_table
-    from capt_core.backbone.identity import backbone_identity
-    from capt_core.confusion import semantic_miner
-    from capt_core.confusion.bank import count_matrix
-    from capt_core.confusion.sample_miner import whole_bank_similarities
-    from capt_core.data.dataset import load_dataset, load_fewshot
-    from capt_core.methods.clip import class_confidences
-    from capt_core.methods.teacher import read_teacher
-    from capt_core.params import settings_hash
-    from stages.run import say, stage_run
-
     with stage_run("mine-pairs", dataset, seed, params, artifacts, set_, variant=variant) as run:
         settings, layout = run.settings, run.layout
         prepared = load_dataset(layout)

@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from stages import options
+import polars as pl
+
+from capt_core.artifacts.features import read_image_features
+from capt_core.artifacts.schemas import CONFUSION_BANK, PAIRS, REPRESENTATIVES
+from capt_core.artifacts.tables import read_table, write_table
+from capt_core.backbone.identity import backbone_identity
+from capt_core.confusion.sample_miner import mine_representatives
+from capt_core.data.dataset import load_dataset, load_fewshot
+from capt_core.params import settings_hash
+
+from . import options
+from .run import say, stage_run
 
 
 def main(
@@ -14,17 +25,6 @@ def main(
     variant: options.Variant = None,
 ) -> None:
     """Retrieve the confusing image of every pair."""
-    import polars as pl
-
-    from capt_core.artifacts.features import read_image_features
-    from capt_core.artifacts.schemas import CONFUSION_BANK, PAIRS, REPRESENTATIVES
-    from capt_core.artifacts.tables import read_table, write_table
-    from capt_core.backbone.identity import backbone_identity
-    from capt_core.confusion.sample_miner import mine_representatives
-    from capt_core.data.dataset import load_dataset, load_fewshot
-    from capt_core.params import settings_hash
-    from stages.run import say, stage_run
-
     with stage_run("mine-samples", dataset, seed, params, artifacts, set_, variant=variant) as run:
         settings, layout = run.settings, run.layout
         prepared = load_dataset(layout)

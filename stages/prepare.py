@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from stages import options
+from capt_core.artifacts.schemas import CLASSES, FEWSHOT, REJECTED, SAMPLES
+from capt_core.artifacts.tables import write_table
+from capt_core.data.preparation import (
+    draw_list,
+    images_to_draw,
+    prepare_dataset,
+    read_source,
+)
+from capt_core.params import settings_hash
+
+from . import options
+from .run import progress, say, stage_run
 
 
 def main(
@@ -13,17 +24,6 @@ def main(
     set_: options.Set = None,
 ) -> None:
     """List images and classes; draw the few-shot lists."""
-    from capt_core.artifacts.schemas import CLASSES, FEWSHOT, REJECTED, SAMPLES
-    from capt_core.artifacts.tables import write_table
-    from capt_core.data.preparation import (
-        draw_list,
-        images_to_draw,
-        prepare_dataset,
-        read_source,
-    )
-    from capt_core.params import settings_hash
-    from stages.run import progress, say, stage_run
-
     with stage_run("prepare", dataset, seed, params, artifacts, set_) as run:
         settings, layout = run.settings, run.layout
         with progress("drawn", images_to_draw(dataset, settings.prepare)) as advance:

@@ -4,14 +4,25 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from stages import options
+from capt_core.artifacts.files import write_json, write_text
+from capt_core.artifacts.layout import Layout
+from capt_core.data.dataset import load_dataset
+from capt_core.data.registry import dataset_spec
+from capt_core.errors import CaptError
+from capt_core.prompts.exchange import exported, imported_store, merged, read_class_lists
+from capt_core.prompts.generation import COMMONALITY, DIFFERENCE
+from capt_core.prompts.inspection import answer_findings, answered_pairs, class_page, store_findings
+from capt_core.prompts.llm.answers import AnswerStore
+from capt_core.prompts.llm.setup import answers_root, reasoning_for, rules_for
+from capt_core.prompts.sources import written_store
+from capt_core.prompts.store import PromptStore, load_store, store_text
 
-if TYPE_CHECKING:
-    from capt_core.prompts.store import PromptStore
+from . import options
+from .run import load_for, progress, say, warn
 
 app = typer.Typer(no_args_is_help=True, help="Read, check, import and export prompts.")
 
@@ -32,9 +43,6 @@ def show(
     set_: options.Set = None,
 ) -> None:
     """Read what is written about a class and its partners."""
-    from capt_core.prompts.inspection import class_page
-    from stages.run import say
-
     stores = _stores(dataset, params, artifacts, set_)
     for line in class_page(stores, class_, partner):
         say(line)
@@ -51,17 +59,6 @@ def verify(
     set_: options.Set = None,
 ) -> None:
     """Check the written store and the language model's answers."""
-    from capt_core.artifacts.layout import Layout
-    from capt_core.data.dataset import load_dataset
-    from capt_core.data.registry import dataset_spec
-    from capt_core.errors import CaptError
-    from capt_core.prompts.inspection import answer_findings, store_findings
-    from capt_core.prompts.llm.answers import AnswerStore
-    from capt_core.prompts.llm.setup import answers_root, rules_for
-    from capt_core.prompts.sources import written_store
-    from capt_core.prompts.store import load_store
-    from stages.run import load_for, progress, say
-
     spec = dataset_spec(dataset)
     settings = load_for(dataset, params, set_)
     rules = rules_for(dataset, settings.backbone)
@@ -109,24 +106,12 @@ def import_(
     set_: options.Set = None,
 ) -> None:
     """Make a store of files in the formats of CuPL and of the paper's release."""
-    from capt_core.errors import CaptError
-
     if cupl and distinct:
         raise CaptError("--cupl and --distinct both give difference prompts; choose one")
     if not (common or distinct or cupl):
         raise CaptError("nothing to import; give --common, --distinct or --cupl FILE")
     if output.exists():
         raise CaptError(f"{output}: exists already; name another file")
-
-    from capt_core.artifacts.files import write_text
-    from capt_core.artifacts.layout import Layout
-    from capt_core.data.dataset import load_dataset
-    from capt_core.data.registry import dataset_spec
-    from capt_core.prompts.exchange import imported_store, read_class_lists
-    from capt_core.prompts.generation import COMMONALITY, DIFFERENCE
-    from capt_core.prompts.llm.setup import rules_for
-    from capt_core.prompts.store import store_text
-    from stages.run import load_for, say
 
     given = {COMMONALITY: common, DIFFERENCE: distinct or cupl}
     files = {kind: path for kind, path in given.items() if path is not None}
@@ -166,13 +151,6 @@ def export(
     set_: options.Set = None,
 ) -> None:
     """Write what is written and answered to files of a known format."""
-    from capt_core.artifacts.files import write_json, write_text
-    from capt_core.data.registry import dataset_spec
-    from capt_core.errors import CaptError
-    from capt_core.prompts.exchange import exported, merged
-    from capt_core.prompts.store import store_text
-    from stages.run import say
-
     stores = _stores(dataset, params, artifacts, set_)
     if not any(store.pairs or store.class_prompts for store in stores):
         raise CaptError(f"nothing is written about {dataset}; run: capt-stage generate-prompts")
@@ -191,14 +169,6 @@ def _stores(
     dataset: str, params: Path, artifacts: Path, set_: list[str] | None
 ) -> list[PromptStore]:
     """The written store and, for a prepared data set, what is answered with these settings."""
-    from capt_core.artifacts.layout import Layout
-    from capt_core.data.dataset import load_dataset
-    from capt_core.data.registry import dataset_spec
-    from capt_core.prompts.inspection import answered_pairs
-    from capt_core.prompts.llm.setup import reasoning_for
-    from capt_core.prompts.sources import written_store
-    from stages.run import load_for, warn
-
     dataset_spec(dataset)
     settings = load_for(dataset, params, set_)
     layout = Layout(artifacts, dataset)

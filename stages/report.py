@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
 
+import polars as pl
 import typer
 
-from stages import options
+from capt_core.artifacts.files import write_text
+from capt_core.artifacts.layout import Layout, ReportLayout
+from capt_core.artifacts.provenance import Provenance
+from capt_core.artifacts.schemas import EVALUATION, RESULTS
+from capt_core.artifacts.tables import read_table, write_table
+from capt_core.data.dataset import image_root, load_dataset
+from capt_core.params import Settings, settings_hash
+from capt_core.reporting.inputs import DatasetReport, not_averaged, notes_by_dataset
+from capt_core.reporting.page import render_page
+from capt_core.reporting.runs import find_runs, read_dataset_report
+from capt_core.reporting.summary import summarise, to_csv, to_markdown
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
-
-    from capt_core.params import Settings
-    from capt_core.reporting.inputs import DatasetReport
+from . import options
+from .run import load_for, say, stage_run
 
 
 def main(
@@ -26,20 +35,6 @@ def main(
     set_: options.Set = None,
 ) -> None:
     """Write results tables, figures and an HTML page."""
-    import polars as pl
-
-    from capt_core.artifacts.files import write_text
-    from capt_core.artifacts.layout import ReportLayout
-    from capt_core.artifacts.provenance import Provenance
-    from capt_core.artifacts.schemas import EVALUATION, RESULTS
-    from capt_core.artifacts.tables import read_table, write_table
-    from capt_core.params import settings_hash
-    from capt_core.reporting.inputs import not_averaged, notes_by_dataset
-    from capt_core.reporting.page import render_page
-    from capt_core.reporting.runs import find_runs
-    from capt_core.reporting.summary import summarise, to_csv, to_markdown
-    from stages.run import load_for, say, stage_run
-
     with stage_run("report", dataset, seed, params, artifacts, set_) as run:
         found = find_runs(artifacts, dataset)
         results = pl.concat(
@@ -64,10 +59,6 @@ def main(
 def _dataset_report(
     settings: Settings, artifacts: Path, name: str, records: Sequence[Path]
 ) -> DatasetReport:
-    from capt_core.artifacts.layout import Layout
-    from capt_core.data.dataset import image_root, load_dataset
-    from capt_core.reporting.runs import read_dataset_report
-
     layout = Layout(artifacts, name)
     root = image_root(layout, settings.data.root)
     return read_dataset_report(layout, load_dataset(layout), root, records, settings.fewshot.shots)

@@ -6,7 +6,21 @@ from typing import Annotated
 
 import typer
 
-from stages import options
+from capt_core.params import load_study
+
+from . import (
+    build_bank,
+    cluster_prompts,
+    evaluate,
+    fit_teacher,
+    generate_prompts,
+    infer_teacher,
+    mine_pairs,
+    mine_samples,
+    options,
+    train,
+)
+from .run import say, stage_run
 
 
 def main(
@@ -22,20 +36,6 @@ def main(
     set_: options.Set = None,
 ) -> None:
     """Run a named variant through every stage behind the frozen features."""
-    from capt_core.params import load_study
-    from stages import (
-        build_bank,
-        cluster_prompts,
-        evaluate,
-        fit_teacher,
-        generate_prompts,
-        infer_teacher,
-        mine_pairs,
-        mine_samples,
-        train,
-    )
-    from stages.run import say, stage_run
-
     with stage_run("study", dataset, seed, params, artifacts, set_, "", variant) as run:
         seeds = list(run.seeds)
         methods = method or load_study(params).methods_of(variant)

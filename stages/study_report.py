@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
-from stages import options
+import polars as pl
+
+from capt_core.artifacts.files import write_text
+from capt_core.artifacts.layout import StudyLayout
+from capt_core.artifacts.schemas import EVALUATION, RESULTS
+from capt_core.artifacts.tables import read_provenance, read_table, write_table
+from capt_core.data.dataset import load_dataset
+from capt_core.errors import CaptError
+from capt_core.params import load_study
+from capt_core.reporting.paper_tables import TABLES
+from capt_core.reporting.study import to_html, to_markdown
+
+from . import options
+from .run import say, stage_run
 
 
 def main(
@@ -13,19 +26,6 @@ def main(
     set_: options.Set = None,
 ) -> None:
     """Write the study's tables and charts."""
-    import polars as pl
-
-    from capt_core.artifacts.files import write_text
-    from capt_core.artifacts.layout import StudyLayout
-    from capt_core.artifacts.schemas import EVALUATION, RESULTS
-    from capt_core.artifacts.tables import read_provenance, read_table, write_table
-    from capt_core.data.dataset import load_dataset
-    from capt_core.errors import CaptError
-    from capt_core.params import load_study
-    from capt_core.reporting.paper_tables import TABLES
-    from capt_core.reporting.study import to_html, to_markdown
-    from stages.run import say, stage_run
-
     with stage_run("study-report", dataset, seed, params, artifacts, set_) as run:
         study = StudyLayout(artifacts)
         records = [

@@ -2,21 +2,42 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from stages import options
+import polars as pl
+import torch
 
-if TYPE_CHECKING:
-    import polars as pl
-    import torch
+from capt_core.artifacts.features import (
+    read_image_features,
+    read_teacher_text_features,
+    read_text_features,
+)
+from capt_core.artifacts.files import file_digest, write_text
+from capt_core.artifacts.provenance import Provenance
+from capt_core.artifacts.schemas import PROMPTS, REPRESENTATIVES, TRAINING_LOG, TRAINING_SPEED
+from capt_core.artifacts.tables import read_table, write_table
+from capt_core.backbone.loading import Backbone, load_backbone
+from capt_core.data.dataset import Dataset, image_root, load_dataset, load_fewshot
+from capt_core.errors import CaptError
+from capt_core.evaluation.visibility import Retention, sees
+from capt_core.methods.baselines import BaselineData, BaselineSettings, fit_baseline
+from capt_core.methods.capt.model import CaptModel, save_state, saved_shape
+from capt_core.methods.encoders import check_method
+from capt_core.methods.retention import generic_texts, retention_texts
+from capt_core.methods.saved import read_tensors, write_tensors
+from capt_core.methods.scoring import CLASS_TEXTS, DESCRIBED_METHODS
+from capt_core.params import Settings, settings_hash
+from capt_core.prompts.class_texts import described_classes, described_texts
+from capt_core.prompts.embedding import prompt_embeddings
+from capt_core.training.checkpoint import Checkpoint
+from capt_core.training.engine import Fitted, Trainer, TrainingTask
+from capt_core.training.objective import Objective
+from capt_core.training.processes import Processes
+from capt_core.training.rows import build_anchors
+from capt_core.training.views import CachedViews, ViewSource, asked_views, live_views
 
-    from capt_core.artifacts.provenance import Provenance
-    from capt_core.backbone.loading import Backbone
-    from capt_core.data.dataset import Dataset
-    from capt_core.params import Settings
-    from capt_core.training.checkpoint import Checkpoint
-    from capt_core.training.engine import Fitted
-    from stages.run import Run
+from . import options
+from .run import Run, first_process, progress, say, stage_run
 
 
 def main(
@@ -29,20 +50,6 @@ def main(
     variant: options.Variant = None,
 ) -> None:
     """Train a method on the frozen base model."""
-    import polars as pl
-
-    from capt_core.artifacts.files import write_text
-    from capt_core.artifacts.schemas import TRAINING_LOG, TRAINING_SPEED
-    from capt_core.artifacts.tables import write_table
-    from capt_core.backbone.loading import load_backbone
-    from capt_core.data.dataset import load_dataset
-    from capt_core.evaluation.visibility import Retention, sees
-    from capt_core.methods.encoders import check_method
-    from capt_core.methods.saved import write_tensors
-    from capt_core.methods.scoring import CLASS_TEXTS
-    from capt_core.params import settings_hash
-    from stages.run import first_process, say, stage_run
-
     check_method(method)
     with stage_run("train", dataset, seed, params, artifacts, set_, method, variant) as run:
         settings = run.settings
@@ -105,14 +112,6 @@ def _described_texts(
     method: str,
 ) -> torch.Tensor | None:
     """Class texts with the difference prompts; None where a method or the settings use none."""
-    from capt_core.artifacts.features import read_teacher_text_features, read_text_features
-    from capt_core.artifacts.schemas import PROMPTS
-    from capt_core.artifacts.tables import read_table
-    from capt_core.methods.scoring import DESCRIBED_METHODS
-    from capt_core.prompts.class_texts import described_classes, described_texts
-    from capt_core.prompts.embedding import prompt_embeddings
-    from stages.run import first_process, say
-
     weight = settings.class_texts.difference_weight
     if method not in DESCRIBED_METHODS or weight == 0:
         return None
@@ -140,26 +139,6 @@ def _train_capt(
     origin: Provenance,
     described: torch.Tensor | None,
 ) -> tuple[dict[str, Any], dict[str, Any], Fitted, Checkpoint]:
-    import polars as pl
-
-    from capt_core.artifacts.features import read_teacher_text_features
-    from capt_core.artifacts.files import file_digest
-    from capt_core.artifacts.schemas import PROMPTS, REPRESENTATIVES
-    from capt_core.artifacts.tables import read_table
-    from capt_core.data.dataset import image_root, load_fewshot
-    from capt_core.errors import CaptError
-    from capt_core.methods.capt.model import CaptModel, save_state, saved_shape
-    from capt_core.methods.retention import retention_texts
-    from capt_core.methods.saved import read_tensors
-    from capt_core.params import settings_hash
-    from capt_core.training.checkpoint import Checkpoint
-    from capt_core.training.engine import Trainer, TrainingTask
-    from capt_core.training.objective import Objective
-    from capt_core.training.processes import Processes
-    from capt_core.training.rows import build_anchors
-    from capt_core.training.views import CachedViews, ViewSource, asked_views, live_views
-    from stages.run import progress, say
-
     layout = run.layout
     if settings.runtime.precision == "fp16":
         raise CaptError(
@@ -256,12 +235,6 @@ def _fit_baseline(
     method: str,
     described: torch.Tensor | None,
 ) -> tuple[dict[str, Any], pl.DataFrame]:
-    from capt_core.artifacts.features import read_image_features, read_text_features
-    from capt_core.data.dataset import load_fewshot
-    from capt_core.methods.baselines import BaselineData, BaselineSettings, fit_baseline
-    from capt_core.methods.retention import generic_texts
-    from stages.run import progress
-
     layout = run.layout
     sections = BaselineSettings(settings.coop, settings.linear_probe, settings.residual)
     texts = read_text_features(layout.text_features, origin)

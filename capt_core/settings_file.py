@@ -5,19 +5,58 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from capt_core.errors import CaptError
 
+PACKAGED_PARAMS = Path(__file__).with_name("params.yaml")
+"""The packaged settings: the one source of defaults."""
+
+
+def packaged(**constraints: Any) -> Any:
+    """A setting whose default is the packaged file's value, with pydantic's field constraints."""
+    return Field(default=_PACKAGED, **constraints)
+
+
+_PACKAGED = object()
+
+
+@cache
+def packaged_settings() -> dict[str, Any]:
+    """The packaged settings as plain values."""
+    return read_yaml(PACKAGED_PARAMS)
+
 
 class Section(BaseModel):
-    """A frozen group of settings that refuses unknown keys and wrong types."""
+    """A frozen group of settings that refuses unknown keys and wrong types.
+
+    A subclass with ``path="fewshot"`` is that section of the packaged settings: fields declared
+    with `packaged()` take their defaults from it, so that no default stands twice.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    def __init_subclass__(cls, *, path: str | None = None, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, *, path: str | None = None, **kwargs: Any) -> None:
+        super().__pydantic_init_subclass__(**kwargs)
+        if path is None:
+            return
+        values: Any = packaged_settings()
+        for key in filter(None, path.split(".")):
+            values = values[key]
+        values = _floats(cls, values)
+        for name, field in cls.model_fields.items():
+            if field.default is _PACKAGED:
+                field.default = values[name]
+        cls.model_rebuild(force=True)
 
 
 _Model = TypeVar("_Model", bound=Section)
@@ -74,37 +113,53 @@ def with_overrides(
     merged = dict(values)
     for override in overrides:
         key, equals, text = override.partition("=")
-        section, dot, name = key.strip().partition(".")
-        if not (equals and dot and section and name):
+        section, *names = key.strip().split(".")
+        if not (equals and names and section and all(names)):
             raise CaptError(f"--set {override}: expected section.key=value")
-        section = section.replace("-", "_")
-        merged = merge(merged, {section: {name: _override_value(model, section, name, text)}})
+        path = [section.replace("-", "_"), *names]
+        change: Any = _override_value(model, path, text)
+        for name in reversed(path):
+            change = {name: change}
+        merged = merge(merged, change)
     return merged
 
 
-def _override_value(model: type[Section], section: str, name: str, text: str) -> object:
-    if _expects_text(model, section, name):
+def _override_value(model: type[Section], path: Sequence[str], text: str) -> object:
+    if _expects_text(model, path):
         return None if text.strip() in ("null", "~") else text
     try:
         return yaml.safe_load(text) if text.strip() else ""
     except yaml.YAMLError as error:
-        raise CaptError(f"--set {section}.{name}={text}: the value is not valid YAML") from error
+        key = ".".join(path)
+        raise CaptError(f"--set {key}={text}: the value is not valid YAML") from error
 
 
-def _expects_text(model: type[Section], section: str, name: str) -> bool:
+def _expects_text(model: type[BaseModel], path: Sequence[str]) -> bool:
     """Whether a key takes a path or a name, which YAML might read as a number."""
-    field = model.model_fields.get(section)
-    owner = field.annotation if field else None
-    if isinstance(owner, type) and issubclass(owner, BaseModel) and name in owner.model_fields:
-        return owner.model_fields[name].annotation in (str, str | None)
-    return False
+    field = model.model_fields.get(path[0])
+    if field is None:
+        return False
+    if len(path) == 1:
+        return field.annotation in (str, str | None)
+    owner = field.annotation
+    return (
+        isinstance(owner, type) and issubclass(owner, BaseModel) and _expects_text(owner, path[1:])
+    )
 
 
-def validate(model: type[_Model], values: Mapping[str, Any], where: str) -> _Model:
+def validate(
+    model: type[_Model], values: Mapping[str, Any], where: str, prefix: str = ""
+) -> _Model:
     """A section from plain values.
 
+    Args:
+        model: the section.
+        values: its keys and values.
+        where: file or option that they come from.
+        prefix: path of the section in it, ending in a point; empty for the whole file.
+
     Raises:
-        CaptError: unknown key, wrong type or value; the message names it and `where` it stands.
+        CaptError: unknown key, wrong type or value; the message names it and where it is.
     """
     try:
         return model.model_validate(_floats(model, values))
@@ -113,7 +168,7 @@ def validate(model: type[_Model], values: Mapping[str, Any], where: str) -> _Mod
         location = _location(problems[0])
         # A value of several types fails once for each of them.
         alike = [problem for problem in problems if _location(problem) == location]
-        raise CaptError(f"{where}: {location}: {_explain(model, alike)}") from error
+        raise CaptError(f"{where}: {prefix}{location}: {_explain(model, alike)}") from error
 
 
 _UNION_PART = re.compile(r"int|float|str|literal\[.*|list\[.*|constrained-int")

@@ -19,12 +19,23 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class SettingsSources:
+    """What the settings of a run are merged from; see `params.load_settings`."""
+
+    path: Path | None
+    dataset: str | None
+    overrides: Sequence[str]
+    change: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
 class Run:
     """One invocation of a stage.
 
     Attributes:
         settings: as they hold for the data set.
         matrix: what `dvc repro` fans out over.
+        sources: where the settings come from.
         layout: paths of the data set's artifacts; of none for a stage that covers all.
         seed: the seed given, or the first of the settings.
         seeds: the seed given, or all of the settings.
@@ -34,6 +45,7 @@ class Run:
 
     settings: Settings
     matrix: Matrix
+    sources: SettingsSources
     layout: Layout
     seed: int
     seeds: Sequence[int]
@@ -46,6 +58,19 @@ class Run:
 
     def method_layout(self, method: str) -> RunLayout:
         return self.seed_layout.run(method)
+
+    def method(self, name: str) -> Method:
+        """A method with its section of the settings.
+
+        Raises:
+            CaptError: unknown method, or a mistake in its section.
+        """
+        found = method_class(name)
+        sources = self.sources
+        section = method_section(
+            name, found.Settings, sources.path, sources.dataset, sources.overrides, sources.change
+        )
+        return found(section)
 
     def record_path(self, what: str) -> Path:
         """File for facts of this run that depend on the time or the machine."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from capt_core.artifacts.files import file_digest
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,14 @@ class Layout:
     def seed(self, seed: int) -> SeedLayout:
         return SeedLayout(self.root / self.dataset / f"seed{seed}")
 
+    def digests(self, paths: Sequence[Path]) -> dict[str, str]:
+        """Digests of those of the files that exist, by path relative to the artifacts folder."""
+        return {
+            path.relative_to(self.root).as_posix(): file_digest(path)
+            for path in paths
+            if path.is_file()
+        }
+
     def evaluation(self, method: str, seed: int) -> Path:
         return evaluations(self.root) / self.dataset / f"{method}-seed{seed}.parquet"
 
@@ -78,12 +89,13 @@ class SeedLayout:
     folder: Path
 
     @property
-    def teacher(self) -> Path:
-        return self.folder / "teacher.json"
+    def base_model(self) -> Path:
+        """The fitted method whose errors are studied."""
+        return self.folder / "base_model.safetensors"
 
     @property
-    def teacher_text_features(self) -> Path:
-        return self.folder / "teacher_text_features.parquet"
+    def base_text_features(self) -> Path:
+        return self.folder / "base_text_features.parquet"
 
     @property
     def predictions(self) -> Path:

@@ -20,6 +20,9 @@ from capt_core.errors import CaptError
 from capt_core.torchvision_ops import ensure_torchvision
 
 
+UNTRAINED_WARNING = "The backbone's weights are untrained: these numbers mean nothing."
+
+
 class Tokenizer(Protocol):
     """Turns texts into token ids [n, context_length] and refuses over-long ones."""
 

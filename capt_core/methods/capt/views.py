@@ -18,10 +18,10 @@ from torch.nn import functional
 from capt_core.artifacts.files import atomic_path
 from capt_core.backbone.loading import Backbone
 from capt_core.data.images import drawn, open_image, test_transform, train_transform
+from capt_core.learning.randomness import draw_seed, generator
 from capt_core.methods.capt.model import CaptModel
-from capt_core.params import Train
-from capt_core.training.randomness import draw_seed, generator
-from capt_core.training.rows import Anchor
+from capt_core.methods.capt.rows import Anchor
+from capt_core.methods.capt.settings import Train
 
 SHARD = 512
 FORWARD = 64  # views per forward pass while caching

@@ -19,10 +19,10 @@ from capt_core.artifacts.schemas import (
 from capt_core.artifacts.tables import read_table, write_table
 from capt_core.backbone.encoding import encode_images
 from capt_core.backbone.loading import load_backbone
-from capt_core.confusion.predictions import prediction_table
 from capt_core.data.dataset import image_root, load_dataset, load_fewshot
 from capt_core.data.images import image_batches, test_transform
 from capt_core.evaluation.metrics import evaluate_predictions, evaluation_rows
+from capt_core.evaluation.predictions import prediction_table
 from capt_core.methods.clip import class_logits
 from capt_core.methods.encoders import check_method, image_encoder
 from capt_core.methods.saved import read_tensors

@@ -6,9 +6,9 @@ from capt_core.artifacts.features import read_image_features, read_teacher_text_
 from capt_core.artifacts.schemas import PREDICTIONS
 from capt_core.artifacts.tables import write_table
 from capt_core.backbone.identity import backbone_identity
-from capt_core.confusion.predictions import prediction_table
 from capt_core.data.dataset import load_dataset
 from capt_core.evaluation.metrics import accuracy
+from capt_core.evaluation.predictions import prediction_table
 from capt_core.methods.clip import class_logits
 from capt_core.methods.teacher import UNTRAINED_WARNING, read_teacher
 from capt_core.params import settings_hash

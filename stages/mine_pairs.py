@@ -67,5 +67,5 @@ def main(
             prepared, confidences, counts, texts, kept, weighted, labels
         )
         write_table(CLASS_PAIRS, by_class, paths.class_pairs, origin)
-        write_table(PAIRS, pairs.select(list(PAIRS.columns)), paths.pairs, origin)
+        write_table(PAIRS, pairs, paths.pairs, origin)
         say(f"{len(pairs)} pairs of {len(ids)} images -> {paths.pairs}")

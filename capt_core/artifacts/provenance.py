@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 
@@ -17,27 +17,34 @@ class Provenance:
         backbone: identity of the backbone (name and digest of its weights); empty where an
             artifact does not depend on one.
         settings: digest of the settings that the writing stage used.
+        inputs: digests of other artifacts that this one belongs to, by path below the artifacts
+            folder.
     """
 
     dataset: str
     dataset_fingerprint: str = ""
     backbone: str = ""
     settings: str = ""
+    inputs: Mapping[str, str] = field(default_factory=dict, hash=False)
 
-    def as_dict(self) -> dict[str, str]:
-        return asdict(self)
+    def as_dict(self) -> dict[str, Any]:
+        """Fields for JSON; `inputs` only if there are any."""
+        record = asdict(self)
+        return record if self.inputs else {k: v for k, v in record.items() if k != "inputs"}
 
     @staticmethod
     def from_dict(record: Mapping[str, Any]) -> Provenance:
+        """What `as_dict` gave, among other entries; fields that are not there stay empty."""
+        texts = ("dataset", "dataset_fingerprint", "backbone", "settings")
         return Provenance(
-            **{name: str(record.get(name, "")) for name in Provenance.__dataclass_fields__}
+            *(str(record.get(name, "")) for name in texts), inputs=dict(record.get("inputs", {}))
         )
 
     def mismatch(self, expected: Provenance) -> str | None:
         """How an artifact of this origin contradicts what a reader works with, or None.
 
-        Fields that either side leaves empty are not compared. Settings are not compared: a
-        stage may be rerun by hand with others on purpose.
+        Fields that either side leaves empty are not compared. Neither are settings, since a stage
+        may be rerun by hand with others on purpose, nor inputs.
         """
         if self.dataset != expected.dataset:
             return f"made for data set {self.dataset!r}, not {expected.dataset!r}"

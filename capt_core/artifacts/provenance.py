@@ -30,14 +30,19 @@ class Provenance:
     def as_dict(self) -> dict[str, Any]:
         """Fields for JSON; `inputs` only if there are any."""
         record = asdict(self)
-        return record if self.inputs else {k: v for k, v in record.items() if k != "inputs"}
+        if not self.inputs:
+            del record["inputs"]
+        return record
 
     @staticmethod
     def from_dict(record: Mapping[str, Any]) -> Provenance:
         """What `as_dict` gave, among other entries; fields that are not there stay empty."""
-        texts = ("dataset", "dataset_fingerprint", "backbone", "settings")
         return Provenance(
-            *(str(record.get(name, "")) for name in texts), inputs=dict(record.get("inputs", {}))
+            dataset=str(record.get("dataset", "")),
+            dataset_fingerprint=str(record.get("dataset_fingerprint", "")),
+            backbone=str(record.get("backbone", "")),
+            settings=str(record.get("settings", "")),
+            inputs=dict(record.get("inputs", {})),
         )
 
     def mismatch(self, expected: Provenance) -> str | None:

@@ -126,7 +126,7 @@ def write_table(table: Table, frame: pl.DataFrame, path: Path, provenance: Prove
                 metadata={METADATA_KEY: json.dumps(record, sort_keys=True)},
             )
         except pl.exceptions.PolarsError as error:
-            # The frame was checked above, so what Polars reports here is the disk's trouble.
+            # The frame was checked above, so what Polars reports here is an error of the disk.
             raise OSError(" ".join(str(error).split())) from error
 
 

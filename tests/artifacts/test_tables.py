@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -343,6 +344,7 @@ def test_inputs_are_recorded_and_not_compared(tmp_path: Path) -> None:
 
 def test_a_file_names_its_own_table(tmp_path: Path) -> None:
     path = tmp_path / "log.parquet"
+    log: dict[str, Sequence[float]]
     log = {"step": [1], "epoch": [1], "learning_rate": [0.1], "loss": [2.0]}
     write_table(TRAINING_LOG, TRAINING_LOG.frame(log), path, ORIGIN)
     assert open_table(path).to_dict(as_series=False) == log

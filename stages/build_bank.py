@@ -11,10 +11,10 @@ from capt_core.artifacts.tables import read_table, write_table
 from capt_core.backbone.encoding import encode_images
 from capt_core.backbone.identity import backbone_identity
 from capt_core.backbone.loading import load_backbone
-from capt_core.confusion.bank import confusion_bank, confusion_statistics, looked_at
-from capt_core.evaluation.predictions import prediction_table
+from capt_core.confusion.bank import confusion_bank, confusion_statistics, training_predictions
 from capt_core.data.augmentation import augmented_batches
 from capt_core.data.dataset import Dataset, image_root, load_dataset, load_fewshot
+from capt_core.evaluation.predictions import prediction_table
 from capt_core.methods.model_file import load_model
 from capt_core.params import settings_hash
 
@@ -42,7 +42,7 @@ def main(
         if settings.build_bank.source != "full_train":
             fewshot = load_fewshot(layout, prepared, settings.fewshot.shots, run.seed)
             ids = fewshot.filter(pl.col("split") == "train")["sample_id"]
-        images = looked_at(prepared, predictions, ids)
+        images = training_predictions(prepared, predictions, ids)
         augmented = []
         if settings.build_bank.source == "augmented_views":
             augmented = _augmented(run, prepared, images["sample_id"], origin)

@@ -59,7 +59,9 @@ def main(
             pl.col("true_class").alias("actual"), pl.col("pseudo_label").alias("predicted")
         )
         write_text(paths.confusion_plot, test.write_csv())
-        write_json(paths.metrics, {name: value and round(value, 4) for name, value in values.items()})
+        write_json(
+            paths.metrics, {name: value and round(value, 4) for name, value in values.items()}
+        )
         rows = evaluation_rows(metrics, dataset, method, variant or "default", model.sees, run.seed)
         # The report shows more of a run than its metrics: the record names these tables.
         shown = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import polars as pl
 import torch
 
-from capt_core.artifacts.features import read_image_features, read_base_text_features
+from capt_core.artifacts.features import read_base_text_features, read_image_features
 from capt_core.artifacts.schemas import (
     CLASS_PAIRS,
     CONFUSION_BANK,
@@ -70,5 +70,5 @@ def main(
             prepared, confidences, counts, texts, kept, weighted, labels
         )
         write_table(CLASS_PAIRS, by_class, paths.class_pairs, origin)
-        write_table(PAIRS, pairs.select(list(PAIRS.columns)), paths.pairs, origin)
+        write_table(PAIRS, pairs, paths.pairs, origin)
         say(f"{len(pairs)} pairs of {len(ids)} images -> {paths.pairs}")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from capt_core.artifacts.provenance import Provenance
-from capt_core.artifacts.schemas import IMAGE_FEATURES, BASE_TEXT_FEATURES, TEXT_FEATURES
+from capt_core.artifacts.schemas import BASE_TEXT_FEATURES, IMAGE_FEATURES, TEXT_FEATURES
 from capt_core.artifacts.tables import Table, read_table
 
 if TYPE_CHECKING:

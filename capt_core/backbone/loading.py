@@ -19,7 +19,6 @@ from capt_core.data.images import ImageStyle
 from capt_core.errors import CaptError
 from capt_core.torchvision_ops import ensure_torchvision
 
-
 UNTRAINED_WARNING = "The backbone's weights are untrained: these numbers mean nothing."
 
 

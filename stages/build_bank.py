@@ -19,7 +19,7 @@ from capt_core.methods.model_file import load_model
 from capt_core.params import settings_hash
 
 from . import options
-from .run import REPORTER, Run, say, stage_run
+from .run import Run, reporter, say, stage_run
 
 
 def main(
@@ -75,7 +75,7 @@ def _augmented(
     files = prepared.paths(ids, image_root(run.layout, settings.data.root))
     views = settings.build_bank.views
     tables = []
-    with REPORTER.progress("encoded", views * len(ids)) as advance:
+    with reporter().progress("encoded", views * len(ids)) as advance:
         for view in range(1, views + 1):
             batches = augmented_batches(
                 files,

@@ -31,7 +31,6 @@ def main(
     variant: options.Variant = None,
 ) -> None:
     """Score a method: base, novel, corrected, broken."""
-    check_method(method)
     with stage_run("evaluate", dataset, seed, params, artifacts, set_, method, variant) as run:
         settings, layout, paths = run.settings, run.layout, run.method_layout(method)
         prepared = load_dataset(layout)

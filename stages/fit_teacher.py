@@ -11,7 +11,7 @@ from capt_core.methods.fitting import fit_method
 from capt_core.methods.task import Task
 
 from . import options
-from .run import REPORTER, say, stage_run
+from .run import reporter, say, stage_run
 
 
 def main(
@@ -40,7 +40,7 @@ def main(
                 features=lambda: read_image_features(layout.image_features, origin),
                 image_root=image_root(layout, settings.data.root),
                 workers=settings.runtime.workers,
-                reporter=REPORTER,
+                reporter=reporter(),
             ),
         )
         texts = model.fitted.class_texts(model.classes).cpu()

@@ -8,14 +8,25 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from capt_core.artifacts.layout import Layout, RunLayout, SeedLayout, StudyLayout
+from capt_core.data.registry import check_dataset_name
+from capt_core.errors import CaptError
+from capt_core.learning.reporter import Reporter
+from capt_core.methods.registry import check_methods, method_class
+from capt_core.params import Matrix, Settings, load_settings, method_section
 
 if TYPE_CHECKING:
-    from capt_core.artifacts.layout import Layout, RunLayout, SeedLayout
-    from capt_core.params import Matrix, Settings
+    import polars as pl
+    import torch
+
+    from capt_core.data.dataset import Dataset
+    from capt_core.methods.method import Method
+    from capt_core.methods.trained import TrainedModel
 
 
 @dataclass(frozen=True)
@@ -26,6 +37,10 @@ class SettingsSources:
     dataset: str | None
     overrides: Sequence[str]
     change: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        return "packaged settings" if self.path is None else str(self.path)
 
 
 @dataclass(frozen=True)
@@ -72,6 +87,28 @@ class Run:
         )
         return found(section)
 
+    def remedy(self, stage: str) -> str:
+        """What a message names as the command that makes a missing artifact."""
+        return f"run: capt-stage {stage} --dataset {self.layout.dataset}"
+
+    def features(
+        self, model: TrainedModel, dataset: Dataset, ids: pl.Series, stored: torch.Tensor
+    ) -> torch.Tensor:
+        """A model's features of some samples; see `dataset_features`."""
+        from capt_core.data.dataset import image_root
+        from capt_core.methods.fitting import dataset_features
+
+        return dataset_features(
+            model.fitted,
+            dataset,
+            ids,
+            stored,
+            image_root(self.layout, self.settings.data.root),
+            self.settings.evaluate.batch_size,
+            self.settings.runtime.workers,
+            reporter(),
+        )
+
     def record_path(self, what: str) -> Path:
         """File for facts of this run that depend on the time or the machine."""
         return self.records / f"{self.name}-{what}.parquet"
@@ -96,16 +133,14 @@ def stage_run(
     Raises:
         CaptError: bad settings, or ``--set`` under DVC.
     """
-    from capt_core.artifacts.layout import Layout, StudyLayout
-    from capt_core.data.registry import check_dataset_name
-    from capt_core.errors import CaptError
-    from capt_core.params import load_settings
-
     if overrides and os.environ.get("DVC_STAGE"):
         raise CaptError(
             "--set does not work under DVC; use dvc exp run --set-param section.key=value"
         )
-    settings, matrix = load_settings(params, dataset, overrides or (), variant)
+    change: Mapping[str, Any] = {}
+    sources = SettingsSources(params, dataset, tuple(overrides or ()), change)
+    settings, matrix = load_settings(params, dataset, sources.overrides, change)
+    check_methods([*settings.methods, *matrix.compare], sources.name)
     number = matrix.seeds[0] if seed is None else seed
     shared = artifacts
     if variant:
@@ -117,6 +152,7 @@ def stage_run(
     run = Run(
         settings=settings,
         matrix=matrix,
+        sources=sources,
         layout=layout,
         seed=number,
         seeds=matrix.seeds if seed is None else [seed],
@@ -131,8 +167,6 @@ def stage_run(
 
 def load_for(dataset: str, params: Path, overrides: Sequence[str] | None) -> Settings:
     """Settings as they hold for one of several data sets that a stage covers."""
-    from capt_core.params import load_settings
-
     return load_settings(params, dataset, overrides or ())[0]
 
 
@@ -218,6 +252,11 @@ def progress(
                 )
 
     yield advance
+
+
+def reporter() -> Reporter:
+    """Progress and findings of library code, shown as the stages show theirs."""
+    return Reporter(progress, say, warn)
 
 
 def _record(run: Run, started: float) -> None:

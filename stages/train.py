@@ -16,7 +16,7 @@ from capt_core.methods.model_file import load_model
 from capt_core.methods.task import Confusions, Task
 
 from . import options
-from .run import REPORTER, first_process, say, stage_run
+from .run import first_process, reporter, say, stage_run
 
 
 def main(
@@ -38,7 +38,8 @@ def main(
         base_model = None
         if Need.BASE_MODEL in chosen.needs:
             remedy = run.remedy("fit-teacher")
-            base_model = load_model(paths.base_model, backbone, expected=origin, remedy=remedy)
+            model = load_model(paths.base_model, backbone, expected=origin, remedy=remedy)
+            base_model = model.fitted
         task = Task(
             prepared,
             load_fewshot(layout, prepared, settings.fewshot.shots, run.seed),
@@ -53,11 +54,11 @@ def main(
                 read_table(REPRESENTATIVES, paths.representatives, origin),
                 settings.build_bank.source,
             ),
-            base_model=base_model and base_model.fitted,
+            base_model=base_model,
             work=layout.work,
             checkpoint_steps=settings.train.checkpoint_steps,
             workers=settings.runtime.workers,
-            reporter=REPORTER,
+            reporter=reporter(),
         )
         model = fit_method(chosen, task)
         if not first_process():

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from capt_core.artifacts.files import file_digest
+from capt_core.errors import CaptError
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,19 @@ class Layout:
             for path in paths
             if path.is_file()
         }
+
+    def check_digests(self, digests: Mapping[str, str], remedy: str) -> None:
+        """Refuse files that have changed since `digests` named them.
+
+        Raises:
+            CaptError: names the first file that is missing or another; ends with the remedy.
+        """
+        for name, digest in digests.items():
+            path = self.root / name
+            if not path.is_file():
+                raise CaptError(f"{path}: missing; {remedy}")
+            if file_digest(path) != digest:
+                raise CaptError(f"{path}: changed since it was evaluated; {remedy}")
 
     def evaluation(self, method: str, seed: int) -> Path:
         return evaluations(self.root) / self.dataset / f"{method}-seed{seed}.parquet"

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from capt_core.data.images import ImageStyle, drawn, open_image, train_transform
+from capt_core.data.images import Preprocess, drawn, open_image, train_transform
 
 if TYPE_CHECKING:
     import torch
@@ -24,7 +24,7 @@ def augmented_batches(
     paths: Sequence[Path],
     sample_ids: Sequence[int],
     view: int,
-    style: ImageStyle,
+    style: Preprocess,
     seed: int,
     batch_size: int,
     workers: int,

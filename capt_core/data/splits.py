@@ -179,7 +179,7 @@ def check_classes(data: SplitData, where: str, trained: bool = True) -> None:
 
 def _name_key(name: str) -> str:
     """Equal for names that a tokenizer cannot tell apart."""
-    spoken = unicodedata.normalize("NFC", spoken_name(name))
+    spoken = unicodedata.normalize("NFC", prompt_name(name))
     return " ".join(spoken.split()).casefold()
 
 
@@ -188,7 +188,7 @@ def with_samples(data: SplitData, samples: pl.DataFrame, rejected: pl.DataFrame)
     return replace(data, samples=samples, rejected=pl.concat([data.rejected, rejected]))
 
 
-def spoken_name(class_name: str) -> str:
+def prompt_name(class_name: str) -> str:
     """Class name as it stands in prompts: underscores become spaces."""
     return class_name.replace("_", " ")
 

@@ -169,7 +169,7 @@ class CoOp(Method):
         start = initial_context(self.settings, backbone, task.seed)
         fitted = LearnedContext(self, backbone, start).to(device)
         images = task.few_shot()
-        names = [task.dataset.spoken_names[class_id] for class_id in task.trained_classes]
+        names = [task.dataset.prompt_names[class_id] for class_id in task.trained_classes]
         tokens = _tokens(names, len(fitted.context), backbone)
         features = images.features.to(device)
         labels = class_positions(images.labels, task.trained_classes).to(device)

@@ -89,7 +89,9 @@ class LinearProbe(Method):
 
     def fit(self, task: Task) -> Probe:
         dataset = task.dataset
-        weights, biases, strengths = {}, {}, []
+        weights: dict[int, torch.Tensor] = {}
+        biases: dict[int, torch.Tensor] = {}
+        strengths = []
         groups = [group for group in ("base", "novel") if dataset.class_ids(group)]
         with task.reporter.progress("halves", len(groups)) as advance:
             for group in groups:

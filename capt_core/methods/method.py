@@ -15,7 +15,7 @@ from torch.nn import functional
 from capt_core.backbone.encoding import encode_texts
 from capt_core.backbone.loading import Backbone
 from capt_core.data.dataset import Dataset
-from capt_core.data.splits import spoken_name
+from capt_core.data.splits import prompt_name
 from capt_core.errors import CaptError
 from capt_core.learning.loop import Trained
 from capt_core.methods.task import Task
@@ -60,7 +60,7 @@ class Classes:
     @property
     def prompt_names(self) -> list[str]:
         """Names as they stand in a prompt."""
-        return [spoken_name(name) for name in self.names]
+        return [prompt_name(name) for name in self.names]
 
     @property
     def prompts(self) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -51,12 +52,12 @@ def save_model(path: Path, model: TrainedModel) -> None:
         CaptError: the file cannot be written.
     """
     backbone = model.fitted.backbone
-    style = backbone.style
+    shape = backbone.preprocess
     facts = {
         "format": FORMAT,
         "model": saved_fitted(model.fitted),
         "classes": {"names": model.classes.names, "templates": model.classes.templates},
-        "preprocess": {"size": style.size, "mean": style.mean, "std": style.std},
+        "preprocess": {"size": shape.size, "mean": shape.mean, "std": shape.std},
         "sees": model.sees,
         "seed": model.seed,
         "logit_scale": backbone.logit_scale,
@@ -102,6 +103,31 @@ def load_model(
     classes = Classes(tuple(facts["classes"]["names"]), tuple(facts["classes"]["templates"]))
     fitted = restore_fitted(facts["model"], saved.tensors, backbone)
     return TrainedModel(fitted, classes, facts["sees"], facts["seed"], origin)
+
+
+@dataclass(frozen=True)
+class ModelSummary:
+    """What a model file says of its model without building it.
+
+    Attributes:
+        method: its name.
+        untrained: the backbone's weights are a random initialisation.
+    """
+
+    method: str
+    untrained: bool
+
+
+def read_summary(path: Path, expected: Provenance, remedy: str) -> ModelSummary:
+    """The summary of a model file.
+
+    Raises:
+        CaptError: missing, damaged or foreign file.
+    """
+    saved = load_tensors(path, remedy)
+    if foreign := saved.provenance.mismatch(expected):
+        raise CaptError(f"{path}: {foreign}; {remedy}")
+    return ModelSummary(saved.facts["model"]["method"], saved.facts["untrained"])
 
 
 def _embedded(path: Path, identity: str) -> Backbone:

@@ -20,7 +20,7 @@ from capt_core.data.splits import (
     check_classes,
     class_groups,
     sample_frame,
-    spoken_name,
+    prompt_name,
 )
 from capt_core.errors import CaptError
 from capt_core.params import Data
@@ -394,5 +394,5 @@ def test_a_missing_aircraft_list_is_named(tmp_path: Path) -> None:
 
 
 def test_underscores_are_spoken_as_spaces() -> None:
-    assert spoken_name("Apply_Eye_Makeup") == "Apply Eye Makeup"
-    assert spoken_name("Annual Crop Land") == "Annual Crop Land"
+    assert prompt_name("Apply_Eye_Makeup") == "Apply Eye Makeup"
+    assert prompt_name("Annual Crop Land") == "Annual Crop Land"

@@ -80,7 +80,7 @@ class ViewSource:
 
     def pixels(self, views: Sequence[View], backbone: Backbone) -> torch.Tensor:
         """Image tensors [L, 3, S, S] of the views."""
-        style = backbone.style
+        style = backbone.preprocess
         augmented = self.augmentation == "crop_flip"
         transform = train_transform(style) if augmented else test_transform(style)
 

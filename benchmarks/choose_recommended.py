@@ -113,7 +113,7 @@ class FoldScores:
 
     def _features(self, model: CaptModel) -> torch.Tensor:
         if not self.tokens:
-            transform = test_transform(self.backbone.style)
+            transform = test_transform(self.backbone.preprocess)
             self.tokens = [
                 model.frozen_prefix(images)
                 for images in image_batches(self.files, transform, 128, 2)

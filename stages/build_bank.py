@@ -78,7 +78,7 @@ def _augmented(
                 files,
                 ids.to_list(),
                 view,
-                backbone.style,
+                backbone.preprocess,
                 run.seed,
                 settings.build_bank.batch_size,
                 settings.runtime.workers,

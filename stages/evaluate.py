@@ -70,7 +70,7 @@ def main(
         else:
             batches = image_batches(
                 prepared.paths(ids, image_root(layout, settings.data.root)),
-                test_transform(backbone.style),
+                test_transform(backbone.preprocess),
                 settings.evaluate.batch_size,
                 settings.runtime.workers,
             )

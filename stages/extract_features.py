@@ -33,7 +33,7 @@ def main(
         ids = prepared.samples["sample_id"]
         batches = image_batches(
             prepared.paths(ids, image_root(layout, settings.data.root)),
-            test_transform(backbone.style),
+            test_transform(backbone.preprocess),
             settings.extract_features.batch_size,
             settings.runtime.workers,
         )

@@ -15,7 +15,7 @@ from torch import nn
 
 from capt_core import params
 from capt_core.backbone.identity import TINY_CLIP, backbone_identity
-from capt_core.data.images import ImageStyle
+from capt_core.data.images import Preprocess
 from capt_core.errors import CaptError
 from capt_core.torchvision_ops import ensure_torchvision
 
@@ -38,14 +38,14 @@ class Backbone:
         identity: name and digest of the weights, carried by every artifact made with it.
         clip: the open_clip model in evaluation mode, on `device`.
         tokenizer: of its text tower.
-        style: image size and normalisation of its image tower.
+        preprocess: image size and normalisation of its image tower.
         untrained: the weights are a random initialisation, so results mean nothing.
     """
 
     identity: str
     clip: Any
     tokenizer: Tokenizer
-    style: ImageStyle
+    preprocess: Preprocess
     device: torch.device
     autocast: torch.dtype | None
     untrained: bool
@@ -102,15 +102,15 @@ def load_backbone(settings: params.Backbone, runtime: params.Runtime) -> Backbon
     identity = backbone_identity(settings)
     device, autocast = choose_device(runtime)
     if settings.name == TINY_CLIP:
-        clip, tokenizer, style = _tiny(settings)
+        clip, tokenizer, preprocess = _tiny(settings)
     else:
-        clip, tokenizer, style = _open_clip(settings)
+        clip, tokenizer, preprocess = _open_clip(settings)
     clip.eval().requires_grad_(False)
     return Backbone(
         identity=identity,
         clip=clip.to(device),
         tokenizer=tokenizer,
-        style=style,
+        preprocess=preprocess,
         device=device,
         autocast=autocast,
         untrained=looks_untrained(clip),
@@ -162,18 +162,18 @@ def looks_untrained(model: nn.Module) -> bool:
     )
 
 
-def _tiny(settings: params.Backbone) -> tuple[Any, Tokenizer, ImageStyle]:
+def _tiny(settings: params.Backbone) -> tuple[Any, Tokenizer, Preprocess]:
     from capt_core.backbone import tiny_clip
 
-    style = ImageStyle(tiny_clip.IMAGE_SIZE, tiny_clip.IMAGE_MEAN, tiny_clip.IMAGE_STD)
+    preprocess = Preprocess(tiny_clip.IMAGE_SIZE, tiny_clip.IMAGE_MEAN, tiny_clip.IMAGE_STD)
     if settings.checkpoint is None:
-        return tiny_clip.load_model(), tiny_clip.Tokenizer(), style
+        return tiny_clip.load_model(), tiny_clip.Tokenizer(), preprocess
     model = tiny_clip.build_model()
     _load_weights(model, Path(settings.checkpoint).expanduser())
-    return model, tiny_clip.Tokenizer(), style
+    return model, tiny_clip.Tokenizer(), preprocess
 
 
-def _open_clip(settings: params.Backbone) -> tuple[Any, Tokenizer, ImageStyle]:
+def _open_clip(settings: params.Backbone) -> tuple[Any, Tokenizer, Preprocess]:
     import open_clip
 
     _check_known(settings.name)
@@ -205,12 +205,12 @@ def _open_clip(settings: params.Backbone) -> tuple[Any, Tokenizer, ImageStyle]:
         raise CaptError(
             f"backbone {settings.name}: its images are not square {sizes}; choose another"
         )
-    style = ImageStyle(
+    preprocess = Preprocess(
         int(sizes[0]),
         tuple(getattr(visual, "image_mean", None) or open_clip.OPENAI_DATASET_MEAN),
         tuple(getattr(visual, "image_std", None) or open_clip.OPENAI_DATASET_STD),
     )
-    return clip, OpenClipTokenizer(settings.name), style
+    return clip, OpenClipTokenizer(settings.name), preprocess
 
 
 def _check_known(name: str) -> None:

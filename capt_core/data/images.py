@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from io import BytesIO
 from itertools import islice
 from pathlib import Path
@@ -65,40 +66,58 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 @dataclass(frozen=True)
-class ImageStyle:
-    """How pixels become a tensor: side length, and mean and standard deviation per channel."""
+class Preprocess:
+    """How a backbone turns an image into the tensor that its image tower takes.
+
+    Attributes:
+        size: side length S in pixels.
+        mean: per channel, of pixel values between 0 and 1.
+        std: standard deviation, likewise.
+    """
 
     size: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
+    def __call__(self, image: Image.Image) -> torch.Tensor:
+        """`test_transform` of an image in any mode: a tensor [3, S, S].
 
-def test_transform(style: ImageStyle) -> Any:
+        Raises:
+            ValueError: 32-bit pixels, whose range is not known.
+        """
+        return self._transform(to_rgb(image))  # type: ignore[no-any-return]
+
+    @cached_property
+    def _transform(self) -> Any:
+        return test_transform(self)
+
+
+def test_transform(preprocess: Preprocess) -> Any:
     """Resize the shorter side (bicubic), crop the centre, normalise: PIL image to [3, S, S]."""
     transforms = _torchvision_transforms()
     return transforms.Compose(
         [
-            transforms.Resize(style.size, interpolation=transforms.InterpolationMode.BICUBIC),
-            transforms.CenterCrop(style.size),
+            transforms.Resize(preprocess.size, interpolation=transforms.InterpolationMode.BICUBIC),
+            transforms.CenterCrop(preprocess.size),
             transforms.ToTensor(),
-            transforms.Normalize(style.mean, style.std),
+            transforms.Normalize(preprocess.mean, preprocess.std),
         ]
     )
 
 
-def train_transform(style: ImageStyle) -> Any:
+def train_transform(preprocess: Preprocess) -> Any:
     """Random resized crop (scale 0.08-1, bicubic), random flip, normalise."""
     transforms = _torchvision_transforms()
     return transforms.Compose(
         [
             transforms.RandomResizedCrop(
-                style.size,
+                preprocess.size,
                 scale=(0.08, 1.0),
                 interpolation=transforms.InterpolationMode.BICUBIC,
             ),
             transforms.RandomHorizontalFlip(),
             transforms.ToTensor(),
-            transforms.Normalize(style.mean, style.std),
+            transforms.Normalize(preprocess.mean, preprocess.std),
         ]
     )
 

@@ -80,9 +80,9 @@ class ViewSource:
 
     def pixels(self, views: Sequence[View], backbone: Backbone) -> torch.Tensor:
         """Image tensors [L, 3, S, S] of the views."""
-        style = backbone.style
+        preprocess = backbone.preprocess
         augmented = self.augmentation == "crop_flip"
-        transform = train_transform(style) if augmented else test_transform(style)
+        transform = train_transform(preprocess) if augmented else test_transform(preprocess)
 
         def opened(view: View) -> Image.Image:
             return open_image(self.files[view.sample_id])
@@ -94,7 +94,7 @@ class ViewSource:
                 pixels = drawn(transform, image, seed)
                 if view.noisy and self.noise:
                     draws = generator("noise", self.seed, view.sample_id, view.number)
-                    pixels = add_noise(pixels, self.noise, style.mean, style.std, draws)
+                    pixels = add_noise(pixels, self.noise, preprocess.mean, preprocess.std, draws)
                 images.append(pixels)
         return torch.stack(images)
 
@@ -170,7 +170,7 @@ class CachedViews:
 
     Args:
         model: whose frozen prefix ends where the first adapter sits.
-        backbone: device, precision and image style.
+        backbone: device, precision and preprocessing.
         source: of the pixels.
         views: every view that training may ask for.
         folder: where caches lie.

@@ -65,7 +65,7 @@ def main(
         if method in FEATURE_METHODS:
             stored = read_image_features(layout.image_features, origin)[ids.to_list()]
             texts = read_text_features(layout.text_features, origin)
-            names = ClassTexts(prepared.spoken_names, texts if described is None else described)
+            names = ClassTexts(prepared.prompt_names, texts if described is None else described)
             logits = feature_logits(saved, stored, names, backbone)
         else:
             batches = image_batches(

@@ -41,7 +41,7 @@ def main(
         if settings.fit_teacher.method == "coop":
             fewshot = load_fewshot(layout, prepared, settings.fewshot.shots, run.seed)
             images = read_image_features(layout.image_features, origin)
-            names = prepared.spoken_names
+            names = prepared.prompt_names
             with progress("epochs", settings.fit_teacher.epochs) as advance:
                 context, log = fit_context(
                     few_shot_features(prepared, fewshot, images),

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from capt_core.data.images import Preprocess, drawn, open_image, train_transform
+from capt_core.data.images import Preprocess, open_image, train_transform, transform_with_seed
 
 if TYPE_CHECKING:
     import torch
@@ -54,5 +54,7 @@ def augmented_batches(
             images = pool.map(open_image, paths[start : start + batch_size])
             batch = []
             for sample_id, image in zip(sample_ids[start:], images, strict=False):
-                batch.append(drawn(transform, image, view_seed(seed, sample_id, view)))
+                batch.append(
+                    transform_with_seed(transform, image, view_seed(seed, sample_id, view))
+                )
             yield torch.stack(batch)

@@ -122,7 +122,7 @@ def train_transform(preprocess: Preprocess) -> Any:
     )
 
 
-def drawn(transform: Any, image: Image.Image, seed: int) -> torch.Tensor:
+def transform_with_seed(transform: Any, image: Image.Image, seed: int) -> torch.Tensor:
     """The tensor [3, S, S] that a random transform makes of an image when it is given a seed.
 
     torchvision draws from the CPU's global generator, so calls cannot be threaded; it is left as

@@ -94,7 +94,7 @@ def fit_baseline(
         return tensors, empty
     images = few_shot_features(data.dataset, data.fewshot, data.image_features)
     if method == "coop":
-        names = [data.dataset.spoken_names[class_id] for class_id in base]
+        names = [data.dataset.prompt_names[class_id] for class_id in base]
         context, log = fit_context(images, names, backbone, settings.coop, seed, advance)
         return {"context": context}, log
     if method == "residual":

@@ -19,7 +19,7 @@ from capt_core.data.inspection import FAILS, KINDS, NOTES, Inspection, list_file
 from capt_core.data.layout_hints import layout_hints
 from capt_core.data.registry import DatasetSpec, dataset_spec
 from capt_core.data.splits import QUARANTINE, SplitData, prompt_name
-from capt_core.errors import CaptError, visible
+from capt_core.errors import CaptError, one_line
 from capt_core.params import Settings
 
 LOW_SPACE = 2 * 1024**3
@@ -181,7 +181,7 @@ def check_files(inspection: Inspection, spec: DatasetSpec, data_root: str) -> It
             for path, detail in rows.select("path", "detail").head(_EXAMPLES).iter_rows()
         ]
         more = f" and {len(rows) - _EXAMPLES} more" if len(rows) > _EXAMPLES else ""
-        detail = f"{len(rows)}: {visible('; '.join(examples))}{more}"
+        detail = f"{len(rows)}: {one_line('; '.join(examples))}{more}"
         kind = str(kind)
         if kind in FAILS:
             remedy = FAILS[kind].format(again=again)

@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field, model_validator
 
 from capt_core.errors import CaptError
 from capt_core.settings_file import (
+    PACKAGED_PARAMS,
     Section,
     mapping,
     merge,
@@ -302,7 +303,7 @@ class PerDataset(Section):
 
 
 def load_settings(
-    path: Path,
+    path: Path | None,
     dataset: str | None = None,
     overrides: Sequence[str] = (),
     variant: str | None = None,
@@ -310,7 +311,7 @@ def load_settings(
     """Read a params file and merge: sections, ``per_dataset.<dataset>``, variant, overrides.
 
     Args:
-        path: the YAML file.
+        path: the YAML file; None takes the packaged settings.
         dataset: whose ``per_dataset`` entry applies; None applies none.
         overrides: ``section.key=value`` strings, values in YAML notation.
         variant: whose entry of ``variants`` applies; None applies none.
@@ -318,6 +319,7 @@ def load_settings(
     Raises:
         CaptError: unreadable file, unknown key, wrong type or value; the message names it.
     """
+    path = path or PACKAGED_PARAMS
     document = read_yaml(path)
     keys = {key: document.pop(key) for key in Matrix.model_fields if key in document}
     matrix = validate(Matrix, keys, str(path))
@@ -343,12 +345,13 @@ def load_settings(
     return settings, matrix
 
 
-def load_study(path: Path) -> Study:
+def load_study(path: Path | None) -> Study:
     """The `study` entry of a params file.
 
     Raises:
         CaptError: unreadable file, no such entry, or a wrong one.
     """
+    path = path or PACKAGED_PARAMS
     document = read_yaml(path)
     return validate(Study, mapping(document.get("study", {}), f"{path}: study"), f"{path}: study")
 

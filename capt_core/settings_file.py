@@ -14,6 +14,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from capt_core.errors import CaptError
 
 
+PACKAGED_PARAMS = Path(__file__).with_name("params.yaml")
+"""The packaged settings: the one source of defaults."""
+
+
 class Section(BaseModel):
     """A frozen group of settings that refuses unknown keys and wrong types."""
 

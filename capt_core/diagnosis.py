@@ -1,4 +1,4 @@
-"""Checks of the installation and the inputs, each with the command that mends what is wrong."""
+"""Checks of the installation and the inputs, each with the command that corrects what is wrong."""
 
 from __future__ import annotations
 
@@ -234,14 +234,19 @@ def check_prompts(settings: Settings, spec: DatasetSpec, split: SplitData) -> Fi
 
 
 def check_commands() -> Finding:
-    """Whether the commands that dvc.yaml calls are found."""
-    missing = [command for command in ("dvc", "capt-stage", "git") if not shutil.which(command)]
+    """Whether the commands that dvc.yaml calls are found; the stages run without them."""
+    remedies = {
+        "capt-stage": "activate the virtual environment that it is installed in",
+        "dvc": "pip install 'capt-stage[pipeline]'",
+        "git": "install git, or use dvc init --no-scm",
+    }
+    missing = [command for command in remedies if not shutil.which(command)]
     if missing:
         return Finding(
             "commands",
-            "fail",
-            f"not found: {', '.join(missing)}",
-            ". .venv/bin/activate (after make install)",
+            "note",
+            f"not found: {', '.join(missing)}; dvc repro needs them",
+            "; ".join(remedies[command] for command in missing),
         )
     return Finding("commands", "ok", "dvc, capt-stage and git are found")
 

@@ -20,6 +20,22 @@ from capt_core.params import Settings, settings_hash
 
 from . import options
 from .run import Run, progress, say, stage_run
+from .stage import Stage
+
+STAGE = Stage(
+    summary="the Confusion Bank: every misclassified training image; how often which pair",
+    per=("dataset", "seed"),
+    params=("backbone", "build_bank", "data.root", "fewshot.shots", "runtime"),
+    reads=lambda at: (
+        *at.dataset,
+        at.fewshot,
+        at.data.images,
+        at.seed.base_model,
+        at.seed.base_text_features,
+        at.seed.predictions,
+    ),
+    writes=lambda at: (at.seed.confusion_bank, at.seed.confusion_statistics),
+)
 
 
 def main(

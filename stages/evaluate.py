@@ -32,6 +32,44 @@ from capt_core.params import settings_hash
 
 from . import options
 from .run import progress, say, stage_run
+from .stage import Stage
+
+STAGE = Stage(
+    summary="predictions per image; base, novel, harmonic mean, corrected, broken",
+    per=("dataset", "method", "seed"),
+    params=(
+        "backbone",
+        "build_bank.source",
+        "data.root",
+        "evaluate.batch_size",
+        "fewshot.shots",
+        "methods.${item.method}",
+        "runtime",
+    ),
+    reads=lambda at: (
+        *at.dataset,
+        at.fewshot,
+        at.data.images,
+        at.data.image_features,
+        at.seed.base_model,
+        at.seed.base_text_features,
+        at.seed.predictions,
+        at.seed.confusion_bank,
+        at.seed.representatives,
+        at.run.model,
+        at.run.training_log,
+    ),
+    writes=lambda at: (at.run.predictions, at.evaluation),
+    metrics=lambda at: (at.run.metrics,),
+    plots=lambda at: {
+        at.run.confusion_plot: {
+            "template": "confusion",
+            "x": "predicted",
+            "y": "actual",
+            "title": "Test images by class",
+        }
+    },
+)
 
 
 def main(

@@ -15,6 +15,15 @@ from capt_core.params import settings_hash
 
 from . import options
 from .run import progress, say, stage_run
+from .stage import Stage
+
+STAGE = Stage(
+    summary="frozen features of images and class prompts",
+    per=("dataset",),
+    params=("backbone", "data.root", "extract_features", "runtime"),
+    reads=lambda at: (*at.dataset, at.data.images),
+    writes=lambda at: (at.data.image_features, at.data.text_features),
+)
 
 
 def main(

@@ -18,6 +18,22 @@ from capt_core.params import settings_hash
 
 from . import options
 from .run import progress, say, stage_run
+from .stage import Stage
+
+STAGE = Stage(
+    summary="the base model whose errors are studied: zero-shot CLIP or another fitted method",
+    per=("dataset", "seed"),
+    params=(
+        "backbone",
+        "data.root",
+        "fewshot.shots",
+        "fit_teacher",
+        "methods.${fit_teacher.method}",
+        "runtime",
+    ),
+    reads=lambda at: (*at.dataset, at.fewshot, at.data.images, at.data.image_features),
+    writes=lambda at: (at.seed.base_model, at.seed.base_text_features),
+)
 
 
 def main(

@@ -24,6 +24,23 @@ from capt_core.params import settings_hash
 
 from . import options
 from .run import say, stage_run
+from .stage import Stage
+
+STAGE = Stage(
+    summary="semantic confusion pairs per image and per class (eq. 6, 7)",
+    per=("dataset", "seed"),
+    params=("backbone", "fewshot.shots", "mine_pairs"),
+    reads=lambda at: (
+        *at.dataset,
+        at.fewshot,
+        at.data.image_features,
+        at.seed.base_model,
+        at.seed.base_text_features,
+        at.seed.confusion_bank,
+        at.seed.confusion_statistics,
+    ),
+    writes=lambda at: (at.seed.pairs, at.seed.class_pairs),
+)
 
 
 def main(

@@ -38,6 +38,35 @@ from capt_core.training.views import CachedViews, ViewSource, asked_views, live_
 
 from . import options
 from .run import Run, first_process, progress, say, stage_run
+from .stage import Stage
+
+STAGE = Stage(
+    summary="a fitted method (CAPT: adapter and experts) and a log",
+    per=("dataset", "method", "seed"),
+    params=(
+        "backbone",
+        "build_bank.source",
+        "data.root",
+        "fewshot.shots",
+        "methods.${item.method}",
+        "runtime",
+        "train",
+    ),
+    reads=lambda at: (
+        *at.dataset,
+        at.fewshot,
+        at.data.images,
+        at.data.image_features,
+        at.data.text_features,
+        at.seed.base_model,
+        at.seed.base_text_features,
+        at.seed.prompts,
+        at.seed.prompt_centres,
+        at.seed.representatives,
+    ),
+    writes=lambda at: (at.run.model, at.run.training_log),
+    plots=lambda at: {at.run.loss_plot: {"x": "step", "y": "loss", "title": "Training loss"}},
+)
 
 
 def main(

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from capt_core.params import GeneratePrompts
-from capt_core.prompts.llm import batches, service
+from capt_core.prompts.llm import batches
 from capt_core.prompts.llm.answers import AnswerStore
 from capt_core.prompts.llm.checks import Rules
 from capt_core.prompts.llm.costs import Spending
@@ -33,8 +33,8 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[LlmServer]:
     with running() as found:
         monkeypatch.setenv("ANTHROPIC_BASE_URL", found.url)
         monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
-        monkeypatch.setattr(service, "FIRST_DELAY", 0.01)
-        monkeypatch.setattr(service, "LONGEST_DELAY", 0.02)
+        monkeypatch.setattr("anthropic._base_client.INITIAL_RETRY_DELAY", 0.01)
+        monkeypatch.setattr("anthropic._base_client.MAX_RETRY_DELAY", 0.02)
         monkeypatch.setattr(batches, "FIRST_LOOK", 0.01)
         monkeypatch.setattr(batches, "OTHER_PROCESS", 0.01)
         yield found

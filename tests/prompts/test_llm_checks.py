@@ -204,14 +204,14 @@ def test_money_by_hand() -> None:
     spending = Spending(price)
     spending.add(tokens, batch=False)
     spending.add(tokens, batch=True)
-    assert spending.told() == "$16.50"
+    assert spending.text() == "$16.50"
     assert spending.calls == 2
 
 
 def test_a_model_without_a_known_price_is_told_in_tokens() -> None:
     spending = Spending(price_of("unheard-of"))
     spending.add(Tokens(input=1000, output=200), batch=False)
-    assert spending.told() == "1,200 tokens"
+    assert spending.text() == "1,200 tokens"
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What is asked of the language model, the form of its answers, and the key of both."""
+"""The questions to the language model, the form of its answers, and the key of both."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from capt_core.data.splits import spoken_name
 from capt_core.prompts.llm.instructions import Instructions, Step
@@ -55,7 +56,7 @@ FORMS: Final[Mapping[Step, type[_Answer]]] = {
 }
 
 
-@dataclass(frozen=True)
+@pydantic_dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid"))
 class Question:
     """One question to the language model; equal questions have equal keys and are asked once.
 
@@ -80,42 +81,25 @@ class Question:
     @property
     def key(self) -> str:
         """SHA-256 over all fields in canonical JSON, 64 hex digits."""
-        text = json.dumps(self.as_dict(), sort_keys=True, ensure_ascii=True)
-        return hashlib.sha256(text.encode()).hexdigest()
+        return checksum(asdict(self))
 
     @property
     def title(self) -> str:
-        """For people: the step and its classes."""
+        """The step and its classes, for messages."""
         return f"{self.step} of {'/'.join(self.classes)}"
 
     @property
     def file_name(self) -> str:
-        """Readable name of the answer's file, unique through part of the key."""
+        """Readable name of the answer's file, made unique by part of the key."""
         parts = [re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") for name in self.classes]
         words = "--".join(part[:40] for part in parts)
         return f"{words.strip('-') or 'class'}-{self.key[:16]}.json"
 
-    def as_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "classes": list(self.classes)}
 
-    @staticmethod
-    def from_dict(record: Mapping[str, Any]) -> Question:
-        """The question of a record.
-
-        Raises:
-            TypeError, ValueError: fields are missing, unknown or of another type.
-        """
-        question = Question(**{**record, "classes": tuple(record["classes"])})
-        texts = (question.model, question.instructions, question.domain, question.provider)
-        if question.step not in FORMS or not all(
-            isinstance(text, str) for text in (*texts, *question.classes)
-        ):
-            raise ValueError("not a question")
-        if len(question.classes) != (1 if question.step == "attributes" else 2):
-            raise ValueError("wrong number of classes")
-        if type(question.prompts) is not int:
-            raise ValueError("not a number of prompts")
-        return question
+def checksum(content: Mapping[str, Any]) -> str:
+    """SHA-256 over a value in canonical JSON, 64 hex digits."""
+    text = json.dumps(content, sort_keys=True, ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -133,29 +117,31 @@ class Context:
     medium: Sequence[str]
 
 
-@dataclass(frozen=True)
-class Background:
-    """What the earlier steps and the mining say of a pair, in the order of the sorted classes."""
-
-    attributes: Mapping[str, Sequence[str]]
-    counts: tuple[int, int] = (0, 0)
-    reason: str = ""
-
-
 def wording(
-    question: Question, instructions: Instructions, context: Context, background: Background
+    question: Question,
+    instructions: Instructions,
+    context: Context,
+    attributes: Mapping[str, Sequence[str]],
+    counts: tuple[int, int],
+    reason: str,
 ) -> str:
-    """The text of a question: its instruction with the placeholders filled."""
+    """The text of a question: its instruction with the placeholders filled.
+
+    Args:
+        attributes: visible attributes by class name.
+        counts: images of the first class taken for the second, and the reverse.
+        reason: why the two are confused; empty before the step that needs it.
+    """
     first, last = question.classes[0], question.classes[-1]
     values: dict[str, object] = {
         "domain": question.domain,
         "class_a": spoken_name(first),
         "class_b": spoken_name(last),
-        "attributes_a": _listed(background.attributes.get(first, ())),
-        "attributes_b": _listed(background.attributes.get(last, ())),
-        "count_ab": background.counts[0],
-        "count_ba": background.counts[1],
-        "reason": background.reason,
+        "attributes_a": _listed(attributes.get(first, ())),
+        "attributes_b": _listed(attributes.get(last, ())),
+        "count_ab": counts[0],
+        "count_ba": counts[1],
+        "reason": reason,
         "count": question.prompts,
         "words": context.words,
         "medium": ", ".join(context.medium),

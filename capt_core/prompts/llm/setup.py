@@ -48,7 +48,7 @@ def reasoning_for(
     """The questions about a prepared data set.
 
     Args:
-        warn: told of damaged answers that were set aside.
+        warn: called for damaged answers that were set aside.
 
     Raises:
         CaptError: unusable instruction texts, unknown model.

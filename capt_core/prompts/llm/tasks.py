@@ -1,21 +1,24 @@
-"""One question on its way: what to send for its next attempt, and what came of it."""
+"""One question on its way: what to send for its next attempt, and how its answer is kept."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import cache
 from typing import Any, Final
 
-from capt_core.params import GeneratePrompts
-from capt_core.prompts.llm.answers import Attempt, Entry
-from capt_core.prompts.llm.checks import FINISHED, Rules, judge, parse_text
-from capt_core.prompts.llm.instructions import Instructions, Step
-from capt_core.prompts.llm.questions import FORMS, Question
-from capt_core.prompts.llm.service import Reply, Request
+from pydantic import BaseModel, ConfigDict
 
+from capt_core.params import GeneratePrompts
+from capt_core.prompts.llm.answers import AnswerStore, Attempt, Entry
+from capt_core.prompts.llm.checks import FINISHED, Rules, parse_text
+from capt_core.prompts.llm.costs import Spending
+from capt_core.prompts.llm.instructions import Instructions
+from capt_core.prompts.llm.questions import FORMS, Question
+from capt_core.prompts.llm.service import Reply, Request, Service
+
+LIVE: Final = "live"  # `Attempt.via` of a single call; else it is the id of a batch
 MOST_TOKENS: Final = 32_768  # how far the limit of a truncated answer is raised
 
 
@@ -25,6 +28,17 @@ class Task:
 
     question: Question
     text: Callable[[], str]
+
+
+class Pending(BaseModel):
+    """An attempt under way; `number` counts the attempts at its question before this one."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    question: Question
+    number: int
+    asked: str
+    parameters: dict[str, int | str]
 
 
 @dataclass(frozen=True)
@@ -39,22 +53,20 @@ class Attempting:
         """Whether a question has no usable answer and may be asked (again)."""
         return len(entry.attempts) < self.settings.attempts and entry.accepted(self.rules) is None
 
-    def next_request(self, task: Task, entry: Entry) -> tuple[Request, str, dict[str, int | str]]:
-        """The call for the next attempt, the text that is new in it, and its parameters.
+    def next_request(self, task: Task, entry: Entry) -> tuple[Request, Pending]:
+        """The call for the next attempt, and what is to be stored with its answer.
 
         After an answer that cannot be used, the question is put again together with the answer and
         what is wrong with it; after none (a refusal, a truncated answer) as it was.
         """
         question = task.question
-        first = "\n".join(entry.attempts[0].asked) if entry.attempts else task.text()
-        messages = [{"role": "user", "content": first}]
-        asked = first
+        asked = "\n".join(entry.attempts[0].asked) if entry.attempts else task.text()
+        messages = [{"role": "user", "content": asked}]
         limit = self.settings.max_tokens
         if entry.attempts:
             last = entry.attempts[-1]
             if last.stop_reason in FINISHED and last.answer not in ("", None):
-                verdict = judge(question, last.answer, last.stop_reason, self.rules)
-                problems = "\n".join(f"- {problem}" for problem in verdict.problems)
+                problems = "\n".join(f"- {problem}" for problem in entry.problems(self.rules))
                 asked = self.instructions.fill("correction", {"problems": problems})
                 messages += [
                     {"role": "assistant", "content": _as_text(last.answer)},
@@ -62,6 +74,7 @@ class Attempting:
                 ]
             cut = sum(attempt.stop_reason == "max_tokens" for attempt in entry.attempts)
             limit = max(limit, min(MOST_TOKENS, limit * 2**cut))
+        schema = FORMS[question.step].model_json_schema()
         request: dict[str, Any] = {
             "model": question.model,
             "max_tokens": limit,
@@ -74,32 +87,49 @@ class Attempting:
                 }
             ],
             "messages": messages,
-            "output_config": {"format": {"type": "json_schema", "schema": _schema(question.step)}},
+            "output_config": {"format": {"type": "json_schema", "schema": schema}},
         }
-        return request, asked, {"max_tokens": limit}
+        return request, Pending(
+            question=question,
+            number=len(entry.attempts),
+            asked=asked,
+            parameters={"max_tokens": limit},
+        )
 
 
-def attempt_of(asked: str, parameters: Mapping[str, int | str], reply: Reply, via: str) -> Attempt:
-    """The record of a reply."""
-    return Attempt(
-        asked=asked.split("\n"),
-        answer=parse_text(reply.text),
-        stop_reason=reply.stop_reason,
-        model=reply.model,
-        parameters=dict(parameters),
-        tokens=reply.tokens,
-        date=datetime.now(UTC).isoformat(timespec="seconds"),
-        via=via,
-        request_id=reply.request_id,
-    )
+@dataclass
+class Run:
+    """What live calls and batches have in common.
+
+    Attributes:
+        say: called with lines for the user.
+        refused: questions that the service did not take, with its message, by key.
+    """
+
+    service: Service
+    store: AnswerStore
+    attempting: Attempting
+    spending: Spending
+    say: Callable[[str], None]
+    refused: dict[str, str] = field(default_factory=dict)
+
+    def keep(self, entry: Entry, pending: Pending, reply: Reply, via: str) -> Entry:
+        """Write a reply to the store as it came, usable or not, and count what it cost."""
+        attempt = Attempt(
+            asked=pending.asked.split("\n"),
+            answer=parse_text(reply.text),
+            stop_reason=reply.stop_reason,
+            model=reply.model,
+            parameters=pending.parameters,
+            tokens=reply.tokens,
+            date=datetime.now(UTC).isoformat(timespec="seconds"),
+            via=via,
+            request_id=reply.request_id,
+        )
+        kept = self.store.add(entry, attempt)
+        self.spending.add(reply.tokens, batch=via != LIVE)
+        return kept
 
 
 def _as_text(answer: Any) -> str:
     return answer if isinstance(answer, str) else json.dumps(answer, ensure_ascii=False)
-
-
-@cache
-def _schema(step: Step) -> dict[str, Any]:
-    from anthropic import transform_schema
-
-    return transform_schema(FORMS[step])

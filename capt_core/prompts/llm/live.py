@@ -61,7 +61,7 @@ class LiveRun(Run):
                     thread.join(0.2)
         except KeyboardInterrupt:
             self.service.stop.set()
-            self.say("interrupted; waiting for the calls under way, which are paid for")
+            self.store.warn("interrupted; waiting for the calls under way, which are paid for")
             for thread in threads:
                 thread.join()
             raise

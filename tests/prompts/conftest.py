@@ -15,7 +15,6 @@ from capt_core.prompts.llm.answers import AnswerStore
 from capt_core.prompts.llm.checks import Rules
 from capt_core.prompts.llm.costs import Spending
 from capt_core.prompts.llm.instructions import load_instructions
-from capt_core.prompts.llm.questions import Context
 from capt_core.prompts.llm.reasoning import ConfusedPair, Reasoning
 from capt_core.prompts.llm.writing import write_prompts
 from tests.prompts.llm_server import KEY, LlmServer, running
@@ -59,7 +58,8 @@ class Desk:
         return Reasoning(
             dataset="dtd",
             domain="photographs of textures",
-            context=Context(dict.fromkeys(self.names, "{} texture."), 40, ("texture", "photo")),
+            templates=dict.fromkeys(self.names, "{} texture."),
+            words=40,
             settings=GeneratePrompts.model_validate({**chosen, **settings}),
             instructions=load_instructions(),
             rules=rules(limit),

@@ -190,7 +190,7 @@ class Killed(BaseException):
     """Stands for the end of the process."""
 
 
-def write_until(desk: Desk, owner: type, method: str, before: Callable[..., None]) -> None:
+def write_until(desk: Desk, owner: type, method: str, before: Callable[..., object]) -> None:
     """Write prompts, and end the process in a method, after what is to be done before its end."""
 
     def die(*arguments: Any) -> None:

@@ -18,13 +18,14 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from capt_core.artifacts.files import write_json
 from capt_core.errors import CaptError
 from capt_core.prompts.llm.questions import Question
+from capt_core.prompts.llm.reasoning import Pending, Task
+from capt_core.prompts.llm.run import Run
 from capt_core.prompts.llm.service import (
     NotKnownError,
     QuestionRefusedError,
     Reply,
     TransientError,
 )
-from capt_core.prompts.llm.tasks import Pending, Run, Task
 
 if TYPE_CHECKING:
     from anthropic.types.messages import MessageBatch
@@ -112,7 +113,7 @@ class BatchRun(Run):
             waiting, records = still, read_records(folder)
             if not waiting and not records:
                 return
-            if fruitless > self.attempting.settings.retries:
+            if fruitless > self.reasoning.settings.retries:
                 raise CaptError(
                     f"{failure}, {fruitless} times in a row; run again later, nothing that was "
                     "answered is asked again"
@@ -136,7 +137,7 @@ class BatchRun(Run):
     def _is_open(self, task: Task) -> bool:
         if task.question.key in self.refused:
             return False
-        return self.attempting.is_open(self.store.read(task.question))
+        return self.reasoning.is_open(self.store.read(task.question))
 
     def _submit(self, tasks: Sequence[Task], folder: Path) -> str:
         """Submit the open ones of some tasks; what failed, or nothing.
@@ -151,7 +152,7 @@ class BatchRun(Run):
         with self.store.claim_all():
             for task in filter(self._is_open, tasks):
                 entry = self.store.read(task.question)
-                request, pending = self.attempting.next_request(task, entry)
+                request, pending = self.reasoning.next_request(task, entry)
                 name = f"{task.question.key[:40]}-{pending.number}-{mark}"
                 members[name] = pending
                 requests.append((name, request))

@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 
 from capt_core.errors import CaptError
 from capt_core.prompts.llm.batches import record_of
+from capt_core.prompts.llm.reasoning import Task
+from capt_core.prompts.llm.run import LIVE, Run
 from capt_core.prompts.llm.service import QuestionRefusedError, StoppedError
-from capt_core.prompts.llm.tasks import LIVE, Run, Task
 
 REFUSALS_IN_A_ROW = 5  # refused requests without a success between them end the run
 CLAIMED_ELSEWHERE = 0.2  # seconds until another process's question is looked at again
@@ -51,7 +52,7 @@ class LiveRun(Run):
                     waiting.append(task)
                     self.service.stop.wait(CLAIMED_ELSEWHERE)
 
-        count = min(self.attempting.settings.concurrency, len(tasks))
+        count = min(self.reasoning.settings.concurrency, len(tasks))
         threads = [threading.Thread(target=work, daemon=True) for _ in range(count)]
         for thread in threads:
             thread.start()
@@ -74,7 +75,7 @@ class LiveRun(Run):
             if not mine:
                 return False
             entry = self.store.read(task.question)
-            while self.attempting.is_open(entry):
+            while self.reasoning.is_open(entry):
                 record = record_of(self.store.batches(), task.question)
                 if record is not None:
                     raise CaptError(
@@ -82,7 +83,7 @@ class LiveRun(Run):
                         "generate_prompts.provider=anthropic-batch to collect it, or remove "
                         f"{record} to forget it"
                     )
-                request, pending = self.attempting.next_request(task, entry)
+                request, pending = self.reasoning.next_request(task, entry)
                 try:
                     reply = self.service.ask(request)
                 except QuestionRefusedError as error:

@@ -5,15 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field
-from pydantic.dataclasses import dataclass as pydantic_dataclass
+from pydantic.dataclasses import dataclass
 
-from capt_core.data.splits import spoken_name
-from capt_core.prompts.llm.instructions import Instructions, Step
+from capt_core.prompts.llm.instructions import Step
 
 PROVIDER: Final = "anthropic"
 
@@ -56,7 +55,7 @@ FORMS: Final[Mapping[Step, type[_Answer]]] = {
 }
 
 
-@pydantic_dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid"))
+@dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid"))
 class Question:
     """One question to the language model; equal questions have equal keys and are asked once.
 
@@ -100,58 +99,6 @@ def checksum(content: Mapping[str, Any]) -> str:
     """SHA-256 over a value in canonical JSON, 64 hex digits."""
     text = json.dumps(content, sort_keys=True, ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-@dataclass(frozen=True)
-class Context:
-    """What fills the placeholders of the instruction texts besides the classes.
-
-    Attributes:
-        templates: class name to its hand-written prompt template.
-        words: most words a prompt may have.
-        medium: words of which a prompt must contain one.
-    """
-
-    templates: Mapping[str, str]
-    words: int
-    medium: Sequence[str]
-
-
-def wording(
-    question: Question,
-    instructions: Instructions,
-    context: Context,
-    attributes: Mapping[str, Sequence[str]],
-    counts: tuple[int, int],
-    reason: str,
-) -> str:
-    """The text of a question: its instruction with the placeholders filled.
-
-    Args:
-        attributes: visible attributes by class name.
-        counts: images of the first class taken for the second, and the reverse.
-        reason: why the two are confused; empty before the step that needs it.
-    """
-    first, last = question.classes[0], question.classes[-1]
-    values: dict[str, object] = {
-        "domain": question.domain,
-        "class_a": spoken_name(first),
-        "class_b": spoken_name(last),
-        "attributes_a": _listed(attributes.get(first, ())),
-        "attributes_b": _listed(attributes.get(last, ())),
-        "count_ab": counts[0],
-        "count_ba": counts[1],
-        "reason": reason,
-        "count": question.prompts,
-        "words": context.words,
-        "medium": ", ".join(context.medium),
-        "photo_a": context.templates[first].format(spoken_name(first)).rstrip("."),
-    }
-    return instructions.fill(question.step, values)
-
-
-def _listed(phrases: Sequence[str]) -> str:
-    return "\n".join(f"- {phrase}" for phrase in phrases)
 
 
 def medium_words(template: str, domain: str) -> list[str]:

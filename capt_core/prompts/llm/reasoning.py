@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from typing import Any, Final
 
+from pydantic import BaseModel, ConfigDict
+
+from capt_core.data.splits import spoken_name
 from capt_core.params import GeneratePrompts
-from capt_core.prompts.llm.answers import AnswerStore
-from capt_core.prompts.llm.checks import Answer, Rules, difference_of
+from capt_core.prompts.llm.answers import AnswerStore, Entry
+from capt_core.prompts.llm.checks import FINISHED, Answer, Rules, difference_of
 from capt_core.prompts.llm.instructions import STEPS, Instructions, Step
 from capt_core.prompts.llm.questions import (
+    FORMS,
     AttributesAnswer,
-    Context,
     PromptsAnswer,
     Question,
     ReasonAnswer,
-    wording,
 )
-from capt_core.prompts.llm.tasks import Attempting, Task
+from capt_core.prompts.llm.service import Request
 from capt_core.prompts.store import SCHEMA_VERSION, ClassEntry, PairEntry, PromptStore
+
+MOST_TOKENS: Final = 32_768  # how far the limit of a truncated answer is raised
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,25 @@ class ConfusedPair:
 
     classes: tuple[str, str]
     counts: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Task:
+    """A question to be asked, with the pair that its text takes counts and reason from."""
+
+    question: Question
+    pair: ConfusedPair
+
+
+class Pending(BaseModel):
+    """An attempt under way; `number` counts the attempts at its question before this one."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    question: Question
+    number: int
+    asked: str
+    parameters: dict[str, int | str]
 
 
 Answerer = Callable[[Step, Sequence[Task]], None]
@@ -41,22 +65,20 @@ class Reasoning:
     Attributes:
         dataset: its name, for the store of prompts made from the answers.
         domain: what its images show.
-        context: fills the instruction texts.
+        templates: class name to its hand-written prompt template.
+        words: most words a prompt may have.
         settings: model, number of prompts.
     """
 
     dataset: str
     domain: str
-    context: Context
+    templates: Mapping[str, str]
+    words: int
     settings: GeneratePrompts
     instructions: Instructions
     rules: Rules
     answers: AnswerStore
-    attempting: Attempting = field(init=False)
     _found: dict[Question, Answer] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.attempting = Attempting(self.settings, self.instructions, self.rules)
 
     @property
     def source(self) -> str:
@@ -134,8 +156,59 @@ class Reasoning:
                 if question.step != step or question in seen:
                     continue
                 seen.add(question)
-                if self.attempting.is_open(self.answers.read(question)):
-                    yield Task(question, partial(self._text_of, question, pair))
+                if self.is_open(self.answers.read(question)):
+                    yield Task(question, pair)
+
+    def is_open(self, entry: Entry) -> bool:
+        """Whether a question has no usable answer and may be asked (again)."""
+        return len(entry.attempts) < self.settings.attempts and entry.accepted(self.rules) is None
+
+    def next_request(self, task: Task, entry: Entry) -> tuple[Request, Pending]:
+        """The call for the next attempt, and what is to be stored with its answer.
+
+        After an answer that cannot be used, the question is put again together with the answer and
+        what is wrong with it; after none (a refusal, a truncated answer) as it was.
+        """
+        question = task.question
+        asked = (
+            "\n".join(entry.attempts[0].asked)
+            if entry.attempts
+            else self._text_of(question, task.pair)
+        )
+        messages = [{"role": "user", "content": asked}]
+        limit = self.settings.max_tokens
+        if entry.attempts:
+            last = entry.attempts[-1]
+            if last.stop_reason in FINISHED and last.answer not in ("", None):
+                problems = _listed(entry.problems(self.rules))
+                asked = self.instructions.fill("correction", {"problems": problems})
+                messages += [
+                    {"role": "assistant", "content": _as_text(last.answer)},
+                    {"role": "user", "content": asked},
+                ]
+            cut = sum(attempt.stop_reason == "max_tokens" for attempt in entry.attempts)
+            limit = max(limit, min(MOST_TOKENS, limit * 2**cut))
+        schema = FORMS[question.step].model_json_schema()
+        request: dict[str, Any] = {
+            "model": question.model,
+            "max_tokens": limit,
+            # The instructions are the same in every call: the service may keep them.
+            "system": [
+                {
+                    "type": "text",
+                    "text": self.instructions.system,
+                    "cache_control": {"type": "ephemeral"},
+                }
+            ],
+            "messages": messages,
+            "output_config": {"format": {"type": "json_schema", "schema": schema}},
+        }
+        return request, Pending(
+            question=question,
+            number=len(entry.attempts),
+            asked=asked,
+            parameters={"max_tokens": limit},
+        )
 
     def failures(self, pairs: Sequence[ConfusedPair]) -> Mapping[Question, str]:
         """For every pair without prompts the first question without a usable answer, and why."""
@@ -154,9 +227,22 @@ class Reasoning:
         return attributes + [self.question(step, pair.classes) for step in STEPS[1:]]
 
     def _text_of(self, question: Question, pair: ConfusedPair) -> str:
-        attributes = {name: self._attributes(name) or _ATTRIBUTES for name in question.classes}
-        reason = self._reason(pair) or _REASON if question.step == "prompts" else ""
-        return wording(question, self.instructions, self.context, attributes, pair.counts, reason)
+        first, last = question.classes[0], question.classes[-1]
+        values: dict[str, object] = {
+            "domain": question.domain,
+            "class_a": spoken_name(first),
+            "class_b": spoken_name(last),
+            "attributes_a": _listed(self._attributes(first) or _ATTRIBUTES),
+            "attributes_b": _listed(self._attributes(last) or _ATTRIBUTES),
+            "count_ab": pair.counts[0],
+            "count_ba": pair.counts[1],
+            "reason": self._reason(pair) or _REASON,
+            "count": question.prompts,
+            "words": self.words,
+            "medium": ", ".join(self.rules.medium),
+            "photo_a": self.templates[first].format(spoken_name(first)).rstrip("."),
+        }
+        return self.instructions.fill(question.step, values)
 
     def _attributes(self, name: str) -> Sequence[str] | None:
         answer = self._accepted(self.question("attributes", (name,)))
@@ -178,6 +264,14 @@ class Reasoning:
                 return None
             self._found[question] = answer
         return self._found[question]
+
+
+def _listed(phrases: Sequence[object]) -> str:
+    return "\n".join(f"- {phrase}" for phrase in phrases)
+
+
+def _as_text(answer: Any) -> str:
+    return answer if isinstance(answer, str) else json.dumps(answer, ensure_ascii=False)
 
 
 # Placeholders of the length that answers have; only an estimate asks with them.

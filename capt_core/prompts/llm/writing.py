@@ -11,9 +11,8 @@ from capt_core.prompts.llm.batches import BatchRun
 from capt_core.prompts.llm.costs import Spending, price_of
 from capt_core.prompts.llm.instructions import STEPS, Step
 from capt_core.prompts.llm.live import LiveRun
-from capt_core.prompts.llm.reasoning import ConfusedPair, Reasoning
+from capt_core.prompts.llm.reasoning import ConfusedPair, Reasoning, Task
 from capt_core.prompts.llm.service import Service
-from capt_core.prompts.llm.tasks import Task
 
 SAMPLED = 3  # questions per step whose tokens are counted for an estimate
 CHARACTERS_PER_TOKEN = 3.5
@@ -84,7 +83,7 @@ def write_prompts(
     spending = Spending(price_of(settings.model))
     service = Service(key, settings)
     kind = BatchRun if settings.provider == "anthropic-batch" else LiveRun
-    run = kind(service, reasoning.answers, reasoning.attempting, spending, say)
+    run = kind(service, reasoning, spending, say)
 
     def answer(step: Step, tasks: Sequence[Task]) -> None:
         with progress(f"{step} ({settings.model})", len(tasks), spending.text) as advance:
@@ -128,7 +127,7 @@ def _mean_input(reasoning: Reasoning, tasks: Sequence[Task], service: Service | 
     counts: list[float] = []
     for task in sample:
         entry = reasoning.answers.read(task.question)
-        request, _ = reasoning.attempting.next_request(task, entry)
+        request, _ = reasoning.next_request(task, entry)
         if service is not None:
             counts.append(service.count_tokens(request))
         else:

@@ -256,7 +256,7 @@ CONTENT = {
     "names-other": 'does not name "',
     "long": "more than 77",
     "few": "0 prompts in commonality",
-    "twice": "stands there twice",
+    "twice": "occurs twice",
     "domain": "what kind of image",
 }
 

@@ -89,16 +89,17 @@ class Entry:
         """The first answer that can be used, None if there is none."""
         for attempt in self.attempts:
             verdict = judge(self.question, attempt.answer, attempt.stop_reason, rules)
-            if verdict.answer is not None:
-                return verdict.answer
+            if not isinstance(verdict, list):
+                return verdict
         return None
 
     def problems(self, rules: Rules) -> Sequence[str]:
-        """What is wrong with the last attempt."""
+        """What is wrong with the last attempt, nothing if it can be used."""
         if not self.attempts:
             return ["not asked yet"]
         last = self.attempts[-1]
-        return judge(self.question, last.answer, last.stop_reason, rules).problems
+        verdict = judge(self.question, last.answer, last.stop_reason, rules)
+        return verdict if isinstance(verdict, list) else []
 
 
 @dataclass

@@ -62,8 +62,8 @@ def read_records(folder: Path) -> list[tuple[Path, Record]]:
             continue
         except (ValidationError, OSError) as error:
             raise CaptError(
-                f"{path}: a damaged record of a batch; its answers can be had again only by asking "
-                "anew: remove the file to do so"
+                f"{path}: a damaged record of a batch; its answers can only be replaced by asking "
+                "again: remove the file to do so"
             ) from error
     return sorted(found, key=lambda item: (item[1].created, item[0].name))
 
@@ -261,7 +261,7 @@ class BatchRun(Run):
         return None
 
     def _holds(self, batch_id: str, record: Record) -> bool:
-        """Whether a batch is the record's: one name tells, since names carry the record's mark."""
+        """Whether a batch is the record's, by one name, since names carry the record's mark."""
         for name, _ in self.service.results(batch_id):
             return name in record.members
         raise TransientError("the results are empty")

@@ -235,6 +235,7 @@ class Service:
                     f"the service asks to wait {seconds:.0f} s; run again then, nothing that was "
                     "answered is asked again"
                 )
+            # Not after the last try, except of a submission, which is looked for afterwards.
             if request.retries_taken + 1 < self._tries:
                 self.sleep(seconds)
         # The client library obeys these without a limit and sleeps through the end of the run.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -52,10 +52,6 @@ class Pending(BaseModel):
     number: int
     asked: str
     parameters: dict[str, int | str]
-
-
-Answerer = Callable[[Step, Sequence[Task]], None]
-"""Has tasks of one step answered, as far as possible."""
 
 
 @dataclass
@@ -130,12 +126,6 @@ class Reasoning:
     def missing(self, pairs: Sequence[ConfusedPair]) -> list[ConfusedPair]:
         """Pairs without usable prompts."""
         return [pair for pair in pairs if self._prompts(pair) is None]
-
-    def run(self, pairs: Sequence[ConfusedPair], answer: Answerer) -> None:
-        """Ask what is missing, step by step; what gets no usable answer is left missing."""
-        for step in STEPS:
-            if tasks := list(self.tasks(step, pairs)):
-                answer(step, tasks)
 
     def tasks(
         self, step: Step, pairs: Sequence[ConfusedPair], planned: bool = False

@@ -190,22 +190,7 @@ class Service:
         """
         with self._translated():
             for member in self._client.messages.batches.results(batch_id):
-                name = getattr(member, "custom_id", None)
-                kind = getattr(getattr(member, "result", None), "type", None)
-                if not isinstance(name, str):
-                    raise TransientError("a line of the results is no result")
-                if kind == "succeeded":
-                    try:
-                        yield name, self._reply(member.result.message)  # type: ignore[union-attr]
-                    except TransientError as error:
-                        yield name, error
-                elif kind == "errored":
-                    detail = getattr(getattr(member.result, "error", None), "error", None)
-                    text = self._redaction.line(getattr(detail, "message", "no reason given"))
-                    refused = getattr(detail, "type", "") in _REFUSED_MEMBERS
-                    yield name, (QuestionRefusedError if refused else TransientError)(text)
-                else:
-                    yield name, TransientError(f"the batch left it {kind or 'without a result'}")
+                yield str(member.custom_id), self._outcome(member.result)
 
     def sleep(self, seconds: float) -> None:
         """Wait, but not past the end of the run.
@@ -287,6 +272,20 @@ class Service:
             )
         except (AttributeError, TypeError, ValueError) as error:
             raise TransientError("the answer is not a message") from error
+
+    def _outcome(self, result: Any) -> Reply | Exception:
+        """What became of a member of a batch."""
+        try:
+            if result.type == "succeeded":
+                return self._reply(result.message)
+            if result.type == "errored":
+                detail = result.error.error
+                refused = detail.type in _REFUSED_MEMBERS
+                text = self._redaction.line(detail.message)
+                return QuestionRefusedError(text) if refused else TransientError(text)
+            return TransientError(f"the batch left it {result.type}")
+        except (AttributeError, TransientError) as error:
+            return TransientError(self._redaction.line(error))
 
     def _called(self, call: Callable[[], _T]) -> _T:
         try:

@@ -84,13 +84,12 @@ def write_prompts(
     service = Service(key, settings)
     kind = BatchRun if settings.provider == "anthropic-batch" else LiveRun
     run = kind(service, reasoning, spending, say)
-
-    def answer(step: Step, tasks: Sequence[Task]) -> None:
-        with progress(f"{step} ({settings.model})", len(tasks), spending.text) as advance:
-            run.answer(tasks, advance)
-
     try:
-        reasoning.run(pairs, answer)
+        # Later steps build on the answers of earlier ones.
+        for step in STEPS:
+            if tasks := list(reasoning.tasks(step, pairs)):
+                with progress(f"{step} ({settings.model})", len(tasks), spending.text) as advance:
+                    run.answer(tasks, advance)
     finally:
         service.close()
         if spending.calls:

@@ -19,10 +19,10 @@ from safetensors.torch import save_file
 
 from capt_core.artifacts.files import atomic_path
 from capt_core.params import Experts, Train
-from capt_core.training.checkpoint import Checkpoint
-from capt_core.training.engine import Fitted, Trainer, make_optimizer
-from tests.training import train_toy
-from tests.training.toy import toy_files, toy_trainer
+from capt_core.learning.checkpoint import Checkpoint
+from capt_core.methods.capt.training import Trained, Trainer, make_optimizer
+from tests.methods.capt import train_toy
+from tests.methods.capt.toy import toy_files, toy_trainer
 
 SETTINGS = {
     "sgd": Train(epochs=3, batch_size=2, accumulate=2, learning_rate=0.01, interpolation=0.5),
@@ -55,7 +55,7 @@ def interrupt(running: Trainer, after: int) -> None:
         running.fit()
 
 
-def same(found: tuple[Trainer, Fitted], whole: tuple[Trainer, Fitted]) -> None:
+def same(found: tuple[Trainer, Trained], whole: tuple[Trainer, Trained]) -> None:
     """Weights and log are equal to the bit."""
     assert_frame_equal(found[1].log, whole[1].log, check_exact=True)
     state, expected = found[0].model.state_dict(), whole[0].model.state_dict()
@@ -209,7 +209,7 @@ def test_killed_training_ends_as_if_it_was_not(tmp_path: Path) -> None:
         folder.mkdir()
         toy_files(folder)
     train_toy.main(whole, EPOCHS)
-    PROCESSES.set_forkserver_preload(["tests.training.train_toy"])
+    PROCESSES.set_forkserver_preload(["tests.methods.capt.train_toy"])
 
     checkpoint = killed / "checkpoint.safetensors"
     kill_when(killed, lambda: steps_of(checkpoint) >= 1)

@@ -1,4 +1,4 @@
-"""The toy training as a process of its own: python -m tests.training.train_toy FOLDER EPOCHS.
+"""The toy training as a process of its own: python -m tests.methods.capt.train_toy FOLDER EPOCHS.
 
 It keeps a checkpoint of every step in the folder, beside the images, and goes on from it. All that
 it needs is imported with it, which a process that is about to fork can do beforehand.
@@ -14,9 +14,9 @@ from safetensors.torch import save_file
 
 from capt_core.methods.capt.model import save_state
 from capt_core.params import Train
-from capt_core.training.checkpoint import Checkpoint
-from capt_core.training.processes import Processes
-from tests.training.toy import toy_backbone, toy_trainer
+from capt_core.learning.checkpoint import Checkpoint
+from capt_core.learning.processes import Processes
+from tests.methods.capt.toy import toy_backbone, toy_trainer
 
 STEPS_PER_EPOCH = 2
 

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capt_core.training.rows import (
+from capt_core.methods.capt.rows import (
     Anchor,
     AnchorAlpha,
     anchor_weight,

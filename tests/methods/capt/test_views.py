@@ -15,9 +15,9 @@ from capt_core.backbone.loading import Backbone
 from capt_core.data import images
 from capt_core.data.images import open_image
 from capt_core.params import Train
-from capt_core.training import views as views_module
-from capt_core.training.rows import Anchor
-from capt_core.training.views import (
+from capt_core.methods.capt import views as views_module
+from capt_core.methods.capt.rows import Anchor
+from capt_core.methods.capt.views import (
     CachedViews,
     Prefix,
     View,
@@ -30,7 +30,7 @@ from capt_core.training.views import (
     live_views,
 )
 from tests.methods.capt.reference import normal
-from tests.training.toy import (
+from tests.methods.capt.toy import (
     ANCHORS,
     LABELS,
     toy_backbone,

@@ -20,14 +20,14 @@ from capt_core.methods.capt.experts import Masks
 from capt_core.methods.capt.model import CaptModel
 from capt_core.params import Experts, Losses, Train
 from capt_core.training import engine
-from capt_core.training.checkpoint import Checkpoint
-from capt_core.training.engine import Fitted, Trainer, make_optimizer, set_learning_rate
-from capt_core.training.objective import Objective
-from capt_core.training.rows import Anchor, build_rows
-from capt_core.training.schedule import epoch_learning_rates
-from capt_core.training.views import View
+from capt_core.learning.checkpoint import Checkpoint
+from capt_core.methods.capt.training import Trained, Trainer, make_optimizer, set_learning_rate
+from capt_core.methods.capt.objective import Objective
+from capt_core.methods.capt.rows import Anchor, build_rows
+from capt_core.learning.schedule import epoch_learning_rates
+from capt_core.methods.capt.views import View
 from tests.methods.capt.reference import randomise
-from tests.training.toy import ANCHORS, LABELS, LOSSES, toy_backbone, toy_model, toy_trainer
+from tests.methods.capt.toy import ANCHORS, LABELS, LOSSES, toy_backbone, toy_model, toy_trainer
 
 UNMASKED = Experts(mask_rate=0.0)
 PLAIN_SGD = Train(
@@ -41,7 +41,7 @@ PLAIN_SGD = Train(
 )
 
 
-def fit(folder: Path, settings: Train, **arguments: Any) -> tuple[Trainer, Fitted]:
+def fit(folder: Path, settings: Train, **arguments: Any) -> tuple[Trainer, Trained]:
     trainer = toy_trainer(folder, settings, **arguments)
     return trainer, trainer.fit()
 

@@ -10,11 +10,11 @@ import torch
 
 from capt_core.params import Losses, Train
 from capt_core.training import engine
-from capt_core.training.checkpoint import Checkpoint
-from capt_core.training.engine import make_optimizer
-from capt_core.training.schedule import epoch_learning_rates
-from capt_core.training.watch import LOOK_AFTER, loss_warning, schedule_warning
-from tests.training.toy import toy_trainer
+from capt_core.learning.checkpoint import Checkpoint
+from capt_core.methods.capt.training import make_optimizer
+from capt_core.learning.schedule import epoch_learning_rates
+from capt_core.learning.watch import CHECK_EVERY, loss_warning, schedule_warning
+from tests.methods.capt.toy import toy_trainer
 
 
 def warned(settings: Train) -> str | None:
@@ -65,7 +65,7 @@ def noisy(slope: float, count: int = 400) -> list[float]:
 
 
 def first_warning(losses: list[float]) -> int | None:
-    looks = range(LOOK_AFTER, len(losses) + 1, LOOK_AFTER)
+    looks = range(CHECK_EVERY, len(losses) + 1, CHECK_EVERY)
     return next((steps for steps in looks if loss_warning(losses[:steps])), None)
 
 

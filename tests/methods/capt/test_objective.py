@@ -14,7 +14,7 @@ from capt_core.methods.capt.experts import load_balance_loss, route
 from capt_core.methods.capt.losses import confusion_loss, original_loss
 from capt_core.methods.retention import distillation_loss, feature_loss
 from capt_core.params import Losses
-from capt_core.training.objective import Objective, gate_statistics
+from capt_core.methods.capt.objective import Objective, gate_statistics
 from tests.methods.capt.reference import normal
 
 SCALE = 7.0

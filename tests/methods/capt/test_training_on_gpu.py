@@ -13,8 +13,8 @@ from polars.testing import assert_frame_equal
 from capt_core import params
 from capt_core.backbone.loading import load_backbone
 from capt_core.params import Experts, Train
-from tests.training.test_resume import SETTINGS, interrupt, same, trainer
-from tests.training.toy import toy_backbone, toy_trainer
+from tests.methods.capt.test_resume import SETTINGS, interrupt, same, trainer
+from tests.methods.capt.toy import toy_backbone, toy_trainer
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")
 

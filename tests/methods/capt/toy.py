@@ -16,11 +16,11 @@ from capt_core.backbone.tiny_clip import Tokenizer
 from capt_core.data.images import Preprocess
 from capt_core.methods.capt.model import CaptModel
 from capt_core.params import Experts, Losses, Train
-from capt_core.training.checkpoint import Checkpoint
-from capt_core.training.engine import Trainer, TrainingTask
-from capt_core.training.objective import Objective
-from capt_core.training.rows import Anchor
-from capt_core.training.views import CachedViews, Views, ViewSource, asked_views, live_views
+from capt_core.learning.checkpoint import Checkpoint
+from capt_core.methods.capt.training import Trainer, TrainingData
+from capt_core.methods.capt.objective import Objective
+from capt_core.methods.capt.rows import Anchor
+from capt_core.methods.capt.views import CachedViews, Views, ViewSource, asked_views, live_views
 from tests.methods.capt.reference import TEXT_WIDTH, capt_model, normal
 from tests.toys import small_clip
 
@@ -47,7 +47,7 @@ def toy_backbone(device: str = "cpu") -> Backbone:
         identity="toy",
         clip=small_clip().to(device),
         tokenizer=Tokenizer(),
-        style=Preprocess(32, (0.5, 0.45, 0.4), (0.25, 0.2, 0.3)),
+        preprocess=Preprocess(32, (0.5, 0.45, 0.4), (0.25, 0.2, 0.3)),
         device=torch.device(device),
         autocast=None,
         untrained=True,
@@ -125,5 +125,5 @@ def toy_trainer(
     if cached:
         asked = asked_views(anchors, settings)
         views = CachedViews(model, backbone, source, asked, folder / "prefix", "toy")
-    task = TrainingTask(anchors, LABELS, objective, wrap(views))
+    task = TrainingData(anchors, LABELS, objective, wrap(views))
     return Trainer(model, backbone, task, settings, 1, checkpoint)

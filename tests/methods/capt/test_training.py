@@ -9,6 +9,7 @@ from typing import Any
 import polars as pl
 import pytest
 import torch
+from capt_core.training import engine
 from polars.testing import assert_frame_equal
 from torch.nn import functional
 
@@ -16,21 +17,21 @@ from capt_core import params
 from capt_core.artifacts.schemas import TRAINING_LOG
 from capt_core.backbone.loading import load_backbone
 from capt_core.errors import CaptError
+from capt_core.learning.checkpoint import Checkpoint
+from capt_core.learning.schedule import epoch_learning_rates
 from capt_core.methods.capt.experts import Masks
 from capt_core.methods.capt.model import CaptModel
-from capt_core.params import Experts, Losses, Train
-from capt_core.training import engine
-from capt_core.learning.checkpoint import Checkpoint
-from capt_core.methods.capt.training import Trained, Trainer, make_optimizer, set_learning_rate
 from capt_core.methods.capt.objective import Objective
 from capt_core.methods.capt.rows import Anchor, build_rows
-from capt_core.learning.schedule import epoch_learning_rates
+from capt_core.methods.capt.settings import Train
+from capt_core.methods.capt.training import Trained, Trainer, make_optimizer, set_learning_rate
 from capt_core.methods.capt.views import View
+from tests import paper_preset
 from tests.methods.capt.reference import randomise
 from tests.methods.capt.toy import ANCHORS, LABELS, LOSSES, toy_backbone, toy_model, toy_trainer
 
-UNMASKED = Experts(mask_rate=0.0)
-PLAIN_SGD = Train(
+UNMASKED = paper_preset.experts(mask_rate=0.0)
+PLAIN_SGD = paper_preset.train(
     epochs=1,
     batch_size=2,
     learning_rate=0.1,
@@ -57,16 +58,14 @@ def test_a_cached_prefix_trains_as_computing_it_anew(
     tmp_path: Path, optimizer: str, blocks: Any, clip: str
 ) -> None:
     # The presets `paper` and `fast` with equal blocks, views and seeds.
-    settings = Train.model_validate(
-        {
-            "epochs": 4,
-            "batch_size": 2,
-            "learning_rate": 0.01,
-            "optimizer": optimizer,
-            "views": 3,
-            "augmentation": "crop_flip",
-            "representative_noise": 0.1,
-        }
+    settings = paper_preset.train(
+        epochs=4,
+        batch_size=2,
+        learning_rate=0.01,
+        optimizer=optimizer,
+        views=3,
+        augmentation="crop_flip",
+        representative_noise=0.1,
     )
     backbone = toy_backbone()
     if clip == "tiny":
@@ -83,7 +82,7 @@ def test_a_cached_prefix_trains_as_computing_it_anew(
 
 
 def test_equal_seeds_give_equal_bits_and_other_seeds_other_weights(tmp_path: Path) -> None:
-    settings = Train(epochs=2, batch_size=2, learning_rate=0.01)
+    settings = paper_preset.train(epochs=2, batch_size=2, learning_rate=0.01)
     one, log = fit(tmp_path, settings)
     torch.manual_seed(5)
     again, same_log = fit(tmp_path, settings)
@@ -149,16 +148,14 @@ def test_the_last_step_of_an_epoch_may_have_fewer_batches(tmp_path: Path) -> Non
 def test_each_group_follows_the_schedule_with_its_own_factor(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optimizer: str
 ) -> None:
-    settings = Train.model_validate(
-        {
-            "epochs": 5,
-            "batch_size": 3,
-            "optimizer": optimizer,
-            "learning_rate": 0.01,
-            "gate_rate": 30.0,
-            "warmup_epochs": 2,
-            "augmentation": "none",
-        }
+    settings = paper_preset.train(
+        epochs=5,
+        batch_size=3,
+        optimizer=optimizer,
+        learning_rate=0.01,
+        gate_rate=30.0,
+        warmup_epochs=2,
+        augmentation="none",
     )
     made: list[torch.optim.Optimizer] = []
 
@@ -182,7 +179,7 @@ def test_each_group_follows_the_schedule_with_its_own_factor(
 
 
 def test_setting_a_rate_twice_does_not_compound(tmp_path: Path) -> None:
-    trainer = toy_trainer(tmp_path, Train(gate_rate=4.0))
+    trainer = toy_trainer(tmp_path, paper_preset.train(gate_rate=4.0))
     optimizer = make_optimizer(trainer.model, trainer.settings)
     for rate in (0.5, 0.5, 0.25):
         set_learning_rate(optimizer, rate)
@@ -190,7 +187,7 @@ def test_setting_a_rate_twice_does_not_compound(tmp_path: Path) -> None:
 
 
 def test_the_frozen_tower_stays_bit_for_bit(tmp_path: Path) -> None:
-    trainer = toy_trainer(tmp_path, Train(epochs=2, batch_size=2, learning_rate=0.1))
+    trainer = toy_trainer(tmp_path, paper_preset.train(epochs=2, batch_size=2, learning_rate=0.1))
     clip = trainer.backbone.clip
     before = {name: value.clone() for name, value in clip.state_dict().items()}
     start = weights(trainer)
@@ -203,7 +200,7 @@ def test_the_frozen_tower_stays_bit_for_bit(tmp_path: Path) -> None:
 
 
 def test_what_was_learnt_is_interpolated_once_at_the_end(tmp_path: Path) -> None:
-    settings = Train(epochs=2, batch_size=2, learning_rate=0.01)
+    settings = paper_preset.train(epochs=2, batch_size=2, learning_rate=0.01)
     whole, log = fit(tmp_path, settings)
     part, same_log = fit(tmp_path, settings.model_copy(update={"interpolation": 0.25}))
     assert_frame_equal(same_log.log, log.log, check_exact=True)
@@ -216,7 +213,9 @@ def seen_masks(folder: Path, rate: float) -> list[Masks | None]:
     """Masks of every forward pass of a training whose passes all have three rows."""
     settings = PLAIN_SGD.model_copy(update={"epochs": 2, "batch_size": 1, "accumulate": 2})
     anchors = tuple(Anchor(i, (i + 4, i + 6), (1.0, 2.0)) for i in range(4))
-    trainer = toy_trainer(folder, settings, experts=Experts(mask_rate=rate), anchors=anchors)
+    trainer = toy_trainer(
+        folder, settings, experts=paper_preset.experts(mask_rate=rate), anchors=anchors
+    )
     seen: list[Masks | None] = []
     features = trainer.model.features
 
@@ -279,7 +278,12 @@ def test_the_log_by_hand(tmp_path: Path) -> None:
 
 
 def test_what_no_loss_asks_for_is_not_in_the_log(tmp_path: Path) -> None:
-    _, fitted = fit(tmp_path, PLAIN_SGD, losses=Losses(), experts=Experts(granularities=[]))
+    _, fitted = fit(
+        tmp_path,
+        PLAIN_SGD,
+        losses=paper_preset.losses(),
+        experts=paper_preset.experts(granularities=[]),
+    )
     nothing = {name for name in fitted.log.columns if fitted.log[name].null_count()}
     assert nothing == {"retention_loss", "feature_loss", "load_balance_loss"}
     assert all(fitted.log[name].null_count() == fitted.log.height for name in nothing)
@@ -315,7 +319,7 @@ def test_the_anchors_alpha_is_chosen_in_the_settings(
 
 
 def test_mixed_precision_trains_alike_with_losses_in_full(tmp_path: Path) -> None:
-    settings = Train(epochs=3, batch_size=2, learning_rate=0.01, augmentation="none")
+    settings = paper_preset.train(epochs=3, batch_size=2, learning_rate=0.01, augmentation="none")
     _, exact = fit(tmp_path, settings, blocks=1)
     backbone = replace(toy_backbone(), autocast=torch.bfloat16)
     trainer = toy_trainer(tmp_path, settings, backbone=backbone, blocks=1)
@@ -336,11 +340,11 @@ def test_mixed_precision_trains_alike_with_losses_in_full(tmp_path: Path) -> Non
 
 def test_a_model_without_experts_or_without_adapters_trains(tmp_path: Path) -> None:
     for arguments in (
-        {"experts": Experts(granularities=[])},
+        {"experts": paper_preset.experts(granularities=[])},
         {"blocks": 0},
-        {"experts": Experts(routing="mean"), "blocks": [1]},
+        {"experts": paper_preset.experts(routing="mean"), "blocks": [1]},
     ):
-        trainer, fitted = fit(tmp_path, PLAIN_SGD, losses=Losses(), **arguments)
+        trainer, fitted = fit(tmp_path, PLAIN_SGD, losses=paper_preset.losses(), **arguments)
         assert fitted.log.height == 3
         fresh = toy_model(trainer.backbone, **arguments)
         moved = [n for n, v in weights(trainer).items() if not v.equal(fresh.state_dict()[n])]

@@ -126,5 +126,5 @@ def toy_trainer(
     if cached:
         asked = asked_views(anchors, settings)
         views = CachedViews(model, backbone, source, asked, folder / "prefix", "toy")
-    task = TrainingData(anchors, LABELS, objective, wrap(views))
-    return Trainer(model, backbone, task, settings, 1, checkpoint)
+    data = TrainingData(anchors, LABELS, objective, wrap(views))
+    return Trainer(model, backbone, data, settings, 1, checkpoint)

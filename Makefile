@@ -9,7 +9,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # not depend on how many cores there are.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo study test lint install clean
+.PHONY: demo study pipeline test lint install clean
 
 demo: install
 	dvc repro
@@ -23,6 +23,10 @@ study: install
 	dvc repro study/dvc.yaml
 	@echo "Tables: $(CURDIR)/artifacts/study/study.md, study.html"
 
+# Writes dvc.yaml, study/dvc.yaml and the tables of the READMEs from the declarations in the code.
+pipeline: install
+	python -m stages.pipeline
+
 test: install
 	pytest -n 2
 
@@ -33,10 +37,10 @@ lint: install
 
 install: $(VENV)/installed
 
-$(VENV)/installed: pyproject.toml constraints.txt
+$(VENV)/installed: pyproject.toml setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	pip install --quiet -c constraints.txt -e '.[dev]'
 	touch $@
 
 clean:
-	rm -rf $(VENV) artifacts/*/ artifacts/results.* artifacts/report.html
+	rm -rf $(VENV) dvc.lock study/dvc.lock artifacts/*/ artifacts/results.* artifacts/report.html

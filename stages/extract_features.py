@@ -16,6 +16,15 @@ from capt_core.params import settings_hash
 from . import options
 from .console import progress, say
 from .run import stage_run
+from .stage import Stage
+
+STAGE = Stage(
+    summary="frozen features of images and class prompts",
+    per=("dataset",),
+    params=("backbone", "data.root", "extract_features", "runtime"),
+    reads=lambda at: (*at.dataset, at.data.images),
+    writes=lambda at: (at.data.image_features, at.data.text_features),
+)
 
 
 def main(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import polars as pl
-import torch
 
 from capt_core.artifacts.features import read_base_text_features, read_image_features
 from capt_core.artifacts.schemas import (
@@ -14,15 +13,31 @@ from capt_core.artifacts.schemas import (
 )
 from capt_core.artifacts.tables import read_table, write_table
 from capt_core.backbone.loading import load_backbone
-from capt_core.confusion import semantic_miner
-from capt_core.confusion.bank import count_matrix
 from capt_core.confusion.sample_miner import whole_bank_similarities
+from capt_core.confusion.semantic_miner import check_confusable, pairs_of_draw
 from capt_core.data.dataset import load_dataset, load_fewshot
-from capt_core.methods.model_file import load_model
 from capt_core.params import settings_hash
 
 from . import options
+from .models import base_model, model_features
 from .run import say, stage_run
+from .stage import Stage
+
+STAGE = Stage(
+    summary="semantic confusion pairs per image and per class (eq. 6, 7)",
+    per=("dataset", "seed"),
+    params=("backbone", "fewshot.shots", "mine_pairs"),
+    reads=lambda at: (
+        *at.dataset,
+        at.fewshot,
+        at.data.image_features,
+        at.seed.base_model,
+        at.seed.base_text_features,
+        at.seed.confusion_bank,
+        at.seed.confusion_statistics,
+    ),
+    writes=lambda at: (at.seed.pairs, at.seed.class_pairs),
+)
 
 
 def main(
@@ -37,15 +52,13 @@ def main(
     with stage_run("mine-pairs", dataset, seed, params, artifacts, set_, variant=variant) as run:
         settings, layout = run.settings, run.layout
         prepared = load_dataset(layout)
-        semantic_miner.check_confusable(prepared)
+        check_confusable(prepared)
         backbone = load_backbone(settings.backbone, settings.runtime)
         origin = prepared.provenance(
             backbone.identity, settings_hash(settings.mine_pairs, run.seed)
         )
         paths = run.seed_layout
-        model = load_model(
-            paths.base_model, backbone, expected=origin, remedy=run.remedy("fit-teacher")
-        )
+        model = base_model(run, backbone, origin)
         statistics = read_table(CONFUSION_STATISTICS, paths.confusion_statistics, origin)
         fewshot = load_fewshot(layout, prepared, settings.fewshot.shots, run.seed)
         base = prepared.class_ids("base")
@@ -53,22 +66,17 @@ def main(
         ids = drawn["sample_id"]
         texts = read_base_text_features(paths.base_text_features, origin)[base]
         images = read_image_features(layout.image_features, origin)
-        logits = model.fitted.logits(run.features(model, prepared, ids, images), model.classes)
+        logits = model.fitted.logits(
+            model_features(run, model, prepared, ids, images), model.classes
+        )
         confidences = logits[:, base].softmax(dim=-1).double()
-        counts = torch.from_numpy(count_matrix(statistics, len(prepared.classes))[base][:, base])
-        kept, weighted = settings.mine_pairs.pairs, settings.mine_pairs.use_statistics
-        labels = similarities = None
-        if settings.mine_pairs.pseudo_label == "real_gt":
-            labels = torch.tensor([base.index(label) for label in drawn["class_id"].to_list()])
+        similarities = None
         if settings.mine_pairs.selection == "any":
             bank = read_table(CONFUSION_BANK, paths.confusion_bank, origin)
             similarities = whole_bank_similarities(ids.to_list(), bank, images, base)
-        pairs = semantic_miner.mine_pairs(
-            prepared, ids, confidences, counts, kept, weighted, labels, similarities
+        mined = pairs_of_draw(
+            prepared, drawn, confidences, texts, statistics, settings.mine_pairs, similarities
         )
-        by_class = semantic_miner.class_pairs(
-            prepared, confidences, counts, texts, kept, weighted, labels
-        )
-        write_table(CLASS_PAIRS, by_class, paths.class_pairs, origin)
-        write_table(PAIRS, pairs, paths.pairs, origin)
-        say(f"{len(pairs)} pairs of {len(ids)} images -> {paths.pairs}")
+        write_table(CLASS_PAIRS, mined.class_pairs, paths.class_pairs, origin)
+        write_table(PAIRS, mined.pairs, paths.pairs, origin)
+        say(f"{len(mined.pairs)} pairs of {len(ids)} images -> {paths.pairs}")

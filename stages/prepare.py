@@ -15,6 +15,14 @@ from capt_core.params import settings_hash
 from . import options
 from .console import progress, say
 from .run import stage_run
+from .stage import Stage
+
+STAGE = Stage(
+    summary="samples, classes, few-shot lists",
+    per=("dataset",),
+    params=("data", "fewshot.shots", "prepare", "seeds"),
+    writes=lambda at: (*at.dataset, at.data.rejected, at.data.fewshot_lists, at.data.images),
+)
 
 
 def main(

@@ -24,6 +24,20 @@ from capt_core.reporting.summary import summarise, to_csv, to_markdown
 from . import options
 from .console import result
 from .run import load_for, stage_run
+from .stage import Stage
+
+STAGE = Stage(
+    summary="results tables and one HTML page over all runs",
+    params=("data.root", "fewshot.shots", "report.pairs"),
+    # Each record of an evaluation names what else the report shows of it, with digests.
+    reads=lambda at: (at.report.evaluations,),
+    writes=lambda at: (
+        at.report.results,
+        at.report.results_csv,
+        at.report.results_markdown,
+        at.report.html,
+    ),
+)
 
 
 def main(

@@ -12,26 +12,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from capt_core import __version__
+from capt_core import __version__, study
 from capt_core.artifacts.files import write_json
 from capt_core.artifacts.layout import Layout, RunLayout, SeedLayout, StudyLayout
 from capt_core.data.registry import check_dataset_name
 from capt_core.errors import CaptError
-from capt_core.learning.reporter import Reporter
-from capt_core.methods.registry import check_methods, method_class
-from capt_core.params import Matrix, Runtime, Settings, load_settings, method_section
+from capt_core.params import Matrix, Runtime, Settings, load_settings
+from capt_core.reporter import Reporter
 
 from .console import first_process, note, output, progress, result, say, warn
-
-if TYPE_CHECKING:
-    import polars as pl
-    import torch
-
-    from capt_core.data.dataset import Dataset
-    from capt_core.methods.method import Method
-    from capt_core.methods.trained import TrainedModel
 
 __all__ = [
     "Run",
@@ -92,40 +83,9 @@ class Run:
     def method_layout(self, method: str) -> RunLayout:
         return self.seed_layout.run(method)
 
-    def method(self, name: str) -> Method:
-        """A method with its section of the settings.
-
-        Raises:
-            CaptError: unknown method, or a mistake in its section.
-        """
-        found = method_class(name)
-        sources = self.sources
-        section = method_section(
-            name, found.Settings, sources.path, sources.dataset, sources.overrides, sources.change
-        )
-        return found(section)
-
     def remedy(self, stage: str) -> str:
         """What a message names as the command that makes a missing artifact."""
         return f"run: capt-stage {stage} --dataset {self.layout.dataset}"
-
-    def features(
-        self, model: TrainedModel, dataset: Dataset, ids: pl.Series, stored: torch.Tensor
-    ) -> torch.Tensor:
-        """A model's features of some samples; see `dataset_features`."""
-        from capt_core.data.dataset import image_root
-        from capt_core.methods.fitting import dataset_features
-
-        return dataset_features(
-            model.fitted,
-            dataset,
-            ids,
-            stored,
-            image_root(self.layout, self.settings.data.root),
-            self.settings.evaluate.batch_size,
-            self.settings.runtime.workers,
-            reporter(),
-        )
 
     def record_path(self, what: str) -> Path:
         """File for facts of this run that depend on the time or the machine."""
@@ -158,10 +118,9 @@ def stage_run(
         raise CaptError(
             "--set does not work under DVC; use dvc exp run --set-param section.key=value"
         )
-    change: Mapping[str, Any] = {}
+    change = study.variant(variant).change if variant else {}
     sources = SettingsSources(params, dataset, tuple(overrides or ()), change)
     settings, matrix = load_settings(params, dataset, sources.overrides, change)
-    check_methods([*settings.methods, *matrix.compare], sources.name)
     number = matrix.seeds[0] if seed is None else seed
     shared = artifacts
     if variant:
@@ -209,7 +168,7 @@ def termination_as_interrupt() -> Iterator[None]:
 
 def _describe(runtime: Runtime) -> None:
     """Print versions, and the device with what decided for it."""
-    from capt_core.backbone.loading import choose_device
+    from capt_core.device import choose_device
 
     packages = ("torch", "torchvision", "open_clip_torch", "polars", "numpy")
     versions = [f"{name} {version(name)}" for name in packages]

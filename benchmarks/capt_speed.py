@@ -91,7 +91,7 @@ def measure_caching(bench: Bench) -> list[float]:
 @torch.no_grad()
 def measure_inference(bench: Bench) -> dict[str, list[float]]:
     """Images per second from pixels on the device to features, in turns, after a warm-up."""
-    size, count = bench.backbone.style.size, bench.options.inference_batch
+    size, count = bench.backbone.preprocess.size, bench.options.inference_batch
     images = torch.randn(count, 3, size, size, generator=bench.draws).to(bench.backbone.device)
     encoders: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
         PLAIN: bench.backbone.clip.encode_image

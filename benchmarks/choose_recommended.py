@@ -34,10 +34,10 @@ from capt_core.artifacts.layout import Layout
 from capt_core.artifacts.schemas import CONFUSION_BANK, PREDICTIONS
 from capt_core.artifacts.tables import read_table
 from capt_core.backbone.loading import load_backbone
-from capt_core.confusion.predictions import prediction_table
 from capt_core.data.dataset import image_root, load_dataset, load_fewshot
 from capt_core.data.images import image_batches, test_transform
 from capt_core.evaluation.metrics import Metric, evaluate_predictions
+from capt_core.evaluation.predictions import prediction_table
 from capt_core.methods.capt.model import CaptModel, model_from_state
 from capt_core.methods.clip import class_logits
 from capt_core.methods.saved import read_tensors
@@ -113,7 +113,7 @@ class FoldScores:
 
     def _features(self, model: CaptModel) -> torch.Tensor:
         if not self.tokens:
-            transform = test_transform(self.backbone.style)
+            transform = test_transform(self.backbone.preprocess)
             self.tokens = [
                 model.frozen_prefix(images)
                 for images in image_batches(self.files, transform, 128, 2)

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import polars as pl
+import torch
 
-from capt_core.artifacts.features import read_teacher_text_features
 from capt_core.artifacts.provenance import Provenance
 from capt_core.artifacts.schemas import CONFUSION_BANK, CONFUSION_STATISTICS, PREDICTIONS
 from capt_core.artifacts.tables import read_table, write_table
 from capt_core.backbone.encoding import encode_images
 from capt_core.backbone.identity import backbone_identity
 from capt_core.backbone.loading import load_backbone
-from capt_core.confusion.bank import confusion_bank, confusion_statistics, looked_at
-from capt_core.confusion.predictions import prediction_table
+from capt_core.confusion.bank import confusion_bank, confusion_statistics, training_predictions
 from capt_core.data.augmentation import augmented_batches
 from capt_core.data.dataset import Dataset, image_root, load_dataset, load_fewshot
-from capt_core.methods.clip import class_logits
-from capt_core.params import Settings, settings_hash
+from capt_core.evaluation.predictions import prediction_table
+from capt_core.params import settings_hash
 
 from . import options
-from .run import Run, progress, say, stage_run
+from .models import base_model
+from .run import Run, reporter, say, stage_run
 from .stage import Stage
 
 STAGE = Stage(
@@ -58,10 +58,10 @@ def main(
         if settings.build_bank.source != "full_train":
             fewshot = load_fewshot(layout, prepared, settings.fewshot.shots, run.seed)
             ids = fewshot.filter(pl.col("split") == "train")["sample_id"]
-        images = looked_at(prepared, predictions, ids)
+        images = training_predictions(prepared, predictions, ids)
         augmented = []
         if settings.build_bank.source == "augmented_views":
-            augmented = _augmented(run, settings, prepared, images["sample_id"], origin)
+            augmented = _augmented(run, prepared, images["sample_id"], origin)
         bank = confusion_bank(images, augmented)
         statistics = confusion_statistics(bank, images)
         write_table(CONFUSION_STATISTICS, statistics, paths.confusion_statistics, origin)
@@ -80,26 +80,29 @@ def main(
 
 
 def _augmented(
-    run: Run, settings: Settings, prepared: Dataset, ids: pl.Series, origin: Provenance
+    run: Run, prepared: Dataset, ids: pl.Series, origin: Provenance
 ) -> list[pl.DataFrame]:
     """Predictions on random views of the given images, one table per view."""
+    settings = run.settings
     backbone = load_backbone(settings.backbone, settings.runtime)
-    texts = read_teacher_text_features(run.seed_layout.teacher_text_features, origin)
+    model = base_model(run, backbone, origin)
     files = prepared.paths(ids, image_root(run.layout, settings.data.root))
     views = settings.build_bank.views
     tables = []
-    with progress("encoded", views * len(ids)) as advance:
+    with reporter().progress("encoded", views * len(ids)) as advance:
         for view in range(1, views + 1):
             batches = augmented_batches(
                 files,
                 ids.to_list(),
                 view,
-                backbone.style,
+                backbone.preprocess,
                 run.seed,
                 settings.build_bank.batch_size,
                 settings.runtime.workers,
             )
-            images = encode_images(batches, backbone, advance=advance)
-            logits = class_logits(images, texts, backbone.logit_scale)
+            images = encode_images(batches, backbone, model.fitted.encode, advance)
+            with torch.no_grad():
+                features = model.fitted.adapt(images.to(backbone.device)).cpu()
+            logits = model.fitted.logits(features, model.classes)
             tables.append(prediction_table(prepared, ids, logits, top_classes=1))
     return tables

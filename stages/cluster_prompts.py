@@ -8,9 +8,9 @@ import torch
 from capt_core.artifacts.features import read_image_features
 from capt_core.artifacts.schemas import PROMPT_CLUSTERS, PROMPT_SEPARATION, PROMPTS
 from capt_core.artifacts.tables import read_table, write_table
+from capt_core.artifacts.tensors import write_tensors
 from capt_core.backbone.loading import load_backbone
 from capt_core.data.dataset import load_dataset, load_fewshot
-from capt_core.methods.saved import write_tensors
 from capt_core.params import settings_hash
 from capt_core.prompts.clustering import class_means, cluster_centres, cluster_table
 from capt_core.prompts.embedding import prompt_embeddings

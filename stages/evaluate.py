@@ -2,36 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import polars as pl
 
-from capt_core.artifacts.features import (
-    read_image_features,
-    read_teacher_text_features,
-    read_text_features,
-)
-from capt_core.artifacts.files import file_digest, write_json, write_text
-from capt_core.artifacts.schemas import (
-    CONFUSION_BANK,
-    EVALUATION,
-    PREDICTIONS,
-    RUN_PREDICTIONS,
-)
+from capt_core.artifacts.features import read_image_features
+from capt_core.artifacts.files import write_json, write_text
+from capt_core.artifacts.schemas import CONFUSION_BANK, EVALUATION, PREDICTIONS, RUN_PREDICTIONS
 from capt_core.artifacts.tables import read_table, write_table
-from capt_core.backbone.encoding import encode_images
-from capt_core.backbone.loading import load_backbone
-from capt_core.confusion.predictions import prediction_table
-from capt_core.data.dataset import image_root, load_dataset, load_fewshot
-from capt_core.data.images import image_batches, test_transform
+from capt_core.backbone.loading import UNTRAINED_WARNING, load_backbone
+from capt_core.data.dataset import load_dataset, load_fewshot
 from capt_core.evaluation.metrics import evaluate_predictions, evaluation_rows
-from capt_core.methods.clip import class_logits
-from capt_core.methods.encoders import check_method, image_encoder
-from capt_core.methods.saved import read_tensors
-from capt_core.methods.scoring import CLASS_TEXTS, FEATURE_METHODS, ClassTexts, feature_logits
-from capt_core.methods.teacher import UNTRAINED_WARNING
+from capt_core.evaluation.predictions import prediction_table
+from capt_core.methods.model_file import load_model
 from capt_core.params import settings_hash
 
 from . import options
-from .run import progress, say, stage_run
+from .models import model_features
+from .run import say, stage_run
 from .stage import Stage
 
 STAGE = Stage(
@@ -82,15 +70,13 @@ def main(
     variant: options.Variant = None,
 ) -> None:
     """Score a method: base, novel, corrected, broken."""
-    check_method(method)
     with stage_run("evaluate", dataset, seed, params, artifacts, set_, method, variant) as run:
-        settings, layout = run.settings, run.layout
+        settings, layout, paths = run.settings, run.layout, run.method_layout(method)
         prepared = load_dataset(layout)
         backbone = load_backbone(settings.backbone, settings.runtime)
         origin = prepared.provenance(backbone.identity, settings_hash(run.seed))
-        paths = run.method_layout(method)
-        saved, described = read_tensors(paths.model, "train", origin).without(CLASS_TEXTS)
-        seen = saved.fact("sees", f"run: capt-stage train --dataset {dataset} --method {method}")
+        remedy = f"{run.remedy('train')} --method {method}"
+        model = load_model(paths.model, backbone, expected=origin, remedy=remedy)
         before = read_table(PREDICTIONS, run.seed_layout.predictions, origin)
         bank = read_table(CONFUSION_BANK, run.seed_layout.confusion_bank, origin)
         # The bank's correction rate needs the images that could have entered the bank; which of
@@ -100,55 +86,35 @@ def main(
             drawn = load_fewshot(layout, prepared, settings.fewshot.shots, run.seed)
             banked &= pl.col("sample_id").is_in(drawn["sample_id"].implode())
         ids = prepared.samples.filter((pl.col("split") == "test") | banked)["sample_id"]
-        if method in FEATURE_METHODS:
-            stored = read_image_features(layout.image_features, origin)[ids.to_list()]
-            texts = read_text_features(layout.text_features, origin)
-            names = ClassTexts(prepared.spoken_names, texts if described is None else described)
-            logits = feature_logits(saved, stored, names, backbone)
-        else:
-            batches = image_batches(
-                prepared.paths(ids, image_root(layout, settings.data.root)),
-                test_transform(backbone.style),
-                settings.evaluate.batch_size,
-                settings.runtime.workers,
-            )
-            with progress("encoded", len(ids)) as advance:
-                images = encode_images(batches, backbone, image_encoder(saved, backbone), advance)
-            texts = read_teacher_text_features(run.seed_layout.teacher_text_features, origin)
-            compared = texts if described is None else described
-            logits = class_logits(images, compared, backbone.logit_scale)
+        stored = read_image_features(layout.image_features, origin)
+        features = model_features(run, model, prepared, ids, stored)
+        logits = model.fitted.logits(features, model.classes)
         after = prediction_table(prepared, ids, logits, top_classes=5)
         metrics = evaluate_predictions(before, after, bank)
-        test = after.filter(split="test")
+        values = {name: metric.value for name, metric in metrics.items()}
         write_table(RUN_PREDICTIONS, after, paths.predictions, origin)
-        write_text(
-            paths.confusion_plot,
-            test.select(
-                pl.col("true_class").alias("actual"), pl.col("pseudo_label").alias("predicted")
-            ).write_csv(),
+        test = after.filter(split="test").select(
+            pl.col("true_class").alias("actual"), pl.col("pseudo_label").alias("predicted")
         )
+        write_text(paths.confusion_plot, test.write_csv())
         write_json(
-            paths.metrics,
-            {name: metric.value and round(metric.value, 4) for name, metric in metrics.items()},
+            paths.metrics, {name: value and round(value, 4) for name, value in values.items()}
         )
-        rows = evaluation_rows(metrics, dataset, method, variant or "default", seen, run.seed)
-        # The report reads more than the metrics: with the digests of what else it shows, this
-        # record changes whenever the report must be written anew.
+        rows = evaluation_rows(metrics, dataset, method, variant or "default", model.sees, run.seed)
+        # The report shows more of a run than its metrics: the record names these tables.
         shown = (
             paths.predictions,
             paths.training_log,
+            run.seed_layout.base_model,
             run.seed_layout.predictions,
             run.seed_layout.confusion_bank,
             run.seed_layout.representatives,
         )
-        record = prepared.provenance(
-            backbone.identity,
-            settings_hash(run.seed, *(file_digest(path) for path in shown if path.is_file())),
-        )
+        record = replace(origin, inputs=layout.digests(shown))
         write_table(EVALUATION, rows, layout.evaluation(method, run.seed), record)
         for name, metric in metrics.items():
             value = "none" if metric.value is None else f"{metric.value:.2f} %"
             say(f"{name}: {value} (n={metric.n})")
-        say(f"sees: {seen}")
+        say(f"sees: {model.sees}")
         if backbone.untrained:
             say(UNTRAINED_WARNING)

@@ -14,7 +14,8 @@ from capt_core.data.images import image_batches, test_transform
 from capt_core.params import settings_hash
 
 from . import options
-from .run import progress, say, stage_run
+from .console import progress, say
+from .run import stage_run
 from .stage import Stage
 
 STAGE = Stage(
@@ -29,11 +30,10 @@ STAGE = Stage(
 def main(
     dataset: options.Dataset,
     seed: options.NoSeed = None,
-    params: options.Params = options.PARAMS,
+    params: options.Params = None,
     artifacts: options.Artifacts = options.ARTIFACTS,
     set_: options.Set = None,
 ) -> None:
-    """Encode images and class prompts, once."""
     with stage_run("extract-features", dataset, seed, params, artifacts, set_) as run:
         settings, layout = run.settings, run.layout
         prepared = load_dataset(layout)
@@ -42,7 +42,7 @@ def main(
         ids = prepared.samples["sample_id"]
         batches = image_batches(
             prepared.paths(ids, image_root(layout, settings.data.root)),
-            test_transform(backbone.style),
+            test_transform(backbone.preprocess),
             settings.extract_features.batch_size,
             settings.runtime.workers,
         )

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from capt_core.artifacts.features import (
-    feature_column,
-    read_image_features,
-    read_text_features,
-)
-from capt_core.artifacts.schemas import TEACHER_TEXT_FEATURES
+from capt_core.artifacts.features import feature_column, read_image_features
+from capt_core.artifacts.schemas import BASE_TEXT_FEATURES
 from capt_core.artifacts.tables import write_table
-from capt_core.backbone.loading import load_backbone
-from capt_core.data.dataset import load_dataset, load_fewshot
-from capt_core.methods.coop import context_features, fit_context, shown_prompts
-from capt_core.methods.fitting import few_shot_features
-from capt_core.methods.teacher import UNTRAINED_WARNING, Teacher, write_teacher
-from capt_core.params import settings_hash
+from capt_core.backbone.loading import UNTRAINED_WARNING, load_backbone
+from capt_core.data.dataset import image_root, load_dataset, load_fewshot
+from capt_core.methods.fitting import fit_method
+from capt_core.methods.task import Task
 
 from . import options
-from .run import progress, say, stage_run
+from .models import chosen_method
+from .run import reporter, say, stage_run
 from .stage import Stage
 
 STAGE = Stage(
@@ -47,37 +42,33 @@ def main(
     """Fit the base model whose errors are studied."""
     with stage_run("fit-teacher", dataset, seed, params, artifacts, set_, variant=variant) as run:
         settings, layout, paths = run.settings, run.layout, run.seed_layout
+        method = chosen_method(run, settings.fit_teacher.method)
         prepared = load_dataset(layout)
         backbone = load_backbone(settings.backbone, settings.runtime)
-        origin = prepared.provenance(
-            backbone.identity, settings_hash(settings.fit_teacher, run.seed)
+        origin = prepared.provenance(backbone.identity)
+        model = fit_method(
+            method,
+            Task(
+                prepared,
+                load_fewshot(layout, prepared, settings.fewshot.shots, run.seed),
+                backbone,
+                run.seed,
+                settings.fewshot.shots,
+                features=lambda: read_image_features(layout.image_features, origin),
+                image_root=image_root(layout, settings.data.root),
+                workers=settings.runtime.workers,
+                reporter=reporter(),
+            ),
         )
-        prompts = prepared.prompts
-        texts = read_text_features(layout.text_features, origin)
-        if settings.fit_teacher.method == "coop":
-            fewshot = load_fewshot(layout, prepared, settings.fewshot.shots, run.seed)
-            images = read_image_features(layout.image_features, origin)
-            names = prepared.spoken_names
-            with progress("epochs", settings.fit_teacher.epochs) as advance:
-                context, log = fit_context(
-                    few_shot_features(prepared, fewshot, images),
-                    [names[class_id] for class_id in prepared.class_ids("base")],
-                    backbone,
-                    settings.fit_teacher,
-                    run.seed,
-                    advance,
-                )
-            prompts = shown_prompts(names, len(context))
-            texts = context_features(context, names, backbone)
-            say(f"{len(log)} steps, loss {log['loss'][0]:.3f} to {log['loss'][-1]:.3f}")
+        texts = model.fitted.class_texts(model.classes).cpu()
+        prompts = model.fitted.readable_prompts(model.classes)
         write_table(
-            TEACHER_TEXT_FEATURES,
+            BASE_TEXT_FEATURES,
             prepared.text_table(prompts).with_columns(feature_column(texts)),
-            paths.teacher_text_features,
-            origin,
+            paths.base_text_features,
+            model.provenance,
         )
-        teacher = Teacher(settings.fit_teacher.method, backbone.logit_scale, backbone.untrained)
-        write_teacher(paths.teacher, teacher, origin)
-        say(f"{teacher.method} on {backbone.identity} ({backbone.device}) -> {paths.teacher}")
-        if teacher.untrained:
+        model.save(paths.base_model)
+        say(f"{method.name} on {backbone.identity} ({backbone.device}) -> {paths.base_model}")
+        if backbone.untrained:
             say(UNTRAINED_WARNING)

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from capt_core.artifacts.features import read_image_features, read_teacher_text_features
+from capt_core.artifacts.features import read_image_features
 from capt_core.artifacts.schemas import PREDICTIONS
 from capt_core.artifacts.tables import write_table
-from capt_core.backbone.identity import backbone_identity
-from capt_core.confusion.predictions import prediction_table
+from capt_core.backbone.loading import UNTRAINED_WARNING, load_backbone
 from capt_core.data.dataset import load_dataset
 from capt_core.evaluation.metrics import accuracy
-from capt_core.methods.clip import class_logits
-from capt_core.methods.teacher import UNTRAINED_WARNING, read_teacher
+from capt_core.evaluation.predictions import prediction_table
 from capt_core.params import settings_hash
 
 from . import options
+from .models import base_model, model_features
 from .run import say, stage_run
 from .stage import Stage
 
@@ -44,23 +43,24 @@ def main(
     with stage_run("infer-teacher", dataset, seed, params, artifacts, set_, variant=variant) as run:
         settings, layout, paths = run.settings, run.layout, run.seed_layout
         prepared = load_dataset(layout)
+        backbone = load_backbone(settings.backbone, settings.runtime)
         origin = prepared.provenance(
-            backbone_identity(settings.backbone), settings_hash(settings.infer_teacher, run.seed)
+            backbone.identity, settings_hash(settings.infer_teacher, run.seed)
         )
-        teacher = read_teacher(paths.teacher, origin)
+        model = base_model(run, backbone, origin)
+        ids = prepared.samples["sample_id"]
+        features = model_features(
+            run, model, prepared, ids, read_image_features(layout.image_features, origin)
+        )
         predictions = prediction_table(
             prepared,
-            prepared.samples["sample_id"],
-            class_logits(
-                read_image_features(layout.image_features, origin),
-                read_teacher_text_features(paths.teacher_text_features, origin),
-                teacher.logit_scale,
-            ),
+            ids,
+            model.fitted.logits(features, model.classes),
             settings.infer_teacher.top_classes,
         )
         write_table(PREDICTIONS, predictions, paths.predictions, origin)
         for (split, group), part in predictions.group_by("split", "group", maintain_order=True):
             say(f"{split} {group}: {accuracy(part).value:.1f} % of {len(part)} images right")
-        if teacher.untrained:
+        if backbone.untrained:
             say(UNTRAINED_WARNING)
         say(f"-> {paths.predictions}")

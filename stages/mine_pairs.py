@@ -5,7 +5,7 @@ from __future__ import annotations
 import polars as pl
 import torch
 
-from capt_core.artifacts.features import read_image_features, read_teacher_text_features
+from capt_core.artifacts.features import read_base_text_features, read_image_features
 from capt_core.artifacts.schemas import (
     CLASS_PAIRS,
     CONFUSION_BANK,
@@ -13,16 +13,15 @@ from capt_core.artifacts.schemas import (
     PAIRS,
 )
 from capt_core.artifacts.tables import read_table, write_table
-from capt_core.backbone.identity import backbone_identity
+from capt_core.backbone.loading import load_backbone
 from capt_core.confusion import semantic_miner
 from capt_core.confusion.bank import count_matrix
 from capt_core.confusion.sample_miner import whole_bank_similarities
 from capt_core.data.dataset import load_dataset, load_fewshot
-from capt_core.methods.clip import class_confidences
-from capt_core.methods.teacher import read_teacher
 from capt_core.params import settings_hash
 
 from . import options
+from .models import base_model, model_features
 from .run import say, stage_run
 from .stage import Stage
 
@@ -56,19 +55,23 @@ def main(
         settings, layout = run.settings, run.layout
         prepared = load_dataset(layout)
         semantic_miner.check_confusable(prepared)
+        backbone = load_backbone(settings.backbone, settings.runtime)
         origin = prepared.provenance(
-            backbone_identity(settings.backbone), settings_hash(settings.mine_pairs, run.seed)
+            backbone.identity, settings_hash(settings.mine_pairs, run.seed)
         )
         paths = run.seed_layout
-        teacher = read_teacher(paths.teacher, origin)
+        model = base_model(run, backbone, origin)
         statistics = read_table(CONFUSION_STATISTICS, paths.confusion_statistics, origin)
         fewshot = load_fewshot(layout, prepared, settings.fewshot.shots, run.seed)
         base = prepared.class_ids("base")
         drawn = fewshot.filter(pl.col("split") == "train", pl.col("class_id").is_in(base))
         ids = drawn["sample_id"]
-        texts = read_teacher_text_features(paths.teacher_text_features, origin)[base]
+        texts = read_base_text_features(paths.base_text_features, origin)[base]
         images = read_image_features(layout.image_features, origin)
-        confidences = class_confidences(images[ids.to_list()], texts, teacher.logit_scale).double()
+        logits = model.fitted.logits(
+            model_features(run, model, prepared, ids, images), model.classes
+        )
+        confidences = logits[:, base].softmax(dim=-1).double()
         counts = torch.from_numpy(count_matrix(statistics, len(prepared.classes))[base][:, base])
         kept, weighted = settings.mine_pairs.pairs, settings.mine_pairs.use_statistics
         labels = similarities = None
@@ -84,5 +87,5 @@ def main(
             prepared, confidences, counts, texts, kept, weighted, labels
         )
         write_table(CLASS_PAIRS, by_class, paths.class_pairs, origin)
-        write_table(PAIRS, pairs.select(list(PAIRS.columns)), paths.pairs, origin)
+        write_table(PAIRS, pairs, paths.pairs, origin)
         say(f"{len(pairs)} pairs of {len(ids)} images -> {paths.pairs}")

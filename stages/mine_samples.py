@@ -60,8 +60,7 @@ def main(
             run.seed,
             whole_bank=settings.mine_pairs.selection == "any",
         )
-        table = found.select(list(REPRESENTATIVES.columns))
-        write_table(REPRESENTATIVES, table, paths.representatives, origin)
+        write_table(REPRESENTATIVES, found, paths.representatives, origin)
         say(f"{len(found)} representatives of {len(pairs)} pairs -> {paths.representatives}")
         for source, count in found.group_by("source").len().sort("source").iter_rows():
             say(f"  {source}: {count}")

@@ -1,21 +1,55 @@
-"""What every stage does first and last: settings, paths, progress, a record of the run."""
+"""What every stage does first and last: settings, paths, a record of the run."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import platform
 import signal
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
-if TYPE_CHECKING:
-    from capt_core.artifacts.layout import Layout, RunLayout, SeedLayout
-    from capt_core.params import Matrix, Settings
+from capt_core import __version__, study
+from capt_core.artifacts.files import write_json
+from capt_core.artifacts.layout import Layout, RunLayout, SeedLayout, StudyLayout
+from capt_core.data.registry import check_dataset_name
+from capt_core.errors import CaptError
+from capt_core.params import Matrix, Runtime, Settings, load_settings
+from capt_core.reporter import Reporter
+
+from .console import first_process, note, output, progress, result, say, warn
+
+__all__ = [
+    "Run",
+    "first_process",
+    "load_for",
+    "progress",
+    "reporter",
+    "result",
+    "say",
+    "stage_run",
+    "termination_as_interrupt",
+    "warn",
+]
+
+
+@dataclass(frozen=True)
+class SettingsSources:
+    """What the settings of a run are merged from; see `params.load_settings`."""
+
+    path: Path | None
+    dataset: str | None
+    overrides: Sequence[str]
+    change: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        return "packaged settings" if self.path is None else str(self.path)
 
 
 @dataclass(frozen=True)
@@ -25,6 +59,7 @@ class Run:
     Attributes:
         settings: as they hold for the data set.
         matrix: what `dvc repro` fans out over.
+        sources: where the settings come from.
         layout: paths of the data set's artifacts; of none for a stage that covers all.
         seed: the seed given, or the first of the settings.
         seeds: the seed given, or all of the settings.
@@ -34,6 +69,7 @@ class Run:
 
     settings: Settings
     matrix: Matrix
+    sources: SettingsSources
     layout: Layout
     seed: int
     seeds: Sequence[int]
@@ -47,6 +83,10 @@ class Run:
     def method_layout(self, method: str) -> RunLayout:
         return self.seed_layout.run(method)
 
+    def remedy(self, stage: str) -> str:
+        """What a message names as the command that makes a missing artifact."""
+        return f"run: capt-stage {stage} --dataset {self.layout.dataset}"
+
     def record_path(self, what: str) -> Path:
         """File for facts of this run that depend on the time or the machine."""
         return self.records / f"{self.name}-{what}.parquet"
@@ -57,7 +97,7 @@ def stage_run(
     stage: str,
     dataset: str | None,
     seed: int | None,
-    params: Path,
+    params: Path | None,
     artifacts: Path,
     overrides: Sequence[str] | None,
     method: str = "",
@@ -68,19 +108,19 @@ def stage_run(
     The record goes to ``<artifacts>/runs/``, apart from the artifacts, whose bytes must not
     depend on the time or the machine.
 
+    Args:
+        params: settings file; None takes the packaged settings.
+
     Raises:
         CaptError: bad settings, or ``--set`` under DVC.
     """
-    from capt_core.artifacts.layout import Layout, StudyLayout
-    from capt_core.data.registry import check_dataset_name
-    from capt_core.errors import CaptError
-    from capt_core.params import load_settings
-
     if overrides and os.environ.get("DVC_STAGE"):
         raise CaptError(
             "--set does not work under DVC; use dvc exp run --set-param section.key=value"
         )
-    settings, matrix = load_settings(params, dataset, overrides or (), variant)
+    change = study.variant(variant).change if variant else {}
+    sources = SettingsSources(params, dataset, tuple(overrides or ()), change)
+    settings, matrix = load_settings(params, dataset, sources.overrides, change)
     number = matrix.seeds[0] if seed is None else seed
     shared = artifacts
     if variant:
@@ -92,39 +132,24 @@ def stage_run(
     run = Run(
         settings=settings,
         matrix=matrix,
+        sources=sources,
         layout=layout,
         seed=number,
         seeds=matrix.seeds if seed is None else [seed],
         records=shared / "runs",
         name="-".join(filter(None, (stage, dataset, variant, method, f"seed{number}"))),
     )
+    if output.verbose:
+        _describe(settings.runtime)
     started = time.perf_counter()
     yield run
     if first_process():
         _record(run, started)
 
 
-def load_for(dataset: str, params: Path, overrides: Sequence[str] | None) -> Settings:
+def load_for(dataset: str, params: Path | None, overrides: Sequence[str] | None) -> Settings:
     """Settings as they hold for one of several data sets that a stage covers."""
-    from capt_core.params import load_settings
-
     return load_settings(params, dataset, overrides or ())[0]
-
-
-def first_process() -> bool:
-    """Whether this process speaks and writes: the only one, or the first that torchrun started."""
-    return os.environ.get("RANK", "0") == "0"
-
-
-def say(text: str) -> None:
-    """Print one line of what a stage found or wrote."""
-    if first_process():
-        print(text, flush=True)
-
-
-def warn(text: str) -> None:
-    """Print one line of what the user should look at, apart from the results."""
-    print(f"warning: {text}", file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager
@@ -141,66 +166,27 @@ def termination_as_interrupt() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-@contextlib.contextmanager
-def progress(
-    what: str, total: int, note: Callable[[], str] = lambda: ""
-) -> Iterator[Callable[[int], None]]:
-    """Yield a function to be told of finished units; threads may call it.
+def _describe(runtime: Runtime) -> None:
+    """Print versions, and the device with what decided for it."""
+    from capt_core.device import choose_device
 
-    A bar with time left on a terminal; elsewhere a plain line at every tenth, with time left.
-    `note` gives what else is worth knowing, such as the money spent.
-    """
-    if not first_process():
-        yield lambda _: None
-        return
-    if sys.stderr.isatty():
-        from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            TextColumn,
-            TimeRemainingColumn,
-        )
+    packages = ("torch", "torchvision", "open_clip_torch", "polars", "numpy")
+    versions = [f"{name} {version(name)}" for name in packages]
+    note(f"capt-stage {__version__}, Python {platform.python_version()}, {', '.join(versions)}")
+    try:
+        device = str(choose_device(runtime)[0])
+    except CaptError as error:
+        device = f"none ({error})"
+    seen = "sees a GPU" if sys.modules["torch"].cuda.is_available() else "sees no GPU"
+    note(f"device: {device}; runtime.device is {runtime.device} and torch {seen}")
 
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
-        )
-        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-            task = bar.add_task(what, total=total, note="")
-            yield lambda count: bar.update(task, advance=count, note=note())
-        return
 
-    done = 0
-    started = time.monotonic()
-    lock = threading.Lock()
-
-    def advance(count: int) -> None:
-        nonlocal done
-        with lock:
-            before, done = done, done + count
-            if count and total >= 10 and before * 10 // total != done * 10 // total:
-                left = (time.monotonic() - started) / done * (total - done)
-                more = [f"about {left:.0f} s left" if left >= 1 else "", note()]
-                print(
-                    ", ".join(filter(None, (f"{what}: {done}/{total}", *more))),
-                    file=sys.stderr,
-                    flush=True,
-                )
-
-    yield advance
+def reporter() -> Reporter:
+    """Progress and findings of library code, shown as the stages show theirs."""
+    return Reporter(progress, say, warn)
 
 
 def _record(run: Run, started: float) -> None:
-    import platform
-
-    from capt_core import __version__
-    from capt_core.artifacts.files import write_json
-
     torch = sys.modules.get("torch")
     write_json(
         run.records / f"{run.name}.json",

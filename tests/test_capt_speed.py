@@ -34,7 +34,7 @@ def test_presets_are_those_of_the_settings(bench: Bench) -> None:
 
 
 def test_untrained_capt_does_the_work_of_plain_clip(bench: Bench) -> None:
-    size = bench.backbone.style.size
+    size = bench.backbone.preprocess.size
     images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         tuned = bench.model(bench.settings("paper", 1)).eval()(images)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from capt_core.artifacts.provenance import Provenance
-from capt_core.artifacts.schemas import IMAGE_FEATURES, TEACHER_TEXT_FEATURES, TEXT_FEATURES
+from capt_core.artifacts.schemas import BASE_TEXT_FEATURES, IMAGE_FEATURES, TEXT_FEATURES
 from capt_core.artifacts.tables import Table, read_table
 
 if TYPE_CHECKING:
@@ -38,13 +38,13 @@ def read_text_features(path: Path, expected: Provenance) -> torch.Tensor:
     return _read(TEXT_FEATURES, path, expected)
 
 
-def read_teacher_text_features(path: Path, expected: Provenance) -> torch.Tensor:
+def read_base_text_features(path: Path, expected: Provenance) -> torch.Tensor:
     """The base model's text features [C, d]; row i belongs to class id i.
 
     Raises:
         CaptError: as `read_table`.
     """
-    return _read(TEACHER_TEXT_FEATURES, path, expected)
+    return _read(BASE_TEXT_FEATURES, path, expected)
 
 
 def _read(table: Table, path: Path, expected: Provenance) -> torch.Tensor:

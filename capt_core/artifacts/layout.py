@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from capt_core.artifacts.files import file_digest
+from capt_core.errors import CaptError
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,27 @@ class Layout:
     def seed(self, seed: int | str) -> SeedLayout:
         return SeedLayout(self.root / self.dataset / f"seed{seed}")
 
+    def digests(self, paths: Sequence[Path]) -> dict[str, str]:
+        """Digests of those of the files that exist, by path relative to the artifacts folder."""
+        return {
+            path.relative_to(self.root).as_posix(): file_digest(path)
+            for path in paths
+            if path.is_file()
+        }
+
+    def check_digests(self, digests: Mapping[str, str], remedy: str) -> None:
+        """Refuse files that have changed since `digests` named them.
+
+        Raises:
+            CaptError: names the first file that is missing or another; ends with the remedy.
+        """
+        for name, digest in digests.items():
+            path = self.root / name
+            if not path.is_file():
+                raise CaptError(f"{path}: missing; {remedy}")
+            if file_digest(path) != digest:
+                raise CaptError(f"{path}: changed since it was evaluated; {remedy}")
+
     def evaluation(self, method: str, seed: int | str) -> Path:
         return ReportLayout(self.root).evaluations / self.dataset / f"{method}-seed{seed}.parquet"
 
@@ -86,6 +111,7 @@ class SeedLayout:
 
     @property
     def base_model(self) -> Path:
+        """The fitted method whose errors are studied."""
         return self.folder / "base_model.safetensors"
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 
@@ -17,27 +17,39 @@ class Provenance:
         backbone: identity of the backbone (name and digest of its weights); empty where an
             artifact does not depend on one.
         settings: digest of the settings that the writing stage used.
+        inputs: digests of other artifacts that this one belongs to, by path below the artifacts
+            folder.
     """
 
     dataset: str
     dataset_fingerprint: str = ""
     backbone: str = ""
     settings: str = ""
+    inputs: Mapping[str, str] = field(default_factory=dict, hash=False)
 
-    def as_dict(self) -> dict[str, str]:
-        return asdict(self)
+    def as_dict(self) -> dict[str, Any]:
+        """Fields for JSON; `inputs` only if there are any."""
+        record = asdict(self)
+        if not self.inputs:
+            del record["inputs"]
+        return record
 
     @staticmethod
     def from_dict(record: Mapping[str, Any]) -> Provenance:
+        """What `as_dict` gave, among other entries; fields that are not there stay empty."""
         return Provenance(
-            **{name: str(record.get(name, "")) for name in Provenance.__dataclass_fields__}
+            dataset=str(record.get("dataset", "")),
+            dataset_fingerprint=str(record.get("dataset_fingerprint", "")),
+            backbone=str(record.get("backbone", "")),
+            settings=str(record.get("settings", "")),
+            inputs=dict(record.get("inputs", {})),
         )
 
     def mismatch(self, expected: Provenance) -> str | None:
         """How an artifact of this origin contradicts what a reader works with, or None.
 
-        Fields that either side leaves empty are not compared. Settings are not compared: a
-        stage may be rerun by hand with others on purpose.
+        Fields that either side leaves empty are not compared. Neither are settings, since a stage
+        may be rerun by hand with others on purpose, nor inputs.
         """
         if self.dataset != expected.dataset:
             return f"made for data set {self.dataset!r}, not {expected.dataset!r}"

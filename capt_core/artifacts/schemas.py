@@ -1,316 +1,390 @@
-"""The tables that the stages write. ``artifacts/README.md`` documents every column."""
+"""The tables that the stages write: their columns with type, unit and meaning.
+
+``artifacts/README.md`` is written from these declarations, by `capt_core.artifacts.documentation`.
+"""
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import polars as pl
 
-from capt_core.artifacts.tables import Table, vector
-
-_ID = pl.Int64()
-_TEXT = pl.String()
-_SHARE = pl.Float64()
+from capt_core.artifacts.columns import (
+    CAPT_LOG_COLUMNS,
+    CLASS,
+    CONFIDENCE,
+    FEATURE,
+    FLOAT,
+    GROUP,
+    INT,
+    KIND,
+    PAIRED_CLASS,
+    PATH,
+    PREDICTED_CLASS,
+    PREDICTIONS_COLUMNS,
+    RESULTS_COLUMNS,
+    SAMPLE,
+    SPLIT,
+    STEP,
+    TEXT,
+    TEXT_FEATURES_COLUMNS,
+    TRUE_CLASS,
+    TRUE_CONFIDENCE,
+    class_columns,
+    cosine,
+    count,
+    share,
+)
+from capt_core.artifacts.provenance import Provenance
+from capt_core.artifacts.tables import Column, Table, read_record, read_table
+from capt_core.errors import CaptError
 
 SAMPLES = Table(
     "samples",
     "prepare",
-    {"sample_id": _ID, "path": _TEXT, "class_id": _ID, "class_name": _TEXT, "split": _TEXT},
+    "<dataset>/samples.parquet",
+    "One row per image: train, val, test, each in the order of the split file, or else class by "
+    "class in the order of the file names' code points.",
+    [SAMPLE, PATH, *CLASS, SPLIT],
     key=["sample_id"],
 )
 
 CLASSES = Table(
     "classes",
     "prepare",
-    {"class_id": _ID, "class_name": _TEXT, "group": _TEXT, "template": _TEXT},
+    "<dataset>/classes.parquet",
+    "One row per class, named as in the split file, the folder or `classes.yaml`.",
+    [*CLASS, GROUP, Column("template", TEXT, "prompt; `{}` stands for the class name")],
     key=["class_id"],
 )
 
 REJECTED = Table(
     "rejected",
     "prepare",
-    {
-        "rejected_id": _ID,
-        "path": _TEXT,
-        "class_id": _ID,
-        "class_name": _TEXT,
-        "split": _TEXT,
-        "reason": _TEXT,
-    },
+    "<dataset>/rejected.parquet",
+    "One row per image left out by `data.on_bad_image=quarantine`, with control characters in "
+    "names escaped; usually empty.",
+    [
+        Column("rejected_id", INT, "row number from 0"),
+        PATH,
+        replace(
+            CLASS[0],
+            meaning="the class; null where a class was left out or a row could not be read",
+            nullable=True,
+        ),
+        CLASS[1],
+        replace(SPLIT, meaning=f"{SPLIT.meaning}; may be empty where `class_id` is null"),
+        Column("reason", TEXT, "what is wrong with the file, or with the list that names it"),
+    ],
     key=["rejected_id"],
-    nullable=frozenset({"class_id"}),
 )
 
 FEWSHOT = Table(
     "fewshot",
     "prepare",
-    {"position": _ID, "sample_id": _ID, "path": _TEXT, "class_id": _ID, "split": _TEXT},
+    "<dataset>/fewshot/shots<K>-seed<S>.parquet",
+    "One row per image of the few-shot draw: K training and min(K, 4) validation images of every "
+    "class, equal to what the CoOp line of code draws for this seed.",
+    [
+        Column("position", INT, "place in the draw, from 0, counted apart for train and val"),
+        SAMPLE,
+        PATH,
+        CLASS[0],
+        SPLIT,
+    ],
     key=["split", "position"],
 )
 
 IMAGE_FEATURES = Table(
     "image_features",
     "extract-features",
-    {"sample_id": _ID, "feature": vector()},
+    "<dataset>/image_features.parquet",
+    "One row per image of the data set, as the frozen image tower embeds it.",
+    [SAMPLE, FEATURE],
     key=["sample_id"],
 )
 
+TEXT_FEATURES = Table(
+    "text_features",
+    "extract-features",
+    "<dataset>/text_features.parquet",
+    "One row per class, as the frozen text tower embeds its hand-written prompt.",
+    TEXT_FEATURES_COLUMNS,
+    key=["class_id"],
+)
 
-def _text_features(name: str, stage: str) -> Table:
-    return Table(
-        name,
-        stage,
-        {"class_id": _ID, "class_name": _TEXT, "prompt": _TEXT, "feature": vector()},
-        key=["class_id"],
-    )
+BASE_TEXT_FEATURES = Table(
+    "base_text_features",
+    "fit-teacher",
+    "<dataset>/seed<S>/base_text_features.parquet",
+    "One row per class, as the base model of a draw embeds it; equal to `text_features` for "
+    "`fit_teacher.method=clip`.",
+    TEXT_FEATURES_COLUMNS,
+    key=["class_id"],
+)
 
+PREDICTIONS = Table(
+    "predictions",
+    "infer-teacher",
+    "<dataset>/seed<S>/predictions.parquet",
+    "One row per image, as the base model classifies it among the classes of its own half.",
+    PREDICTIONS_COLUMNS,
+    key=["sample_id"],
+)
 
-TEXT_FEATURES = _text_features("text_features", "extract-features")
-TEACHER_TEXT_FEATURES = _text_features("teacher_text_features", "fit-teacher")
-
-
-def _predictions(name: str, stage: str) -> Table:
-    return Table(
-        name,
-        stage,
-        {
-            "sample_id": _ID,
-            "path": _TEXT,
-            "split": _TEXT,
-            "group": _TEXT,
-            "true_class_id": _ID,
-            "true_class": _TEXT,
-            "pseudo_label_id": _ID,
-            "pseudo_label": _TEXT,
-            "correct": pl.Boolean(),
-            "confidence": _SHARE,
-            "true_confidence": _SHARE,
-            "top_class_ids": pl.List(pl.Int64),
-            "top_classes": pl.List(pl.String),
-            "top_confidences": pl.List(pl.Float64),
-        },
-        key=["sample_id"],
-    )
-
-
-PREDICTIONS = _predictions("predictions", "infer-teacher")
-RUN_PREDICTIONS = _predictions("run_predictions", "evaluate")
+RUN_PREDICTIONS = Table(
+    "run_predictions",
+    "evaluate",
+    "<dataset>/seed<S>/<method>/predictions.parquet",
+    "One row per test image and per training image that could enter the bank, as the trained "
+    "method classifies it among the classes of its own half.",
+    PREDICTIONS_COLUMNS,
+    key=["sample_id"],
+)
 
 CONFUSION_BANK = Table(
     "confusion_bank",
     "build-bank",
-    {
-        "sample_id": _ID,
-        "path": _TEXT,
-        "true_class_id": _ID,
-        "true_class": _TEXT,
-        "predicted_class_id": _ID,
-        "predicted_class": _TEXT,
-        "confidence": _SHARE,
-        "true_confidence": _SHARE,
-        "view": _ID,
-    },
+    "<dataset>/seed<S>/confusion_bank.parquet",
+    "One row per misclassified training image of a base class and class it was taken for; with "
+    "`build_bank.source=augmented_views` an image may be taken for several classes, and may be "
+    "right in the test view (the bank's correction rate counts those that are wrong there).",
+    [
+        SAMPLE,
+        PATH,
+        *TRUE_CLASS,
+        *PREDICTED_CLASS,
+        CONFIDENCE,
+        TRUE_CONFIDENCE,
+        Column("view", INT, "0: wrong in the test view; otherwise the first random view that is"),
+    ],
     key=["sample_id", "predicted_class_id"],
 )
 
 CONFUSION_STATISTICS = Table(
     "confusion_statistics",
     "build-bank",
-    {
-        "true_class_id": _ID,
-        "true_class": _TEXT,
-        "predicted_class_id": _ID,
-        "predicted_class": _TEXT,
-        "count": _ID,
-        "rate": _SHARE,
-    },
+    "<dataset>/seed<S>/confusion_statistics.parquet",
+    "One row per class and class it was taken for, most frequent first; pairs never seen are left "
+    "out.",
+    [
+        *TRUE_CLASS,
+        *PREDICTED_CLASS,
+        count("count", "misclassified training images"),
+        share("rate", "`count` over the true class's training images that could enter the bank"),
+    ],
     key=["true_class_id", "predicted_class_id"],
 )
 
 PAIRS = Table(
     "pairs",
     "mine-pairs",
-    {
-        "sample_id": _ID,
-        "pseudo_label_id": _ID,
-        "pseudo_label": _TEXT,
-        "rank": _ID,
-        "class_id": _ID,
-        "class_name": _TEXT,
-        "confidence": _SHARE,
-        "count": _ID,
-        "score": _SHARE,
-    },
+    "<dataset>/seed<S>/pairs.parquet",
+    "One row per few-shot training image of a base class and class it is likely confused with "
+    "(eq. 6 and 7; with `mine_pairs.selection=any` by eq. 8 over the bank).",
+    [
+        SAMPLE,
+        *class_columns(
+            "pseudo_label",
+            "class that the base model takes the image for; with "
+            "`mine_pairs.pseudo_label=real_gt` its true class",
+        ),
+        Column("rank", INT, "1 for the highest score; by default up to min(5, C - 1)"),
+        *class_columns("class", "the confusing class, never the pseudo-label itself"),
+        share("confidence", "the base model's softmax probability of the confusing class"),
+        count(
+            "count", "images of the pseudo-label's class that were taken for the confusing class"
+        ),
+        Column(
+            "score",
+            FLOAT,
+            "(1 + count / row sum) x confidence, or the confidence where the row is empty; with "
+            "`mine_pairs.selection=any` the cosine of the class's most similar misclassified image",
+        ),
+    ],
     key=["sample_id", "rank"],
 )
 
 CLASS_PAIRS = Table(
     "class_pairs",
     "mine-pairs",
-    {
-        "class_id": _ID,
-        "class_name": _TEXT,
-        "rank": _ID,
-        "paired_class_id": _ID,
-        "paired_class": _TEXT,
-        "score": _SHARE,
-        "count": _ID,
-        "source": _TEXT,
-    },
+    "<dataset>/seed<S>/class_pairs.parquet",
+    "One row per base class and class it is likely confused with.",
+    [
+        *CLASS,
+        Column("rank", INT, "place of the other class, from 1"),
+        *PAIRED_CLASS,
+        Column(
+            "score",
+            FLOAT,
+            "mean score over the images taken for the class, or the cosine of the two prompts",
+        ),
+        count("count", "images of the class taken for the other"),
+        Column(
+            "source", TEXT, "`score`, or `text_similarity` for a class that no image was taken for"
+        ),
+    ],
     key=["class_id", "rank"],
 )
 
 PROMPTS = Table(
     "prompts",
     "generate-prompts",
-    {
-        "class_id": _ID,
-        "class_name": _TEXT,
-        "paired_class_id": _ID,
-        "paired_class": _TEXT,
-        "kind": _TEXT,
-        "position": _ID,
-        "prompt": _TEXT,
-        "source": _TEXT,
-    },
+    "<dataset>/seed<S>/prompts.parquet",
+    "One row per prompt that describes a pair of classes.",
+    [
+        *CLASS,
+        *PAIRED_CLASS,
+        KIND,
+        Column("position", INT, "number of the prompt, from 0"),
+        Column("prompt", TEXT, "the text"),
+        Column(
+            "source",
+            TEXT,
+            "where it was written: the word the prompt store uses, `anthropic/<model>`, or "
+            "`template`, which only names the classes",
+        ),
+    ],
     key=["class_id", "paired_class_id", "kind", "position"],
 )
 
 PROMPT_CLUSTERS = Table(
     "prompt_clusters",
     "cluster-prompts",
-    {
-        "kind": _TEXT,
-        "cluster": _ID,
-        "class_id": _ID,
-        "class_name": _TEXT,
-        "cosine": _SHARE,
-        "prompts": pl.List(pl.String),
-    },
+    "<dataset>/seed<S>/prompt_clusters.parquet",
+    "One row per kind of prompt and class: its place in the K-means clustering of the classes' "
+    "mean prompt embeddings (eq. 12), one clustering per kind.",
+    [
+        KIND,
+        Column("cluster", INT, "number of the cluster; 0 is the largest"),
+        *CLASS,
+        cosine("cosine", "of the class's mean embedding to the centre"),
+        Column("prompts", pl.List(pl.String), "the texts behind the mean"),
+    ],
     key=["kind", "class_id"],
 )
 
 PROMPT_SEPARATION = Table(
     "prompt_separation",
     "cluster-prompts",
-    {
-        "class_id": _ID,
-        "class_name": _TEXT,
-        "paired_class_id": _ID,
-        "paired_class": _TEXT,
-        "images": _ID,
-        "paired_images": _ID,
-        "cosine": _SHARE,
-        "paired_cosine": _SHARE,
-        "auc": _SHARE,
-        "weakest_prompt": _TEXT,
-        "weakest_auc": _SHARE,
-    },
+    "<dataset>/seed<S>/prompt_separation.parquet",
+    "One row per ordered pair of classes, worst first: whether the difference prompts of a class "
+    "against the other are nearer to its own images than to the other's (few-shot training images "
+    "of base classes, in the frozen base model's space).",
+    [
+        *CLASS,
+        *PAIRED_CLASS,
+        count("images", "images of the class"),
+        count("paired_images", "images of the other class"),
+        cosine("cosine", "mean, of the prompts to the class's own images"),
+        cosine("paired_cosine", "mean, of the prompts to the other's images"),
+        share(
+            "auc",
+            "pairs of an own and an other image in which the own one is nearer to the prompts, by "
+            "mean cosine; 0.5 is chance, and low values name prompts that are worth rewriting",
+        ),
+        Column("weakest_prompt", TEXT, "the prompt that separates worst"),
+        share("weakest_auc", "`auc` of that prompt alone"),
+    ],
     key=["class_id", "paired_class_id"],
 )
 
 REPRESENTATIVES = Table(
     "representatives",
     "mine-samples",
-    {
-        "sample_id": _ID,
-        "rank": _ID,
-        "class_id": _ID,
-        "class_name": _TEXT,
-        "order": _ID,
-        "representative_id": _ID,
-        "representative_path": _TEXT,
-        "cosine": _SHARE,
-        "source": _TEXT,
-    },
+    "<dataset>/seed<S>/representatives.parquet",
+    "One row per image of `pairs`, confusing class and image that represents this confusion best "
+    "(eq. 8), by cosine to the image.",
+    [
+        SAMPLE,
+        Column("rank", INT, "of the pair, as in `pairs`"),
+        *class_columns("class", "the confusing class"),
+        Column("order", INT, "from 1; up to `mine_samples.representatives` per pair"),
+        Column("representative_id", INT, "`sample_id` of the representative; never the image's"),
+        Column("representative_path", TEXT, "its `path`"),
+        cosine("cosine", "of the two images' features"),
+        Column(
+            "source",
+            TEXT,
+            "`confused_with_anchor`: of the confusing class, taken for the pseudo-label; "
+            "`confused_class`: any misclassified image of the confusing class; "
+            "`anchor_class_confused`: of the pseudo-label's class, taken for the confusing one; "
+            "`random_train`: no (further) misclassified image, or `mine_samples.choice=random`: "
+            "drawn from the few-shot images of the confusing class",
+        ),
+    ],
     key=["sample_id", "rank", "order"],
 )
-
-_OF_CAPT: dict[str, pl.DataType] = {
-    "confusion_loss": _SHARE,
-    "original_loss": _SHARE,
-    "load_balance_loss": _SHARE,
-    "retention_loss": _SHARE,
-    "feature_loss": _SHARE,
-    "rows": _ID,
-    "alpha_mean": _SHARE,
-    "alpha_min": _SHARE,
-    "alpha_max": _SHARE,
-    "alpha_running": _SHARE,
-    "residual_gate": _SHARE,
-    "sample_expert_weight": _SHARE,
-    "commonality_expert_weight": _SHARE,
-    "difference_expert_weight": _SHARE,
-    "sample_expert_share": _SHARE,
-    "commonality_expert_share": _SHARE,
-    "difference_expert_share": _SHARE,
-    "gate_entropy": _SHARE,
-}
 
 TRAINING_LOG = Table(
     "training_log",
     "train",
-    {
-        "step": _ID,
-        "epoch": _ID,
-        "learning_rate": _SHARE,
-        "loss": _SHARE,
-        **_OF_CAPT,
-    },
+    "<dataset>/seed<S>/<method>/training_log.parquet",
+    "One row per training step; empty for methods without training.",
+    [
+        STEP,
+        Column("epoch", INT, "from 1"),
+        Column("learning_rate", FLOAT, "of the step"),
+        Column("loss", FLOAT, "what is minimised: the parts that follow, weighted"),
+        *CAPT_LOG_COLUMNS,
+    ],
     key=["step"],
-    # Methods beside CAPT have a loss and nothing else of this.
-    nullable=frozenset(_OF_CAPT),
+    open=True,
 )
-
 
 TRAINING_SPEED = Table(
     "training_speed",
     "train",
-    {"step": _ID, "rows": _ID, "seconds": _SHARE, "rows_per_second": _SHARE},
+    "runs/train-<dataset>-<method>-seed<S>-speed.parquet",
+    "One row per training step.",
+    [
+        STEP,
+        count("rows", "images forwarded"),
+        Column("seconds", FLOAT, "time the step took", unit="seconds"),
+        Column("rows_per_second", FLOAT, "`rows` over `seconds`", unit="images per second"),
+    ],
     key=["step"],
 )
 
+_RESULTS_KEY = ("dataset", "method", "variant", "protocol", "seed", "metric")
 
-def _results(name: str, stage: str) -> Table:
-    return Table(
-        name,
-        stage,
-        {
-            "dataset": _TEXT,
-            "method": _TEXT,
-            "variant": _TEXT,
-            "sees": _TEXT,
-            "protocol": _TEXT,
-            "seed": _ID,
-            "metric": _TEXT,
-            "value": _SHARE,
-            "n": _ID,
-        },
-        key=["dataset", "method", "variant", "protocol", "seed", "metric"],
-        nullable=frozenset({"value"}),
-    )
-
-
-EVALUATION = _results("evaluation", "evaluate")
-RESULTS = _results("results", "report")
-
-ALL_TABLES = (
-    SAMPLES,
-    CLASSES,
-    REJECTED,
-    FEWSHOT,
-    IMAGE_FEATURES,
-    TEXT_FEATURES,
-    TEACHER_TEXT_FEATURES,
-    PREDICTIONS,
-    CONFUSION_BANK,
-    CONFUSION_STATISTICS,
-    PAIRS,
-    CLASS_PAIRS,
-    PROMPTS,
-    PROMPT_CLUSTERS,
-    PROMPT_SEPARATION,
-    REPRESENTATIVES,
-    TRAINING_LOG,
-    RUN_PREDICTIONS,
-    EVALUATION,
-    RESULTS,
+EVALUATION = Table(
+    "evaluation",
+    "evaluate",
+    "evaluations/<dataset>/<method>-seed<S>.parquet",
+    "One row per metric of a run.",
+    RESULTS_COLUMNS,
+    key=_RESULTS_KEY,
 )
+
+RESULTS = Table(
+    "results",
+    "report",
+    "results.parquet",
+    "One row per run and metric: the rows of all `evaluation` tables.",
+    RESULTS_COLUMNS,
+    key=_RESULTS_KEY,
+)
+
+ALL_TABLES = tuple(value for value in tuple(globals().values()) if isinstance(value, Table))
+"""Every table above, in this order."""
+
+
+def open_table(path: Path) -> pl.DataFrame:
+    """Read any table that a stage wrote, checked against the declaration that its file names.
+
+    Raises:
+        CaptError: missing or damaged file, or none of these tables.
+    """
+    remedy = "name a table that capt-stage wrote"
+    if not path.is_file():
+        raise CaptError(f"{path}: missing; {remedy}")
+    try:
+        record = read_record(path)
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError) as error:
+        raise CaptError(f"{path}: not a readable Parquet table; {remedy}") from error
+    for table in ALL_TABLES:
+        if table.name == record.get("table"):
+            return read_table(table, path, Provenance.from_dict(record))
+    raise CaptError(f"{path}: holds {record.get('table', 'an unknown table')!r}; {remedy}")

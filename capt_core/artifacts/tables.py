@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
@@ -17,25 +18,85 @@ METADATA_KEY = "capt"
 
 
 @dataclass(frozen=True)
+class Column:
+    """A column of a table.
+
+    Attributes:
+        name: the column's name.
+        kind: Polars type. A list type stands for lists of any length; ``pl.Array`` of width 0
+            stands for vectors of any width.
+        meaning: what a value says, for readers of the table.
+        unit: what a value is counted or measured in; empty where there is no unit.
+        nullable: whether it may hold nulls.
+        optional: whether a table may lack it.
+    """
+
+    name: str
+    kind: pl.DataType
+    meaning: str
+    _: KW_ONLY
+    unit: str = ""
+    nullable: bool = False
+    optional: bool = False
+
+
+@dataclass(frozen=True)
 class Table:
-    """What one kind of Parquet table holds.
+    """What one kind of Parquet table holds; ``artifacts/README.md`` is written from it.
 
     Attributes:
         name: the table's name, recorded in the file.
         stage: the stage that writes it, named in errors.
-        columns: column name to Polars type, in order. A list type stands for lists of any
-            length; ``pl.Array`` of width 0 stands for vectors of any width.
+        path: the file below the artifacts folder; parts in angle brackets vary.
+        description: one sentence, "One row per ...".
+        declared: the columns, in order.
         key: columns that together identify a row.
-        nullable: columns that may hold nulls.
+        open: whether further Float64 columns, nulls included, may follow the declared ones.
         version: raised when the meaning of a column changes.
     """
 
     name: str
     stage: str
-    columns: Mapping[str, pl.DataType]
+    path: str
+    description: str
+    declared: Sequence[Column]
     key: Sequence[str]
-    nullable: frozenset[str] = field(default_factory=frozenset)
+    open: bool = False
     version: int = 1
+
+    @property
+    def columns(self) -> dict[str, pl.DataType]:
+        """Column name to Polars type, in order, optional columns included."""
+        return {column.name: column.kind for column in self.declared}
+
+    def frame(
+        self, rows: Sequence[Mapping[str, Any]] | Mapping[str, Sequence[Any] | pl.Series] = ()
+    ) -> pl.DataFrame:
+        """Rows, or columns by name, as a frame with the declared types and order.
+
+        Optional columns that nothing is given for are left out.
+
+        Raises:
+            ValueError: a column that is not declared, unless the table is open.
+        """
+        names = rows if isinstance(rows, Mapping) else {name for row in rows for name in row}
+        schema = {
+            column.name: column.kind
+            for column in self.declared
+            if not column.optional or column.name in names
+        }
+        further = sorted(set(names) - set(schema))
+        if further and not self.open:
+            raise ValueError(f"table {self.name}: unknown column {further[0]}")
+        return pl.DataFrame(rows, schema=schema | dict.fromkeys(further, pl.Float64()))
+
+    def select(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """The table's columns of a frame, in order; whatever else it holds is dropped."""
+        return frame.select(
+            column.name
+            for column in self.declared
+            if not column.optional or column.name in frame.columns
+        )
 
 
 def vector() -> pl.Array:
@@ -55,7 +116,7 @@ def write_table(table: Table, frame: pl.DataFrame, path: Path, provenance: Prove
         raise ValueError(f"table {table.name}: {problem}")
     record = {"table": table.name, "version": table.version, **provenance.as_dict()}
     # Statistics and dictionaries cost much and save nothing on float vectors.
-    plain = any(isinstance(kind, pl.Array) for kind in table.columns.values())
+    plain = any(isinstance(column.kind, pl.Array) for column in table.declared)
     with atomic_path(path) as temporary:
         try:
             frame.write_parquet(
@@ -65,7 +126,7 @@ def write_table(table: Table, frame: pl.DataFrame, path: Path, provenance: Prove
                 metadata={METADATA_KEY: json.dumps(record, sort_keys=True)},
             )
         except pl.exceptions.PolarsError as error:
-            # The frame was checked above, so what Polars reports here is the disk's trouble.
+            # The frame was checked above, so what Polars reports here is an error of the disk.
             raise OSError(" ".join(str(error).split())) from error
 
 
@@ -79,14 +140,14 @@ def read_table(table: Table, path: Path, expected: Provenance | None = None) -> 
 
     Raises:
         CaptError: missing or damaged file, wrong columns, duplicate keys, foreign origin. The
-            message names the file and the stage that writes it anew.
+            message names the file and the stage that writes it.
     """
     remedy = f"run: capt-stage {table.stage} --dataset {_dataset_of(path, expected)}"
     if not path.is_file():
         raise CaptError(f"{path}: missing; {remedy}")
     try:
         frame = pl.read_parquet(path)
-        record = json.loads(pl.read_parquet_metadata(path).get(METADATA_KEY, "{}"))
+        record = read_record(path)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError) as error:
         raise CaptError(f"{path}: not a readable Parquet table; {remedy}") from error
     if record.get("table") != table.name or record.get("version") != table.version:
@@ -104,15 +165,23 @@ def read_table(table: Table, path: Path, expected: Provenance | None = None) -> 
     return frame
 
 
+def read_record(path: Path) -> dict[str, Any]:
+    """What a table's file metadata says of it; empty for Parquet files of other programs."""
+    return dict(json.loads(pl.read_parquet_metadata(path).get(METADATA_KEY, "{}")))
+
+
 def read_provenance(path: Path) -> Provenance:
     """Origin recorded in a table's file metadata."""
-    return Provenance.from_dict(json.loads(pl.read_parquet_metadata(path)[METADATA_KEY]))
+    return Provenance.from_dict(read_record(path))
 
 
 def schema_problem(table: Table, frame: pl.DataFrame) -> str | None:
     """First way in which a frame departs from its schema, or None."""
-    for name, kind in table.columns.items():
+    for column in table.declared:
+        name, kind = column.name, column.kind
         if name not in frame.columns:
+            if column.optional:
+                continue
             return f"column {name} is missing"
         found = frame.schema[name]
         same = (
@@ -122,12 +191,15 @@ def schema_problem(table: Table, frame: pl.DataFrame) -> str | None:
         )
         if not same:
             return f"column {name} has type {found}, expected {kind}"
-    extra = [name for name in frame.columns if name not in table.columns]
-    if extra:
-        return f"unknown column {extra[0]}"
-    for name in frame.columns:
-        if name not in table.nullable and frame[name].null_count():
+        if not column.nullable and frame[name].null_count():
             return f"column {name} holds nulls"
+    for name in frame.columns:
+        if name in table.columns:
+            continue
+        if not table.open:
+            return f"unknown column {name}"
+        if frame.schema[name] != pl.Float64:
+            return f"column {name} has type {frame.schema[name]}, expected Float64"
     keys = list(table.key)
     if keys and frame.select(keys).is_duplicated().any():
         return f"two rows share the key ({', '.join(keys)})"

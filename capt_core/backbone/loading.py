@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +14,12 @@ from torch import nn
 
 from capt_core import params
 from capt_core.backbone.identity import TINY_CLIP, backbone_identity
-from capt_core.data.images import ImageStyle
+from capt_core.data.images import Preprocess
+from capt_core.device import choose_device
 from capt_core.errors import CaptError
 from capt_core.torchvision_ops import ensure_torchvision
+
+UNTRAINED_WARNING = "The backbone's weights are untrained: these numbers mean nothing."
 
 
 class Tokenizer(Protocol):
@@ -38,14 +40,14 @@ class Backbone:
         identity: name and digest of the weights, carried by every artifact made with it.
         clip: the open_clip model in evaluation mode, on `device`.
         tokenizer: of its text tower.
-        style: image size and normalisation of its image tower.
+        preprocess: makes of a PIL image what its image tower takes.
         untrained: the weights are a random initialisation, so results mean nothing.
     """
 
     identity: str
     clip: Any
     tokenizer: Tokenizer
-    style: ImageStyle
+    preprocess: Preprocess
     device: torch.device
     autocast: torch.dtype | None
     untrained: bool
@@ -102,15 +104,15 @@ def load_backbone(settings: params.Backbone, runtime: params.Runtime) -> Backbon
     identity = backbone_identity(settings)
     device, autocast = choose_device(runtime)
     if settings.name == TINY_CLIP:
-        clip, tokenizer, style = _tiny(settings)
+        clip, tokenizer, preprocess = _tiny(settings)
     else:
-        clip, tokenizer, style = _open_clip(settings)
+        clip, tokenizer, preprocess = _open_clip(settings)
     clip.eval().requires_grad_(False)
     return Backbone(
         identity=identity,
         clip=clip.to(device),
         tokenizer=tokenizer,
-        style=style,
+        preprocess=preprocess,
         device=device,
         autocast=autocast,
         untrained=looks_untrained(clip),
@@ -132,28 +134,6 @@ def load_tokenizer(settings: params.Backbone) -> Tokenizer:
     return OpenClipTokenizer(settings.name)
 
 
-def choose_device(runtime: params.Runtime) -> tuple[torch.device, torch.dtype | None]:
-    """Device and autocast type (None for fp32) that the settings ask for.
-
-    Raises:
-        CaptError: cuda is asked for and torch sees no GPU, or fp16 on a CPU.
-    """
-    available = torch.cuda.is_available()
-    if runtime.device == "cuda" and not available:
-        raise CaptError(
-            "runtime.device: torch sees no GPU; set runtime.device=cpu or run: capt-stage doctor"
-        )
-    device = torch.device("cpu")
-    if available and runtime.device != "cpu":
-        # Each process that torchrun starts has a GPU of its own.
-        local = os.environ.get("LOCAL_RANK")
-        device = torch.device("cuda" if local is None else f"cuda:{local}")
-    if runtime.precision == "fp16" and device.type == "cpu":
-        raise CaptError("runtime.precision: fp16 needs a GPU; use fp32 or bf16")
-    autocast = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[runtime.precision]
-    return device, autocast
-
-
 def looks_untrained(model: nn.Module) -> bool:
     """Whether every LayerNorm still has the scale 1 and shift 0 it is created with."""
     norms = [module for module in model.modules() if isinstance(module, nn.LayerNorm)]
@@ -162,18 +142,18 @@ def looks_untrained(model: nn.Module) -> bool:
     )
 
 
-def _tiny(settings: params.Backbone) -> tuple[Any, Tokenizer, ImageStyle]:
+def _tiny(settings: params.Backbone) -> tuple[Any, Tokenizer, Preprocess]:
     from capt_core.backbone import tiny_clip
 
-    style = ImageStyle(tiny_clip.IMAGE_SIZE, tiny_clip.IMAGE_MEAN, tiny_clip.IMAGE_STD)
+    preprocess = Preprocess(tiny_clip.IMAGE_SIZE, tiny_clip.IMAGE_MEAN, tiny_clip.IMAGE_STD)
     if settings.checkpoint is None:
-        return tiny_clip.load_model(), tiny_clip.Tokenizer(), style
+        return tiny_clip.load_model(), tiny_clip.Tokenizer(), preprocess
     model = tiny_clip.build_model()
     _load_weights(model, Path(settings.checkpoint).expanduser())
-    return model, tiny_clip.Tokenizer(), style
+    return model, tiny_clip.Tokenizer(), preprocess
 
 
-def _open_clip(settings: params.Backbone) -> tuple[Any, Tokenizer, ImageStyle]:
+def _open_clip(settings: params.Backbone) -> tuple[Any, Tokenizer, Preprocess]:
     import open_clip
 
     _check_known(settings.name)
@@ -205,12 +185,12 @@ def _open_clip(settings: params.Backbone) -> tuple[Any, Tokenizer, ImageStyle]:
         raise CaptError(
             f"backbone {settings.name}: its images are not square {sizes}; choose another"
         )
-    style = ImageStyle(
+    preprocess = Preprocess(
         int(sizes[0]),
         tuple(getattr(visual, "image_mean", None) or open_clip.OPENAI_DATASET_MEAN),
         tuple(getattr(visual, "image_std", None) or open_clip.OPENAI_DATASET_STD),
     )
-    return clip, OpenClipTokenizer(settings.name), style
+    return clip, OpenClipTokenizer(settings.name), preprocess
 
 
 def _check_known(name: str) -> None:

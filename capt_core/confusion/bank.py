@@ -7,19 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import polars as pl
 
+from capt_core.artifacts.schemas import CONFUSION_BANK, CONFUSION_STATISTICS
 from capt_core.data.dataset import Dataset
-
-BANK_COLUMNS = (
-    "sample_id",
-    "path",
-    "true_class_id",
-    "true_class",
-    "predicted_class_id",
-    "predicted_class",
-    "confidence",
-    "true_confidence",
-    "view",
-)
 
 
 def confusion_bank(
@@ -42,14 +31,13 @@ def confusion_bank(
         frame.with_columns(pl.lit(number, pl.Int64).alias("view"))
         for number, frame in enumerate([predictions, *augmented])
     ]
-    return (
+    wrong = (
         pl.concat(views)
         .filter(~pl.col("correct"))
         .unique(["sample_id", "pseudo_label_id"], keep="first", maintain_order=True)
         .rename({"pseudo_label_id": "predicted_class_id", "pseudo_label": "predicted_class"})
-        .select(BANK_COLUMNS)
-        .sort("true_class_id", "predicted_class_id", "sample_id")
     )
+    return CONFUSION_BANK.select(wrong).sort("true_class_id", "predicted_class_id", "sample_id")
 
 
 def confusion_statistics(bank: pl.DataFrame, predictions: pl.DataFrame) -> pl.DataFrame:
@@ -61,17 +49,17 @@ def confusion_statistics(bank: pl.DataFrame, predictions: pl.DataFrame) -> pl.Da
 
     Returns:
         Rows as in the table `confusion_statistics`, most frequent first. `rate` is the count
-        as a share of the looked-at images of the true class. Pairs never seen are left out.
+        as a share of the true class's `predictions`. Pairs never seen are left out.
     """
     images = predictions.group_by("true_class_id").agg(pl.len().alias("images"))
-    return (
+    counted = (
         bank.group_by("true_class_id", "true_class", "predicted_class_id", "predicted_class")
         .agg(pl.len().cast(pl.Int64).alias("count"))
         .join(images, on="true_class_id")
         .with_columns((pl.col("count") / pl.col("images")).alias("rate"))
-        .drop("images")
         .sort("count", "true_class_id", "predicted_class_id", descending=[True, False, False])
     )
+    return CONFUSION_STATISTICS.select(counted)
 
 
 def count_matrix(statistics: pl.DataFrame, class_count: int) -> np.ndarray:
@@ -83,7 +71,9 @@ def count_matrix(statistics: pl.DataFrame, class_count: int) -> np.ndarray:
     return counts
 
 
-def looked_at(dataset: Dataset, predictions: pl.DataFrame, sample_ids: pl.Series) -> pl.DataFrame:
+def training_predictions(
+    dataset: Dataset, predictions: pl.DataFrame, sample_ids: pl.Series
+) -> pl.DataFrame:
     """Predictions of the given training images, base classes only (nothing novel may leak in)."""
     base = dataset.class_ids("base")
     return predictions.filter(

@@ -11,6 +11,7 @@ import polars as pl
 import torch
 
 from capt_core import params
+from capt_core.artifacts.schemas import REPRESENTATIVES
 from capt_core.data.dataset import Dataset
 
 SOURCES = ("confused_with_anchor", "confused_class", "anchor_class_confused", "random_train")
@@ -131,6 +132,7 @@ def mine_representatives(
     for sample_id, class_id in train_samples.select("sample_id", "class_id").iter_rows():
         by_class.setdefault(class_id, []).append(sample_id)
     generator = random.Random(seed)
+    names, paths = dataset.class_names, dataset.samples["path"]
     rows = []
     columns = ("sample_id", "pseudo_label_id", "rank", "class_id")
     for anchor, pseudo_label, rank, paired in pairs.select(columns).iter_rows():
@@ -148,30 +150,16 @@ def mine_representatives(
                 "sample_id": anchor,
                 "rank": rank,
                 "class_id": paired,
+                "class_name": names[paired],
                 "order": order,
                 "representative_id": sample,
+                "representative_path": paths[sample],
                 "cosine": cosine,
                 "source": source,
             }
             for order, (sample, (cosine, source)) in enumerate(chosen.items(), start=1)
         ]
-    frame = pl.DataFrame(
-        rows,
-        schema={
-            "sample_id": pl.Int64,
-            "rank": pl.Int64,
-            "class_id": pl.Int64,
-            "order": pl.Int64,
-            "representative_id": pl.Int64,
-            "cosine": pl.Float64,
-            "source": pl.String,
-        },
-    )
-    images = dataset.samples.select(
-        pl.col("sample_id").alias("representative_id"), pl.col("path").alias("representative_path")
-    )
-    named = dataset.with_names(frame, "class_id", "class_name")
-    return named.join(images, on="representative_id", how="left", maintain_order="left")
+    return REPRESENTATIVES.frame(rows)
 
 
 def _from_bank(

@@ -5,8 +5,10 @@ from __future__ import annotations
 import polars as pl
 import torch
 
+from capt_core.artifacts.schemas import CLASS_PAIRS, PAIRS
 from capt_core.data.dataset import Dataset
 from capt_core.errors import CaptError
+from capt_core.evaluation.predictions import ranked_classes
 
 
 def pseudo_labels(confidences: torch.Tensor) -> torch.Tensor:
@@ -48,11 +50,6 @@ def _scores(
     # An all-zero matrix has only empty rows, which leave the confidences as they are.
     weighing = counts if use_statistics else torch.zeros_like(counts)
     return confusion_scores(confidences, weighing, pseudo)
-
-
-def ranked_classes(scores: torch.Tensor, count: int) -> torch.Tensor:
-    """Indices [N, count] of the highest scores, best first, lowest index on ties."""
-    return scores.argsort(dim=1, descending=True, stable=True)[:, :count]
 
 
 def check_confusable(dataset: Dataset) -> None:
@@ -103,30 +100,24 @@ def mine_pairs(
     else:
         scores = similarities.scatter(1, pseudo[:, None], float("-inf"))
     top = ranked_classes(scores, kept)
-    frame = pl.DataFrame(
+    names = dataset.class_names
+    anchors = class_ids[pseudo].repeat_interleave(kept).tolist()
+    partners = class_ids[top].flatten().tolist()
+    return PAIRS.frame(
         {
             "sample_id": sample_ids.gather(
                 [i for i in range(len(sample_ids)) for _ in range(kept)]
             ),
-            "pseudo_label_id": class_ids[pseudo].repeat_interleave(kept).tolist(),
+            "pseudo_label_id": anchors,
+            "pseudo_label": [names[class_id] for class_id in anchors],
             "rank": list(range(1, kept + 1)) * len(sample_ids),
-            "class_id": class_ids[top].flatten().tolist(),
+            "class_id": partners,
+            "class_name": [names[class_id] for class_id in partners],
             "confidence": confidences.gather(1, top).flatten().tolist(),
             "count": counts[pseudo[:, None], top].flatten().tolist(),
             "score": scores.gather(1, top).flatten().tolist(),
-        },
-        schema_overrides={
-            "sample_id": pl.Int64,
-            "pseudo_label_id": pl.Int64,
-            "rank": pl.Int64,
-            "class_id": pl.Int64,
-            "confidence": pl.Float64,
-            "count": pl.Int64,
-            "score": pl.Float64,
-        },
+        }
     ).filter(pl.col("score").is_finite())
-    named = dataset.with_names(frame, "pseudo_label_id", "pseudo_label")
-    return dataset.with_names(named, "class_id", "class_name")
 
 
 def class_pairs(
@@ -179,16 +170,4 @@ def class_pairs(
                     "source": "score" if mined else "text_similarity",
                 }
             )
-    return pl.DataFrame(
-        rows,
-        schema={
-            "class_id": pl.Int64,
-            "class_name": pl.String,
-            "rank": pl.Int64,
-            "paired_class_id": pl.Int64,
-            "paired_class": pl.String,
-            "score": pl.Float64,
-            "count": pl.Int64,
-            "source": pl.String,
-        },
-    )
+    return CLASS_PAIRS.frame(rows)

@@ -15,7 +15,7 @@ from capt_core.artifacts.provenance import Provenance
 from capt_core.artifacts.schemas import CLASSES, FEWSHOT, SAMPLES
 from capt_core.artifacts.tables import read_provenance, read_table
 from capt_core.data.registry import dataset_spec
-from capt_core.data.splits import checked_root, spoken_name
+from capt_core.data.splits import checked_root, prompt_name
 from capt_core.errors import CaptError
 
 
@@ -41,15 +41,15 @@ class Dataset:
         return self.classes["class_name"].to_list()
 
     @property
-    def spoken_names(self) -> list[str]:
+    def prompt_names(self) -> list[str]:
         """Class names as they stand in a sentence, in class order."""
-        return [spoken_name(name) for name in self.class_names]
+        return [prompt_name(name) for name in self.class_names]
 
     @property
     def prompts(self) -> list[str]:
         """The hand-written template filled with each class's name, in class order."""
         return [
-            template.format(spoken_name(name))
+            template.format(prompt_name(name))
             for template, name in self.classes.select("template", "class_name").iter_rows()
         ]
 

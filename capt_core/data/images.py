@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from io import BytesIO
 from itertools import islice
 from pathlib import Path
@@ -65,45 +66,63 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 @dataclass(frozen=True)
-class ImageStyle:
-    """How pixels become a tensor: side length, and mean and standard deviation per channel."""
+class Preprocess:
+    """How a backbone turns an image into the tensor that its image tower takes.
+
+    Attributes:
+        size: side length S in pixels.
+        mean: per channel, of pixel values between 0 and 1.
+        std: standard deviation, likewise.
+    """
 
     size: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
+    def __call__(self, image: Image.Image) -> torch.Tensor:
+        """`test_transform` of an image in any mode: a tensor [3, S, S].
 
-def test_transform(style: ImageStyle) -> Any:
+        Raises:
+            ValueError: 32-bit pixels, whose range is not known.
+        """
+        return self._transform(to_rgb(image))  # type: ignore[no-any-return]
+
+    @cached_property
+    def _transform(self) -> Any:
+        return test_transform(self)
+
+
+def test_transform(preprocess: Preprocess) -> Any:
     """Resize the shorter side (bicubic), crop the centre, normalise: PIL image to [3, S, S]."""
     transforms = _torchvision_transforms()
     return transforms.Compose(
         [
-            transforms.Resize(style.size, interpolation=transforms.InterpolationMode.BICUBIC),
-            transforms.CenterCrop(style.size),
+            transforms.Resize(preprocess.size, interpolation=transforms.InterpolationMode.BICUBIC),
+            transforms.CenterCrop(preprocess.size),
             transforms.ToTensor(),
-            transforms.Normalize(style.mean, style.std),
+            transforms.Normalize(preprocess.mean, preprocess.std),
         ]
     )
 
 
-def train_transform(style: ImageStyle) -> Any:
+def train_transform(preprocess: Preprocess) -> Any:
     """Random resized crop (scale 0.08-1, bicubic), random flip, normalise."""
     transforms = _torchvision_transforms()
     return transforms.Compose(
         [
             transforms.RandomResizedCrop(
-                style.size,
+                preprocess.size,
                 scale=(0.08, 1.0),
                 interpolation=transforms.InterpolationMode.BICUBIC,
             ),
             transforms.RandomHorizontalFlip(),
             transforms.ToTensor(),
-            transforms.Normalize(style.mean, style.std),
+            transforms.Normalize(preprocess.mean, preprocess.std),
         ]
     )
 
 
-def drawn(transform: Any, image: Image.Image, seed: int) -> torch.Tensor:
+def transform_with_seed(transform: Any, image: Image.Image, seed: int) -> torch.Tensor:
     """The tensor [3, S, S] that a random transform makes of an image when it is given a seed.
 
     torchvision draws from the CPU's global generator, so calls cannot be threaded; it is left as
@@ -126,7 +145,7 @@ def _torchvision_transforms() -> Any:
 
 
 def image_batches(
-    paths: Sequence[Path],
+    images: Sequence[Path | str | Image.Image],
     transform: Callable[[Image.Image], torch.Tensor],
     batch_size: int,
     workers: int,
@@ -139,14 +158,16 @@ def image_batches(
     """
     import torch
 
-    def load(path: Path) -> torch.Tensor:
-        return transform(open_image(path))
+    def load(image: Path | str | Image.Image) -> torch.Tensor:
+        if not isinstance(image, Image.Image):
+            image = open_image(Path(image))
+        return transform(image)
 
     ahead: deque[Future[torch.Tensor]] = deque()
     with ThreadPoolExecutor(max_workers=max(1, workers)) as pool:
-        upcoming = iter(paths)
-        ahead.extend(pool.submit(load, path) for path in islice(upcoming, 2 * batch_size))
+        upcoming = iter(images)
+        ahead.extend(pool.submit(load, image) for image in islice(upcoming, 2 * batch_size))
         while ahead:
             batch = [ahead.popleft().result() for _ in range(min(batch_size, len(ahead)))]
-            ahead.extend(pool.submit(load, path) for path in islice(upcoming, len(batch)))
+            ahead.extend(pool.submit(load, image) for image in islice(upcoming, len(batch)))
             yield torch.stack(batch)

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from capt_core.artifacts.schemas import EVALUATION
+
 PROTOCOL = "base_to_novel"
 
 
@@ -80,24 +82,20 @@ def evaluate_predictions(
 def evaluation_rows(
     metrics: dict[str, Metric], dataset: str, method: str, variant: str, sees: str, seed: int
 ) -> pl.DataFrame:
-    """One row per metric, as in the table `results`; `sees` as `visibility.sees` words it."""
-    return pl.DataFrame(
+    """One row per metric, as in the table `evaluation`; `sees` comes from `visibility.sees`."""
+    run = {
+        "dataset": dataset,
+        "method": method,
+        "variant": variant,
+        "sees": sees,
+        "protocol": PROTOCOL,
+        "seed": seed,
+    }
+    return EVALUATION.frame(
         [
-            (dataset, method, variant, sees, PROTOCOL, seed, name, metric.value, metric.n)
+            run | {"metric": name, "value": metric.value, "n": metric.n}
             for name, metric in metrics.items()
-        ],
-        schema={
-            "dataset": pl.String,
-            "method": pl.String,
-            "variant": pl.String,
-            "sees": pl.String,
-            "protocol": pl.String,
-            "seed": pl.Int64,
-            "metric": pl.String,
-            "value": pl.Float64,
-            "n": pl.Int64,
-        },
-        orient="row",
+        ]
     )
 
 

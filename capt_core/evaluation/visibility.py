@@ -1,4 +1,4 @@
-"""What a run was allowed to see, in words that stand beside its results."""
+"""What a run was allowed to see, in the words that results are listed with."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _RETAINED = {
     "generic": "generic vocabulary (retention)",
     "prompts": "generic vocabulary and the pairs' prompts (retention)",
 }
-"""By the names that retention is over; the training names are no further sight."""
+"""By the names that retention is over; the training names add nothing that a run may not see."""
 
 
 class Retention(Protocol):
@@ -48,7 +48,7 @@ def sees(
         described: whether classes are compared by their difference prompts as well.
 
     Returns:
-        ``base only``, or what else, several things parted by semicolons.
+        ``base only``, or what else, several things separated by semicolons.
     """
     found = []
     if shots == 0 and method not in ("clip", "clip_prompts"):
@@ -60,6 +60,6 @@ def sees(
     if described:
         found.append("difference prompts (class texts)")
     if retention is not None and retention.retention_weight > 0:
-        told = _RETAINED.get(retention.retention_names)
-        found += [told] if told else []
+        retained = _RETAINED.get(retention.retention_names)
+        found += [retained] if retained else []
     return "; ".join(found) or BASE_ONLY

@@ -1,1 +1,1 @@
-"""The methods of the tables, one module each."""
+"""The methods of the tables: one file each, found by name through the registry."""

@@ -2,36 +2,20 @@
 
 from __future__ import annotations
 
-import torch
+from capt_core.methods.method import Fitted, Method
+from capt_core.methods.task import Task
 
 
-def class_logits(
-    image_features: torch.Tensor, text_features: torch.Tensor, logit_scale: float
-) -> torch.Tensor:
-    """Scaled cosines, the logits of eq. 1.
+class Clip(Method):
+    """Images are compared with each class's prompt (eq. 1); nothing is fitted."""
 
-    Args:
-        image_features: [N, d], unit length.
-        text_features: [C, d], unit length, one per class.
-        logit_scale: the inverse temperature.
+    name = "clip"
+    label = "CLIP (zero-shot)"
+    citation = "Radford et al., ICML 2021"
+    needs = frozenset()
 
-    Returns:
-        Logits [N, C].
-    """
-    return logit_scale * image_features @ text_features.T
+    def fit(self, task: Task) -> Fitted:
+        return Fitted(self, task.backbone)
 
-
-def class_confidences(
-    image_features: torch.Tensor, text_features: torch.Tensor, logit_scale: float
-) -> torch.Tensor:
-    """Eq. 1: softmax over classes of the scaled cosines.
-
-    Args:
-        image_features: [N, d], unit length.
-        text_features: [C, d], unit length, one per class.
-        logit_scale: the inverse temperature.
-
-    Returns:
-        Confidences [N, C]; every row sums to 1.
-    """
-    return class_logits(image_features, text_features, logit_scale).softmax(dim=-1)
+    def sees(self, task: Task, fitted: Fitted) -> list[str]:
+        return []

@@ -1,25 +1,37 @@
 """CoOp: context vectors learnt in place of a prompt's words (Zhou et al., IJCV 2022).
 
 The context is shared by all classes and stands before the class name, so it carries over to
-classes it was not learnt on. Images enter as stored features of the frozen tower, that is in the
-test view; the original augments them anew at every step.
+classes it was not learnt on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import polars as pl
 import torch
 from torch import nn
 from torch.nn import functional
 
-from capt_core import params
 from capt_core.backbone.encoding import check_lengths
 from capt_core.backbone.loading import Backbone
 from capt_core.errors import CaptError
-from capt_core.methods.fitting import FewShotFeatures, descend
+from capt_core.learning.loop import Batch, Record
+from capt_core.learning.optimisation import Optimisation
+from capt_core.learning.randomness import generator
+from capt_core.methods.feature_training import class_positions, train_on_features
+from capt_core.methods.method import Classes, Fitted, Method
+from capt_core.methods.task import Task
+from capt_core.methods.zero_shot import class_logits
+from capt_core.settings_file import packaged
+
+
+class CoOpSettings(Optimisation, path="methods.coop"):
+    """The section ``methods.coop``."""
+
+    context_init: str | None = packaged()
+    context_length: int = packaged(ge=1)
+
 
 _PLACEHOLDER = "X"  # one token in CLIP's vocabulary; its embedding is replaced
 
@@ -73,13 +85,13 @@ def prompts_with_context(names: Sequence[str], length: int) -> list[str]:
     return [" ".join([*[_PLACEHOLDER] * length, f"{name}."]) for name in names]
 
 
-def shown_prompts(names: Sequence[str], length: int) -> list[str]:
+def readable_prompts(names: Sequence[str], length: int) -> list[str]:
     """The same for people, who cannot read the vectors: ``[v1] [v2] [v3] [v4] name.``"""
     vectors = " ".join(f"[v{number}]" for number in range(1, length + 1))
     return [f"{vectors} {name}." for name in names]
 
 
-def initial_context(settings: params.Coop, backbone: Backbone, seed: int) -> torch.Tensor:
+def initial_context(settings: CoOpSettings, backbone: Backbone, seed: int) -> torch.Tensor:
     """Context before the first step: embedded words, or N(0, 0.02^2) drawn from a seed, [M, W].
 
     Raises:
@@ -87,10 +99,8 @@ def initial_context(settings: params.Coop, backbone: Backbone, seed: int) -> tor
     """
     embedding = token_embedding(backbone.clip)
     if settings.context_init is None:
-        generator = torch.Generator().manual_seed(seed)
-        return 0.02 * torch.randn(
-            settings.context_length, embedding.embedding_dim, generator=generator
-        )
+        shape = (settings.context_length, embedding.embedding_dim)
+        return 0.02 * torch.randn(shape, generator=generator("context", seed))
     count = backbone.tokenizer.token_count(settings.context_init) - 2
     if count < 1:
         raise CaptError(
@@ -122,40 +132,61 @@ def context_features(
     return torch.cat(features)
 
 
-def fit_context(
-    images: FewShotFeatures,
-    names: Sequence[str],
-    backbone: Backbone,
-    settings: params.Coop,
-    seed: int,
-    advance: Callable[[int], None] = lambda _: None,
-) -> tuple[torch.Tensor, pl.DataFrame]:
-    """Learn a context by cross-entropy over the training classes; nothing else changes.
+class LearnedContext(Fitted):
+    """CLIP whose class prompts begin with learned vectors.
 
     Args:
-        images: of the training classes; labels index `names`.
-        names: of the training classes, as they stand in a sentence.
+        method: with the settings it was fitted with.
         backbone: frozen.
-        settings: start of the context, optimiser and schedule.
-        seed: of the order of batches, and of a random start.
-        advance: told 1 after each epoch.
-
-    Returns:
-        The context [M, W] and the log of `descend`.
+        context: [M, W], W the width of the text tower.
     """
-    context = nn.Parameter(initial_context(settings, backbone, seed).to(backbone.device))
-    tokens = _tokens(names, len(context), backbone)
-    features, labels = images.features.to(backbone.device), images.labels.to(backbone.device)
 
-    def loss_of(batch: torch.Tensor) -> torch.Tensor:
-        with backbone.precision():
-            encoded = encode_with_context(backbone.clip, tokens, context)
-        texts = functional.normalize(encoded.float(), dim=-1)
-        logits = backbone.logit_scale * features[batch] @ texts.T
-        return functional.cross_entropy(logits, labels[batch])
+    def __init__(self, method: Method, backbone: Backbone, context: torch.Tensor) -> None:
+        super().__init__(method, backbone)
+        self.context = nn.Parameter(context)
 
-    log = descend([context], loss_of, len(labels), settings, seed, advance)
-    return context.detach().cpu(), log
+    def class_texts(self, classes: Classes) -> torch.Tensor:
+        return context_features(self.context.detach(), classes.prompt_names, self.backbone)
+
+    def readable_prompts(self, classes: Classes) -> list[str]:
+        return readable_prompts(classes.prompt_names, len(self.context))
+
+
+class CoOp(Method):
+    """A context shared by all classes, learned by cross-entropy over the trained ones.
+
+    Images enter as stored features of the frozen tower, that is in the test view; the original
+    augments them anew at every step.
+    """
+
+    name = "coop"
+    label = "CoOp"
+    citation = "Zhou et al., IJCV 2022"
+    Settings = CoOpSettings
+
+    def fit(self, task: Task) -> LearnedContext:
+        backbone, device = task.backbone, task.backbone.device
+        start = initial_context(self.settings, backbone, task.seed)
+        fitted = LearnedContext(self, backbone, start).to(device)
+        images = task.few_shot()
+        names = [task.dataset.prompt_names[class_id] for class_id in task.trained_classes]
+        tokens = _tokens(names, len(fitted.context), backbone)
+        features = images.features.to(device)
+        labels = class_positions(images.labels, task.trained_classes).to(device)
+
+        def loss_of(batch: Batch) -> tuple[torch.Tensor, Record]:
+            with backbone.precision():
+                encoded = encode_with_context(backbone.clip, tokens, fitted.context)
+            texts = functional.normalize(encoded.float(), dim=-1)
+            logits = class_logits(features[batch.samples], texts, backbone.logit_scale)
+            return functional.cross_entropy(logits, labels[batch.samples]), {}
+
+        return train_on_features(self, task, fitted, [fitted.context], len(labels), loss_of)
+
+    def restore(
+        self, backbone: Backbone, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]
+    ) -> LearnedContext:
+        return LearnedContext(self, backbone, tensors["context"])
 
 
 def _tokens(names: Sequence[str], length: int, backbone: Backbone) -> torch.Tensor:

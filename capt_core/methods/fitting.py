@@ -1,125 +1,70 @@
-"""Minibatch descent over few-shot features, for the methods that train on frozen features."""
+"""Fitting any method on a task, and applying it to a data set."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from pathlib import Path
 
 import polars as pl
 import torch
 
-from capt_core import params
+from capt_core.backbone.encoding import encode_images
 from capt_core.data.dataset import Dataset
-from capt_core.training.schedule import epoch_learning_rates
+from capt_core.data.images import image_batches
+from capt_core.methods.method import Classes, Fitted, Method
+from capt_core.methods.task import Task
+from capt_core.methods.trained import TrainedModel
+from capt_core.params import settings_hash
+from capt_core.reporter import SILENT, Reporter
 
-LOG_COLUMNS = {
-    "step": pl.Int64(),
-    "epoch": pl.Int64(),
-    "learning_rate": pl.Float64(),
-    "loss": pl.Float64(),
-}
-"""Columns of the logs written here, as in the table `training_log`."""
+BASE_ONLY = "base only"
+"""What a run saw that saw nothing beyond few-shot images of base classes and their names."""
 
 
-@dataclass(frozen=True)
-class FewShotFeatures:
-    """Labelled images as the frozen image tower sees them.
+def fit_method(method: Method, task: Task) -> TrainedModel:
+    """Fit a method and make a model of it.
 
-    Attributes:
-        features: unit length, [N, d].
-        labels: class ids, [N].
+    Raises:
+        CaptError: the task lacks what the method needs, or as the method's own `fit`.
     """
+    task.check(method)
+    fitted = method.fit(task).eval()
+    used = settings_hash(method.settings, task.seed)
+    origin = task.dataset.provenance(task.backbone.identity, used)
+    sees = "; ".join(method.sees(task, fitted)) or BASE_ONLY
+    return TrainedModel(fitted, Classes.of(task.dataset), sees, task.seed, origin)
 
-    features: torch.Tensor
-    labels: torch.Tensor
 
-
-def few_shot_features(
+@torch.no_grad()
+def dataset_features(
+    fitted: Fitted,
     dataset: Dataset,
-    fewshot: pl.DataFrame,
-    features: torch.Tensor,
-    split: str = "train",
-    group: str = "base",
-) -> FewShotFeatures:
-    """Drawn images of one split and one half of the classes, in the order of the draw.
+    sample_ids: pl.Series,
+    stored: torch.Tensor | None,
+    image_root: Path | None,
+    batch_size: int,
+    workers: int,
+    reporter: Reporter = SILENT,
+) -> torch.Tensor:
+    """A fitted method's features of some samples, unit length, [N, d], on the CPU.
 
     Args:
-        dataset: classes.
-        fewshot: the table `fewshot`.
-        features: of all samples of the data set, unit length, indexed by sample id.
-        split: `train` or `val`.
-        group: `base` or `novel`.
+        fitted: on its backbone's device.
+        dataset: samples.
+        sample_ids: whose features.
+        stored: frozen features of all samples, taken where the method leaves the tower as it is;
+            None encodes the images in any case.
+        image_root: folder that sample paths are relative to.
+        batch_size: images per forward pass.
+        workers: threads that decode.
+        reporter: takes progress.
     """
-    rows = fewshot.filter(
-        pl.col("split") == split, pl.col("class_id").is_in(dataset.class_ids(group))
-    )
-    return FewShotFeatures(
-        features[rows["sample_id"].to_list()],
-        torch.tensor(rows["class_id"].to_list(), dtype=torch.long),
-    )
-
-
-def descend(
-    parameters: Iterable[torch.nn.Parameter],
-    loss_of: Callable[[torch.Tensor], torch.Tensor],
-    count: int,
-    settings: params.Optimisation,
-    seed: int,
-    advance: Callable[[int], None] = lambda _: None,
-) -> pl.DataFrame:
-    """Minimise a loss over shuffled batches; the learning rate changes once per epoch.
-
-    Args:
-        parameters: changed in place.
-        loss_of: the loss of the samples at the given positions [B].
-        count: number of samples.
-        settings: optimiser, schedule and sizes.
-        seed: of the order of the batches.
-        advance: told 1 after each epoch.
-
-    Returns:
-        One row per step: `step`, `epoch`, `learning_rate`, `loss`.
-    """
-    optimizer = _optimizer(list(parameters), settings)
-    order = torch.Generator().manual_seed(seed)
-    rates = epoch_learning_rates(
-        settings.learning_rate,
-        settings.epochs,
-        settings.warmup_epochs,
-        settings.warmup_learning_rate,
-    )
-    log: list[tuple[int, int, float, float]] = []
-    for epoch, rate in enumerate(rates, start=1):
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        for batch in _batches(count, settings.batch_size, order):
-            loss = loss_of(batch)
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            log.append((len(log) + 1, epoch, rate, loss.item()))
-        advance(1)
-    return pl.DataFrame(log, schema=LOG_COLUMNS, orient="row")
-
-
-def _batches(count: int, size: int, order: torch.Generator) -> Iterator[torch.Tensor]:
-    """An incomplete last batch is dropped unless it is the only one, as the CoOp line does."""
-    size = min(size, count)
-    shuffled = torch.randperm(count, generator=order)
-    for start in range(0, count - size + 1, size):
-        yield shuffled[start : start + size]
-
-
-def _optimizer(
-    parameters: list[torch.nn.Parameter], settings: params.Optimisation
-) -> torch.optim.Optimizer:
-    if settings.optimizer == "adamw":
-        return torch.optim.AdamW(
-            parameters, settings.learning_rate, weight_decay=settings.weight_decay
+    if fitted.frozen_tower and stored is not None:
+        features = stored[sample_ids.to_list()]
+    else:
+        backbone = fitted.backbone
+        batches = image_batches(
+            dataset.paths(sample_ids, image_root), backbone.preprocess, batch_size, workers
         )
-    return torch.optim.SGD(
-        parameters,
-        settings.learning_rate,
-        momentum=settings.momentum,
-        weight_decay=settings.weight_decay,
-    )
+        with reporter.progress("encoded", len(sample_ids)) as advance:
+            features = encode_images(batches, backbone, fitted.encode, advance)
+    return fitted.adapt(features.to(fitted.backbone.device)).cpu()

@@ -6,69 +6,131 @@ generalisation: it tells how much the frozen features hold (`sees` says so besid
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
-import polars as pl
 import torch
 from torch.nn import functional
 
-from capt_core import params
+from capt_core.backbone.loading import Backbone
 from capt_core.data.dataset import Dataset
 from capt_core.errors import CaptError
-from capt_core.methods.fitting import FewShotFeatures, few_shot_features
+from capt_core.methods.method import Classes, Fitted, Method, known_rows
+from capt_core.methods.task import FewShotFeatures, Task
+from capt_core.settings_file import Section, packaged
 
 STRENGTHS = tuple(10.0**power for power in range(-6, 7))
 """Tried when the settings name none: inverse weights of the L2 penalty, weakest last."""
 
 
-def fit_linear_probe(
-    dataset: Dataset,
-    fewshot: pl.DataFrame,
-    features: torch.Tensor,
-    settings: params.LinearProbe,
-    advance: Callable[[int], None] = lambda _: None,
-) -> dict[str, torch.Tensor]:
-    """Fit the probes of both halves.
+class LinearProbeSettings(Section, path="methods.linear_probe"):
+    """The section ``methods.linear_probe``."""
+
+    strength: float | None = packaged(gt=0)
+    max_iterations: int = packaged(ge=1)
+
+
+class Probe(Fitted):
+    """Logistic regression on frozen features: logits of an image are weight @ feature + bias.
+
+    Args:
+        method: with the settings it was fitted with.
+        backbone: frozen.
+        names: classes that it can tell.
+        weight: [C, d].
+        bias: [C].
+        strength: of the penalty, of the base and the novel half, [2].
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        backbone: Backbone,
+        names: Sequence[str],
+        weight: torch.Tensor,
+        bias: torch.Tensor,
+        strength: torch.Tensor,
+    ) -> None:
+        super().__init__(method, backbone)
+        self.names = tuple(names)
+        self.weight: torch.Tensor
+        self.bias: torch.Tensor
+        self.register_buffer("weight", weight)
+        self.register_buffer("bias", bias)
+        self.register_buffer("strength", strength)
+
+    def facts(self) -> dict[str, Any]:
+        return {"names": list(self.names)}
+
+    def class_texts(self, classes: Classes) -> torch.Tensor:
+        raise CaptError(
+            "linear_probe has no class texts; choose another method where images are to be "
+            "compared with texts"
+        )
+
+    def scorer(self, classes: Classes) -> Callable[[torch.Tensor], torch.Tensor]:
+        rows = known_rows(self.names, classes, "linear_probe")
+        weight, bias = self.weight[rows], self.bias[rows]
+        return lambda features: features @ weight.T.to(features) + bias.to(features)
+
+
+class LinearProbe(Method):
+    """Each half of the classes gets a probe of its own.
 
     Where the settings name no strength, each half takes the one that makes its few-shot validation
     images most likely. Accuracy, which the CoOp line compares, ties too often on so few images.
-
-    Args:
-        dataset: classes.
-        fewshot: the table `fewshot`; both halves are read.
-        features: of all samples of the data set, unit length, indexed by sample id.
-        settings: strength of the penalty, limit of iterations.
-        advance: told 1 after each half.
-
-    Returns:
-        `weight` [C, d], `bias` [C] and `strength` [2] (of the base and novel half); logits of an
-        image are weight @ feature + bias.
-
-    Raises:
-        CaptError: a strength is to be chosen and there are no validation images.
     """
-    weight = torch.zeros(len(dataset.classes), features.shape[1])
-    bias = torch.zeros(len(dataset.classes))
-    strengths = []
-    for group in ("base", "novel"):
-        train = few_shot_features(dataset, fewshot, features, "train", group)
-        val = few_shot_features(dataset, fewshot, features, "val", group)
-        class_ids = dataset.class_ids(group)
-        strength = settings.strength
-        if strength is None:
-            strength = _chosen_strength(dataset, group, train, val, settings)
-        weight[class_ids], bias[class_ids] = fit_half(class_ids, train, strength, settings)
-        strengths.append(strength)
-        advance(1)
-    return {"weight": weight, "bias": bias, "strength": torch.tensor(strengths)}
+
+    name = "linear_probe"
+    label = "Linear probe"
+    citation = "Radford et al., ICML 2021"
+    Settings = LinearProbeSettings
+
+    def fit(self, task: Task) -> Probe:
+        dataset = task.dataset
+        weights: dict[int, torch.Tensor] = {}
+        biases: dict[int, torch.Tensor] = {}
+        strengths = []
+        groups = [group for group in ("base", "novel") if dataset.class_ids(group)]
+        with task.reporter.progress("halves", len(groups)) as advance:
+            for group in groups:
+                train, val = task.few_shot("train", group), task.few_shot("val", group)
+                class_ids = dataset.class_ids(group)
+                strength = self.settings.strength
+                if strength is None:
+                    strength = _chosen_strength(dataset, group, train, val, self.settings)
+                weight, bias = fit_half(class_ids, train, strength, self.settings)
+                weights |= dict(zip(class_ids, weight, strict=True))
+                biases |= dict(zip(class_ids, bias, strict=True))
+                strengths.append(strength)
+                advance(1)
+        order = range(len(dataset.classes))
+        return Probe(
+            self,
+            task.backbone,
+            dataset.class_names,
+            torch.stack([weights[class_id] for class_id in order]),
+            torch.stack([biases[class_id] for class_id in order]),
+            torch.tensor(strengths),
+        )
+
+    def restore(
+        self, backbone: Backbone, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]
+    ) -> Probe:
+        parts = (tensors[name] for name in ("weight", "bias", "strength"))
+        return Probe(self, backbone, facts["names"], *parts)
+
+    def sees(self, task: Task, fitted: Fitted) -> list[str]:
+        novel = ["novel images (linear probe)"] if task.dataset.class_ids("novel") else []
+        return super().sees(task, fitted) + novel
 
 
 def fit_half(
     class_ids: list[int],
     train: FewShotFeatures,
     strength: float,
-    settings: params.LinearProbe,
+    settings: LinearProbeSettings,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Multinomial logistic regression among some classes: weights [c, d] and biases [c].
 
@@ -99,12 +161,12 @@ def _chosen_strength(
     group: str,
     train: FewShotFeatures,
     val: FewShotFeatures,
-    settings: params.LinearProbe,
+    settings: LinearProbeSettings,
 ) -> float:
     if not len(val.labels):
         raise CaptError(
             f"{dataset.name}: no validation images of {group} classes to choose the probe's "
-            "strength with; set linear_probe.strength"
+            "strength with; set methods.linear_probe.strength"
         )
     class_ids = dataset.class_ids(group)
     targets = torch.tensor([class_ids.index(label) for label in val.labels.tolist()])

@@ -41,6 +41,6 @@ def described_texts(
     return moved
 
 
-def described_classes(prompts: pl.DataFrame) -> int:
-    """Classes that have a written difference prompt."""
-    return prompts.filter(_WRITTEN)["class_id"].n_unique()
+def described_class_ids(prompts: pl.DataFrame) -> list[int]:
+    """Ids of the classes that have a written difference prompt, ascending."""
+    return prompts.filter(_WRITTEN)["class_id"].unique().sort().to_list()

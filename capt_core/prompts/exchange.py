@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from capt_core.data.splits import spoken_name
+from capt_core.data.splits import prompt_name
 from capt_core.errors import CaptError
 from capt_core.prompts.generation import COMMONALITY, DIFFERENCE, KINDS
 from capt_core.prompts.llm.checks import Rules
@@ -126,7 +126,7 @@ def class_lists(stores: Sequence[PromptStore], kind: str) -> dict[str, list[str]
             own = prompts.commonality if kind == COMMONALITY else prompts.difference
             texts.setdefault(name, []).extend(own)
     return {
-        spoken_name(name): list(dict.fromkeys(texts[name])) for name in sorted(texts) if texts[name]
+        prompt_name(name): list(dict.fromkeys(texts[name])) for name in sorted(texts) if texts[name]
     }
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import polars as pl
 
 from capt_core.artifacts.schemas import PROMPTS
-from capt_core.data.splits import spoken_name
+from capt_core.data.splits import prompt_name
 from capt_core.errors import CaptError
 from capt_core.prompts.store import PromptStore
 from capt_core.prompts.texts import NameFinder
@@ -115,6 +115,6 @@ def missing_prompts(pairs: Sequence[str]) -> CaptError:
 
 def template_prompts(kind: str, template: str, name: str, paired: str) -> Iterator[str]:
     """Deterministic prompts that name both classes and describe nothing."""
-    photo = template.format(spoken_name(name)).rstrip(".")
+    photo = template.format(prompt_name(name)).rstrip(".")
     for pattern in _TEMPLATES[kind]:
-        yield pattern.format(photo_a=photo, b=spoken_name(paired))
+        yield pattern.format(photo_a=photo, b=prompt_name(paired))

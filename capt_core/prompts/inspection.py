@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from capt_core.data.splits import spoken_name
+from capt_core.data.splits import prompt_name
 from capt_core.errors import CaptError
 from capt_core.prompts.exchange import Finding
 from capt_core.prompts.llm.answers import AnswerStore
@@ -96,7 +96,7 @@ def store_findings(
                     yield Finding(
                         "note",
                         f"{title}, {group}: {text[:80]!r} does not name "
-                        f"{' or '.join(spoken_name(name) for name in unnamed)}",
+                        f"{' or '.join(prompt_name(name) for name in unnamed)}",
                     )
     for name, prompts in store.class_prompts.items():
         every += [*prompts.commonality, *prompts.difference]

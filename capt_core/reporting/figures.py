@@ -107,8 +107,8 @@ def training_curves(logs: Mapping[int, pl.DataFrame]) -> list[Curve]:
         logs: table `training_log` by seed; logs without rows are skipped.
 
     Returns:
-        Loss, learning rate, alpha, expert weights and use, gate entropy and residual gate; an
-        empty list if nothing was trained.
+        Loss, learning rate, and of alpha, expert weights and use, gate entropy and residual gate
+        those that were logged; an empty list if nothing was trained.
     """
     drawn = {seed: _thinned(log) for seed, log in sorted(logs.items()) if log.height}
     if not drawn:
@@ -117,22 +117,22 @@ def training_curves(logs: Mapping[int, pl.DataFrame]) -> list[Curve]:
     def by_seed(column: str) -> Callable[[Axes], None]:
         def draw(axes: Axes) -> None:
             for colour, (seed, log) in zip(_colours(len(drawn)), drawn.items(), strict=True):
-                axes.plot(log["step"], log[column], color=colour, label=f"seed {seed}")
+                _plot(axes, log, column, color=colour, label=f"seed {seed}")
 
         return draw
 
     def alpha(axes: Axes) -> None:
         for colour, (seed, log) in zip(_colours(len(drawn)), drawn.items(), strict=True):
-            axes.plot(log["step"], log["alpha_mean"], color=colour, alpha=0.35, linewidth=0.7)
-            axes.plot(log["step"], log["alpha_running"], color=colour, label=f"seed {seed}")
+            _plot(axes, log, "alpha_mean", color=colour, alpha=0.35, linewidth=0.7)
+            _plot(axes, log, "alpha_running", color=colour, label=f"seed {seed}")
 
     def by_expert(what: str) -> Callable[[Axes], None]:
         def draw(axes: Axes) -> None:
             for name, colour in _EXPERTS.items():
                 for index, log in enumerate(drawn.values()):
                     label = name if index == 0 else "_"
-                    values = log[f"{name}_expert_{what}"]
-                    axes.plot(log["step"], values, color=colour, label=label, linewidth=0.9)
+                    column = f"{name}_expert_{what}"
+                    _plot(axes, log, column, color=colour, label=label, linewidth=0.9)
             axes.set_ylim(0, 1)
 
         return draw
@@ -146,7 +146,8 @@ def training_curves(logs: Mapping[int, pl.DataFrame]) -> list[Curve]:
         ("Gate entropy", "in nats; 0: one expert takes all", by_seed("gate_entropy")),
         ("Residual gate", "share of the experts' output that is added", by_seed("residual_gate")),
     )
-    return [Curve(title, meaning, _panel(draw)) for title, meaning, draw in panels]
+    drafts = [(title, meaning, _panel(draw)) for title, meaning, draw in panels]
+    return [Curve(title, meaning, svg) for title, meaning, svg in drafts if svg]
 
 
 def study_chart(
@@ -185,11 +186,20 @@ def study_chart(
         return _svg(figure)
 
 
-def _panel(draw: Callable[[Axes], None]) -> bytes:
+def _plot(axes: Axes, log: pl.DataFrame, column: str, **look: Any) -> None:
+    """A column of a training log over its steps, if the log holds it."""
+    if column in log.columns and log[column].null_count() < log.height:
+        axes.plot(log["step"], log[column], **look)
+
+
+def _panel(draw: Callable[[Axes], None]) -> bytes | None:
+    """An SVG document, or None where there is nothing to draw."""
     with _style():
         figure = Figure(figsize=(4.4, 2.5), layout="constrained")
         axes = figure.add_subplot()
         draw(axes)
+        if not axes.lines:
+            return None
         axes.set_xlabel("training step")
         axes.margins(x=0.01)
         axes.grid(axis="y", color="#e3e6ea", linewidth=0.6)

@@ -9,9 +9,8 @@ from pathlib import Path
 import polars as pl
 
 from capt_core.artifacts.provenance import Provenance
-from capt_core.methods.teacher import UNTRAINED_WARNING
+from capt_core.backbone.loading import UNTRAINED_WARNING
 
-BASE_METHOD = "clip"
 SHOWN_METHOD = "capt"
 
 EMBEDDED_NOTE = (
@@ -41,7 +40,7 @@ class RunReport:
     """One trained and evaluated method.
 
     Attributes:
-        method: `clip` (zero-shot), `capt` or another.
+        method: name of the method.
         seed: of the few-shot draw.
         provenance: recorded with the run's predictions.
         predictions: table `run_predictions`.
@@ -63,7 +62,7 @@ class DatasetReport:
         name: registry name.
         image_root: folder that the `path` columns are relative to.
         classes: table `classes`.
-        base_model: method of the base model, `clip` or `coop`.
+        base_model: method of the base model.
         seeds: one entry per few-shot draw, at least one.
         runs: one entry per method and seed.
         shots: training images per class; 0 stands for the whole training split.

@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from capt_core.methods.registry import BASE_METHOD
 from capt_core.reporting.confusions import (
     GROUPS,
     Change,
@@ -28,7 +29,7 @@ from capt_core.reporting.figures import (
     confusion_heatmap,
     training_curves,
 )
-from capt_core.reporting.inputs import BASE_METHOD, SHOWN_METHOD, DatasetReport
+from capt_core.reporting.inputs import SHOWN_METHOD, DatasetReport
 from capt_core.reporting.result_rows import result_tables
 from capt_core.reporting.summary import METRICS, method_name, spoken
 from capt_core.reporting.thumbnails import Thumbnail, data_uri, thumbnail

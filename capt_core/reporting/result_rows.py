@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 
-from capt_core.reporting.inputs import BASE_METHOD
+from capt_core.methods.registry import BASE_METHOD
 from capt_core.reporting.summary import METRICS, Metric, described_change, method_name
 
 

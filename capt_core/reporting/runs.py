@@ -19,7 +19,7 @@ from capt_core.artifacts.tables import read_provenance, read_table
 from capt_core.data.dataset import Dataset
 from capt_core.data.registry import dataset_spec
 from capt_core.errors import CaptError
-from capt_core.methods.teacher import read_teacher
+from capt_core.methods.model_file import read_summary
 from capt_core.reporting.inputs import DatasetReport, RunReport, SeedReport
 
 
@@ -61,12 +61,13 @@ def read_dataset_report(
     origin = dataset.provenance(read_provenance(records[0]).backbone)
     runs = [_run(layout, record, origin) for record in records]
     seeds = sorted({run.seed for run in runs})
-    teachers = [read_teacher(layout.seed(seed).teacher, origin) for seed in seeds]
+    remedy = f"run: capt-stage fit-teacher --dataset {dataset.name}"
+    base = read_summary(layout.seed(seeds[0]).base_model, origin, remedy)
     return DatasetReport(
         name=dataset.name,
         image_root=image_root,
         classes=dataset.classes,
-        base_model=teachers[0].method,
+        base_model=base.method,
         seeds=[
             SeedReport(
                 seed,
@@ -79,7 +80,7 @@ def read_dataset_report(
         runs=runs,
         shots=shots,
         protocol=read_table(EVALUATION, records[0], origin)["protocol"][0],
-        untrained=teachers[0].untrained,
+        untrained=base.untrained,
         embedded=dataset_spec(dataset.name).reader == "proctex",
     )
 
@@ -88,6 +89,8 @@ def _run(layout: Layout, record: Path, origin: Provenance) -> RunReport:
     first = read_table(EVALUATION, record, origin).row(0, named=True)
     method, seed = str(first["method"]), int(first["seed"])
     paths = layout.seed(seed).run(method)
+    remedy = f"run: capt-stage evaluate --dataset {layout.dataset} --method {method} --seed {seed}"
+    layout.check_digests(read_provenance(record).inputs, remedy)
     return RunReport(
         method=method,
         seed=seed,

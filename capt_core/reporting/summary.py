@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import polars as pl
 
 from capt_core.evaluation.metrics import harmonic_mean
-from capt_core.reporting.inputs import BASE_METHOD
+from capt_core.methods.registry import BASE_METHOD, method_label
 
 
 @dataclass(frozen=True)
@@ -46,14 +46,6 @@ AVERAGE = "average"
 MISSING = "–"
 
 _GROUP = ["protocol", "dataset", "method", "variant", "sees"]
-_METHOD_NAMES = {
-    "clip": "CLIP (zero-shot)",
-    "clip_prompts": "CLIP with difference prompts",
-    "linear_probe": "Linear probe",
-    "coop": "CoOp",
-    "residual": "Residual with retention",
-    "capt": "CAPT",
-}
 
 
 def summarise(results: pl.DataFrame, not_averaged: Collection[str] = ()) -> pl.DataFrame:
@@ -141,7 +133,7 @@ def to_csv(summary: pl.DataFrame, notes: Mapping[str, Sequence[str]] | None = No
 
 def method_name(method: str, variant: str) -> str:
     """A method as people call it; the variant is named unless it is the default one."""
-    name = _METHOD_NAMES.get(method, method)
+    name = method_label(method)
     return name if variant in ("", "default") else f"{name}, {variant}"
 
 

@@ -6,18 +6,23 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
 import pytest
 
+from capt_core.artifacts.documentation import render
 from capt_core.artifacts.provenance import Provenance
-from capt_core.artifacts.schemas import ALL_TABLES
+from capt_core.artifacts.schemas import ALL_TABLES, SAMPLES, TRAINING_LOG, open_table
 from capt_core.artifacts.tables import (
     METADATA_KEY,
+    Column,
     Table,
     read_provenance,
     read_table,
+    schema_problem,
     vector,
     write_table,
 )
@@ -26,16 +31,30 @@ from capt_core.errors import CaptError
 FRUIT = Table(
     "fruit",
     "pick-fruit",
-    {
-        "fruit_id": pl.Int64(),
-        "name": pl.String(),
-        "weight": pl.Float64(),
-        "tags": pl.List(pl.String),
-        "feature": vector(),
-        "note": pl.String(),
-    },
+    "<dataset>/fruit.parquet",
+    "One row per fruit and name.",
+    [
+        Column("fruit_id", pl.Int64(), "number of the fruit"),
+        Column("name", pl.String(), "in some language"),
+        Column("weight", pl.Float64(), "when picked", unit="kg"),
+        Column("tags", pl.List(pl.String), "further words"),
+        Column("feature", vector(), "looks"),
+        Column("note", pl.String(), "by hand", nullable=True),
+    ],
     key=["fruit_id", "name"],
-    nullable=frozenset({"note"}),
+)
+LOG = Table(
+    "log",
+    "pick-fruit",
+    "<dataset>/log.parquet",
+    "One row per day.",
+    [
+        Column("day", pl.Int64(), "from 1"),
+        Column("rain", pl.Float64(), "of the day", unit="mm"),
+        Column("frost", pl.Int64(), "hours of it", unit="h", nullable=True, optional=True),
+    ],
+    key=["day"],
+    open=True,
 )
 ORIGIN = Provenance("orchard", "f00d", "clip@1", "s1")
 
@@ -63,7 +82,7 @@ def store(frame: pl.DataFrame, path: Path, record: object | None = None) -> None
 
 
 def refusal(path: Path, expected: Provenance | None = ORIGIN) -> str:
-    """The error of reading a file; it names the file and the stage that mends it."""
+    """The error of reading a file; it names the file and the stage that writes it."""
     with pytest.raises(CaptError) as caught:
         read_table(FRUIT, path, expected)
     message = str(caught.value)
@@ -238,7 +257,7 @@ import random, resource, signal, sys
 from pathlib import Path
 import polars as pl
 from capt_core.artifacts.provenance import Provenance
-from capt_core.artifacts.tables import Table, vector, write_table
+from capt_core.artifacts.tables import Column, Table, vector, write_table
 from capt_core.errors import CaptError
 
 generator = random.Random(0)
@@ -247,7 +266,8 @@ if sys.argv[2] == "text":
     kind, column = pl.String(), [str(generator.random()) for _ in ids]
 else:
     kind, column = vector(), pl.Series([[1.0, 2.0]] * len(ids), dtype=pl.Array(pl.Float32, 2))
-table = Table("t", "s", {"i": pl.Int64(), "x": kind}, key=["i"])
+columns = [Column("i", pl.Int64(), ""), Column("x", kind, "")]
+table = Table("t", "s", "t.parquet", "One row.", columns, key=["i"])
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 try:
@@ -279,15 +299,98 @@ def test_a_full_disk_is_one_line_and_keeps_the_old_file(
     assert len(done.stdout.splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("log", "problem"),
+    [
+        ({"day": [1], "rain": [0.5]}, None),
+        ({"day": [1], "rain": [0.5], "frost": [None]}, None),
+        ({"day": [1, 2], "rain": [0.5, 0.0], "wind": [None, 2.0]}, None),
+        ({"day": [1]}, "column rain is missing"),
+        ({"day": [1], "rain": [0.5], "frost": [0.5]}, "column frost has type Float64"),
+        ({"day": [1], "rain": [0.5], "wind": ["much"]}, "column wind has type String"),
+    ],
+)
+def test_optional_and_further_columns(log: dict[str, list[object]], problem: str | None) -> None:
+    types = {"frost": pl.Int64} if log.get("frost") == [None] else {}
+    found = schema_problem(LOG, pl.DataFrame(log, schema_overrides=types))
+    assert (found or "").startswith(problem or "")
+    assert bool(found) == bool(problem)
+
+
+def test_frames_have_the_declared_types_and_order() -> None:
+    days = LOG.frame([{"rain": 1, "day": 1}, {"day": 2, "rain": 0.5, "wind": 3}])
+    assert days.schema == {"day": pl.Int64, "rain": pl.Float64, "wind": pl.Float64}
+    assert days.rows() == [(1, 1.0, None), (2, 0.5, 3.0)]
+    assert LOG.frame({"frost": [7], "rain": [1], "day": [1]}).rows() == [(1, 1.0, 7)]
+    assert LOG.frame().schema == {"day": pl.Int64, "rain": pl.Float64}
+    with pytest.raises(ValueError, match="table fruit: unknown column colour"):
+        FRUIT.frame([{"colour": "red"}])
+
+
+def test_selection_takes_what_is_declared() -> None:
+    wide = fruit().with_columns(colour=pl.lit("red")).select(reversed([*FRUIT.columns, "colour"]))
+    assert FRUIT.select(wide).equals(fruit(), null_equal=True)
+    assert LOG.select(pl.DataFrame({"rain": [0.5], "day": [1]})).columns == ["day", "rain"]
+
+
+def test_inputs_are_recorded_and_not_compared(tmp_path: Path) -> None:
+    path = tmp_path / "fruit.parquet"
+    inputs = {"orchard/trees.parquet": "0123"}
+    write_table(FRUIT, fruit(), path, replace(ORIGIN, inputs=inputs))
+    assert read_provenance(path).inputs == inputs
+    assert read_table(FRUIT, path, replace(ORIGIN, inputs={"orchard/trees.parquet": "4"})).height
+    assert "inputs" not in ORIGIN.as_dict()
+
+
+def test_a_file_names_its_own_table(tmp_path: Path) -> None:
+    path = tmp_path / "log.parquet"
+    log: dict[str, Sequence[float]]
+    log = {"step": [1], "epoch": [1], "learning_rate": [0.1], "loss": [2.0]}
+    write_table(TRAINING_LOG, TRAINING_LOG.frame(log), path, ORIGIN)
+    assert open_table(path).to_dict(as_series=False) == log
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (None, "missing"),
+        (b"PAR1", "not a readable Parquet table"),
+        ({}, "holds 'an unknown table'"),
+        ({"table": "fruit"}, "holds 'fruit'"),
+        ({"table": "samples", "version": 1, "dataset": "orchard"}, "column sample_id is missing"),
+    ],
+)
+def test_whatever_else_is_no_table(tmp_path: Path, content: object, problem: str) -> None:
+    path = tmp_path / "t.parquet"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content is not None:
+        store(fruit(), path, content)
+    with pytest.raises(CaptError, match=problem) as caught:
+        open_table(path)
+    assert str(path) in str(caught.value)
+    assert "capt-stage" in str(caught.value)
+
+
 @pytest.mark.parametrize("table", ALL_TABLES, ids=lambda table: str(table.name))
-def test_every_table_has_a_key_and_a_stage(table: Table) -> None:
+def test_every_table_is_declared_in_full(table: Table) -> None:
+    columns = {column.name: column for column in table.declared}
+    assert len(columns) == len(table.declared)
     assert table.key
-    assert set(table.key) <= set(table.columns)
-    assert table.nullable <= set(table.columns)
-    assert not table.nullable & set(table.key)
+    for name in table.key:
+        assert not columns[name].nullable
+        assert not columns[name].optional
+    assert all(column.meaning for column in table.declared)
+    assert table.description.startswith("One row per ")
     assert table.stage == table.stage.lower()
 
 
 def test_table_names_are_unique() -> None:
-    names = [table.name for table in ALL_TABLES]
-    assert len(names) == len(set(names))
+    assert ALL_TABLES[0] is SAMPLES
+    for values in ([table.name for table in ALL_TABLES], [table.path for table in ALL_TABLES]):
+        assert len(values) == len(set(values))
+
+
+def test_the_page_on_artifacts_is_current(project: Path) -> None:
+    # If this fails: python -m capt_core.artifacts.documentation artifacts/README.md
+    assert (project / "artifacts" / "README.md").read_text(encoding="utf-8") == render()

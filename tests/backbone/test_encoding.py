@@ -9,7 +9,7 @@ import torch
 
 from capt_core.backbone.encoding import encode_images, encode_texts
 from capt_core.backbone.loading import Backbone
-from capt_core.data.images import ImageStyle
+from capt_core.data.images import Preprocess
 from capt_core.errors import CaptError
 from tests.toys import small_clip
 
@@ -36,7 +36,7 @@ def backbone() -> Backbone:
         identity="small@0",
         clip=small_clip(),
         tokenizer=WordTokenizer(),
-        style=ImageStyle(32, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+        preprocess=Preprocess(32, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
         device=torch.device("cpu"),
         autocast=None,
         untrained=False,

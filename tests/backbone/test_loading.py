@@ -104,9 +104,9 @@ def test_weights_of_every_form_are_loaded_and_frozen(
     assert not backbone.untrained
     assert backbone.device.type == "cpu"
     assert backbone.autocast is None
-    assert backbone.style.size == 32
-    assert backbone.style.mean == (0.48145466, 0.4578275, 0.40821073)
-    assert backbone.style.std == (0.26862954, 0.26130258, 0.27577711)
+    assert backbone.preprocess.size == 32
+    assert backbone.preprocess.mean == (0.48145466, 0.4578275, 0.40821073)
+    assert backbone.preprocess.std == (0.26862954, 0.26130258, 0.27577711)
     assert backbone.logit_scale == pytest.approx(float(state["logit_scale"].exp()))
     assert activation(backbone) == "GELU"
 
@@ -212,7 +212,7 @@ def test_a_tag_brings_the_activation_it_was_trained_with(
     path = str(as_pt(state, tmp_path))
     monkeypatch.setattr(open_clip.factory, "download_pretrained", lambda *_, **__: path)
     backbone = load_backbone(Settings(name=NAME, pretrained="sometag"), CPU)
-    assert backbone.style.mean == (0.1, 0.2, 0.3)
+    assert backbone.preprocess.mean == (0.1, 0.2, 0.3)
     assert torch.equal(backbone.clip.visual.proj, state["visual.proj"])
     assert activation(backbone) == expected
 
@@ -386,6 +386,6 @@ def test_tiny_clip_takes_weights_of_ones_own(tmp_path: Path) -> None:
     backbone = load_backbone(Settings(name=TINY_CLIP, checkpoint=str(path)), CPU)
     assert backbone.identity.startswith("tiny-clip@")
     assert backbone.untrained
-    assert backbone.style.size == tiny_clip.IMAGE_SIZE
+    assert backbone.preprocess.size == tiny_clip.IMAGE_SIZE
     for name, value in backbone.clip.state_dict().items():
         assert torch.equal(value, weights[name]), name

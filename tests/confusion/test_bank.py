@@ -14,10 +14,10 @@ from capt_core.confusion.bank import (
     confusion_bank,
     confusion_statistics,
     count_matrix,
-    looked_at,
+    training_predictions,
 )
-from capt_core.confusion.predictions import prediction_table
 from capt_core.data.dataset import Dataset
+from capt_core.evaluation.predictions import prediction_table
 from tests.toys import toy_dataset
 
 CLASSES = 6  # base: c0, c1, c2; novel: c3, c4, c5
@@ -84,7 +84,7 @@ def test_no_errors_leave_an_empty_bank() -> None:
     assert not count_matrix(statistics, CLASSES).any()
 
 
-def test_only_base_training_images_of_the_list_are_looked_at() -> None:
+def test_only_base_training_images_of_the_list_may_enter_the_bank() -> None:
     dataset = toy_dataset(TRUE, CLASSES)
     dataset = Dataset(
         dataset.name,
@@ -96,7 +96,7 @@ def test_only_base_training_images_of_the_list_are_looked_at() -> None:
     )
     predictions = one_hot_predictions(dataset, PREDICTED)
     listed = pl.Series([8, 7, 6, 5, 4, 2, 0])
-    assert looked_at(dataset, predictions, listed)["sample_id"].to_list() == [0, 2, 6]
+    assert training_predictions(dataset, predictions, listed)["sample_id"].to_list() == [0, 2, 6]
 
 
 def test_each_group_is_classified_among_its_own_classes() -> None:

@@ -16,8 +16,8 @@ from capt_core.confusion.semantic_miner import (
     confusion_scores,
     mine_pairs,
     pseudo_labels,
-    ranked_classes,
 )
+from capt_core.evaluation.predictions import ranked_classes
 from tests.toys import toy_dataset
 
 INF = float("inf")

@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 
 from capt_core.data.augmentation import augmented_batches, view_seed
-from capt_core.data.images import ImageStyle
+from capt_core.data.images import Preprocess
 
-STYLE = ImageStyle(16, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+STYLE = Preprocess(16, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
 @pytest.fixture

@@ -17,11 +17,11 @@ from capt_core.data import (
     images,  # the module: pytest would collect a bare `test_transform`
 )
 from capt_core.data.image_checks import ImageCheck, check_image, check_images
-from capt_core.data.images import ImageStyle, image_batches, open_image
+from capt_core.data.images import Preprocess, image_batches, open_image
 from capt_core.errors import CaptError
 from capt_core.torchvision_ops import ensure_torchvision
 
-STYLE = ImageStyle(8, (0.5, 0.5, 0.5), (0.25, 0.5, 1.0))
+STYLE = Preprocess(8, (0.5, 0.5, 0.5), (0.25, 0.5, 1.0))
 
 
 def photo(folder: Path, name: str = "photo.jpg", side: int = 40) -> Path:

@@ -7,6 +7,7 @@ from xml.etree import ElementTree
 
 import matplotlib as mpl
 import numpy as np
+import polars as pl
 import pytest
 
 from capt_core.reporting.figures import (
@@ -84,6 +85,15 @@ def test_curves_of_every_seed() -> None:
     for title in ("Expert weights", "Expert use"):
         shown = curves[titles.index(title)]
         assert {"sample", "commonality", "difference"} <= set(_texts(shown.svg))
+
+
+def test_what_was_not_logged_has_no_curve() -> None:
+    log = training_log(5)
+    alone = log.select("step", "epoch", "learning_rate", "loss", "gate_entropy")
+    titles = [curve.title for curve in training_curves({1: alone})]
+    assert titles == ["Loss", "Learning rate", "Gate entropy"]
+    empty = log.with_columns(pl.lit(None, pl.Float64).alias("gate_entropy"))
+    assert "Gate entropy" not in [curve.title for curve in training_curves({1: empty})]
 
 
 def test_long_logs_are_thinned() -> None:

@@ -88,7 +88,7 @@ def test_without_augmentation_a_view_is_the_test_transform(
 ) -> None:
     source = toy_source(tmp_path, Train(augmentation="none"))
     found = source.pixels([View(i) for i in range(len(LABELS))], backbone)
-    transform = images.test_transform(backbone.style)
+    transform = images.test_transform(backbone.preprocess)
     expected = [transform(open_image(path)) for path in source.files.values()]
     assert torch.equal(found, torch.stack(expected))
 
@@ -117,7 +117,7 @@ def test_noise_has_the_deviation_asked_for_on_pixels(deviation: float) -> None:
 def test_only_noisy_views_have_noise(tmp_path: Path, backbone: Backbone) -> None:
     source = toy_source(tmp_path, AUGMENTED)
     clean, noisy = source.pixels([View(0), View(0, noisy=True)], backbone)
-    style = backbone.style
+    style = backbone.preprocess
     difference = (noisy - clean) * torch.tensor(style.std)[:, None, None]
     # The same crop; some of the noise is cut off at black and white.
     assert 0.05 < float(difference.std()) <= 0.11

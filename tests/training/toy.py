@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from capt_core.backbone.loading import Backbone
 from capt_core.backbone.tiny_clip import Tokenizer
-from capt_core.data.images import ImageStyle
+from capt_core.data.images import Preprocess
 from capt_core.methods.capt.model import CaptModel
 from capt_core.params import Experts, Losses, Train
 from capt_core.training.checkpoint import Checkpoint
@@ -47,7 +47,7 @@ def toy_backbone(device: str = "cpu") -> Backbone:
         identity="toy",
         clip=small_clip().to(device),
         tokenizer=Tokenizer(),
-        style=ImageStyle(32, (0.5, 0.45, 0.4), (0.25, 0.2, 0.3)),
+        style=Preprocess(32, (0.5, 0.45, 0.4), (0.25, 0.2, 0.3)),
         device=torch.device(device),
         autocast=None,
         untrained=True,

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from capt_core.errors import CaptError
 from capt_core.methods.capt.context import global_vector, swapped_context, unsummed_attention
-from capt_core.params import Adapter
+from capt_core.methods.capt.settings import Adapter
 
 MIN_COSINE = 1e-4
 

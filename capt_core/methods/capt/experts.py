@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from capt_core.methods.capt.semantic_expert import SemanticExpert
-from capt_core.params import EXPERTS, Experts
+from capt_core.methods.capt.settings import EXPERTS, Experts
 
 ROUTER_STD = 0.02
 

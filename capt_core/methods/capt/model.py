@@ -11,8 +11,8 @@ from torch import nn
 from capt_core.methods.capt.adapter import DiffMannerAdapter
 from capt_core.methods.capt.context import global_vector
 from capt_core.methods.capt.experts import Masks, MultiGranularityDiscrepancyExpert
+from capt_core.methods.capt.settings import Adapter, Experts
 from capt_core.methods.capt.tower import adapted_blocks, check_tower, patch_count
-from capt_core.params import Adapter, Experts
 
 
 class CaptModel(nn.Module):
@@ -191,41 +191,3 @@ def class_token_block(block: Any, tokens: torch.Tensor) -> torch.Tensor:
     out = tokens[:, :1] + block.ls_1(attended)
     result: torch.Tensor = out + block.ls_2(block.mlp(block.ln_2(out)))
     return result
-
-
-def save_state(model: CaptModel) -> dict[str, torch.Tensor]:
-    """Everything that training made: parameters and buffers, on the CPU, contiguous."""
-    return {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-
-
-def load_state(model: CaptModel, state: Mapping[str, torch.Tensor]) -> None:
-    """Load what `save_state` gave into a model of the same shape."""
-    model.load_state_dict(dict(state), strict=True)
-
-
-def saved_shape(model: CaptModel) -> dict[str, Any]:
-    """What `model_from_state` needs beside the tensors, as plain values."""
-    return {
-        "adapter": model.adapter_settings.model_dump(),
-        "experts": model.experts_settings.model_dump(),
-    }
-
-
-def model_from_state(
-    tower: Any, state: Mapping[str, torch.Tensor], shape: Mapping[str, Any]
-) -> CaptModel:
-    """Rebuild a trained model from `save_state` and `saved_shape`."""
-    centres = {
-        name: state[f"experts.experts.{name}.centres"]
-        for name in ("commonality", "difference")
-        if f"experts.experts.{name}.centres" in state
-    }
-    model = CaptModel(
-        tower,
-        centres,
-        Adapter.model_validate(shape["adapter"]),
-        Experts.model_validate(shape["experts"]),
-        visual_prompts=state.get("visual_prompts"),
-    )
-    load_state(model, state)
-    return model

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from capt_core.data.splits import spoken_name
+from capt_core.data.splits import prompt_name
 from capt_core.prompts.llm.questions import (
     FORMS,
     AttributesAnswer,
@@ -119,7 +119,7 @@ def prompt_problems(
     found = finder.find(text)
     for name in named:
         if name not in found:
-            yield f'{shown} does not name "{spoken_name(name)}"'
+            yield f'{shown} does not name "{prompt_name(name)}"'
     tokens = rules.token_count(text)
     if tokens > rules.context_length:
         yield f"{shown} has {tokens} tokens, more than {rules.context_length}; shorten it"
@@ -131,7 +131,7 @@ def prompt_problems(
 
 def _of_attributes(question: Question, answer: AttributesAnswer) -> Iterator[str]:
     if words_of(answer.class_name) != words_of(question.classes[0]):
-        yield f'class_name is "{answer.class_name}", asked was "{spoken_name(question.classes[0])}"'
+        yield f'class_name is "{answer.class_name}", asked was "{prompt_name(question.classes[0])}"'
     count = len(answer.attributes)
     if not FEWEST_ATTRIBUTES <= count <= MOST_ATTRIBUTES:
         yield f"{count} attributes; give 4 to 8"
@@ -151,13 +151,13 @@ def _of_prompts(question: Question, answer: PromptsAnswer, rules: Rules) -> Iter
     given = [entry.class_name for entry in answer.difference]
     difference = difference_of(answer, question.classes)
     if len(given) != 2 or len(difference) != 2:
-        asked = " and ".join(f'"{spoken_name(name)}"' for name in question.classes)
+        asked = " and ".join(f'"{prompt_name(name)}"' for name in question.classes)
         yield f"difference is for {given}; it must have one entry each for {asked}"
     groups: list[tuple[str, Sequence[str], Sequence[str]]] = [
         ("commonality", question.classes, answer.commonality)
     ]
     for name, texts in difference.items():
-        groups.append((f'difference of "{spoken_name(name)}"', (name,), texts))
+        groups.append((f'difference of "{prompt_name(name)}"', (name,), texts))
     for title, named, texts in groups:
         if len(texts) < question.prompts:
             yield f"{len(texts)} prompts in {title}; {question.prompts} are needed"

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from capt_core.data.splits import spoken_name
+from capt_core.data.splits import prompt_name
 from capt_core.prompts.llm.instructions import Instructions, Step
 
 PROVIDER: Final = "anthropic"
@@ -149,8 +149,8 @@ def wording(
     first, last = question.classes[0], question.classes[-1]
     values: dict[str, object] = {
         "domain": question.domain,
-        "class_a": spoken_name(first),
-        "class_b": spoken_name(last),
+        "class_a": prompt_name(first),
+        "class_b": prompt_name(last),
         "attributes_a": _listed(background.attributes.get(first, ())),
         "attributes_b": _listed(background.attributes.get(last, ())),
         "count_ab": background.counts[0],
@@ -159,7 +159,7 @@ def wording(
         "count": question.prompts,
         "words": context.words,
         "medium": ", ".join(context.medium),
-        "photo_a": context.templates[first].format(spoken_name(first)).rstrip("."),
+        "photo_a": context.templates[first].format(prompt_name(first)).rstrip("."),
     }
     return instructions.fill(question.step, values)
 

@@ -5,8 +5,13 @@ from __future__ import annotations
 import polars as pl
 import torch
 
-from capt_core.confusion.semantic_miner import ranked_classes
+from capt_core.artifacts.schemas import PREDICTIONS
 from capt_core.data.dataset import Dataset
+
+
+def ranked_classes(scores: torch.Tensor, count: int) -> torch.Tensor:
+    """Indices [N, count] of the highest scores, best first, lowest index on ties."""
+    return scores.argsort(dim=1, descending=True, stable=True)[:, :count]
 
 
 def prediction_table(
@@ -31,6 +36,7 @@ def prediction_table(
         on="sample_id",
         maintain_order="left",
     )
+    class_names = dataset.class_names
     parts = []
     for group in ("base", "novel"):
         members = images.filter(pl.col("group") == group)
@@ -42,25 +48,19 @@ def prediction_table(
         top = ranked_classes(confidences, min(top_classes, len(class_ids)))
         position = {int(class_id): index for index, class_id in enumerate(class_ids)}
         true = torch.tensor([position[label] for label in members["class_id"].to_list()])
-        top_ids = class_ids[top]
-        parts.append(
-            members.select(
-                "sample_id",
-                "path",
-                "split",
-                "group",
-                pl.col("class_id").alias("true_class_id"),
-                pl.col("class_name").alias("true_class"),
-                pl.Series("pseudo_label_id", top_ids[:, 0].tolist()),
-                pl.Series("pseudo_label", [dataset.class_names[i] for i in top_ids[:, 0].tolist()]),
-                pl.Series("correct", (top[:, 0] == true).tolist()),
-                pl.Series("confidence", confidences.gather(1, top[:, :1])[:, 0].tolist()),
-                pl.Series("true_confidence", confidences.gather(1, true[:, None])[:, 0].tolist()),
-                pl.Series("top_class_ids", top_ids.tolist()),
-                pl.Series(
-                    "top_classes", [[dataset.class_names[i] for i in r] for r in top_ids.tolist()]
-                ),
-                pl.Series("top_confidences", confidences.gather(1, top).tolist()),
-            )
+        top_ids = class_ids[top].tolist()
+        names = [[class_names[i] for i in row] for row in top_ids]
+        table = members.with_columns(
+            pl.col("class_id").alias("true_class_id"),
+            pl.col("class_name").alias("true_class"),
+            pl.Series("pseudo_label_id", [row[0] for row in top_ids]),
+            pl.Series("pseudo_label", [row[0] for row in names]),
+            pl.Series("correct", (top[:, 0] == true).tolist()),
+            pl.Series("confidence", confidences.gather(1, top[:, :1])[:, 0].tolist()),
+            pl.Series("true_confidence", confidences.gather(1, true[:, None])[:, 0].tolist()),
+            pl.Series("top_class_ids", top_ids),
+            pl.Series("top_classes", names),
+            pl.Series("top_confidences", confidences.gather(1, top).tolist()),
         )
-    return pl.concat(parts).sort("sample_id")
+        parts.append(PREDICTIONS.select(table))
+    return pl.concat([PREDICTIONS.frame(), *parts]).sort("sample_id")

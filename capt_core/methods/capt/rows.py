@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -121,13 +121,3 @@ def build_rows(
         torch.tensor(retrieved),
         torch.tensor(is_anchor),
     )
-
-
-def epoch_batches(
-    anchors: Sequence[Anchor], batch_size: int, generator: torch.Generator
-) -> Iterator[list[Anchor]]:
-    """Shuffled batches of one epoch; an incomplete last batch is dropped unless it is the only."""
-    order = torch.randperm(len(anchors), generator=generator).tolist()
-    size = min(batch_size, len(order))
-    for start in range(0, len(order) - size + 1, size):
-        yield [anchors[index] for index in order[start : start + size]]

@@ -8,7 +8,7 @@ import torch
 
 from capt_core.artifacts.schemas import PREDICTIONS
 from capt_core.artifacts.tables import schema_problem
-from capt_core.confusion.predictions import prediction_table
+from capt_core.evaluation.predictions import prediction_table
 from tests.toys import toy_dataset
 
 

@@ -17,11 +17,11 @@ from torch.nn import functional
 
 from capt_core.artifacts.files import atomic_path
 from capt_core.backbone.loading import Backbone
-from capt_core.data.images import drawn, open_image, test_transform, train_transform
+from capt_core.data.images import open_image, test_transform, train_transform, transform_with_seed
+from capt_core.learning.randomness import draw_seed, generator
 from capt_core.methods.capt.model import CaptModel
-from capt_core.params import Train
-from capt_core.training.randomness import draw_seed, generator
-from capt_core.training.rows import Anchor
+from capt_core.methods.capt.rows import Anchor
+from capt_core.methods.capt.settings import Train
 
 SHARD = 512
 FORWARD = 64  # views per forward pass while caching
@@ -80,7 +80,7 @@ class ViewSource:
 
     def pixels(self, views: Sequence[View], backbone: Backbone) -> torch.Tensor:
         """Image tensors [L, 3, S, S] of the views."""
-        style = backbone.style
+        style = backbone.preprocess
         augmented = self.augmentation == "crop_flip"
         transform = train_transform(style) if augmented else test_transform(style)
 
@@ -91,7 +91,7 @@ class ViewSource:
         with ThreadPoolExecutor(max_workers=max(1, self.workers)) as pool:
             for view, image in zip(views, pool.map(opened, views), strict=True):
                 seed = draw_seed("view", self.seed, view.sample_id, view.number)
-                pixels = drawn(transform, image, seed)
+                pixels = transform_with_seed(transform, image, seed)
                 if view.noisy and self.noise:
                     draws = generator("noise", self.seed, view.sample_id, view.number)
                     pixels = add_noise(pixels, self.noise, style.mean, style.std, draws)

@@ -9,8 +9,8 @@ import torch
 
 from capt_core.methods.capt.experts import gate_entropy, load_balance_loss
 from capt_core.methods.capt.losses import confusion_loss, original_loss
+from capt_core.methods.capt.settings import EXPERTS, Losses
 from capt_core.methods.retention import distillation_loss, feature_loss
-from capt_core.params import EXPERTS, Losses
 
 
 @dataclass(frozen=True)

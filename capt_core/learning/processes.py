@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from capt_core.errors import CaptError
+
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
@@ -19,19 +21,27 @@ class Processes:
     over the features of all. The result does not depend on their number, up to rounding.
 
     Args:
-        device: kind of device the processes use.
+        device: kind of device the processes use; the CPU if None.
+
+    Raises:
+        CaptError: there are several, and what lets them work together is not installed.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device | None = None) -> None:
         self.count = int(os.environ.get("WORLD_SIZE", "1"))
         self.rank = int(os.environ.get("RANK", "0"))
         self._fabric: Fabric | None = None
         if self.count > 1:
-            from lightning_fabric import Fabric
-
+            try:
+                from lightning_fabric import Fabric
+            except ImportError as error:
+                raise CaptError(
+                    "training on several processes needs the extra [distributed]; run: "
+                    "pip install 'capt-stage[distributed]'"
+                ) from error
             local = int(os.environ["LOCAL_WORLD_SIZE"])
             self._fabric = Fabric(
-                accelerator=device.type,
+                accelerator="cpu" if device is None else device.type,
                 devices=local,
                 num_nodes=self.count // local,
                 strategy="ddp",

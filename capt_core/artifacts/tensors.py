@@ -1,7 +1,8 @@
-"""Trained models on disk: tensors in safetensors, the rest in one JSON metadata entry."""
+"""Tensors on disk: safetensors, with plain facts in one JSON metadata entry."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,26 +26,13 @@ class SavedTensors:
 
     Attributes:
         tensors: by name.
-        facts: plain values, such as the method and the shape of its trainable part.
+        facts: plain values.
+        provenance: where they come from.
     """
 
     tensors: dict[str, torch.Tensor]
     facts: dict[str, Any]
-
-    def fact(self, name: str, remedy: str) -> Any:
-        """One of the facts.
-
-        Raises:
-            CaptError: it was not saved, by an older version; the message ends with the remedy.
-        """
-        if name not in self.facts:
-            raise CaptError(f"the saved model does not say what it {name}; {remedy}")
-        return self.facts[name]
-
-    def without(self, name: str) -> tuple[SavedTensors, torch.Tensor | None]:
-        """The rest, and one of the tensors (None if it was not saved)."""
-        rest = {key: value for key, value in self.tensors.items() if key != name}
-        return SavedTensors(rest, self.facts), self.tensors.get(name)
+    provenance: Provenance
 
 
 def write_tensors(
@@ -71,6 +59,19 @@ def read_tensors(path: Path, stage: str, expected: Provenance) -> SavedTensors:
         CaptError: missing, damaged or foreign file; the message names the stage that mends it.
     """
     remedy = f"run: capt-stage {stage} --dataset {expected.dataset}"
+    found = load_tensors(path, remedy)
+    foreign = found.provenance.mismatch(expected)
+    if foreign:
+        raise CaptError(f"{path}: {foreign}; {remedy}")
+    return found
+
+
+def load_tensors(path: Path, remedy: str) -> SavedTensors:
+    """Read tensors of any origin.
+
+    Raises:
+        CaptError: missing or damaged file; the message ends with the remedy.
+    """
     if not path.is_file():
         raise CaptError(f"{path}: missing; {remedy}")
     try:
@@ -81,7 +82,14 @@ def read_tensors(path: Path, stage: str, expected: Provenance) -> SavedTensors:
         raise CaptError(f"{path}: not a readable safetensors file; {remedy}") from error
     if "facts" not in record:
         raise CaptError(f"{path}: not written by this project; {remedy}")
-    foreign = Provenance.from_dict(record).mismatch(expected)
-    if foreign:
-        raise CaptError(f"{path}: {foreign}; {remedy}")
-    return SavedTensors(tensors, record["facts"])
+    return SavedTensors(tensors, record["facts"], Provenance.from_dict(record))
+
+
+def tensors_digest(tensors: Mapping[str, torch.Tensor]) -> str:
+    """First 16 hex digits of SHA-256 over names, shapes and values."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        value = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
+        digest.update(value.flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]

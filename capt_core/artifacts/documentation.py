@@ -1,0 +1,115 @@
+"""``artifacts/README.md``, written from the declarations of the tables."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import polars as pl
+
+from capt_core.artifacts.files import write_text
+from capt_core.artifacts.schemas import ALL_TABLES
+from capt_core.artifacts.tables import Column, Table
+
+_LEAD = """\
+# Artifacts
+
+What the stages write. Everything here but this page and the `metrics.json` files is git-ignored
+and tracked by DVC. Tables are Parquet: `polars.read_parquet(path)` opens them, and
+`capt_core.artifacts.schemas.open_table(path)` checks them as well. Class names stand beside ids, so
+no codebook is needed. All ids are 64-bit integers.
+
+Every table carries, in its file metadata under the key `capt`, its name and version, the data set,
+a fingerprint of its images and classes, the backbone (name and digest of its weights) and a digest
+of the settings it was made with. A stage refuses a table made from other data or with another
+backbone and says which stage to run again. It does not refuse other *settings*: rerunning one
+stage by hand with `--set` is allowed, and `dvc status` shows what no longer matches `params.yaml`.
+
+This page is written by `python -m capt_core.artifacts.documentation artifacts/README.md`.
+"""
+
+_OTHER_FILES = (
+    ("<dataset>/images/", "prepare", "images, only where the project draws them (`proctex`)"),
+    (
+        "<dataset>/seed<S>/teacher.json",
+        "fit-teacher",
+        "the base model's `method`, its `logit_scale`, and whether the backbone is `untrained`",
+    ),
+    (
+        "<dataset>/seed<S>/prompt_centres.safetensors",
+        "cluster-prompts",
+        "the centres `commonality` and `difference` of `prompt_clusters`, of unit length, in "
+        "cluster order",
+    ),
+    (
+        "<dataset>/seed<S>/<method>/model.safetensors",
+        "train",
+        "what was learned, and what `evaluate` needs to score it; the frozen CLIP is not in it. "
+        "Where difference prompts take part (`class_texts.difference_weight`), `class_texts` holds "
+        "the text features of all classes, [C, d]: a class prompt's feature plus the weighted mean "
+        "of the class's written difference prompts, at unit length. Novel classes, for which no "
+        "pair is mined, have none",
+    ),
+    ("<dataset>/seed<S>/<method>/plots/loss.csv", "train", "loss by step, for `dvc plots`"),
+    ("<dataset>/seed<S>/<method>/metrics.json", "evaluate", "the metrics of `evaluation`"),
+    (
+        "<dataset>/seed<S>/<method>/plots/confusion.csv",
+        "evaluate",
+        "true and predicted class of the test images, for `dvc plots`",
+    ),
+    ("results.csv", "report", "`results` as CSV"),
+    ("results.md", "report", "the results as Markdown tables"),
+    ("report.html", "report", "the report"),
+    ("runs/<stage>-<dataset>-...-seed<S>.json", "every stage", "seconds and versions of a run"),
+    ("study/<variant>/...", "study", "the same tree for a named variant"),
+    ("study/results.parquet", "study-report", "`results` of all variants"),
+    ("study/study.md", "study-report", "the study's tables as Markdown"),
+    ("study/study.html", "study-report", "the study's page"),
+    (
+        "work/",
+        "several stages",
+        "what interrupted runs continue from, and caches of frozen tokens and prompt embeddings; "
+        "safe to delete",
+    ),
+)
+
+
+def render() -> str:
+    """The page as Markdown."""
+    files = [
+        *((table.path, table.stage, f"[{table.name}](#{table.name})") for table in ALL_TABLES),
+        *_OTHER_FILES,
+    ]
+    rows = [(f"`{path}`", stage, meaning) for path, stage, meaning in sorted(files)]
+    lines = [_LEAD, *_grid(("file", "written by", "holds"), rows)]
+    shown: dict[Sequence[Column], str] = {}
+    for table in ALL_TABLES:
+        lines += ["", f"## {table.name}", "", f"`{table.path}`. {table.description}"]
+        columns = tuple(table.declared)
+        if columns in shown:
+            lines += ["", f"Columns: as in [{shown[columns]}](#{shown[columns]})."]
+            continue
+        shown[columns] = table.name
+        lines += ["", *_grid(("column", "type", "unit", "meaning"), _column_rows(table))]
+        lines += ["", f"A row is identified by {', '.join(f'`{name}`' for name in table.key)}."]
+        if table.open:
+            lines += ["", "Further columns of type Float64 are what else a method logs."]
+    return "\n".join(lines) + "\n"
+
+
+def _column_rows(table: Table) -> Iterator[tuple[str, ...]]:
+    for column in table.declared:
+        kind = column.kind
+        typed = f"vector of {kind.inner}" if isinstance(kind, pl.Array) else str(kind)
+        typed += " or null" * column.nullable + ", optional" * column.optional
+        yield f"`{column.name}`", typed, column.unit, column.meaning
+
+
+def _grid(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
+    for cells in (titles, ["---"] * len(titles), *rows):
+        yield f"| {' | '.join(cells)} |"
+
+
+if __name__ == "__main__":
+    write_text(Path(sys.argv[1]), render())

@@ -1,0 +1,72 @@
+"""Optimiser, learning rates and batch order of a training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from capt_core.learning.randomness import generator
+from capt_core.settings_file import Section, packaged
+
+
+class Optimisation(Section):
+    """Settings of stochastic gradient descent, as every trained method has them."""
+
+    epochs: int = packaged(ge=1)
+    batch_size: int = packaged(ge=1)
+    accumulate: int = packaged(ge=1)
+    optimizer: Literal["sgd", "adamw"] = packaged()
+    learning_rate: float = packaged(gt=0)
+    momentum: float = packaged(ge=0, lt=1)
+    weight_decay: float = packaged(ge=0)
+    warmup_epochs: int = packaged(ge=0)
+    warmup_learning_rate: float = packaged(gt=0)
+
+
+@dataclass(frozen=True)
+class ParameterGroup:
+    """Parameters that learn at `factor` times the learning rate."""
+
+    parameters: Sequence[torch.nn.Parameter]
+    factor: float = 1.0
+
+
+def make_optimizer(
+    groups: Sequence[ParameterGroup], settings: Optimisation
+) -> torch.optim.Optimizer:
+    """The optimiser that the settings name, over parameter groups."""
+    named = [{"params": list(group.parameters), "factor": group.factor} for group in groups]
+    if settings.optimizer == "adamw":
+        return torch.optim.AdamW(named, settings.learning_rate, weight_decay=settings.weight_decay)
+    return torch.optim.SGD(
+        named,
+        settings.learning_rate,
+        momentum=settings.momentum,
+        weight_decay=settings.weight_decay,
+    )
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Set every group's rate to `rate` times the group's own factor."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["factor"]
+
+
+def epoch_batches(count: int, batch_size: int, seed: int, epoch: int) -> Iterator[list[int]]:
+    """Shuffled batches of sample positions of one epoch.
+
+    An incomplete last batch is dropped unless it is the only one, as the CoOp line does.
+
+    Args:
+        count: number of samples.
+        batch_size: samples per batch.
+        seed: of the training.
+        epoch: counts from 1; every epoch has an order of its own.
+    """
+    order = torch.randperm(count, generator=generator("order", seed, epoch)).tolist()
+    size = min(batch_size, count)
+    for start in range(0, count - size + 1, size):
+        yield order[start : start + size]

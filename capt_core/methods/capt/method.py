@@ -1,0 +1,217 @@
+"""CAPT: adapters and experts on a frozen base model, trained on its own confusions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import polars as pl
+import torch
+
+from capt_core.artifacts.tensors import tensors_digest
+from capt_core.backbone.loading import Backbone
+from capt_core.data.dataset import Dataset
+from capt_core.errors import CaptError
+from capt_core.learning.processes import Processes
+from capt_core.methods.capt.model import CaptModel
+from capt_core.methods.capt.objective import Objective
+from capt_core.methods.capt.rows import Anchor, build_anchors
+from capt_core.methods.capt.settings import CaptSettings
+from capt_core.methods.capt.training import Trainer, TrainingData
+from capt_core.methods.capt.views import CachedViews, Views, ViewSource, asked_views, live_views
+from capt_core.methods.descriptions import described_vectors, retained_texts, retention_seen
+from capt_core.methods.method import Classes, Fitted, Method, Need, named_vectors
+from capt_core.methods.model_file import restore_fitted, saved_fitted
+from capt_core.methods.task import Task
+
+_BASE = "base."
+
+
+class Repaired(Fitted):
+    """A base model with CAPT's adapters and experts in its image tower.
+
+    Args:
+        method: with the settings it was fitted with.
+        base: the base model; its class texts and what it does to features stay.
+        model: adapters and experts around the base model's tower.
+        class_vectors: see `Fitted`.
+    """
+
+    frozen_tower = False
+
+    def __init__(
+        self,
+        method: Method,
+        base: Fitted,
+        model: CaptModel,
+        class_vectors: Mapping[str, torch.Tensor] | None = None,
+    ) -> None:
+        super().__init__(method, base.backbone, class_vectors)
+        self.base = base
+        self.model = model
+
+    def encode(self, images: torch.Tensor) -> torch.Tensor:
+        features: torch.Tensor = self.model(images)
+        return features
+
+    def adapt(self, features: torch.Tensor) -> torch.Tensor:
+        return self.base.adapt(features)
+
+    def class_texts(self, classes: Classes) -> torch.Tensor:
+        return self.with_vectors(classes, self.base.class_texts(classes))
+
+    def facts(self) -> dict[str, Any]:
+        return {**super().facts(), "base": saved_fitted(self.base)}
+
+
+class Capt(Method):
+    """Confusion-aware prompt tuning: eq. 2 to 5 and 9 to 13 on what was mined by eq. 6 to 8."""
+
+    name = "capt"
+    label = "CAPT"
+    citation = "Confusion-Aware Prompt Tuning, CVPR 2026"
+    needs = frozenset({Need.PIXELS, Need.DESCRIPTIONS, Need.CONFUSIONS, Need.BASE_MODEL})
+    Settings = CaptSettings
+
+    def fit(self, task: Task) -> Repaired:
+        settings, backbone, dataset = self.settings, task.backbone, task.dataset
+        base = task.base_model
+        assert base is not None
+        assert task.confusions is not None
+        if backbone.autocast == torch.float16:
+            raise CaptError(
+                "runtime.precision: CAPT is not trained in fp16, whose gradients vanish; "
+                "use bf16 or fp32"
+            )
+        if not base.frozen_tower and base.visual_prompts is None:
+            raise CaptError(
+                f"fit_teacher.method: {base.method.name} changes blocks of the image tower, which "
+                "CAPT cannot start from; choose another base model"
+            )
+        processes = Processes(backbone.device)
+        mined = task.confusions()
+        classes, trained = Classes.of(dataset), task.trained_classes
+        vectors = described_vectors(task, base, settings.class_texts.difference_weight)
+        model = CaptModel(
+            backbone.clip.visual,
+            mined.centres,
+            settings.adapter,
+            settings.experts,
+            task.seed,
+            base.visual_prompts,
+        )
+        base.to(backbone.device)
+        fitted = Repaired(self, base, model, vectors).to(backbone.device)
+        texts = base.class_texts(classes).to(backbone.device)
+        kept = None
+        if settings.losses.retention_weight:
+            kept = retained_texts(task, texts, settings.losses.retention_names)
+        compared = fitted.with_vectors(classes, texts)[trained]
+        objective = Objective(settings.losses, compared, kept, backbone.logit_scale)
+        anchors = build_anchors(
+            task.drawn()["sample_id"].to_list(),
+            mined.representatives,
+            settings.adapter.scale,
+            settings.adapter.exponent,
+        )
+        views = self._views(task, model, anchors, objective.needs_base)
+        data = TrainingData(
+            anchors, training_labels(dataset, trained), objective, views, base.adapt
+        )
+        checkpoint = task.checkpoint(
+            self,
+            saved_fitted(base),
+            mined.representatives.write_csv(),
+            tensors_digest(
+                {
+                    "texts": compared,
+                    **({} if kept is None else {"retained": kept}),
+                    **mined.centres,
+                    **{f"{_BASE}{name}": value for name, value in base.state_dict().items()},
+                }
+            ),
+        )
+        trainer = Trainer(
+            model,
+            backbone,
+            data,
+            settings.train,
+            task.seed,
+            checkpoint,
+            warn=task.reporter.warn,
+            processes=processes,
+        )
+        count = sum(parameter.numel() for parameter in model.parameters())
+        task.reporter.say(f"{len(anchors)} anchors, {count} trainable values, on {backbone.device}")
+        with task.reporter.progress("steps", trainer.loop().step_count) as trainer.advance:
+            fitted.training_run = trainer.fit()
+        return fitted
+
+    def _views(
+        self, task: Task, model: CaptModel, anchors: list[Anchor], with_features: bool
+    ) -> Views:
+        settings, backbone, dataset = self.settings.train, task.backbone, task.dataset
+        ids = sorted({i for anchor in anchors for i in (anchor.sample_id, *anchor.representatives)})
+        assert task.image_root is not None
+        paths = dataset.paths(pl.Series(ids, dtype=pl.Int64), task.image_root)
+        source = ViewSource(
+            dict(zip(ids, paths, strict=True)),
+            settings.augmentation,
+            settings.representative_noise,
+            task.seed,
+            task.workers,
+        )
+        fixed = settings.cache_prefix or settings.augmentation == "none"
+        if not fixed or task.work is None:
+            return live_views(model.to(backbone.device), backbone, source, with_features)
+        asked, folder = asked_views(anchors, settings), task.work / "prefix"
+        with task.reporter.progress("cached views", len(asked)) as advance:
+            return CachedViews(
+                model.to(backbone.device),
+                backbone,
+                source,
+                asked,
+                folder,
+                dataset.fingerprint,
+                advance,
+            )
+
+    def restore(
+        self, backbone: Backbone, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]
+    ) -> Repaired:
+        below = {
+            name.removeprefix(_BASE): value
+            for name, value in tensors.items()
+            if name.startswith(_BASE)
+        }
+        base = restore_fitted(facts["base"], below, backbone)
+        centres = {
+            name: tensors[f"model.experts.experts.{name}.centres"]
+            for name in ("commonality", "difference")
+            if f"model.experts.experts.{name}.centres" in tensors
+        }
+        model = CaptModel(
+            backbone.clip.visual,
+            centres,
+            self.settings.adapter,
+            self.settings.experts,
+            visual_prompts=base.visual_prompts,
+        )
+        fitted = Repaired(self, base, model, named_vectors(tensors, facts))
+        fitted.load_state_dict(dict(tensors))
+        return fitted
+
+    def sees(self, task: Task, fitted: Fitted) -> list[str]:
+        assert task.confusions is not None
+        losses = self.settings.losses
+        found = ["all base training images (shots)"] if task.shots == 0 else []
+        if task.confusions().bank_source == "full_train":
+            found.append("all base training images (bank)")
+        retention = retention_seen(losses.retention_weight, losses.retention_names)
+        return found + fitted.seen_in_texts() + retention
+
+
+def training_labels(dataset: Dataset, trained: list[int]) -> list[int]:
+    """Position among the trained classes of every sample, by sample id; -1 for other classes."""
+    position = {class_id: index for index, class_id in enumerate(trained)}
+    return [position.get(class_id, -1) for class_id in dataset.samples["class_id"].to_list()]

@@ -1,0 +1,103 @@
+"""Settings of CAPT: the section ``methods.capt``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from capt_core.learning.optimisation import Optimisation
+from capt_core.methods.retention import RetentionNames
+from capt_core.settings_file import Section, packaged
+
+
+class Adapter(Section, path="methods.capt.adapter"):
+    """The Diff-Manner Adapter (eq. 9, 10, 13)."""
+
+    blocks: Literal["all"] | Annotated[int, Field(ge=0)] | list[Annotated[int, Field(ge=0)]] = (
+        packaged()
+    )
+    form: Literal["broadcast", "unsummed", "swapped"] = packaged()
+    parts: Literal["global_local", "local", "global"] = packaged()
+    attention: Literal["frozen", "own"] = packaged()
+    kernel_size: int = packaged(ge=1)
+    alpha: Literal["dynamic", "constant", "learned"] = packaged()
+    anchor_alpha: Literal["mean", "max", "first"] = packaged()
+    scale: float = packaged(gt=0)
+    exponent: float = packaged(ge=0)
+    momentum: float = packaged(ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _centred_kernel(self) -> Self:
+        if self.kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size must be odd, found {self.kernel_size}")
+        return self
+
+
+Granularity = Literal["sample", "commonality", "difference"]
+EXPERTS: tuple[Granularity, ...] = ("sample", "commonality", "difference")
+
+
+class Experts(Section, path="methods.capt.experts"):
+    """The Multi-Granularity Discrepancy Expert (eq. 11, 12)."""
+
+    granularities: list[Granularity] = packaged()
+    routing: Literal["top_k", "mean"] = packaged()
+    active: int = packaged(ge=1, le=3)
+    semantic_form: Literal["memory", "feed_forward"] = packaged()
+    mask_rate: float = packaged(ge=0, lt=1)
+
+
+class Losses(Section, path="methods.capt.losses"):
+    """What training minimises (eq. 2, 3) and what keeps it near the base model."""
+
+    confusion_weight: float = packaged(ge=0)
+    false_negatives: Literal["masked", "multi_positive", "class_unique"] = packaged()
+    factor: Literal["half", "sum"] = packaged()
+    original_weight: float = packaged(ge=0)
+    load_balance_weight: float = packaged(ge=0)
+    retention_weight: float = packaged(ge=0)
+    retention_names: RetentionNames = packaged()
+    feature_weight: float = packaged(ge=0)
+
+    @model_validator(mode="after")
+    def _something_to_minimise(self) -> Self:
+        if not any((self.confusion_weight, self.original_weight)):
+            raise ValueError("confusion_weight and original_weight are both 0: nothing to learn")
+        return self
+
+
+class ClassTexts(Section, path="methods.capt.class_texts"):
+    """What images are compared with (t of eq. 1 to 3)."""
+
+    difference_weight: float = packaged(ge=0)
+
+
+class Train(Optimisation, path="methods.capt.train"):
+    """Schedule, views and noise of the training."""
+
+    gate_rate: float = packaged(gt=0)
+    augmentation: Literal["crop_flip", "none"] = packaged()
+    views: int = packaged(ge=0)
+    cache_prefix: bool = packaged()
+    representative_noise: float = packaged(ge=0, le=1)
+    interpolation: float = packaged(gt=0, le=1)
+
+    @model_validator(mode="after")
+    def _cacheable(self) -> Self:
+        if self.cache_prefix and self.augmentation != "none" and self.views == 0:
+            raise ValueError(
+                "cache_prefix needs a fixed number of views: set views to 1 or more, "
+                "or augmentation to none"
+            )
+        return self
+
+
+class CaptSettings(Section):
+    """The section ``methods.capt``."""
+
+    adapter: Adapter = Adapter()
+    experts: Experts = Experts()
+    losses: Losses = Losses()
+    class_texts: ClassTexts = ClassTexts()
+    train: Train = Train()

@@ -1,0 +1,184 @@
+"""What a forward pass of CAPT's training is, for the common loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch.nn import functional
+
+from capt_core.backbone.loading import Backbone
+from capt_core.errors import CaptError
+from capt_core.learning.checkpoint import Checkpoint
+from capt_core.learning.loop import Batch, Loop, Record, Trained
+from capt_core.learning.optimisation import ParameterGroup
+from capt_core.learning.processes import Processes
+from capt_core.learning.randomness import generator
+from capt_core.methods.capt.experts import Masks
+from capt_core.methods.capt.model import CaptModel
+from capt_core.methods.capt.objective import Objective, gate_statistics
+from capt_core.methods.capt.rows import Anchor, build_rows
+from capt_core.methods.capt.settings import Train
+from capt_core.methods.capt.views import View, Views
+from capt_core.reporter import Advance
+
+MAX_ROWS = 1_000_000  # more rows than any batch has: numbers of fresh views never repeat
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What is learnt from.
+
+    Attributes:
+        anchors: training images with their representatives.
+        labels: class id of every sample of the data set, by sample id.
+        objective: the losses, with the text features they need.
+        views: gives the frozen prefix of views.
+        adapt: what the base model does to the tower's features, unit length, [L, d] to [L, d].
+    """
+
+    anchors: Sequence[Anchor]
+    labels: Sequence[int]
+    objective: Objective
+    views: Views
+    adapt: Callable[[torch.Tensor], torch.Tensor] = lambda features: features
+
+
+@dataclass
+class Trainer:
+    """Trains the adapters and experts of a model; the backbone stays as it is.
+
+    Attributes:
+        model: on the backbone's device; changed in place.
+        backbone: frozen CLIP the model wraps.
+        data: training data and losses.
+        settings: the section ``methods.capt.train``.
+        seed: of the order of batches, views, masks and noise.
+        checkpoint: where the state is kept that a killed training goes on from; None keeps none.
+        advance: called with 1 after each optimiser step.
+        warn: called with a line when nothing seems to be learnt.
+        processes: those that share the rows of each batch.
+    """
+
+    model: CaptModel
+    backbone: Backbone
+    data: TrainingData
+    settings: Train
+    seed: int
+    checkpoint: Checkpoint | None = None
+    advance: Advance = lambda _: None
+    warn: Callable[[str], None] = lambda _: None
+    processes: Processes = field(default_factory=Processes)
+
+    def fit(self) -> Trained:
+        """Run all steps that are not yet done.
+
+        Raises:
+            CaptError: the model has nothing to train, or the loss is no number any more.
+        """
+        check_trainable(self.model)
+        trained = self.loop().fit()
+        self.model.interpolate(self.settings.interpolation)
+        return trained
+
+    def loop(self) -> Loop:
+        """The loop over all steps."""
+        return Loop(
+            self.model,
+            parameter_groups(self.model, self.settings),
+            len(self.data.anchors),
+            self.forward,
+            self.settings,
+            "methods.capt.train",
+            self.seed,
+            self.checkpoint,
+            lambda count: self.advance(count),
+            lambda line: self.warn(line),
+            self.processes,
+        )
+
+    def forward(self, batch: Batch) -> tuple[torch.Tensor, Record]:
+        """Loss of the anchors of a batch and their representatives."""
+        model, device, data = self.model, self.backbone.device, self.data
+        adapter, processes = model.adapter_settings, self.processes
+        anchors = [data.anchors[index] for index in batch.samples]
+        rows = build_rows(anchors, data.labels, model.running_alpha.item(), adapter.anchor_alpha)
+        model.observe_alpha(rows.alphas[rows.retrieved], adapter.momentum)
+        count = len(rows.sample_ids)
+        mine = processes.share(count)
+        views = self._views_of(batch, rows.sample_ids, rows.anchors)
+        prefix = data.views([views[row] for row in mine])
+        masks = self._masks(batch, count)
+        with self.backbone.precision():
+            features, gates = model.features(
+                prefix.tokens,
+                rows.alphas[mine].to(device),
+                None if masks is None else masks.rows(mine, device),
+                class_token_only=True,
+            )
+        images = processes.gather(functional.normalize(features.float(), dim=-1), count)
+        gates = processes.gather(gates.float(), count)
+        base = None
+        if prefix.features is not None and data.objective.needs_base:
+            base = data.adapt(processes.gather(prefix.features, count))
+        loss, parts = data.objective(
+            data.adapt(images), base, gates, rows.labels.to(device), rows.anchors.to(device)
+        )
+        alphas = model.used_alpha(rows.alphas.to(device)).detach()
+        return loss, {
+            **parts,
+            "rows": count,
+            "alpha_mean": alphas.mean().item(),
+            "alpha_min": alphas.min().item(),
+            "alpha_max": alphas.max().item(),
+            "alpha_running": model.running_alpha.item(),
+            "residual_gate": model.experts.residual_gate.item(),
+            **gate_statistics(gates.detach(), model.experts.names),
+        }
+
+    def _views_of(
+        self, batch: Batch, sample_ids: Sequence[int], anchors: torch.Tensor
+    ) -> list[View]:
+        """Which view of each row is seen: drawn among a fixed number, or never seen before."""
+        count = len(sample_ids)
+        if self.settings.augmentation == "none":
+            numbers = [0] * count
+        elif self.settings.views:
+            draws = generator("views", self.seed, batch.step, batch.number)
+            numbers = torch.randint(self.settings.views, (count,), generator=draws).tolist()
+        else:
+            first = (batch.step * self.settings.accumulate + batch.number) * MAX_ROWS
+            numbers = list(range(first, first + count))
+        noise = self.settings.representative_noise > 0
+        return [
+            View(sample_id, chosen, noise and not anchor)
+            for sample_id, chosen, anchor in zip(sample_ids, numbers, anchors.tolist(), strict=True)
+        ]
+
+    def _masks(self, batch: Batch, rows: int) -> Masks | None:
+        rate, names = self.model.experts_settings.mask_rate, self.model.experts.names
+        if rate == 0 or not names:
+            return None
+        draws = generator("masks", self.seed, batch.step, batch.number)
+        return Masks.draw(len(names), rows, self.model.width, rate, draws)
+
+
+def check_trainable(model: CaptModel) -> None:
+    """Refuse a model that has nothing but its residual gate.
+
+    Raises:
+        CaptError: no block carries an adapter and no expert is used.
+    """
+    if not model.adapters and not model.experts.names:
+        raise CaptError(
+            "methods.capt: adapter.blocks is 0 and experts.granularities is empty, so nothing can "
+            "be trained; give one of them parts"
+        )
+
+
+def parameter_groups(model: CaptModel, settings: Train) -> list[ParameterGroup]:
+    """The residual gate is a group of its own, with `gate_rate` times the learning rate."""
+    gate = model.experts.residual_gate
+    others = [parameter for parameter in model.parameters() if parameter is not gate]
+    return [ParameterGroup(others), ParameterGroup([gate], settings.gate_rate)]

@@ -1,0 +1,104 @@
+"""CLIP-Adapter: a bottleneck on the pooled image feature (Gao et al., IJCV 2024; arXiv 2021)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from capt_core.backbone.loading import Backbone
+from capt_core.learning.loop import Batch, Record
+from capt_core.learning.optimisation import Optimisation
+from capt_core.learning.randomness import draw_seed
+from capt_core.methods.feature_training import class_positions, train_on_features
+from capt_core.methods.method import Classes, Fitted, Method
+from capt_core.methods.task import Task
+from capt_core.methods.zero_shot import class_logits
+from capt_core.settings_file import packaged
+
+
+def adapted_feature(
+    features: torch.Tensor, down: torch.Tensor, up: torch.Tensor, ratio: float
+) -> torch.Tensor:
+    """f* = ratio A(f) + (1 - ratio) f with A(f) = ReLU(ReLU(f W1) W2), unit length.
+
+    A(c f) = c A(f) for c > 0, so that unit-length features give what the tower's own would.
+
+    Args:
+        features: f, [N, d].
+        down: W1, [d, h].
+        up: W2, [h, d].
+        ratio: share of the adapted feature.
+    """
+    adapted = ((features @ down).relu() @ up).relu()
+    return functional.normalize(ratio * adapted + (1 - ratio) * features, dim=-1)
+
+
+class ClipAdapterSettings(Optimisation, path="methods.clip_adapter"):
+    """The section ``methods.clip_adapter``."""
+
+    reduction: int = packaged(ge=1)
+    ratio: float = packaged(ge=0, le=1)
+
+
+class AdaptedByBottleneck(Fitted):
+    """CLIP whose pooled image feature goes through `adapted_feature`.
+
+    Args:
+        method: with the settings it was fitted with.
+        backbone: frozen.
+        width: d of the features.
+        seed: of the random start.
+    """
+
+    def __init__(self, method: Method, backbone: Backbone, width: int, seed: int = 0) -> None:
+        super().__init__(method, backbone)
+        hidden = max(1, width // method.settings.reduction)
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(draw_seed("clip_adapter", seed))
+            self.down = nn.Linear(width, hidden, bias=False)
+            self.up = nn.Linear(hidden, width, bias=False)
+
+    def adapt(self, features: torch.Tensor) -> torch.Tensor:
+        ratio = self.method.settings.ratio
+        return adapted_feature(features, self.down.weight.T, self.up.weight.T, ratio)
+
+
+class ClipAdapter(Method):
+    """Cross-entropy over the trained classes, on stored features of the test view.
+
+    The original augments images anew at every step; everything else is as in its paper.
+    """
+
+    name = "clip_adapter"
+    label = "CLIP-Adapter"
+    citation = "Gao et al., IJCV 2024"
+    Settings = ClipAdapterSettings
+
+    def fit(self, task: Task) -> AdaptedByBottleneck:
+        backbone, device = task.backbone, task.backbone.device
+        images = task.few_shot()
+        width = images.features.shape[1]
+        fitted = AdaptedByBottleneck(self, backbone, width, task.seed).to(device)
+        texts = fitted.class_texts(Classes.of(task.dataset))[task.trained_classes].to(device)
+        features = images.features.to(device)
+        labels = class_positions(images.labels, task.trained_classes).to(device)
+
+        def loss_of(batch: Batch) -> tuple[torch.Tensor, Record]:
+            moved = fitted.adapt(features[batch.samples])
+            logits = class_logits(moved, texts, backbone.logit_scale)
+            return functional.cross_entropy(logits, labels[batch.samples]), {}
+
+        return train_on_features(
+            self, task, fitted, list(fitted.parameters()), len(labels), loss_of
+        )
+
+    def restore(
+        self, backbone: Backbone, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]
+    ) -> AdaptedByBottleneck:
+        fitted = AdaptedByBottleneck(self, backbone, tensors["down.weight"].shape[1])
+        fitted.load_state_dict(dict(tensors))
+        return fitted

@@ -1,0 +1,77 @@
+"""Class texts with what is written about a class, and retention over names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from capt_core.methods.method import Classes, Fitted
+from capt_core.methods.retention import RetentionNames, retention_texts
+from capt_core.methods.task import Task
+from capt_core.prompts.class_texts import described_class_ids, described_texts
+from capt_core.prompts.embedding import prompt_embeddings
+
+_RETAINED = {
+    "all": "novel class names (retention)",
+    "generic": "generic vocabulary (retention)",
+    "prompts": "generic vocabulary and the pairs' prompts (retention)",
+}
+"""By the names that retention is over; names of trained classes are seen anyway."""
+
+
+def described_vectors(task: Task, base: Fitted, weight: float) -> dict[str, torch.Tensor]:
+    """Class texts of a base model moved towards written difference prompts, by class name.
+
+    Args:
+        task: with the table `prompts`.
+        base: whose class texts are moved.
+        weight: of the mean of a class's difference prompts; 0 moves nothing.
+
+    Returns:
+        A unit-length vector [d] for every class that something is written about.
+    """
+    if weight == 0:
+        return {}
+    assert task.prompts is not None
+    prompts = task.prompts()
+    described = described_class_ids(prompts)
+    task.reporter.say(
+        f"class texts: {len(described)} of {len(task.trained_classes)} base classes described"
+    )
+    if not described:
+        return {}
+    embeddings = prompt_embeddings(
+        prompts["prompt"].to_list(), task.backbone, task.work and task.work / "embeddings"
+    )
+    texts = base.class_texts(Classes.of(task.dataset))
+    moved = described_texts(texts, prompts, embeddings, weight)
+    return {task.dataset.class_names[class_id]: moved[class_id] for class_id in described}
+
+
+def retained_texts(task: Task, texts: torch.Tensor, names: RetentionNames) -> torch.Tensor:
+    """Text features over which the base model's predictions are kept, unit length, [V, d].
+
+    Args:
+        task: with the table `prompts` if `names` is `prompts`.
+        texts: of all classes in class order, [C, d], unit length.
+        names: see `retention_texts`.
+    """
+    written = []
+    if names == "prompts":
+        assert task.prompts is not None
+        written = task.prompts()["prompt"].to_list()
+    return retention_texts(
+        names,
+        texts,
+        task.trained_classes,
+        task.dataset.classes["template"][0],
+        task.backbone,
+        written,
+    )
+
+
+def retention_seen(weight: float, names: str) -> list[str]:
+    """What retention over `names` lets a run see; nothing where its weight is 0."""
+    seen: Mapping[str, str] = _RETAINED if weight > 0 else {}
+    return [seen[names]] if names in seen else []

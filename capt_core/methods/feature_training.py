@@ -1,0 +1,62 @@
+"""Training a small module on stored features through the common loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from capt_core.learning.loop import Batch, Loop, Record
+from capt_core.learning.optimisation import ParameterGroup
+from capt_core.learning.processes import Processes
+from capt_core.methods.method import Fitted, Method
+from capt_core.methods.task import Task
+
+_Fitted = TypeVar("_Fitted", bound=Fitted)
+
+
+def class_positions(labels: torch.Tensor, class_ids: Sequence[int]) -> torch.Tensor:
+    """Positions among `class_ids` of class ids [N]."""
+    position = {class_id: index for index, class_id in enumerate(class_ids)}
+    return torch.tensor([position[label] for label in labels.tolist()], dtype=torch.long)
+
+
+def train_on_features(
+    method: Method,
+    task: Task,
+    fitted: _Fitted,
+    parameters: Sequence[nn.Parameter],
+    count: int,
+    loss_of: Callable[[Batch], tuple[torch.Tensor, Record]],
+) -> _Fitted:
+    """Minimise a loss over the few-shot images, with the method's settings as the schedule.
+
+    Args:
+        method: its settings are an `Optimisation`.
+        task: seed, checkpoints and reporter.
+        fitted: its state is trained and, if interrupted, kept.
+        parameters: of `fitted`, those that are trained.
+        count: number of samples.
+        loss_of: see `Loop`.
+
+    Returns:
+        `fitted` on the CPU, with its training log.
+    """
+    checkpoint = task.checkpoint(method)
+    loop = Loop(
+        fitted,
+        [ParameterGroup(parameters)],
+        count,
+        loss_of,
+        method.settings,
+        f"methods.{method.name}",
+        task.seed,
+        checkpoint,
+        warn=task.reporter.warn,
+        processes=Processes(task.backbone.device),
+    )
+    with task.reporter.progress("steps", loop.step_count) as loop.advance:
+        fitted.training_run = loop.fit()
+    return fitted.cpu()

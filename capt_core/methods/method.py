@@ -1,0 +1,241 @@
+"""What a method is: what it needs, how it is fitted, and what a fitted one gives."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from capt_core.backbone.encoding import encode_texts
+from capt_core.backbone.loading import Backbone
+from capt_core.data.dataset import Dataset
+from capt_core.data.splits import prompt_name
+from capt_core.errors import CaptError
+from capt_core.learning.loop import Trained
+from capt_core.methods.task import Task
+from capt_core.methods.zero_shot import class_logits
+from capt_core.settings_file import Section
+
+
+class Need(StrEnum):
+    """What a method takes from a `Task` beside class names and labels."""
+
+    FEATURES = "features"  # frozen features of the few-shot images
+    PIXELS = "pixels"  # the images themselves, to be augmented or sent through changed towers
+    UNLABELLED = "unlabelled"  # unlabelled training images
+    DESCRIPTIONS = "descriptions"  # written prompts about classes or pairs of classes
+    CONFUSIONS = "confusions"  # pairs, prompts and representatives mined from a base model's errors
+    BASE_MODEL = "base_model"  # a fitted method to start from
+    TEACHER = "teacher"  # a fitted method to distil from, possibly of another architecture
+
+
+@dataclass(frozen=True)
+class Classes:
+    """Classes to choose among, in order.
+
+    Attributes:
+        names: unique class names.
+        templates: what each name is put into; ``{}`` takes it.
+    """
+
+    names: tuple[str, ...]
+    templates: tuple[str, ...]
+
+    @staticmethod
+    def of(dataset: Dataset) -> Classes:
+        """All classes of a data set, by class id."""
+        return Classes(tuple(dataset.class_names), tuple(dataset.classes["template"].to_list()))
+
+    @staticmethod
+    def named(names: Sequence[str], template: str = "a photo of a {}.") -> Classes:
+        """Any class names in one template."""
+        return Classes(tuple(names), (template,) * len(names))
+
+    @property
+    def prompt_names(self) -> list[str]:
+        """Names as they stand in a prompt."""
+        return [prompt_name(name) for name in self.names]
+
+    @property
+    def prompts(self) -> list[str]:
+        """The templates filled with the names."""
+        pairs = zip(self.templates, self.prompt_names, strict=True)
+        return [template.format(name) for template, name in pairs]
+
+
+class Method(ABC):
+    """A way to adapt a frozen CLIP, with its settings.
+
+    Attributes:
+        name: on the command line, in `params.yaml` and in artifacts.
+        label: in tables.
+        citation: authors, venue and year.
+        needs: what `fit` takes from its task.
+        Settings: class of the section ``methods.<name>``.
+        settings: the section.
+    """
+
+    name: ClassVar[str]
+    label: ClassVar[str]
+    citation: ClassVar[str] = ""
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.FEATURES})
+    Settings: ClassVar[type[Section]] = Section
+
+    def __init__(self, settings: Any = None) -> None:
+        self.settings: Any = self.Settings() if settings is None else settings
+
+    @abstractmethod
+    def fit(self, task: Task) -> Fitted:
+        """Learn from a task.
+
+        Raises:
+            CaptError: the settings cannot be met, or the loss is no number any more.
+        """
+
+    def restore(
+        self, backbone: Backbone, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]
+    ) -> Fitted:
+        """The fitted method again, from its `state_dict` and `facts`."""
+        return Fitted(self, backbone, named_vectors(tensors, facts))
+
+    def sees(self, task: Task, fitted: Fitted) -> list[str]:
+        """What a run saw beyond few-shot images of base classes and their names."""
+        found = ["all base training images (shots)"] if task.shots == 0 else []
+        return found + fitted.seen_in_texts()
+
+
+class Fitted(nn.Module):
+    """A fitted method: image features, class texts and logits for any class names.
+
+    As it stands it is zero-shot CLIP. What a method learns is held in parameters and buffers of a
+    subclass, or in `class_vectors`.
+
+    Args:
+        method: with the settings it was fitted with.
+        backbone: frozen; no part of this module's state.
+        class_vectors: what images of a class are compared with, by class name, each [d] of unit
+            length; classes without one are compared with their prompt.
+    """
+
+    frozen_tower: ClassVar[bool] = True
+    """Whether `encode` is the backbone's own tower, so that stored features can be taken."""
+
+    def __init__(
+        self,
+        method: Method,
+        backbone: Backbone,
+        class_vectors: Mapping[str, torch.Tensor] | None = None,
+    ) -> None:
+        super().__init__()
+        self.method = method
+        self._backbone = (backbone,)  # a tuple keeps the frozen CLIP out of this module's state
+        self.training_run: Trained | None = None
+        self.vector_names = tuple(class_vectors or ())
+        self.class_vectors: torch.Tensor | None
+        stacked = torch.stack(list(class_vectors.values())) if class_vectors else None
+        self.register_buffer("class_vectors", stacked)
+
+    @property
+    def backbone(self) -> Backbone:
+        return self._backbone[0]
+
+    @property
+    def visual_prompts(self) -> torch.Tensor | None:
+        """Learned prompt tokens of the image tower, [J, P, D], for a method that starts here."""
+        return None
+
+    def readable_prompts(self, classes: Classes) -> list[str]:
+        """What stands for each class in `class_texts`, for people."""
+        return classes.prompts
+
+    def facts(self) -> dict[str, Any]:
+        """Plain values that `Method.restore` needs beside the tensors."""
+        return {"vector_names": list(self.vector_names)} if self.vector_names else {}
+
+    def encode(self, images: torch.Tensor) -> torch.Tensor:
+        """Image tensors [B, 3, S, S] to features of the tower [B, d], not normalised."""
+        features: torch.Tensor = self.backbone.clip.encode_image(images)
+        return features
+
+    def adapt(self, features: torch.Tensor) -> torch.Tensor:
+        """Features of `encode`, unit length, [N, d], to the method's own, unit length, [N, d]."""
+        return features
+
+    def image_features(self, images: torch.Tensor) -> torch.Tensor:
+        """Image tensors [B, 3, S, S] to unit-length features [B, d] in fp32."""
+        with self.backbone.precision():
+            encoded = self.encode(images)
+        return self.adapt(functional.normalize(encoded.float(), dim=-1))
+
+    def class_texts(self, classes: Classes) -> torch.Tensor:
+        """What images are compared with, unit length, [C, d], on the CPU.
+
+        Raises:
+            CaptError: a prompt is too long for the backbone.
+        """
+        return self.with_vectors(classes, encode_texts(classes.prompts, self.backbone))
+
+    def with_vectors(self, classes: Classes, texts: torch.Tensor) -> torch.Tensor:
+        """Texts [C, d] with those of classes that have a vector of their own replaced."""
+        if self.class_vectors is None:
+            return texts
+        rows = {name: row for row, name in enumerate(self.vector_names)}
+        known = [index for index, name in enumerate(classes.names) if name in rows]
+        if known:
+            chosen = [rows[classes.names[index]] for index in known]
+            texts = texts.clone()
+            texts[known] = self.class_vectors[chosen].to(texts)
+        return texts
+
+    def scorer(self, classes: Classes) -> Callable[[torch.Tensor], torch.Tensor]:
+        """Function from features of `adapt` or `image_features`, [N, d], to logits [N, C].
+
+        Raises:
+            CaptError: a class that the method cannot tell, or whose prompt is too long.
+        """
+        texts, scale = self.class_texts(classes), self.backbone.logit_scale
+        return lambda features: class_logits(features, texts.to(features), scale)
+
+    def logits(self, features: torch.Tensor, classes: Classes) -> torch.Tensor:
+        """Logits [N, C] of features [N, d]; see `scorer`."""
+        return self.scorer(classes)(features)
+
+    def forward(self, images: torch.Tensor, classes: Classes) -> torch.Tensor:
+        """Image tensors [B, 3, S, S] to logits [B, C]."""
+        return self.logits(self.image_features(images), classes)
+
+    def seen_in_texts(self) -> list[str]:
+        """What the class texts tell of classes beside their names."""
+        return ["difference prompts (class texts)"] if self.vector_names else []
+
+
+def named_vectors(
+    tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]
+) -> dict[str, torch.Tensor]:
+    """The `class_vectors` that a fitted method was saved with."""
+    names = facts.get("vector_names", [])
+    if not names:
+        return {}
+    return dict(zip(names, tensors["class_vectors"], strict=True))
+
+
+def known_rows(names: Sequence[str], classes: Classes, method: str) -> list[int]:
+    """Positions of classes among the names that a method was fitted on.
+
+    Raises:
+        CaptError: a class is not among them.
+    """
+    position = {name: row for row, name in enumerate(names)}
+    unknown = [name for name in classes.names if name not in position]
+    if unknown:
+        raise CaptError(
+            f"{method} can only tell the classes it was fitted on, {unknown[0]!r} is none of "
+            "them; choose a method that compares images with texts, such as coop or capt"
+        )
+    return [position[name] for name in classes.names]

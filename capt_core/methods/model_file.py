@@ -1,0 +1,144 @@
+"""A trained model in one file: everything that classifying needs beside the backbone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from capt_core.artifacts.provenance import Provenance
+from capt_core.artifacts.tensors import load_tensors, write_tensors
+from capt_core.backbone.identity import TINY_CLIP
+from capt_core.backbone.loading import Backbone
+from capt_core.errors import CaptError
+from capt_core.methods.method import Classes, Fitted
+from capt_core.methods.registry import method_class
+from capt_core.methods.trained import TrainedModel
+from capt_core.settings_file import validate
+
+FORMAT = 1
+
+
+def saved_fitted(fitted: Fitted) -> dict[str, Any]:
+    """What rebuilds a fitted method beside its tensors, as plain values."""
+    method = fitted.method
+    return {
+        "method": method.name,
+        "settings": method.settings.model_dump(),
+        "facts": fitted.facts(),
+    }
+
+
+def restore_fitted(
+    record: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], backbone: Backbone
+) -> Fitted:
+    """A fitted method from `saved_fitted` and its tensors, on the backbone's device.
+
+    Raises:
+        CaptError: the method is not installed here.
+    """
+    found = method_class(record["method"])
+    settings = validate(found.Settings, record["settings"], f"saved settings of {found.name}")
+    return found(settings).restore(backbone, tensors, record["facts"]).to(backbone.device).eval()
+
+
+def save_model(path: Path, model: TrainedModel) -> None:
+    """Write a trained model atomically; equal models give equal bytes.
+
+    Raises:
+        CaptError: the file cannot be written.
+    """
+    backbone = model.fitted.backbone
+    shape = backbone.preprocess
+    facts = {
+        "format": FORMAT,
+        "model": saved_fitted(model.fitted),
+        "classes": {"names": model.classes.names, "templates": model.classes.templates},
+        "preprocess": {"size": shape.size, "mean": shape.mean, "std": shape.std},
+        "sees": model.sees,
+        "seed": model.seed,
+        "logit_scale": backbone.logit_scale,
+        "untrained": backbone.untrained,
+    }
+    state = model.fitted.state_dict()
+    tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
+    write_tensors(path, tensors, facts, model.provenance)
+
+
+def load_model(
+    path: Path | str,
+    backbone: Backbone | None = None,
+    *,
+    expected: Provenance | None = None,
+    remedy: str = "train it again",
+) -> TrainedModel:
+    """Read a trained model; it needs nothing else but its backbone.
+
+    Args:
+        path: file that `TrainedModel.save` or ``capt-stage train`` wrote.
+        backbone: that the model was trained on; None loads the embedded tiny CLIP, if it was that.
+        expected: data set and backbone that the reader works with; None checks the backbone only.
+        remedy: what to do if the file cannot be used, for messages.
+
+    Raises:
+        CaptError: missing, damaged or foreign file, another backbone, or an unknown method.
+    """
+    path = Path(path)
+    saved = load_tensors(path, remedy)
+    facts, origin = saved.facts, saved.provenance
+    if facts.get("format") != FORMAT:
+        raise CaptError(f"{path}: holds no trained model of this version; {remedy}")
+    if expected is not None and (foreign := origin.mismatch(expected)):
+        raise CaptError(f"{path}: {foreign}; {remedy}")
+    if backbone is None:
+        backbone = _embedded(path, origin.backbone)
+    if backbone.identity != origin.backbone:
+        raise CaptError(
+            f"{path}: trained on {origin.backbone}, not on {backbone.identity}; "
+            "load that backbone with the weights it was trained on"
+        )
+    classes = Classes(tuple(facts["classes"]["names"]), tuple(facts["classes"]["templates"]))
+    fitted = restore_fitted(facts["model"], saved.tensors, backbone)
+    return TrainedModel(fitted, classes, facts["sees"], facts["seed"], origin)
+
+
+@dataclass(frozen=True)
+class ModelSummary:
+    """What a model file says of its model without building it.
+
+    Attributes:
+        method: its name.
+        untrained: the backbone's weights are a random initialisation.
+    """
+
+    method: str
+    untrained: bool
+
+
+def read_summary(path: Path, expected: Provenance, remedy: str) -> ModelSummary:
+    """The summary of a model file.
+
+    Raises:
+        CaptError: missing, damaged or foreign file.
+    """
+    saved = load_tensors(path, remedy)
+    if foreign := saved.provenance.mismatch(expected):
+        raise CaptError(f"{path}: {foreign}; {remedy}")
+    return ModelSummary(saved.facts["model"]["method"], saved.facts["untrained"])
+
+
+def _embedded(path: Path, identity: str) -> Backbone:
+    from capt_core.backbone.loading import load_backbone
+    from capt_core.params import Backbone as BackboneSettings
+    from capt_core.params import Runtime
+
+    if not identity.startswith(f"{TINY_CLIP}@"):
+        name, _, weights = identity.partition("@")
+        raise CaptError(
+            f"{path}: trained on {name} with weights {weights}; "
+            f"give backbone=capt_core.load_backbone({name!r}, checkpoint=FILE)"
+        )
+    return load_backbone(BackboneSettings(name=TINY_CLIP, checkpoint=None), Runtime())

@@ -1,0 +1,82 @@
+"""Methods by name: those of the project, of installed packages, and registered ones."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from typing import TYPE_CHECKING
+
+from capt_core.errors import CaptError
+
+if TYPE_CHECKING:
+    from capt_core.methods.method import Method
+
+ENTRY_POINTS = "capt_core.methods"
+"""Group under which a package names its methods, so that installing it is enough."""
+
+BASE_METHOD = "clip"
+"""The method that every table compares with, listed first."""
+
+_BUILT_IN = {
+    "clip": "capt_core.methods.clip:Clip",
+    "clip_prompts": "capt_core.methods.clip_prompts:ClipPrompts",
+    "linear_probe": "capt_core.methods.linear_probe:LinearProbe",
+    "coop": "capt_core.methods.coop:CoOp",
+    "clip_adapter": "capt_core.methods.clip_adapter:ClipAdapter",
+    "residual_adapter": "capt_core.methods.residual_adapter:ResidualAdapter",
+    "capt": "capt_core.methods.capt.method:Capt",
+}
+_registered: dict[str, type[Method]] = {}
+
+
+def register(method: type[Method]) -> type[Method]:
+    """Make a method known under its name; may be used as a decorator."""
+    _registered[method.name] = method
+    return method
+
+
+def method_names() -> list[str]:
+    """Names of all known methods."""
+    return list(dict.fromkeys([*_BUILT_IN, *_installed(), *_registered]))
+
+
+def method_class(name: str) -> type[Method]:
+    """The class of a method.
+
+    Raises:
+        CaptError: unknown name; the message lists the known ones.
+    """
+    if name in _registered:
+        return _registered[name]
+    if name in _BUILT_IN:
+        module, _, member = _BUILT_IN[name].partition(":")
+        found: type[Method] = getattr(importlib.import_module(module), member)
+        return found
+    check_methods([name])
+    loaded: type[Method] = _installed()[name].load()
+    return loaded
+
+
+def check_methods(names: Iterable[str], where: str = "") -> None:
+    """Refuse unknown names, without importing any method.
+
+    Raises:
+        CaptError: the message lists the known ones.
+    """
+    known = method_names()
+    for name in names:
+        if name not in known:
+            place = f"{where}: " if where else ""
+            raise CaptError(f"{place}unknown method {name!r}; known: {', '.join(known)}")
+
+
+def method_label(name: str) -> str:
+    """The label of a method in tables; the name itself where the method is not installed here."""
+    return method_class(name).label if name in method_names() else name
+
+
+@cache
+def _installed() -> dict[str, EntryPoint]:
+    return {point.name: point for point in entry_points(group=ENTRY_POINTS)}

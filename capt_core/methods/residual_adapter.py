@@ -1,0 +1,129 @@
+"""A plain residual on the pooled feature with retention: the floor for methods that learn more.
+
+Two linear layers move the frozen feature; they learn by cross-entropy and are held to the
+zero-shot predictions by distillation. There are no pairs, no adapters and no experts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from capt_core.backbone.loading import Backbone
+from capt_core.learning.loop import Batch, Record
+from capt_core.learning.optimisation import Optimisation
+from capt_core.methods.descriptions import described_vectors, retained_texts, retention_seen
+from capt_core.methods.feature_training import class_positions, train_on_features
+from capt_core.methods.method import Classes, Fitted, Method, Need, named_vectors
+from capt_core.methods.retention import distillation_loss
+from capt_core.methods.task import Task
+from capt_core.methods.zero_shot import class_logits
+from capt_core.settings_file import packaged
+
+
+class Residual(nn.Module):
+    """f + W2 GELU(W1 f), normalised; W2 starts at zero, so step 0 is the frozen feature.
+
+    Args:
+        width: d, of the features.
+        hidden: units between the two layers.
+        seed: of the first layer's initial values.
+    """
+
+    def __init__(self, width: int, hidden: int, seed: int = 0) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.inner = nn.Linear(width, hidden)
+            self.outer = nn.Linear(hidden, width)
+        nn.init.zeros_(self.outer.weight)
+        nn.init.zeros_(self.outer.bias)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Unit-length features [N, d] to unit-length features [N, d]."""
+        moved = features + self.outer(functional.gelu(self.inner(features)))
+        return functional.normalize(moved, dim=-1)
+
+
+class ResidualAdapterSettings(Optimisation, path="methods.residual_adapter"):
+    """The section ``methods.residual_adapter``."""
+
+    hidden: int = packaged(ge=1)
+    difference_weight: float = packaged(ge=0)
+    retention_weight: float = packaged(ge=0)
+    retention_names: Literal["training", "all", "generic"] = packaged()
+
+
+class AdaptedByResidual(Fitted):
+    """CLIP whose pooled image feature goes through a `Residual`."""
+
+    def __init__(
+        self,
+        method: Method,
+        backbone: Backbone,
+        residual: Residual,
+        class_vectors: Mapping[str, torch.Tensor] | None = None,
+    ) -> None:
+        super().__init__(method, backbone, class_vectors)
+        self.residual = residual
+
+    def adapt(self, features: torch.Tensor) -> torch.Tensor:
+        moved: torch.Tensor = self.residual(features)
+        return moved
+
+
+class ResidualAdapter(Method):
+    """The floor: cross-entropy + `retention_weight` x `distillation_loss` on frozen features.
+
+    It has CAPT's class texts and retention and nothing of its mining, adapters or experts.
+    """
+
+    name = "residual_adapter"
+    label = "Residual adapter with retention"
+    needs = frozenset({Need.FEATURES, Need.DESCRIPTIONS})
+    Settings = ResidualAdapterSettings
+
+    def fit(self, task: Task) -> AdaptedByResidual:
+        settings, backbone = self.settings, task.backbone
+        plain = Fitted(self, backbone)
+        vectors = described_vectors(task, plain, settings.difference_weight)
+        base = task.trained_classes
+        all_texts = plain.class_texts(Classes.of(task.dataset))
+        retained = retained_texts(task, all_texts, settings.retention_names)
+        compared = Fitted(self, backbone, vectors).with_vectors(Classes.of(task.dataset), all_texts)
+        images = task.few_shot()
+        residual = Residual(images.features.shape[1], settings.hidden, task.seed)
+        fitted = AdaptedByResidual(self, backbone, residual, vectors).to(backbone.device)
+        device, scale = backbone.device, backbone.logit_scale
+        features, labels = images.features.to(device), class_positions(images.labels, base)
+        texts, retained, labels = compared[base].to(device), retained.to(device), labels.to(device)
+
+        def loss_of(batch: Batch) -> tuple[torch.Tensor, Record]:
+            frozen = features[batch.samples]
+            moved = fitted.adapt(frozen)
+            logits = class_logits(moved, texts, scale)
+            original = functional.cross_entropy(logits, labels[batch.samples])
+            kept = distillation_loss(moved, frozen, retained, scale)
+            parts = {"original_loss": original.item(), "retention_loss": kept.item()}
+            return original + settings.retention_weight * kept, parts
+
+        parameters = list(fitted.residual.parameters())
+        return train_on_features(self, task, fitted, parameters, len(labels), loss_of)
+
+    def restore(
+        self, backbone: Backbone, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]
+    ) -> AdaptedByResidual:
+        hidden, width = tensors["residual.inner.weight"].shape
+        vectors = named_vectors(tensors, facts)
+        fitted = AdaptedByResidual(self, backbone, Residual(width, hidden), vectors)
+        fitted.load_state_dict(dict(tensors))
+        return fitted
+
+    def sees(self, task: Task, fitted: Fitted) -> list[str]:
+        settings = self.settings
+        retention = retention_seen(settings.retention_weight, settings.retention_names)
+        return super().sees(task, fitted) + retention

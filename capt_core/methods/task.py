@@ -1,0 +1,149 @@
+"""What a method learns from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import polars as pl
+import torch
+
+from capt_core.backbone.loading import Backbone
+from capt_core.data.dataset import Dataset
+from capt_core.errors import CaptError
+from capt_core.learning.checkpoint import Checkpoint
+from capt_core.reporter import SILENT, Reporter
+
+if TYPE_CHECKING:
+    from capt_core.methods.method import Fitted, Method
+
+
+@dataclass(frozen=True)
+class FewShotFeatures:
+    """Labelled images as the frozen image tower encodes them.
+
+    Attributes:
+        features: unit length, [N, d].
+        labels: class ids, [N].
+    """
+
+    features: torch.Tensor
+    labels: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Confusions:
+    """What was mined from the base model's errors.
+
+    Attributes:
+        centres: K-means centres of `commonality` and `difference` prompts, each [M, d].
+        representatives: the table `representatives`.
+        bank_source: `build_bank.source`, which images could enter the bank.
+    """
+
+    centres: Mapping[str, torch.Tensor]
+    representatives: pl.DataFrame
+    bank_source: str
+
+
+@dataclass(frozen=True)
+class Task:
+    """A few-shot training task on a frozen backbone.
+
+    What takes time or memory to get is a function, called by the methods that need it.
+
+    Attributes:
+        dataset: samples and classes; those of the group `base` are trained.
+        fewshot: the table `fewshot`.
+        backbone: the frozen CLIP.
+        seed: of the few-shot draw and of everything random in training.
+        shots: images per class; 0 stands for the whole training split.
+        features: gives the frozen features of all samples, unit length, [N, d], by sample id.
+        image_root: folder that sample paths are relative to.
+        prompts: gives the table `prompts`.
+        confusions: gives what was mined.
+        base_model: fitted method that a method starts from.
+        teacher: fitted method that a method distils from.
+        work: folder for what an interrupted training goes on from; None keeps nothing.
+        checkpoint_steps: optimiser steps between checkpoints; 0 keeps none.
+        workers: threads that decode images.
+        reporter: takes progress and findings.
+    """
+
+    dataset: Dataset
+    fewshot: pl.DataFrame
+    backbone: Backbone
+    seed: int
+    shots: int
+    features: Callable[[], torch.Tensor] | None = None
+    image_root: Path | None = None
+    prompts: Callable[[], pl.DataFrame] | None = None
+    confusions: Callable[[], Confusions] | None = None
+    base_model: Fitted | None = None
+    teacher: Fitted | None = None
+    work: Path | None = None
+    checkpoint_steps: int = 0
+    workers: int = 2
+    reporter: Reporter = SILENT
+
+    @property
+    def trained_classes(self) -> list[int]:
+        """Ids of the classes that are trained."""
+        return self.dataset.class_ids("base")
+
+    def few_shot(self, split: str = "train", group: str = "base") -> FewShotFeatures:
+        """Drawn images of one split and one half of the classes, in the order of the draw."""
+        assert self.features is not None
+        rows = self.drawn(split, group)
+        return FewShotFeatures(
+            self.features()[rows["sample_id"].to_list()],
+            torch.tensor(rows["class_id"].to_list(), dtype=torch.long),
+        )
+
+    def drawn(self, split: str = "train", group: str = "base") -> pl.DataFrame:
+        """Rows of `fewshot` of one split (`train`, `val`) and one half (`base`, `novel`)."""
+        members = self.dataset.class_ids(group)
+        return self.fewshot.filter(pl.col("split") == split, pl.col("class_id").is_in(members))
+
+    def unlabelled(self) -> pl.Series:
+        """Sample ids of all training images, whose labels are not to be read."""
+        return self.dataset.samples.filter(pl.col("split") == "train")["sample_id"]
+
+    def checkpoint(self, method: Method, *depends_on: object) -> Checkpoint | None:
+        """Where the state of a method's training is kept, under all that it depends on."""
+        from capt_core.params import settings_hash
+
+        if self.work is None or not self.checkpoint_steps:
+            return None
+        key = settings_hash(
+            method.settings,
+            self.dataset.fingerprint,
+            self.backbone.identity,
+            str(self.backbone.autocast),
+            self.fewshot.select("sample_id", "class_id", "split").write_csv(),
+            self.seed,
+            *depends_on,
+        )
+        name = f"{self.dataset.name}-{method.name}-seed{self.seed}-{key}.safetensors"
+        return Checkpoint(self.work / "train" / name, self.checkpoint_steps)
+
+    def check(self, method: Method) -> None:
+        """Refuse a task that lacks what a method needs.
+
+        Raises:
+            CaptError: names what is missing.
+        """
+        given = {
+            "features": self.features,
+            "pixels": self.image_root,
+            "unlabelled": self.image_root,
+            "descriptions": self.prompts,
+            "confusions": self.confusions,
+            "base_model": self.base_model,
+            "teacher": self.teacher,
+        }
+        missing = sorted(need for need in method.needs if given[need] is None)
+        if missing:
+            raise CaptError(f"{method.name} needs {', '.join(missing)}, the task has none")

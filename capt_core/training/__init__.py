@@ -1,1 +1,0 @@
-"""Fitting the trainable part of a method on a frozen backbone."""

@@ -37,7 +37,7 @@ lint: install
 
 install: $(VENV)/installed
 
-$(VENV)/installed: pyproject.toml constraints.txt
+$(VENV)/installed: pyproject.toml setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	pip install --quiet -c constraints.txt -e '.[dev]'
 	touch $@

@@ -110,7 +110,7 @@ def list_images(root: Path, count: int) -> None:
     from capt_core.params import Data
 
     split = read_split(dataset_spec("mine"), Data(root=str(root)))
-    prepared = prepare_dataset("mine", Source(*split), "none", quarantine=False)
+    prepared = prepare_dataset(dataset_spec("mine"), Source(*split), "none", quarantine=False)
     assert len(prepared.dataset.samples) == count
     draw_list(prepared.dataset, 16, 1)
 

@@ -45,7 +45,9 @@ class LazyGroup(TyperGroup):
         if name is not None:
             command = _load(name)
             # -q and --verbose are accepted after the command's name, too.
-            command.params += [each for each in self.params if each.name in ("quiet", "verbose")]
+            flags = [each for each in self.params if each.name in ("quiet", "verbose")]
+            for each in (command, *getattr(command, "commands", {}).values()):
+                each.params += flags
         return name, command, rest
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:

@@ -12,9 +12,8 @@ from capt_core.artifacts.tensors import write_tensors
 from capt_core.backbone.loading import load_backbone
 from capt_core.data.dataset import load_dataset, load_fewshot
 from capt_core.params import settings_hash
-from capt_core.prompts.clustering import class_means, cluster_centres, cluster_table
+from capt_core.prompts.clustering import cluster_prompts
 from capt_core.prompts.embedding import prompt_embeddings
-from capt_core.prompts.generation import KINDS
 from capt_core.prompts.separation import separation_table
 
 from . import options
@@ -56,20 +55,10 @@ def main(
         prompts = read_table(PROMPTS, paths.prompts, origin)
         texts = prompts["prompt"].to_list()
         embeddings = prompt_embeddings(texts, backbone, layout.embeddings)
-        tables, centres = [], {}
-        for kind in KINDS:
-            rows = (prompts["kind"] == kind).arg_true().to_numpy()
-            own = prompts[rows]
-            described, means = class_means(embeddings[rows], own["class_id"].to_numpy())
-            found, labels = cluster_centres(
-                means,
-                settings.cluster_prompts.clusters,
-                settings.cluster_prompts.restarts,
-                run.seed,
-            )
-            tables.append(cluster_table(kind, own, described, means, found, labels))
-            centres[kind] = torch.from_numpy(found)
-        write_table(PROMPT_CLUSTERS, pl.concat(tables), paths.prompt_clusters, origin)
+        chosen = settings.cluster_prompts
+        found = cluster_prompts(prompts, embeddings, chosen.clusters, chosen.restarts, run.seed)
+        centres = {kind: torch.from_numpy(values) for kind, values in found.centres.items()}
+        write_table(PROMPT_CLUSTERS, found.table, paths.prompt_clusters, origin)
 
         drawn = load_fewshot(layout, prepared, settings.fewshot.shots, run.seed)
         features = read_image_features(layout.image_features, origin).numpy()

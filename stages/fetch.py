@@ -41,7 +41,7 @@ def main(
     fetcher = Fetcher(spec, root.expanduser(), progress, say, mirror)
     fetcher.fetch(only or (), again)
     if not only:
-        missing = fetcher.whole()
+        missing = fetcher.missing()
         if missing is not None:
             raise CaptError(
                 f"{dataset}: {missing}; run: capt-stage doctor --dataset {dataset} "

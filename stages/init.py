@@ -12,7 +12,7 @@ import typer
 import yaml
 
 from capt_core.artifacts.files import write_text
-from capt_core.data.registry import check_dataset_name
+from capt_core.data.registry import check_dataset_name, dataset_spec
 from capt_core.errors import CaptError
 from capt_core.params import Data
 from capt_core.settings_file import PACKAGED_PARAMS
@@ -54,12 +54,14 @@ def main(
         )
     for name, text in files.items():
         write_text(folder / name, text)
-    enter = [] if folder == Path() else [f"  cd {shlex.quote(str(folder))}"]
+    first = [] if folder == Path() else [f"  cd {shlex.quote(str(folder))}"]
+    if root is None and dataset_spec(dataset).reader != "proctex":
+        first.append("  # name the folder of the photographs in params.yaml: data.root")
     result(
         None,
         f"{', '.join(files)} -> {folder.absolute()}",
         "next:",
-        *enter,
+        *first,
         f"  capt-stage doctor --dataset {dataset}",
         "  git init && dvc init    # without git: dvc init --no-scm",
         "  dvc repro               # dvc comes with: pip install 'capt-stage[pipeline]'",
@@ -90,7 +92,8 @@ def _params(dataset: str, root: str | None, seeds: str | None) -> str:
         changes.append((r"^seeds: .*$", f"seeds: [{', '.join(seeds.split(','))}]"))
     text = PACKAGED_PARAMS.read_text(encoding="utf-8")
     for pattern, line in changes:
-        text, found = re.subn(pattern, lambda _, line=line: line, text, flags=re.MULTILINE)
+        plain = line.replace("\\", r"\\")
+        text, found = re.subn(pattern, plain, text, flags=re.MULTILINE)
         assert found == 1, f"{pattern} matches {found} lines of {PACKAGED_PARAMS}"
     return text
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import polars as pl
-import torch
 
 from capt_core.artifacts.features import read_base_text_features, read_image_features
 from capt_core.artifacts.schemas import (
@@ -14,9 +13,8 @@ from capt_core.artifacts.schemas import (
 )
 from capt_core.artifacts.tables import read_table, write_table
 from capt_core.backbone.loading import load_backbone
-from capt_core.confusion import semantic_miner
-from capt_core.confusion.bank import count_matrix
 from capt_core.confusion.sample_miner import whole_bank_similarities
+from capt_core.confusion.semantic_miner import check_confusable, pairs_of_draw
 from capt_core.data.dataset import load_dataset, load_fewshot
 from capt_core.params import settings_hash
 
@@ -54,7 +52,7 @@ def main(
     with stage_run("mine-pairs", dataset, seed, params, artifacts, set_, variant=variant) as run:
         settings, layout = run.settings, run.layout
         prepared = load_dataset(layout)
-        semantic_miner.check_confusable(prepared)
+        check_confusable(prepared)
         backbone = load_backbone(settings.backbone, settings.runtime)
         origin = prepared.provenance(
             backbone.identity, settings_hash(settings.mine_pairs, run.seed)
@@ -72,20 +70,13 @@ def main(
             model_features(run, model, prepared, ids, images), model.classes
         )
         confidences = logits[:, base].softmax(dim=-1).double()
-        counts = torch.from_numpy(count_matrix(statistics, len(prepared.classes))[base][:, base])
-        kept, weighted = settings.mine_pairs.pairs, settings.mine_pairs.use_statistics
-        labels = similarities = None
-        if settings.mine_pairs.pseudo_label == "real_gt":
-            labels = torch.tensor([base.index(label) for label in drawn["class_id"].to_list()])
+        similarities = None
         if settings.mine_pairs.selection == "any":
             bank = read_table(CONFUSION_BANK, paths.confusion_bank, origin)
             similarities = whole_bank_similarities(ids.to_list(), bank, images, base)
-        pairs = semantic_miner.mine_pairs(
-            prepared, ids, confidences, counts, kept, weighted, labels, similarities
+        mined = pairs_of_draw(
+            prepared, drawn, confidences, texts, statistics, settings.mine_pairs, similarities
         )
-        by_class = semantic_miner.class_pairs(
-            prepared, confidences, counts, texts, kept, weighted, labels
-        )
-        write_table(CLASS_PAIRS, by_class, paths.class_pairs, origin)
-        write_table(PAIRS, pairs, paths.pairs, origin)
-        say(f"{len(pairs)} pairs of {len(ids)} images -> {paths.pairs}")
+        write_table(CLASS_PAIRS, mined.class_pairs, paths.class_pairs, origin)
+        write_table(PAIRS, mined.pairs, paths.pairs, origin)
+        say(f"{len(mined.pairs)} pairs of {len(ids)} images -> {paths.pairs}")

@@ -10,6 +10,7 @@ from capt_core.data.preparation import (
     prepare_dataset,
     read_source,
 )
+from capt_core.data.registry import dataset_spec
 from capt_core.params import settings_hash
 
 from . import options
@@ -38,9 +39,9 @@ def main(
             source = read_source(layout, settings.data, settings.prepare, advance)
         with progress("checked", len(source.split.samples)) as advance:
             prepared = prepare_dataset(
-                dataset,
+                dataset_spec(dataset),
                 source,
-                looked=settings.prepare.check_images,
+                level=settings.prepare.check_images,
                 quarantine=settings.data.on_bad_image == "quarantine",
                 advance=advance,
             )

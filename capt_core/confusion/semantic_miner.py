@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import polars as pl
 import torch
 
 from capt_core.artifacts.schemas import CLASS_PAIRS, PAIRS
+from capt_core.confusion.bank import count_matrix
 from capt_core.data.dataset import Dataset
 from capt_core.errors import CaptError
 from capt_core.evaluation.predictions import ranked_classes
+from capt_core.params import MinePairs
 
 
 def pseudo_labels(confidences: torch.Tensor) -> torch.Tensor:
@@ -171,3 +175,49 @@ def class_pairs(
                 }
             )
     return CLASS_PAIRS.frame(rows)
+
+
+@dataclass(frozen=True)
+class MinedPairs:
+    """Tables `pairs` and `class_pairs`."""
+
+    pairs: pl.DataFrame
+    class_pairs: pl.DataFrame
+
+
+def pairs_of_draw(
+    dataset: Dataset,
+    drawn: pl.DataFrame,
+    confidences: torch.Tensor,
+    texts: torch.Tensor,
+    statistics: pl.DataFrame,
+    settings: MinePairs,
+    similarities: torch.Tensor | None = None,
+) -> MinedPairs:
+    """Confusion pairs of the few-shot training images and of the classes (eq. 6, 7).
+
+    Args:
+        dataset: samples and classes.
+        drawn: rows of the table `fewshot`, N training images of trained classes.
+        confidences: of these images over the B trained classes, [N, B], fp64.
+        texts: class texts of the base model of the trained classes, unit length, [B, d].
+        statistics: the table `confusion_statistics`.
+        settings: the section `mine_pairs`.
+        similarities: what ranks classes with ``selection: any``, [N, B]; see
+            `whole_bank_similarities`.
+
+    Raises:
+        CaptError: too few classes to confuse.
+    """
+    check_confusable(dataset)
+    base = dataset.class_ids("base")
+    counts = torch.from_numpy(count_matrix(statistics, len(dataset.classes))[base][:, base])
+    kept, weighted = settings.pairs, settings.use_statistics
+    labels = None
+    if settings.pseudo_label == "real_gt":
+        labels = torch.tensor([base.index(label) for label in drawn["class_id"].to_list()])
+    ids = drawn["sample_id"]
+    return MinedPairs(
+        mine_pairs(dataset, ids, confidences, counts, kept, weighted, labels, similarities),
+        class_pairs(dataset, confidences, counts, texts, kept, weighted, labels),
+    )

@@ -1,4 +1,4 @@
-"""The small file that says what classes are called in prompts."""
+"""The file ``classes.yaml``, which says what classes are called in prompts."""
 
 from __future__ import annotations
 

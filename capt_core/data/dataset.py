@@ -1,4 +1,4 @@
-"""A prepared data set as the later stages see it: samples, classes and where images lie."""
+"""A prepared data set as later stages read it: samples, classes and the files of its images."""
 
 from __future__ import annotations
 
@@ -29,12 +29,15 @@ class Dataset:
         classes: table `classes`; `class_id` counts from 0 in row order.
         fingerprint: digest of samples, classes and image contents; every artifact made from
             them carries it.
+        image_root: folder that sample paths are relative to; None for a data set read from
+            artifacts, which hold no absolute paths.
     """
 
     name: str
     samples: pl.DataFrame
     classes: pl.DataFrame
     fingerprint: str
+    image_root: Path | None = None
 
     @property
     def class_names(self) -> list[str]:
@@ -42,7 +45,7 @@ class Dataset:
 
     @property
     def prompt_names(self) -> list[str]:
-        """Class names as they stand in a sentence, in class order."""
+        """Class names as they stand in prompts, in class order."""
         return [prompt_name(name) for name in self.class_names]
 
     @property
@@ -72,13 +75,27 @@ class Dataset:
         )
         return frame.join(names, on=id_column, how="left", maintain_order="left")
 
-    def paths(self, sample_ids: pl.Series, image_root: Path) -> Sequence[Path]:
-        """Files of the given samples, in their order."""
-        return _Paths(self.samples["path"].gather(sample_ids), image_root)
+    def paths(self, sample_ids: pl.Series, image_root: Path | None = None) -> Sequence[Path]:
+        """Image files of the given samples, in their order.
+
+        Args:
+            sample_ids: of the samples.
+            image_root: folder of the images; None takes the data set's own.
+
+        Raises:
+            CaptError: neither is given.
+        """
+        root = image_root or self.image_root
+        if root is None:
+            raise CaptError(
+                f"{self.name}: read from artifacts, which do not say where its images are; pass "
+                "image_root to Dataset.paths"
+            )
+        return _Paths(self.samples["path"].gather(sample_ids), root)
 
 
 class _Paths(Sequence[Path]):
-    """Paths made when they are asked for: a million of them would take half a gigabyte."""
+    """Paths built on access: a million of them would take half a gigabyte."""
 
     def __init__(self, names: pl.Series, folder: Path) -> None:
         self._names, self._folder = names, folder
@@ -149,7 +166,7 @@ def image_root(layout: Layout, data_root: str | None) -> Path:
     """Folder that sample paths are relative to.
 
     Raises:
-        CaptError: the data set is read from disk and its layout is not there.
+        CaptError: a part of the data set's layout is missing.
     """
     spec = dataset_spec(layout.dataset)
     if spec.reader == "proctex":

@@ -1,27 +1,32 @@
-"""Looking at image files: what cannot be used, and what is used differently than it looks."""
+"""Checking image files: which cannot be used, and which are used in a way users should know."""
 
 from __future__ import annotations
 
 import hashlib
+import os
 import stat
-from collections.abc import Iterable, Iterator
+from array import array
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import BytesIO
 from itertools import islice
 from pathlib import Path
 from typing import Literal
 
+import polars as pl
 from PIL import Image, UnidentifiedImageError
 
+from capt_core.data.dataset import iter_values
 from capt_core.data.images import to_rgb
 from capt_core.data.parquet_images import in_table, read_row
 from capt_core.data.scan import CAMERA_ENDINGS
-from capt_core.errors import one_line
+from capt_core.data.splits import QUARANTINE
+from capt_core.errors import CaptError, one_line
 
-ImageLook = Literal["decode", "exists", "none"]
+CheckLevel = Literal["decode", "exists", "none"]
 
-# What is remarkable about a readable image: how it is used, and what mends it.
+# Properties of a readable image: how it is used, and the command that changes the image.
 REMARKS = {
     "EXIF-rotated": (
         "used without its rotation, as the field's code does",
@@ -38,18 +43,18 @@ REMARKS = {
     "grey": ("converted to RGB", "nothing"),
 }
 # Those that can change what a class looks like.
-TELLING = ("EXIF-rotated", "animated", "transparent", "CMYK")
+CHANGES_APPEARANCE = ("EXIF-rotated", "animated", "transparent", "CMYK")
 _ORIENTATION = 0x0112
 _CHUNK = 1024
 
 
 @dataclass(frozen=True)
 class ImageCheck:
-    """What was found of an image file.
+    """The result of checking one image file.
 
     Attributes:
         problem: why it cannot be used; None if it can.
-        digest: SHA-256 of its bytes; its size where only that was looked at.
+        digest: SHA-256 of its bytes; its size in bytes if its content was not read.
         remarks: keys of `REMARKS`.
     """
 
@@ -58,20 +63,96 @@ class ImageCheck:
     remarks: tuple[str, ...] = ()
 
 
-def check_image(path: Path, look: ImageLook) -> ImageCheck:
-    """Look at one image file.
+@dataclass
+class SampleChecks:
+    """The results of checking the images of a table of samples; a few bytes per image.
+
+    Attributes:
+        problems: row number to the reason why its image cannot be used.
+        remarks: key of `REMARKS` to the numbers of the rows that it holds for.
+        marks: first 64 bits of each image's digest, 0 where it cannot be used; empty unless the
+            images were decoded.
+        contents: SHA-256 over the digests of all images that can be used, in row order.
+    """
+
+    problems: dict[int, str] = field(default_factory=dict)
+    remarks: dict[str, array[int]] = field(default_factory=dict)
+    marks: array[int] = field(default_factory=lambda: array("Q"))
+    contents: str = ""
+
+    def duplicates(self, samples: pl.DataFrame) -> pl.DataFrame:
+        """Samples whose images have the same bytes: a row of lists per image, by its first path."""
+        marks = self.marks or [0] * len(samples)
+        return (
+            samples.with_columns(pl.Series("mark", marks, dtype=pl.UInt64))
+            .filter((pl.col("mark") > 0) & pl.col("mark").is_duplicated())
+            .group_by("mark")
+            .agg("path", "split", "class_id")
+            .sort(pl.col("path").list.first())
+            .drop("mark")
+        )
+
+
+def check_samples(
+    samples: pl.DataFrame,
+    image_root: Path,
+    level: CheckLevel,
+    quarantine: bool,
+    advance: Callable[[int], None] = lambda _: None,
+) -> SampleChecks:
+    """Check the image of every sample.
+
+    Args:
+        samples: with the column `path`, relative to `image_root`.
+        image_root: folder of the images.
+        level: see `check_image`; remarks and duplicates need `decode`.
+        quarantine: note bad images, instead of stopping at the first.
+        advance: called with 1 after each image.
+
+    Raises:
+        CaptError: an image cannot be used (unless quarantined).
+    """
+    found = SampleChecks()
+    contents = hashlib.sha256()
+    paths = samples["path"]
+    checks = check_images(
+        (image_root / path for path in iter_values(paths)), level, os.cpu_count() or 1
+    )
+    for row, (path, check) in enumerate(zip(iter_values(paths), checks, strict=True)):
+        advance(1)
+        if level == "decode":
+            found.marks.append(int(check.digest[:16] or "0", 16))
+        if check.problem is None:
+            contents.update(check.digest.encode())
+        elif quarantine:
+            found.problems[row] = check.problem
+        else:
+            missing = check.problem == "missing"
+            remedy = "add it or correct the list" if missing else "replace the file"
+            raise CaptError(
+                f"{image_root / path}: {check.problem}; {remedy}, or leave it out with "
+                f"--set {QUARANTINE}"
+            )
+        for remark in check.remarks:
+            found.remarks.setdefault(remark, array("Q")).append(row)
+    found.contents = contents.hexdigest()
+    return found
+
+
+def check_image(path: Path, level: CheckLevel) -> ImageCheck:
+    """Check one image file.
 
     Args:
         path: the file, or a row of a Parquet file.
-        look: `decode` reads all pixels and digests all bytes, `exists` takes the file's size for
-            its digest, `none` does not touch the file.
+        level: `decode` reads all pixels and digests all bytes, `exists` takes the file's size for
+            its digest, `none` does not open or look up the file.
     """
-    if look == "none":
+    if level == "none":
         return ImageCheck(None, "")
     try:
         if in_table(path):
             content = read_row(path)
-            if look == "exists":
+            if level == "exists":
                 return ImageCheck(None, str(len(content)))
         else:
             status = path.stat()
@@ -79,7 +160,7 @@ def check_image(path: Path, look: ImageLook) -> ImageCheck:
                 return ImageCheck("unreadable: not a file", "")
             if status.st_size == 0:
                 return ImageCheck("unreadable: empty, 0 bytes", "")
-            if look == "exists":
+            if level == "exists":
                 return ImageCheck(None, str(status.st_size))
             content = path.read_bytes()
         with Image.open(BytesIO(content)) as image:
@@ -93,7 +174,7 @@ def check_image(path: Path, look: ImageLook) -> ImageCheck:
 
 
 def remarks_on(image: Image.Image) -> tuple[str, ...]:
-    """Keys of `REMARKS` that hold for an opened image; its pixels are not read for it."""
+    """Keys of `REMARKS` that hold for an opened image; its pixels are not read."""
     found = {
         "EXIF-rotated": image.getexif().get(_ORIENTATION, 1) not in (0, 1),
         # A JPEG of several pictures (MPO) is an ordinary photograph with previews.
@@ -107,15 +188,15 @@ def remarks_on(image: Image.Image) -> tuple[str, ...]:
     return tuple(name for name, holds in found.items() if holds)
 
 
-def check_images(paths: Iterable[Path], look: ImageLook, workers: int) -> Iterator[ImageCheck]:
+def check_images(paths: Iterable[Path], level: CheckLevel, workers: int) -> Iterator[ImageCheck]:
     """`check_image` of many files in order, by several threads."""
-    if look == "none":  # threads would take most of the time of listing a million images
+    if level == "none":  # threads would take most of the time of listing a million images
         yield from (ImageCheck(None, "") for _ in paths)
         return
     upcoming = iter(paths)
     with ThreadPoolExecutor(max_workers=max(1, workers)) as pool:
         while chunk := list(islice(upcoming, _CHUNK)):
-            yield from pool.map(lambda path: check_image(path, look), chunk)
+            yield from pool.map(lambda path: check_image(path, level), chunk)
 
 
 def _reason(path: Path, error: Exception) -> str:

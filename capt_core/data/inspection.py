@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
 
-from capt_core.data.dataset import iter_values
-from capt_core.data.image_checks import REMARKS, ImageLook, check_images
+from capt_core.data.image_checks import REMARKS, CheckLevel, check_samples
 from capt_core.data.readers import read_split
 from capt_core.data.registry import DatasetSpec
 from capt_core.data.scan import find_images
 from capt_core.data.splits import QUARANTINE, SplitData
 from capt_core.params import Data
 
-# Kinds of trouble, worst first: whether it fails, what it means, and what mends it.
+# Kinds of findings, worst first, and what to do about each: those that fail, and the others.
 FAILS = {
-    "listing": "mend the list, or --set " + QUARANTINE,
+    "listing": "correct the list, or --set " + QUARANTINE,
     "missing": "{again}, or --set " + QUARANTINE,
     "empty": "{again}, or --set " + QUARANTINE,
     "unreadable": "{again} --again, or --set " + QUARANTINE,
@@ -38,10 +36,10 @@ _Row = tuple[str, str, str, str]
 
 @dataclass(frozen=True)
 class Inspection:
-    """What was found of a data set's files.
+    """What a check of a data set's files found.
 
     Attributes:
-        findings: a row per file and trouble: `kind`, `path`, `split`, `detail`.
+        findings: a row per file and kind of finding: `kind`, `path`, `split`, `detail`.
         images: how many images the split names.
         split: what was listed.
     """
@@ -77,38 +75,31 @@ def inspect_files(
     spec: DatasetSpec,
     split: SplitData,
     image_root: Path,
-    look: ImageLook,
+    level: CheckLevel,
     advance: Callable[[int], None] = lambda _: None,
 ) -> Inspection:
-    """Look at every image of a data set.
+    """Check every image of a data set.
 
     Args:
         spec: the data set.
         split: from `list_files`.
         image_root: likewise.
-        look: how closely, see `check_image`; duplicates and remarks need `decode`.
-        advance: told 1 per image.
+        level: see `check_image`; duplicates and remarks need `decode`.
+        advance: called with 1 after each image.
     """
     rows: list[_Row] = [
         ("listing", path, part, reason)
         for path, part, reason in split.rejected.select("path", "split", "reason").iter_rows()
     ]
-    marks: list[int | None] = []
-    paths = split.samples["path"]
-    checks = check_images(
-        (image_root / path for path in iter_values(paths)), look, os.cpu_count() or 1
+    checks = check_samples(split.samples, image_root, level, True, advance)
+    places = split.samples.select("path", "split")
+    rows += (
+        (_kind(problem), *places.row(row), problem) for row, problem in checks.problems.items()
     )
-    for (path, part), check in zip(
-        split.samples.select("path", "split").iter_rows(), checks, strict=True
-    ):
-        advance(1)
-        if check.problem is not None:
-            rows.append((_kind(check.problem), path, part, check.problem))
-        rows += [(remark, path, part, REMARKS[remark][0]) for remark in check.remarks]
-        sound = check.problem is None and look == "decode"
-        marks.append(int(check.digest[:16], 16) if sound else None)
-    rows += _duplicates(split.samples.with_columns(pl.Series("mark", marks, dtype=pl.UInt64)))
-    rows += _extra(spec, image_root, pl.concat([paths, split.rejected["path"]]))
+    for remark, numbers in checks.remarks.items():
+        rows += ((remark, *places.row(row), REMARKS[remark][0]) for row in numbers)
+    rows += _duplicates(checks.duplicates(split.samples))
+    rows += _extra(spec, image_root, pl.concat([places["path"], split.rejected["path"]]))
     order = {kind: rank for rank, kind in enumerate(KINDS)}
     findings = pl.DataFrame(rows, schema=_SCHEMA, orient="row").sort(
         pl.col("kind").replace_strict(order, return_dtype=pl.Int64), "path", maintain_order=True
@@ -122,15 +113,8 @@ def _kind(problem: str) -> str:
     return "empty" if "0 bytes" in problem else "unreadable"
 
 
-def _duplicates(samples: pl.DataFrame) -> Iterator[_Row]:
-    groups = (
-        samples.filter(pl.col("mark").is_not_null())
-        .group_by("mark")
-        .agg("path", "split", "class_id", pl.len().alias("count"))
-        .filter(pl.col("count") > 1)
-        .sort(pl.col("path").list.first())
-    )
-    for _, paths, splits, class_ids, _ in groups.iter_rows():
+def _duplicates(groups: pl.DataFrame) -> Iterator[_Row]:
+    for paths, splits, class_ids in groups.select("path", "split", "class_id").iter_rows():
         kind = "twice"
         if len(set(class_ids)) > 1:
             kind = "two labels"
@@ -146,7 +130,7 @@ def _duplicates(samples: pl.DataFrame) -> Iterator[_Row]:
 
 
 def _extra(spec: DatasetSpec, image_root: Path, listed: pl.Series) -> Iterator[_Row]:
-    """Images below the image folder that were not listed; where folders are the list, none are."""
+    """Images that the split does not list; there are none where the folders are the list."""
     if spec.reader == "class_folders":
         return
     found = pl.Series(find_images(image_root).images, dtype=pl.String)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
-from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +14,18 @@ import polars as pl
 from capt_core import params
 from capt_core.artifacts.layout import Layout
 from capt_core.artifacts.schemas import CLASSES
-from capt_core.data.dataset import Dataset, fingerprint, iter_values
+from capt_core.data.dataset import Dataset, fingerprint
 from capt_core.data.fewshot import draw_fewshot
-from capt_core.data.image_checks import REMARKS, TELLING, ImageLook, check_images
+from capt_core.data.image_checks import (
+    CHANGES_APPEARANCE,
+    REMARKS,
+    CheckLevel,
+    SampleChecks,
+    check_samples,
+)
 from capt_core.data.readers import read_split
-from capt_core.data.registry import dataset_spec
+from capt_core.data.registry import DatasetSpec, dataset_spec
 from capt_core.data.splits import (
-    QUARANTINE,
     SPLITS,
     SplitData,
     check_classes,
@@ -35,7 +38,7 @@ from capt_core.errors import CaptError
 
 @dataclass(frozen=True)
 class Source:
-    """What a data set consists of, before its images were looked at."""
+    """What a data set lists, before its images are checked."""
 
     split: SplitData
     image_root: Path
@@ -43,7 +46,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A checked data set, the table `rejected` of images left out, and lines to tell the user."""
+    """A checked data set, the table `rejected` of images left out, and lines for the user."""
 
     dataset: Dataset
     rejected: pl.DataFrame
@@ -63,47 +66,53 @@ def read_source(
     """
     spec = dataset_spec(layout.dataset)
     if spec.reader == "proctex":
-        return Source(_draw_proctex(layout.images, settings, advance), layout.images)
+        counts = _proctex_counts(settings)
+        split = draw_proctex(layout.images, counts, settings.proctex_seed, advance)
+        return Source(split, layout.images)
     split, image_root = read_split(spec, data)
     _replace_folder(layout.images, lambda _: None)
     return Source(split, image_root)
 
 
 def prepare_dataset(
-    name: str,
+    spec: DatasetSpec,
     source: Source,
-    looked: ImageLook,
+    level: CheckLevel,
     quarantine: bool,
     advance: Callable[[int], None] = lambda _: None,
+    groups: Sequence[str] | None = None,
 ) -> Prepared:
     """Check every image and build the tables `samples`, `classes` and `rejected`.
 
     Args:
-        name: of the data set.
+        spec: the data set.
         source: split and image folder.
-        looked: how closely every image is looked at, see `check_image`.
+        level: how closely every image is checked, see `check_image`.
         quarantine: leave bad images out and list them, instead of stopping at the first.
-        advance: told 1 per image.
+        advance: called with 1 after each image.
+        groups: `base` or `novel` per class, in class order; None splits them in halves, see
+            `class_groups`.
 
     Raises:
         CaptError: a bad image (unless quarantined), or a class left without training images.
     """
-    spec = dataset_spec(name)
     listed = source.split
-    looks = _look(source, looked, quarantine, advance)
-    bad = pl.Series("row", list(looks.problems), dtype=pl.UInt32)
+    groups = class_groups(len(listed.class_names)) if groups is None else groups
+    checks = check_samples(listed.samples, source.image_root, level, quarantine, advance)
+    bad = pl.Series("row", list(checks.problems), dtype=pl.UInt32)
     rows = listed.samples.with_row_index("row")
-    named = rows.with_columns(class_name=_names(rows["class_id"], listed.class_names))
+    names = pl.Series("class_name", listed.class_names, dtype=pl.String)
+    named = rows.with_columns(names.gather(rows["class_id"]))
     kept = named.filter(~pl.col("row").is_in(bad.implode())) if len(bad) else named
     rejected = named.filter(pl.col("row").is_in(bad.implode())).select(
         "path",
         "class_id",
         "class_name",
         "split",
-        pl.Series("reason", list(looks.problems.values()), dtype=pl.String),
+        pl.Series("reason", list(checks.problems.values()), dtype=pl.String),
     )
     split = with_samples(listed, kept.select("path", "class_id", "split"), rejected)
-    check_classes(split, f"{name} without its rejected images", trained=spec.has_training)
+    check_classes(split, f"{spec.name} without its rejected images", trained=spec.has_training)
     samples = (
         kept.drop("row")
         .with_row_index("sample_id")
@@ -113,98 +122,49 @@ def prepare_dataset(
         {
             "class_id": range(len(listed.class_names)),
             "class_name": listed.class_names,
-            "group": class_groups(len(listed.class_names)),
+            "group": groups,
             "template": [listed.template or spec.template] * len(listed.class_names),
         },
         schema=dict(CLASSES.columns),
     )
-    notes = [*listed.notes, *looks.notes(kept), *_protocol_notes(split, published=spec.split)]
-    dataset = Dataset(name, samples, classes, fingerprint(samples, classes, looks.contents))
+    notes = [
+        *listed.notes,
+        *_image_notes(listed.samples, checks),
+        *_protocol_notes(split, groups.count("base"), published=spec.split),
+    ]
+    digest = fingerprint(samples, classes, checks.contents)
+    dataset = Dataset(spec.name, samples, classes, digest, source.image_root)
     numbered = split.rejected.with_row_index("rejected_id").cast({"rejected_id": pl.Int64})
     return Prepared(dataset, numbered, notes)
 
 
-@dataclass
-class _Looks:
-    """What looking at all images found; grows by a few bytes per image.
-
-    Attributes:
-        problems: row of a bad image to what is wrong with it.
-        contents: digest of the digests of all good images.
-        marks: the first 64 bits of every image's digest, in row order.
-        remarks: what is remarkable to the first path and the number of images.
-    """
-
-    problems: dict[int, str]
-    contents: str
-    marks: array[int]
-    remarks: dict[str, tuple[str, int]]
-
-    def notes(self, kept: pl.DataFrame) -> Iterator[str]:
-        for remark, (path, count) in self.remarks.items():
-            yield f"{count} images are {remark} ({path}, ...): {REMARKS[remark][0]}"
-        if len(self.marks):
-            marks = pl.Series("mark", self.marks, dtype=pl.UInt64).gather(kept["row"])
-            common = (
-                kept.select("split", marks)
-                .group_by("mark")
-                .agg(pl.col("split").n_unique().alias("splits"))
-                .filter(pl.col("splits") > 1)
-            )
-            if len(common):
-                yield (
-                    f"{len(common)} images are in more than one split, byte for byte; "
-                    "capt-stage doctor lists them"
-                )
+def _image_notes(samples: pl.DataFrame, checks: SampleChecks) -> Iterator[str]:
+    """What was found of images that are used."""
+    for remark in CHANGES_APPEARANCE:
+        if rows := checks.remarks.get(remark):
+            first = samples["path"][rows[0]]
+            yield f"{len(rows)} images are {remark} ({first}, ...): {REMARKS[remark][0]}"
+    common = checks.duplicates(samples).filter(pl.col("split").list.n_unique() > 1)
+    if len(common):
+        yield (
+            f"{len(common)} images are in more than one split, byte for byte; "
+            "capt-stage doctor lists them"
+        )
 
 
-def _protocol_notes(split: SplitData, published: str | None) -> Iterator[str]:
-    """What the user expects of the data set and will not get."""
+def _protocol_notes(split: SplitData, base: int, published: str | None) -> Iterator[str]:
+    """How results will differ from what users of the protocol expect."""
     if published and split.rejected["split"].is_in(["train", "val"]).any():
         yield "with training images left out, few-shot lists are not the published ones"
-    if len(split.class_names) < 3:
+    if base < 2:
         yield (
             f"{len(split.class_names)} classes: the base half has one, which nothing is confused "
             "with; mining pairs needs three classes"
         )
 
 
-def _look(
-    source: Source, look: ImageLook, quarantine: bool, advance: Callable[[int], None]
-) -> _Looks:
-    paths = source.split.samples["path"]
-    looks = _Looks({}, "", array("Q"), {})
-    contents = hashlib.sha256()
-    checks = check_images(
-        (source.image_root / path for path in iter_values(paths)), look, os.cpu_count() or 1
-    )
-    for row, (path, check) in enumerate(zip(iter_values(paths), checks, strict=True)):
-        advance(1)
-        if look == "decode":
-            looks.marks.append(int(check.digest[:16] or "0", 16))
-        if check.problem is None:
-            contents.update(check.digest.encode())
-        elif quarantine:
-            looks.problems[row] = check.problem
-        else:
-            remedy = "get it or mend the list" if check.problem == "missing" else "mend the file"
-            raise CaptError(
-                f"{source.image_root / path}: {check.problem}; {remedy}, or leave it out with "
-                f"--set {QUARANTINE}"
-            )
-        for remark in set(TELLING).intersection(check.remarks):
-            first, count = looks.remarks.get(remark, (path, 0))
-            looks.remarks[remark] = (first, count + 1)
-    looks.contents = contents.hexdigest()
-    return looks
-
-
-def _names(class_ids: pl.Series, names: list[str]) -> pl.Series:
-    return pl.Series("class_name", names, dtype=pl.String).gather(class_ids)
-
-
 def draw_list(dataset: Dataset, shots: int, seed: int) -> pl.DataFrame:
-    """The table `fewshot`: training list, then validation list, each in sampling order."""
+    """Draw the table `fewshot`: training list, then validation list, each in sampling order."""
     class_ids = dataset.samples["class_id"].to_numpy()
     rows = {
         split: dataset.samples.filter(pl.col("split") == split)["sample_id"].to_list()
@@ -222,7 +182,7 @@ def draw_list(dataset: Dataset, shots: int, seed: int) -> pl.DataFrame:
 
 
 def images_to_draw(name: str, settings: params.Prepare) -> int:
-    """How many images `read_source` draws: none for a data set that lies on disk."""
+    """How many images `read_source` draws: none for a data set that is on disk."""
     if dataset_spec(name).reader != "proctex":
         return 0
     from capt_core.data.proctex import CLASS_NAMES
@@ -235,12 +195,27 @@ def _proctex_counts(settings: params.Prepare) -> dict[str, int]:
     return dict(zip(SPLITS, counts, strict=True))
 
 
-def _draw_proctex(
-    folder: Path, settings: params.Prepare, advance: Callable[[int], None]
+def draw_proctex(
+    folder: Path,
+    counts: Mapping[str, int],
+    seed: int,
+    advance: Callable[[int], None] = lambda _: None,
+    keep: bool = False,
 ) -> SplitData:
+    """Draw the embedded textures into a folder, which replaces one of that name.
+
+    Args:
+        folder: takes `<class>/<split>_<number>.png`.
+        counts: split to its number of images per class.
+        seed: of the images.
+        advance: called with the number of images drawn.
+        keep: draw nothing if the folder exists; it appears only when all images are drawn.
+
+    Raises:
+        CaptError: the images cannot be written.
+    """
     from capt_core.data.proctex import CLASS_NAMES
 
-    counts = _proctex_counts(settings)
     rows = [
         (f"{name}/{split}_{index:04d}.png", class_id, split)
         for split, count in counts.items()
@@ -252,7 +227,7 @@ def _draw_proctex(
         for name in CLASS_NAMES:
             (target / name).mkdir()
         tasks = [
-            (target, settings.proctex_seed, split, class_id, count)
+            (target, seed, split, class_id, count)
             for split, count in counts.items()
             for class_id in range(len(CLASS_NAMES))
         ]
@@ -261,7 +236,8 @@ def _draw_proctex(
             for count in pool.map(_draw_class, tasks):
                 advance(count)
 
-    _replace_folder(folder, draw)
+    if not (keep and folder.is_dir()):
+        _replace_folder(folder, draw)
     paths, class_ids, splits = map(list, zip(*rows, strict=True))
     return SplitData(sample_frame(paths, class_ids, splits), list(CLASS_NAMES))
 
@@ -279,7 +255,7 @@ def _draw_class(task: tuple[Path, int, str, int, int]) -> int:
 
 
 def _replace_folder(folder: Path, fill: Callable[[Path], None]) -> None:
-    """Fill a new folder, then let it take the old one's place."""
+    """Fill a new folder, then move it to where the old one is."""
     fresh, old = folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")
     try:
         for leftover in (fresh, old):

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 import numpy as np
 import polars as pl
 
 from capt_core.artifacts.schemas import PROMPT_CLUSTERS
+from capt_core.prompts.generation import KINDS
 
 
 def class_means(embeddings: np.ndarray, class_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -86,3 +90,33 @@ def unit(vectors: np.ndarray) -> np.ndarray:
     """Rows scaled to length 1."""
     scaled: np.ndarray = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     return scaled
+
+
+@dataclass(frozen=True)
+class PromptClusters:
+    """Table `prompt_clusters`, and the centres of each kind of prompt, [K, d], unit length."""
+
+    table: pl.DataFrame
+    centres: Mapping[str, np.ndarray]
+
+
+def cluster_prompts(
+    prompts: pl.DataFrame, embeddings: np.ndarray, clusters: int, restarts: int, seed: int
+) -> PromptClusters:
+    """Clusters of the classes by what their prompts say, one clustering per kind of prompt.
+
+    Args:
+        prompts: the table `prompts`.
+        embeddings: of its prompts, unit length, [n, d].
+        clusters: see `cluster_centres`.
+        restarts: likewise.
+        seed: likewise.
+    """
+    tables, centres = [], {}
+    for kind in KINDS:
+        rows = (prompts["kind"] == kind).arg_true().to_numpy()
+        own = prompts[rows]
+        described, means = class_means(embeddings[rows], own["class_id"].to_numpy())
+        centres[kind], labels = cluster_centres(means, clusters, restarts, seed)
+        tables.append(cluster_table(kind, own, described, means, centres[kind], labels))
+    return PromptClusters(pl.concat(tables), centres)

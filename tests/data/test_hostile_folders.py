@@ -98,7 +98,7 @@ def prepare(root: Path, quarantine: bool = True, **choices: object) -> Prepared:
     mode = "quarantine" if quarantine else "error"
     data = Data.model_validate({"root": str(root), "on_bad_image": mode, **choices})
     source = Source(*read_split(dataset_spec("mine"), data))
-    return prepare_dataset("mine", source, "decode", quarantine)
+    return prepare_dataset(dataset_spec("mine"), source, "decode", quarantine)
 
 
 def attempt(root: Path, quarantine: bool) -> Prepared | str:
@@ -244,6 +244,6 @@ def test_other_fewshot_lists_than_the_published_ones_are_told(tmp_path: Path) ->
     write_images(tmp_path / "dtd/images", [str(row[0]) for row in rows])
     source = Source(*read_split(dataset_spec("dtd"), Data(root=str(tmp_path))))
     told = "with training images left out, few-shot lists are not the published ones"
-    assert told not in prepare_dataset("dtd", source, "decode", quarantine=True).notes
+    assert told not in prepare_dataset(dataset_spec("dtd"), source, "decode", quarantine=True).notes
     (tmp_path / "dtd/images/a/1.jpg").write_bytes(b"")
-    assert told in prepare_dataset("dtd", source, "decode", quarantine=True).notes
+    assert told in prepare_dataset(dataset_spec("dtd"), source, "decode", quarantine=True).notes

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from stages.commands import PIPELINE
+
 PROJECT = Path(__file__).resolve().parents[2]
 
 SMALL = (
@@ -19,17 +21,7 @@ SMALL = (
     "runtime.workers=1",
 )
 
-BEFORE_TRAINING = (
-    "prepare",
-    "extract-features",
-    "fit-teacher",
-    "infer-teacher",
-    "build-bank",
-    "mine-pairs",
-    "generate-prompts",
-    "cluster-prompts",
-    "mine-samples",
-)
+BEFORE_TRAINING = PIPELINE[:-3]
 
 
 def arguments(

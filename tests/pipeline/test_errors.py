@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 from PIL import Image
 
 from capt_core.errors import CaptError
+from stages.cli import main
 from tests.pipeline.commands import BEFORE_TRAINING, SMALL, arguments, capt, command
 
 
@@ -212,6 +214,22 @@ def test_untrained_weights_are_called_so(
     again("report", setting)
     assert "these numbers mean nothing" in (copy / "report.html").read_text()
     assert "these numbers mean nothing" in (copy / "results.md").read_text()
+
+
+def test_a_missing_extra_is_named(
+    copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "anthropic", None)
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-of-a-test")
+    changes = ["provider=anthropic", "store=none"]
+    settings = [*SMALL, *(f"generate_prompts.{change}" for change in changes)]
+    words = arguments("generate-prompts", "proctex", copy, settings)
+    monkeypatch.setattr(sys, "argv", ["capt-stage", *words])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    message = "error: anthropic is not installed; run: pip install 'capt-stage[llm]'\n"
+    assert capsys.readouterr().err == message
 
 
 def test_artifacts_folder_cannot_be_written(tmp_path: Path) -> None:

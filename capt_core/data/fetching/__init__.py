@@ -1,1 +1,1 @@
-"""Getting benchmarks: downloading, verifying, unpacking and arranging their files."""
+"""Fetching benchmarks: downloading, verifying, unpacking and arranging their files."""

@@ -1,8 +1,7 @@
-"""Downloading one file: resumed, verified, and in place only when it is whole."""
+"""Downloading one file: resumed, verified, and in place only when it is complete."""
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import http.client
 import json
@@ -18,6 +17,8 @@ from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 from urllib.parse import urlsplit
 
+from filelock import FileLock, Timeout
+
 from capt_core.data.registry import RemoteFile
 from capt_core.errors import CaptError
 
@@ -26,15 +27,15 @@ _DRIVE = "https://drive.usercontent.google.com/download?id={id}&export=download&
 _CHUNK = 1 << 20
 # Kept free beside what a download or archive needs.
 RESERVE = 256 * 1024**2
-_FLEETING = frozenset({408, 425, 429, 500, 502, 503, 504})
+_TEMPORARY = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
 @dataclass(frozen=True)
 class Patience:
-    """How often and how long a server is waited for.
+    """How often a server is asked again, and how long it is waited for.
 
     Attributes:
-        attempts: in a row that bring nothing new before giving up.
+        attempts: give up after so many in a row that bring nothing new.
         pause: seconds before the second attempt; doubled after each.
         timeout: seconds without any byte before an attempt is given up.
     """
@@ -51,60 +52,62 @@ def download(
     patience: Patience | None = None,
     advance: Callable[[int], None] = lambda _: None,
 ) -> None:
-    """Download a file to `target`, going on where an earlier attempt stopped.
+    """Download a file to `target`, resuming where an earlier attempt stopped.
 
-    What has arrived lies in ``<target>.part`` until its size and checksum are right. A part of
-    which the server no longer has the same version is thrown away.
+    What has arrived is kept in ``<target>.part`` until its size and checksum are right. It is
+    discarded if the server has another version by now. The caller keeps other processes away,
+    see `exclusive`.
 
     Args:
         file: expected size and checksums.
         url: http(s) address, or ``drive:ID``.
         target: where the file goes.
         patience: how often to try again.
-        advance: told of arrived bytes; a negative number when a part is thrown away.
+        advance: called with the number of bytes received; negative when they are discarded.
 
     Raises:
-        CaptError: refused or unreachable, not what is expected, or no room for it.
+        CaptError: the server refuses or cannot be reached, the content is not the expected one, or
+            the disk is full.
     """
     patience = patience or Patience()
     path = target.with_name(f"{target.name}.part")
-    with alone(path) as stream:
+    with writing(path), path.open("ab") as stream:
         part = _Part(path, stream)
         resumed = part.size > 0
         advance(part.size)
-        _arrive(file, url, part, patience, advance)
+        _receive(file, url, part, patience, advance)
         problem = content_problem(file, part.path)
         if problem and resumed:
             # What an earlier run left may be of another version.
             part.restart(None, advance)
-            _arrive(file, url, part, patience, advance)
+            _receive(file, url, part, patience, advance)
             problem = content_problem(file, part.path)
         if problem:
             part.discard()
             raise CaptError(
-                f"{_shown(url)}: {problem}; run the same command again, or get {file.name} "
+                f"{_public(url)}: {problem}; run the same command again, or get {file.name} "
                 f"elsewhere and put it at {target}"
             )
         part.finish(target)
 
 
-def _arrive(
+def _receive(
     file: RemoteFile, url: str, part: _Part, patience: Patience, advance: Callable[[int], None]
 ) -> None:
-    """Attempt until the file is there; attempts that bring something are not counted."""
+    """Attempt until the file is complete; attempts that bring something are not counted."""
     failures, furthest = 0, part.size
     while True:
         try:
             _attempt(file, web_address(url), part, patience, advance)
             return
-        except _FleetingError as error:
-            # Bytes that come again after a part was thrown away are nothing new: a server that
+        except _TemporaryError as error:
+            # Bytes that come again after a part was discarded are nothing new: a server that
             # breaks off and forgets in turn would be asked for ever.
             failures = 1 if part.size > furthest else failures + 1
             furthest = max(furthest, part.size)
             if failures >= patience.attempts:
                 raise CaptError(
-                    f"{_shown(url)}: {error} ({failures} attempts); run the same command again "
+                    f"{_public(url)}: {error} ({failures} attempts); run the same command again "
                     f"later, it goes on after {part.size} bytes"
                 ) from error
         time.sleep(patience.pause * 2 ** (failures - 1))
@@ -153,16 +156,16 @@ def web_address(url: str) -> str:
     if url.startswith("drive:"):
         return _DRIVE.format(id=url.removeprefix("drive:"))
     if urlsplit(url).scheme not in ("http", "https"):
-        raise CaptError(f"{_shown(url)}: expected an address that begins with http:// or https://")
+        raise CaptError(f"{_public(url)}: expected an address that begins with http:// or https://")
     return url
 
 
-class _FleetingError(Exception):
+class _TemporaryError(Exception):
     """A failure that another attempt may not meet."""
 
 
 class _Part:
-    """A file that arrives, and a note on the version the server said it sends."""
+    """A file being received, and a note on the version that the server said it sends."""
 
     def __init__(self, path: Path, stream: BinaryIO) -> None:
         self.path = path
@@ -193,37 +196,42 @@ class _Part:
         self._stream.flush()
 
     def discard(self) -> None:
+        self._stream.close()  # Windows deletes and renames no open file
         self.path.unlink(missing_ok=True)
         self._note.unlink(missing_ok=True)
 
     def finish(self, target: Path) -> None:
         os.fsync(self._stream.fileno())
+        self._stream.close()
         self.path.replace(target)
         self._note.unlink(missing_ok=True)
 
 
 @contextmanager
-def alone(path: Path) -> Iterator[BinaryIO]:
-    """Open a file to append to that no other process may have open so.
+def exclusive(folder: Path) -> Iterator[None]:
+    """Let one process at a time fetch into a folder.
 
     Raises:
-        CaptError: another process has.
+        CaptError: another process is fetching into it, or it cannot be written to.
     """
-    with writing(path), path.open("ab") as stream:
+    lock = FileLock(folder / ".fetch.lock", timeout=0)
+    with writing(folder):
         try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # The other may have moved the file away after this process opened it.
-            mine = os.path.samestat(path.stat(), os.fstat(stream.fileno()))
-        except (BlockingIOError, FileNotFoundError):
-            mine = False
-        if not mine:
-            raise CaptError(f"{path}: another fetch is writing it; wait for that one to end")
-        yield stream
+            lock.acquire()
+        except Timeout as error:
+            raise CaptError(
+                f"{folder}: another fetch is writing to it; wait for it to end, then run the same "
+                "command again"
+            ) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn the disk's errors into a line for the user."""
+    """Turn errors of the file system into a line for the user."""
     try:
         yield
     except OSError as error:
@@ -239,7 +247,7 @@ def _attempt(
     """Ask for what is missing and take what comes.
 
     Raises:
-        _FleetingError: the connection broke, or the server is busy.
+        _TemporaryError: the connection broke, or the server is busy.
         CaptError: the server will not give this file.
     """
     if file.size is not None and part.size == file.size:
@@ -250,16 +258,16 @@ def _attempt(
         answer = _open(url, part, patience.timeout)
     except urllib.error.HTTPError as error:
         if error.code == 416 and part.size:
-            # Nothing after what has arrived: it is whole, or of another version.
+            # Nothing after what has arrived: it is complete, or of another version.
             if _total(error.headers) == part.size:
                 return
             part.restart(None, advance)
-            raise _FleetingError("the server no longer has the version that was begun") from error
-        if error.code in _FLEETING:
-            raise _FleetingError(f"the server answers {error.code} {error.reason}") from error
+            raise _TemporaryError("the server no longer has the version that was begun") from error
+        if error.code in _TEMPORARY:
+            raise _TemporaryError(f"the server answers {error.code} {error.reason}") from error
         _refused(url, f"the server answers {error.code} {_first_line(error.reason)}", error)
     except (http.client.HTTPException, OSError) as error:
-        raise _FleetingError(f"no connection ({_reason(error)})") from error
+        raise _TemporaryError(f"no connection ({_reason(error)})") from error
     with answer:
         total = _prepare(file, url, answer, part, advance)
         _take(file, url, answer, part, total, advance)
@@ -268,16 +276,16 @@ def _attempt(
 def _prepare(
     file: RemoteFile, url: str, answer: Any, part: _Part, advance: Callable[[int], None]
 ) -> int | None:
-    """Check that an answer fits what is expected and what has arrived; returns the whole size."""
+    """Check that an answer fits what is expected and what has arrived; returns the full size."""
     headers = answer.headers
     version = headers.get("ETag") or headers.get("Last-Modified")
     if answer.status == 206 and _first_byte(headers) != part.size:
         part.restart(None, advance)
-        raise _FleetingError("the server sends another range than the one asked for")
+        raise _TemporaryError("the server sends another range than the one asked for")
     if answer.status == 206 and part.version and version and version != part.version:
         # Not every server heeds If-Range: the rest of another version must not be appended.
         part.restart(None, advance)
-        raise _FleetingError("the server has another version than the one that was begun")
+        raise _TemporaryError("the server has another version than the one that was begun")
     length = headers.get("Content-Length")
     known = length is not None and length.isdecimal()
     total = _total(headers) if answer.status == 206 else int(length) if known else None
@@ -309,14 +317,14 @@ def _take(
         part.append(data)
         advance(len(data))
     if limit is not None and part.size < limit:
-        raise _FleetingError(f"the connection ended after {part.size} of {limit} bytes")
+        raise _TemporaryError(f"the connection ended after {part.size} of {limit} bytes")
 
 
 def _read(answer: Any) -> bytes:
     try:
         data: bytes = answer.read1(_CHUNK)
     except (http.client.HTTPException, OSError) as error:
-        raise _FleetingError(f"the connection broke ({_reason(error)})") from error
+        raise _TemporaryError(f"the connection broke ({_reason(error)})") from error
     return data
 
 
@@ -338,7 +346,9 @@ class _WebOnly(urllib.request.HTTPRedirectHandler):
     ) -> Any:
         source, target = urlsplit(req.full_url).scheme, urlsplit(newurl).scheme
         if target not in ("http", "https") or (source == "https" and target == "http"):
-            raise CaptError(f"{_shown(req.full_url)}: redirects to {_shown(newurl)}; not followed")
+            raise CaptError(
+                f"{_public(req.full_url)}: redirects to {_public(newurl)}; not followed"
+            )
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
@@ -358,13 +368,13 @@ def _total(headers: Any) -> int | None:
 
 def _refused(url: str, what: str, cause: BaseException | None = None) -> NoReturn:
     raise CaptError(
-        f"{_shown(url)}: {what}; get the file elsewhere and put it in place, or name another "
+        f"{_public(url)}: {what}; get the file elsewhere and put it in place, or name another "
         "source with --mirror"
     ) from cause
 
 
-def _shown(url: str) -> str:
-    """An address without user name, password or query, which may hold secrets."""
+def _public(url: str) -> str:
+    """An address without user name, password and query, which may hold secrets."""
     parts = urlsplit(url)
     if not parts.netloc:
         return url
@@ -375,7 +385,7 @@ def _shown(url: str) -> str:
 
 
 def _first_line(reason: object) -> str:
-    """A server's words; urllib's own about a loop of redirections take three lines."""
+    """A server's reason on one line; urllib's own about redirections takes three."""
     return str(reason).partition("\n")[0].rstrip(".")
 
 

@@ -1,4 +1,4 @@
-"""Getting a benchmark: which files, from where, and whether it is all there in the end."""
+"""Fetching a benchmark: which files, from where, and whether it is complete."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from capt_core.data.fetching.download import (
     check_room,
     content_problem,
     download,
+    exclusive,
     writing,
 )
 from capt_core.data.fetching.imagenet import sort_validation
@@ -28,15 +29,15 @@ Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
 
 class Fetcher:
-    """Gets the files of one data set.
+    """Fetches the files of one data set.
 
     Attributes:
         spec: the data set.
         root: folder that holds the data sets' folders.
-        mirror: address that replaces the own address of every file, which then lies there by name.
-        patience: with servers.
+        mirror: address below which every file is found by its name, in place of its own address.
+        patience: how often servers are asked again.
         progress: makes a progress bar from a caption and a total.
-        say: takes lines for the user.
+        say: called with each line for the user.
     """
 
     def __init__(
@@ -57,28 +58,32 @@ class Fetcher:
         return self.root / self.spec.folder
 
     def fetch(self, only: Sequence[str] = (), again: bool = False) -> None:
-        """Get what is missing: lists first, then archives, which are unpacked into the layout.
+        """Fetch what is missing: lists first, then archives, which are unpacked into the layout.
 
         Args:
-            only: names of the files to get; empty gets all.
-            again: unpack archives though the images are there.
+            only: names of the files to fetch; all if empty.
+            again: unpack archives even if the images are there.
 
         Raises:
-            CaptError: something cannot be had; what was got stays, and the same command goes on.
+            CaptError: a file cannot be obtained, or another process fetches the same data set; what
+                has arrived is kept, and the same command continues.
         """
         with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-        files = self._chosen(only)
-        if not only:
+        with exclusive(self.folder):
+            self._fetch(self._chosen(only), everything=not only, again=again)
+
+    def _fetch(self, files: Sequence[RemoteFile], everything: bool, again: bool) -> None:
+        if everything:
             self.say(f"{self.spec.name}: licence: {self.spec.licence}")
         lost: list[str] = []
         for file in (file for file in files if not _is_archive(file)):
             self._get(file, lost)
         archives = [file for file in files if _is_archive(file) and file.inside is None]
-        if archives and not (again or self.whole() is None):
+        if archives and not (again or self.missing() is None):
             self._check_room(archives)
         for file in archives:
-            if not again and self.whole() is None:
+            if not again and self.missing() is None:
                 self.say(f"{file.name}: not needed, the images are in place")
             elif self._get(file, lost):
                 self._unpack(file)
@@ -92,7 +97,7 @@ class Fetcher:
                 "command again"
             )
 
-    def whole(self) -> str | None:
+    def missing(self) -> str | None:
         """What is missing from the data set, or None if every image of its split is there."""
         try:
             split, images = read_split(self.spec, Data(root=str(self.root)))
@@ -121,7 +126,7 @@ class Fetcher:
         return [known[name] for name in only] if only else list(self.spec.files)
 
     def _get(self, file: RemoteFile, lost: list[str]) -> bool:
-        """Have a file in the data set's folder; False if the user must get it."""
+        """Put a file into the data set's folder; False if the user must get it."""
         target = self.folder / file.name
         for place in (target, self.root / file.name):
             if not place.is_file():
@@ -168,7 +173,7 @@ class Fetcher:
                 self.say(f"{folder}: {sort_validation(folder, kit)} images sorted into classes")
 
     def _check_room(self, archives: Sequence[RemoteFile]) -> None:
-        """An archive of images takes its size twice, once packed and once unpacked."""
+        """An archive of images takes its size twice: packed and unpacked."""
         needed = sum(
             (file.size or 0) * (1 if (self.folder / file.name).is_file() else 2)
             for file in archives

@@ -1,4 +1,4 @@
-"""Unpacking archives: nothing leaves the folder, and it is all there or not at all."""
+"""Unpacking archives: nothing is written outside the folder, and all files appear or none."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from capt_core.data.fetching.download import RESERVE, alone, check_room
+from capt_core.data.fetching.download import RESERVE, check_room, writing
 from capt_core.errors import CaptError
 
 _CHUNK = 1 << 20
@@ -20,7 +20,7 @@ _BROKEN_FORMAT = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAErr
 # An encrypted or oddly compressed member of a zip file is a RuntimeError.
 _BROKEN = (*_BROKEN_FORMAT, EOFError, OSError, RuntimeError)
 
-# Pictures are packed already: what unpacks to many times its size is made to fill a disk.
+# Images are compressed already: what unpacks to many times its size is meant to fill a disk.
 BOMB_RATIO = 100
 _ALWAYS_ALLOWED = 64 * 1024**2
 
@@ -43,14 +43,14 @@ def unpack(
         archive: .tar, .tar.gz, .tgz or .zip.
         folder: the data set's folder.
         places: prefix of members to what takes its place below `folder`.
-        advance: told 1 per file.
+        advance: called with 1 for each file.
 
     Returns:
         How many files were unpacked.
 
     Raises:
-        CaptError: a damaged archive, a member that would leave the folder or is no plain file, no
-            member below a prefix, or no room.
+        CaptError: a damaged archive, a member that would leave the folder or is not a regular
+            file, no member below a prefix, or no room.
     """
     count = 0
     with _staging(folder, archive) as staging, _reading(archive):
@@ -78,7 +78,7 @@ def unpack_class_archives(
         archive: a tar file of ``<class>.tar`` files.
         folder: the data set's folder.
         place: folder below it that takes one folder per class.
-        advance: told 1 per file.
+        advance: called with 1 for each file.
 
     Returns:
         How many files were unpacked.
@@ -104,7 +104,7 @@ def unpack_class_archives(
 
 
 def _members(archive: Path, folder: Path) -> Iterator[Member]:
-    """Plain files of an archive in its order."""
+    """Regular files of an archive in its order."""
     if zipfile.is_zipfile(archive):
         with zipfile.ZipFile(archive) as opened:
             check_room(folder, sum(info.file_size for info in opened.infolist()), archive.name)
@@ -118,7 +118,7 @@ def _members(archive: Path, folder: Path) -> Iterator[Member]:
     check_room(folder, archive.stat().st_size, archive.name)
     with tarfile.open(archive) as opened_tar:
         yield from _tar_members(opened_tar, archive)
-        # tarfile takes a file that was cut off between two members for a whole one.
+        # tarfile does not notice a file that was cut off between two members.
         stream = opened_tar.fileobj
         assert stream is not None
         stream.seek(opened_tar.offset)
@@ -132,7 +132,7 @@ def _tar_members(opened: tarfile.TarFile, archive: Path) -> Iterator[Member]:
         if member.isdir():
             continue
         if not (member.isreg() or member.islnk() or member.issym()):
-            raise CaptError(f"{archive}: member {member.name!r} is no plain file; refused")
+            raise CaptError(f"{archive}: member {member.name!r} is not a regular file; refused")
         # The content of a link is that of the member it points to; anything else is refused.
         yield name, lambda m=member: _content(opened, m, archive)  # type: ignore[misc]
 
@@ -213,16 +213,14 @@ def _reading(archive: Path) -> Iterator[None]:
 
 @contextmanager
 def _staging(folder: Path, archive: Path) -> Iterator[_Staging]:
-    lock = folder / f".{archive.name}.lock"
-    with alone(lock):
-        staging = _Staging(folder, archive)
-        shutil.rmtree(staging.path, ignore_errors=True)
+    staging = _Staging(folder, archive)
+    shutil.rmtree(staging.path, ignore_errors=True)
+    with writing(staging.path):
         staging.path.mkdir(parents=True)
-        try:
-            yield staging
-        finally:
-            shutil.rmtree(staging.path, ignore_errors=True)
-            lock.unlink(missing_ok=True)
+    try:
+        yield staging
+    finally:
+        shutil.rmtree(staging.path, ignore_errors=True)
 
 
 def _move(source: Path, target: Path) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -191,24 +192,6 @@ def test_room_is_looked_for_first(
     assert (tmp_path / "file.bin.part").stat().st_size == 0
 
 
-def test_two_fetches_do_not_write_one_file(server: Hostile, tmp_path: Path) -> None:
-    with (tmp_path / "file.bin.part").open("ab") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        assert "another fetch is writing it" in refusal(server, tmp_path, "ranges")
-
-
-def test_a_fetch_that_ended_meanwhile_leaves_nothing_to_write_to(
-    server: Hostile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    part = tmp_path / "file.bin.part"
-    part.write_bytes(CONTENT)
-    # Between the opening and the lock of this fetch, another one moves its part into place.
-    monkeypatch.setattr(fcntl, "flock", lambda *_: part.replace(tmp_path / "file.bin"))
-    with pytest.raises(CaptError, match="another fetch"):
-        get(server, tmp_path, "ranges")
-    assert (tmp_path / "file.bin").read_bytes() == CONTENT
-
-
 def test_addresses() -> None:
     assert web_address("drive:abc").startswith(
         "https://drive.usercontent.google.com/download?id=abc"
@@ -216,3 +199,15 @@ def test_addresses() -> None:
     for url in ("file:///etc/passwd", "ftp://x/y", "x"):
         with pytest.raises(CaptError, match="expected an address"):
             web_address(url)
+
+
+def test_every_module_is_imported_where_there_is_no_fcntl() -> None:
+    code = (
+        "import sys; sys.modules['fcntl'] = None\n"
+        "import importlib, pkgutil, capt_core\n"
+        "for module in pkgutil.walk_packages(capt_core.__path__, 'capt_core.'):\n"
+        "    if module.name != 'capt_core.__main__':\n"
+        "        importlib.import_module(module.name)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-500:]

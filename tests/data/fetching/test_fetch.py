@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
-from capt_core.data.fetching.download import Patience
+from capt_core.data.fetching.download import Patience, exclusive
 from capt_core.data.fetching.fetch import Fetcher, read_files
 from capt_core.data.registry import DATASETS, DatasetSpec, RemoteFile, dataset_spec
 from capt_core.errors import CaptError
@@ -58,9 +58,9 @@ def dtd(server: Hostile, behaviour: str = "ranges") -> DatasetSpec:
 def test_a_benchmark_arrives_in_its_layout(server: Hostile, tmp_path: Path, behaviour: str) -> None:
     said: list[str] = []
     mine = fetcher(dtd(server, behaviour), tmp_path, said)
-    assert mine.whole() is not None
+    assert mine.missing() is not None
     mine.fetch()
-    assert mine.whole() is None
+    assert mine.missing() is None
     assert "licence" in said[0]
     asked = len(server.asked)
     mine.fetch()  # nothing is left to do
@@ -76,13 +76,24 @@ def test_lost_images_come_back_and_an_archive_placed_by_hand_is_used(
     (tmp_path / "dtd/images/banded/1.jpg").unlink()
     (tmp_path / "dtd/images/dotted/2.jpg").write_bytes(b"")
     mine = fetcher(spec, tmp_path)
-    assert mine.whole() == "2 of 4 images are missing, such as banded/1.jpg"
+    assert mine.missing() == "2 of 4 images are missing, such as banded/1.jpg"
     archive = tmp_path / "dtd" / spec.files[0].name
     archive.rename(tmp_path / spec.files[0].name)
     asked = len(server.asked)
     mine.fetch()
-    assert mine.whole() is None
+    assert mine.missing() is None
     assert len(server.asked) == asked
+
+
+def test_two_fetches_do_not_write_into_one_folder(server: Hostile, tmp_path: Path) -> None:
+    spec = dtd(server)
+    mine = fetcher(spec, tmp_path)
+    (tmp_path / "dtd").mkdir()
+    with exclusive(tmp_path / "dtd"), pytest.raises(CaptError, match="another fetch"):
+        mine.fetch()
+    assert server.asked == []
+    mine.fetch()
+    assert mine.missing() is None
 
 
 def test_a_mirror_serves_every_file_by_its_name(server: Hostile, tmp_path: Path) -> None:
@@ -92,7 +103,7 @@ def test_a_mirror_serves_every_file_by_its_name(server: Hostile, tmp_path: Path)
     ]
     mine = fetcher(spec.model_copy(update={"files": elsewhere}), tmp_path, mirror=server.address)
     mine.fetch()
-    assert mine.whole() is None
+    assert mine.missing() is None
 
 
 def test_a_damaged_file_placed_by_hand_is_refused(server: Hostile, tmp_path: Path) -> None:
@@ -129,7 +140,7 @@ def test_archives_within_archives(server: Hostile, tmp_path: Path) -> None:
         files.append(remote(declared.name, content, **{"from": url, **changes}))
     mine = fetcher(real.model_copy(update={"files": files}), tmp_path)
     mine.fetch()
-    assert mine.whole() is None
+    assert mine.missing() is None
     wrong = files[1].model_copy(update={"sha256": "0" * 64})
     spec = real.model_copy(update={"files": [files[0], wrong, files[2]]})
     with pytest.raises(CaptError, match=r"its sha256 is .* get caltech-101\.zip anew"):
@@ -172,7 +183,7 @@ def test_imagenet_from_archives_placed_by_hand(tmp_path: Path) -> None:
     spec = real.model_copy(update={"files": files, "classes": 2})
     mine = fetcher(spec, tmp_path)
     mine.fetch()
-    assert mine.whole() is None
+    assert mine.missing() is None
     images = tmp_path / "imagenet" / "images"
     assert sorted(path.relative_to(images).as_posix() for path in images.rglob("*.JPEG")) == [
         "train/n01/n01_1.JPEG",

@@ -1,0 +1,119 @@
+"""Data sets opened in memory, without artifacts: a folder of photographs, or a benchmark."""
+
+from __future__ import annotations
+
+import difflib
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+from capt_core.data.dataset import Dataset
+from capt_core.data.preparation import Source, draw_proctex, prepare_dataset
+from capt_core.data.readers import read_split
+from capt_core.data.registry import DATASETS, OWN_TEMPLATE, DatasetSpec
+from capt_core.data.splits import SPLITS
+from capt_core.errors import CaptError
+from capt_core.params import Data
+from capt_core.settings_file import validate
+
+OnBadImage = Literal["error", "quarantine"]
+
+
+def open_folder(
+    root: Path | str,
+    *,
+    name: str = "images",
+    template: str | None = None,
+    val_share: float,
+    test_share: float,
+    seed: int = 0,
+    base_classes: Sequence[str] | None = None,
+    on_bad_image: OnBadImage,
+) -> Dataset:
+    """List and check a folder of photographs; nothing is written.
+
+    The README describes the layouts ("Your own images"). ``classes.yaml`` in it renames classes.
+
+    Args:
+        root: the folder, or the table or split file in it.
+        name: of the data set.
+        template: prompt with one ``{}`` for the class name; None: that of ``classes.yaml``.
+        val_share, test_share: share of each class's images for these splits, if the folder does
+            not say which image is in which.
+        seed: of that random choice.
+        base_classes: names of the classes in group `base`, all others being `novel`; None: all.
+        on_bad_image: `error` stops at the first image that cannot be used; `quarantine` leaves
+            such images out and warns of them.
+
+    Raises:
+        CaptError: no known layout, a bad image (unless quarantined), a wrong argument.
+    """
+    shares = {"val_share": val_share, "test_share": test_share, "split_seed": seed}
+    values: dict[str, object] = {**shares, "root": str(root), "on_bad_image": on_bad_image}
+    entry = {"name": name, "reader": "own", "template": template or OWN_TEMPLATE}
+    spec = validate(DatasetSpec, entry, str(root))
+    split, image_root = read_split(spec, validate(Data, values, str(root)))
+    split = replace(split, template=template or split.template)
+    base = set(split.class_names if base_classes is None else base_classes)
+    for unknown in sorted(base.difference(split.class_names)):
+        hint = _suggestion(unknown, split.class_names)
+        raise CaptError(f"{root}: base_classes: no class is called {unknown!r}; {hint}")
+    groups = ["base" if name in base else "novel" for name in split.class_names]
+    return _checked(spec, Source(split, image_root), on_bad_image, groups)
+
+
+def open_dataset(
+    name: str,
+    root: Path | str | None = None,
+    *,
+    folder: Path | str | None = None,
+    images: tuple[int, int, int] = (64, 16, 112),
+    seed: int = 0,
+    on_bad_image: OnBadImage = "error",
+) -> Dataset:
+    """Open a benchmark by its name, its classes in base and novel halves as the field splits them.
+
+    Args:
+        name: such as ``dtd``; ``proctex`` draws the embedded textures.
+        root: folder that holds the benchmarks' folders.
+        folder: of ``proctex``: takes the images; those drawn into it before are used again.
+        images: of ``proctex``: training, validation and test images per class.
+        seed: of ``proctex``.
+        on_bad_image: see `open_folder`.
+
+    Raises:
+        CaptError: an unknown name, a part of the layout is missing, a bad image (unless
+            quarantined), `root` or `folder` is not given or cannot be used.
+    """
+    spec = DATASETS.get(name)
+    if spec is None:
+        hint = _suggestion(name, list(DATASETS))
+        raise CaptError(f"unknown data set {name!r} (open_folder reads your own images); {hint}")
+    if spec.reader == "proctex":
+        if folder is None:
+            raise CaptError("proctex: give the argument folder, into which its images are drawn")
+        target = Path(folder) / "-".join(map(str, ("proctex", seed, *images)))
+        split = draw_proctex(target, dict(zip(SPLITS, images, strict=True)), seed, keep=True)
+        return _checked(spec, Source(split, target), on_bad_image)
+    if root is None:
+        raise CaptError(f"{name}: give the argument root, the folder that holds {spec.folder}/")
+    values = {"root": str(root), "on_bad_image": on_bad_image}
+    return _checked(spec, Source(*read_split(spec, validate(Data, values, name))), on_bad_image)
+
+
+def _suggestion(word: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(word, known, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+
+
+def _checked(
+    spec: DatasetSpec, source: Source, on_bad_image: str, groups: Sequence[str] | None = None
+) -> Dataset:
+    prepared = prepare_dataset(spec, source, "decode", on_bad_image == "quarantine", groups=groups)
+    if len(prepared.rejected):
+        first = ": ".join(prepared.rejected.select("path", "reason").row(0))
+        count = f"{spec.name}: {len(prepared.rejected)} images are left out"
+        warnings.warn(f"{count} ({first}, ...)", stacklevel=3)
+    return prepared.dataset

@@ -1,0 +1,298 @@
+"""The library: from images to a trained model in memory, without artifacts or a settings file.
+
+`capt_core` offers these names; the stages of the command line do the same in steps that are kept.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+import torch
+
+from capt_core.backbone import loading
+from capt_core.backbone.loading import Backbone
+from capt_core.confusion import bank as banks
+from capt_core.confusion.sample_miner import mine_representatives
+from capt_core.confusion.semantic_miner import MinedPairs, pairs_of_draw
+from capt_core.data.dataset import Dataset
+from capt_core.data.preparation import draw_list
+from capt_core.evaluation.predictions import prediction_table
+from capt_core.methods.fitting import dataset_features, fit_method
+from capt_core.methods.method import Need
+from capt_core.methods.registry import method_class
+from capt_core.methods.task import Confusions, Task
+from capt_core.methods.trained import Images, TrainedModel
+from capt_core.params import Backbone as BackboneSettings
+from capt_core.params import GeneratePrompts, Runtime, Settings
+from capt_core.prompts.clustering import cluster_prompts
+from capt_core.prompts.embedding import prompt_embeddings
+from capt_core.prompts.generation import pair_prompts
+from capt_core.prompts.sources import written_store
+from capt_core.reporter import SILENT, Reporter
+from capt_core.settings_file import merge, validate
+
+_BATCH = 128
+
+
+def load_backbone(
+    name: str = "tiny-clip",
+    *,
+    checkpoint: Path | str | None = None,
+    pretrained: str | None = None,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32",
+) -> Backbone:
+    """A frozen CLIP.
+
+    Args:
+        name: any open_clip model with a ViT or ResNet tower, or the embedded ``tiny-clip``, which
+            knows drawn textures only.
+        checkpoint: local weights (`.safetensors`, `.pt`).
+        pretrained: tag of weights that open_clip downloads, where no checkpoint is given.
+        device: where it runs.
+        precision: of the towers; losses are always computed in fp32.
+
+    Raises:
+        CaptError: unknown model, missing or unsuitable weights, unavailable device.
+    """
+    path = None if checkpoint is None else str(checkpoint)
+    return loading.load_backbone(
+        BackboneSettings(name=name, checkpoint=path, pretrained=pretrained),
+        Runtime(device=device, precision=precision),
+    )
+
+
+def fit(
+    method: str,
+    dataset: Dataset,
+    backbone: Backbone,
+    *,
+    shots: int = 16,
+    seed: int = 1,
+    base_model: str | TrainedModel = "clip",
+    settings: Mapping[str, Any] | None = None,
+    prompts: Path | str | None = None,
+    work: Path | None = None,
+    reporter: Reporter = SILENT,
+) -> TrainedModel:
+    """Fit a method on few images per class.
+
+    A method that learns from confusions first has them mined from the base model's errors on the
+    same images. Pairs of classes that nothing is written about are described by templates that
+    only name the classes.
+
+    Args:
+        method: name of a method, such as ``coop`` or ``capt``.
+        dataset: from `open_folder` or `open_dataset`.
+        backbone: the frozen CLIP.
+        shots: images per class; 0 takes all training images.
+        seed: of the few-shot draw and of everything random in training.
+        base_model: method whose errors are studied, or a model of it; ``capt`` starts from it.
+        settings: keys of the section ``methods.<method>`` that differ from the packaged ones.
+        prompts: JSON store of written prompts about pairs of classes; None takes the shipped store
+            of a benchmark, where there is one.
+        work: folder for what an interrupted training goes on from; None keeps nothing.
+        reporter: takes progress and findings.
+
+    Raises:
+        CaptError: unknown method or setting, unreadable images, or as the method's own fit.
+    """
+    found = method_class(method)
+    section = found.Settings()
+    if settings:
+        values = merge(section.model_dump(), settings)
+        section = validate(found.Settings, values, "settings", f"methods.{method}.")
+    chosen = found(section)
+    fewshot = draw_list(dataset, shots, seed)
+    images = _FewShotImages(dataset, fewshot, backbone, reporter)
+    with tempfile.TemporaryDirectory(prefix="capt-") as scratch:
+        task = Task(
+            dataset,
+            fewshot,
+            backbone,
+            seed,
+            shots,
+            features=lambda: images.features,
+            image_root=dataset.image_root,
+            work=work or Path(scratch),
+            checkpoint_steps=Settings().train.checkpoint_steps if work else 0,
+            reporter=reporter,
+        )
+        if chosen.needs & {Need.DESCRIPTIONS, Need.CONFUSIONS, Need.BASE_MODEL}:
+            if not isinstance(base_model, TrainedModel):
+                base_model = fit_method(method_class(base_model)(), task)
+            mined = _Mined(
+                build_bank(base_model, dataset, shots=shots, seed=seed),
+                task,
+                prompts and str(prompts),
+            )
+            task = replace(
+                task,
+                base_model=base_model.fitted,
+                prompts=lambda: mined.prompts,
+                confusions=lambda: mined.confusions,
+            )
+        model = fit_method(chosen, task)
+    trained = model.fitted.training_run
+    if trained is not None and trained.checkpoint is not None:
+        trained.checkpoint.remove()
+    return model
+
+
+def predict(model: TrainedModel, images: Images, *, top: int = 5) -> pl.DataFrame:
+    """Classify images; see `TrainedModel.predict`."""
+    return model.predict(images, top=top)
+
+
+@dataclass(frozen=True)
+class ConfusionBank:
+    """The errors of a model on training images.
+
+    Attributes:
+        model: whose errors.
+        dataset: samples and classes.
+        drawn: rows of the table `fewshot` of the N images.
+        features: the model's features of these images, unit length, [N, d].
+        predictions: table `predictions` of these images.
+        bank: table `confusion_bank`, one row per misclassified image.
+        statistics: table `confusion_statistics`, which class was taken for which how often.
+    """
+
+    model: TrainedModel
+    dataset: Dataset
+    drawn: pl.DataFrame
+    features: torch.Tensor
+    predictions: pl.DataFrame
+    bank: pl.DataFrame
+    statistics: pl.DataFrame
+
+
+def build_bank(
+    model: TrainedModel, dataset: Dataset, *, shots: int = 0, seed: int = 1
+) -> ConfusionBank:
+    """Collect a model's errors on the training images of the trained classes.
+
+    Args:
+        model: zero-shot CLIP (``fit("clip", ...)``) or any other.
+        dataset: from `open_folder` or `open_dataset`.
+        shots: images per class; 0 takes all.
+        seed: of the draw.
+
+    Raises:
+        CaptError: an image cannot be read.
+    """
+    members = dataset.class_ids("base")
+    drawn = draw_list(dataset, shots, seed).filter(
+        pl.col("split") == "train", pl.col("class_id").is_in(members)
+    )
+    ids = drawn["sample_id"]
+    features = dataset_features(model.fitted, dataset, ids, None, None, _BATCH, 2)
+    logits = model.fitted.logits(features, model.classes)
+    predictions = prediction_table(dataset, ids, logits, top_classes=5)
+    bank = banks.confusion_bank(predictions)
+    statistics = banks.confusion_statistics(bank, predictions)
+    return ConfusionBank(model, dataset, drawn, features, predictions, bank, statistics)
+
+
+def mine_pairs(found: ConfusionBank, *, pairs: int = 5) -> MinedPairs:
+    """The classes that every image and every class is confused with (eq. 6, 7).
+
+    Args:
+        found: from `build_bank`.
+        pairs: how many per image and per class, 1 to 10.
+
+    Returns:
+        The tables `pairs` and `class_pairs`.
+
+    Raises:
+        CaptError: the data set has too few classes.
+    """
+    settings = Settings().mine_pairs
+    chosen = validate(type(settings), {**settings.model_dump(), "pairs": pairs}, "mine_pairs")
+    base = found.dataset.class_ids("base")
+    fitted, classes = found.model.fitted, found.model.classes
+    logits = fitted.logits(found.features, classes)
+    return pairs_of_draw(
+        found.dataset,
+        found.drawn,
+        logits[:, base].softmax(dim=-1).double(),
+        fitted.class_texts(classes).cpu()[base],
+        found.statistics,
+        chosen,
+    )
+
+
+@dataclass(frozen=True)
+class _FewShotImages:
+    """Frozen features of the drawn images; the others, which nobody may read, are NaN."""
+
+    dataset: Dataset
+    fewshot: pl.DataFrame
+    backbone: Backbone
+    reporter: Reporter
+
+    @cached_property
+    def features(self) -> torch.Tensor:
+        from capt_core.methods.clip import Clip
+        from capt_core.methods.method import Fitted
+
+        plain = Fitted(Clip(), self.backbone)
+        ids = self.fewshot["sample_id"].unique().sort()
+        encoded = dataset_features(plain, self.dataset, ids, None, None, _BATCH, 2, self.reporter)
+        features = torch.full((len(self.dataset.samples), encoded.shape[1]), float("nan"))
+        features[ids.to_list()] = encoded
+        return features
+
+
+@dataclass(frozen=True)
+class _Mined:
+    """What CAPT learns from, mined when it is asked for."""
+
+    found: ConfusionBank
+    task: Task
+    store: str | None
+
+    @cached_property
+    def pairs(self) -> MinedPairs:
+        return mine_pairs(self.found, pairs=Settings().mine_pairs.pairs)
+
+    @cached_property
+    def prompts(self) -> pl.DataFrame:
+        dataset, settings = self.found.dataset, GeneratePrompts(store=self.store)
+        written = written_store(settings, dataset.name)
+        return pair_prompts(
+            self.pairs.class_pairs,
+            dict(dataset.classes.select("class_name", "template").iter_rows()),
+            [written] if written else [],
+            settings.prompts,
+            fill=True,
+        )
+
+    @cached_property
+    def confusions(self) -> Confusions:
+        settings, task, found = Settings(), self.task, self.found
+        assert task.features is not None
+        chosen = settings.cluster_prompts
+        texts = self.prompts["prompt"].to_list()
+        embeddings: np.ndarray = prompt_embeddings(texts, task.backbone, None)
+        clusters = cluster_prompts(
+            self.prompts, embeddings, chosen.clusters, chosen.restarts, task.seed
+        )
+        representatives = mine_representatives(
+            found.dataset,
+            self.pairs.pairs,
+            found.bank,
+            task.fewshot.filter(pl.col("split") == "train"),
+            task.features(),
+            settings.mine_samples,
+            task.seed,
+        )
+        centres = {kind: torch.from_numpy(value) for kind, value in clusters.centres.items()}
+        return Confusions(centres, representatives, "full_train" if task.shots == 0 else "fewshot")

@@ -1,0 +1,85 @@
+"""Data sets opened in memory, as library users open them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from capt_core.data.dataset import Dataset
+from capt_core.data.folder import open_dataset, open_folder
+from capt_core.data.images import open_image
+from capt_core.data.preparation import draw_list
+from capt_core.errors import CaptError
+from tests.data.own_images import class_folders
+
+
+def opened(root: Path | str, **changes: Any) -> Dataset:
+    options = {"val_share": 0.2, "test_share": 0.4, "on_bad_image": "error", **changes}
+    return open_folder(root, **options)
+
+
+def test_a_folder_is_opened_and_nothing_is_written(tmp_path: Path) -> None:
+    root = class_folders(tmp_path, oak_leaf=10, moss=5)
+    before = sorted(root.rglob("*"))
+    dataset = opened(root)
+    assert sorted(root.rglob("*")) == before
+    assert dataset.classes["group"].to_list() == ["base", "base"]
+    assert dataset.prompts == ["a photo of a moss.", "a photo of a oak leaf."]
+    sizes = dataset.samples.group_by("class_name", "split").len().sort("class_name", "split")
+    assert sizes["len"].to_list() == [2, 2, 1, 4, 4, 2]  # test, train, val of each class
+    assert [open_image(path).size for path in dataset.paths(dataset.samples["sample_id"])] == [
+        (8, 8)
+    ] * 15
+    assert draw_list(dataset, 2, 1)["split"].to_list() == ["train"] * 4 + ["val"] * 3
+    assert opened(root).samples.equals(dataset.samples)
+    assert opened(root, seed=1).fingerprint != dataset.fingerprint
+
+
+def test_names_templates_and_base_classes(tmp_path: Path) -> None:
+    root = class_folders(tmp_path, a=4, b=4)
+    (root / "classes.yaml").write_text("template: 'a leaf of {}'\nnames: {a: oak, b: beech}\n")
+    dataset = opened(str(root), name="leaves", base_classes=["beech"])
+    assert dataset.name == "leaves"
+    assert dataset.prompts == ["a leaf of oak", "a leaf of beech"]
+    assert dataset.classes["group"].to_list() == ["novel", "base"]
+    assert opened(root, template="{}, a tree").prompts == ["oak, a tree", "beech, a tree"]
+    with pytest.raises(CaptError, match="no class is called 'beach'; did you mean 'beech'"):
+        opened(root, base_classes=["beach"])
+    with pytest.raises(CaptError, match="exactly one"):
+        opened(root, template="a tree")
+    with pytest.raises(CaptError, match="test_share"):
+        opened(root, test_share=1.5)
+
+
+def test_a_bad_image_is_named_or_left_out(tmp_path: Path) -> None:
+    root = class_folders(tmp_path, a=5, b=5)
+    bad = root / "b" / "002.png"
+    bad.write_bytes(bad.read_bytes()[:40])
+    with pytest.raises(CaptError, match=r"b/002\.png: unreadable: .*; replace the file, or"):
+        opened(root)
+    with pytest.warns(UserWarning, match=r"1 images are left out \(b/002\.png: unreadable"):
+        dataset = opened(root, on_bad_image="quarantine")
+    assert len(dataset.samples) == 9
+
+
+def test_benchmarks_are_opened_by_name(tmp_path: Path) -> None:
+    with pytest.raises(CaptError, match="give the argument folder"):
+        open_dataset("proctex")
+    with pytest.raises(CaptError, match="dtd: give the argument root, the folder that holds dtd/"):
+        open_dataset("dtd")
+    dataset = open_dataset("proctex", folder=tmp_path, images=(1, 1, 1))
+    assert len(dataset.samples) == 90
+    assert len(dataset.class_ids("base")) == len(dataset.class_ids("novel")) == 15
+    paths = dataset.paths(dataset.samples["sample_id"])
+    drawn = paths[0].stat().st_mtime_ns
+    again = open_dataset("proctex", folder=tmp_path, images=(1, 1, 1))
+    assert again.fingerprint == dataset.fingerprint
+    assert paths[0].stat().st_mtime_ns == drawn
+    other = open_dataset("proctex", folder=tmp_path, images=(1, 1, 1), seed=1)
+    assert other.fingerprint != dataset.fingerprint
+    with pytest.raises(CaptError, match="did you mean 'dtd'"):
+        open_dataset("dtt")
+    with pytest.raises(CaptError, match=r"data\.root"):
+        open_dataset("dtd", tmp_path / "nowhere")

@@ -1,0 +1,70 @@
+"""A project of one's own begins with files that nothing overwrites."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from capt_core.errors import CaptError
+from capt_core.params import load_settings
+from stages.cli import app
+from tests.pipeline.commands import PROJECT
+
+FILES = {"params.yaml", "dvc.yaml", ".dvcignore", ".gitignore"}
+
+
+def init(*words: str) -> str:
+    result = CliRunner().invoke(app, ["init", *words], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def test_the_settings_are_the_packaged_ones_with_the_project_s_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shown = init("mine", "--dataset", "leaves", "--root", "mine/photo's \\1", "--seeds", "4,5")
+    assert {path.name for path in (tmp_path / "mine").iterdir()} == FILES
+    assert "dvc repro" in shown
+    settings, matrix = load_settings(tmp_path / "mine/params.yaml", "leaves")
+    assert (matrix.datasets, list(matrix.seeds)) == (["leaves"], [4, 5])
+    assert settings.data.root == "photo's \\1"
+    packaged = (PROJECT / "params.yaml").read_text().splitlines()
+    own = (tmp_path / "mine/params.yaml").read_text().splitlines()
+    assert sum(before != after for before, after in zip(packaged, own, strict=True)) == 4
+    document = yaml.safe_load((tmp_path / "mine/params.yaml").read_text())
+    assert list(document["per_dataset"]) == ["leaves"]
+    assert yaml.safe_load((tmp_path / "mine/dvc.yaml").read_text())["stages"]
+
+
+def test_an_absolute_root_stays_absolute(tmp_path: Path) -> None:
+    init(str(tmp_path / "p"), "--dataset", "dtd", "--root", str(tmp_path / "data"))
+    settings, _ = load_settings(tmp_path / "p/params.yaml", "dtd")
+    assert settings.data.root == str(tmp_path / "data")
+
+
+@pytest.mark.parametrize("name", ["true", "12"])
+def test_a_name_that_yaml_would_read_as_something_else(tmp_path: Path, name: str) -> None:
+    init(str(tmp_path), "--dataset", name)
+    assert load_settings(tmp_path / "params.yaml", name)[1].datasets == [name]
+
+
+def test_nothing_is_overwritten(tmp_path: Path) -> None:
+    (tmp_path / ".gitignore").write_text("mine\n")
+    with pytest.raises(CaptError, match=r"already there: \.gitignore; nothing was written"):
+        app(["init", str(tmp_path), "--dataset", "leaves"], standalone_mode=False)
+    assert [path.name for path in tmp_path.iterdir()] == [".gitignore"]
+    assert (tmp_path / ".gitignore").read_text() == "mine\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [(["--seeds", "1,b"], "expected whole numbers"), (["--dataset", "My Photos"], "lower-case")],
+)
+def test_what_cannot_be_used_is_refused(tmp_path: Path, words: list[str], message: str) -> None:
+    with pytest.raises(CaptError, match=message):
+        app(["init", str(tmp_path), "--dataset", "leaves", *words], standalone_mode=False)
+    assert not list(tmp_path.iterdir())

@@ -50,7 +50,7 @@ def _projected_query(
     query_bias, _, value_bias = bias.chunk(3)
     query = functional.linear(class_token, to_query, query_bias) / (width // heads) ** 0.5
     return (
-        query.view(len(class_token), heads, -1),
+        query.view(class_token.shape[0], heads, -1),
         to_key.view(heads, -1, width),
         to_value.view(heads, -1, width),
         value_bias.view(heads, -1),

@@ -156,9 +156,9 @@ class MultiGranularityDiscrepancyExpert(nn.Module):
             What is added to the class token, [L, D], and the gate weights [L, K].
         """
         if not self.names:
-            return torch.zeros_like(features), features.new_zeros(len(features), 0)
+            return torch.zeros_like(features), features.new_zeros(features.shape[0], 0)
         if self.router is None:
-            gates = features.new_full((len(features), len(self.names)), 1 / len(self.names))
+            gates = features.new_full((features.shape[0], len(self.names)), 1 / len(self.names))
         else:
             gates = route(features, self.router, self.active)
         outputs = []

@@ -89,7 +89,7 @@ class CaptModel(nn.Module):
         tokens: torch.Tensor = self.tower._embeds(images)
         if self.visual_prompts is not None:
             prompts = self.tower.ln_pre(self.visual_prompts[0]).to(tokens.dtype)
-            tokens = torch.cat([tokens, prompts.expand(len(tokens), -1, -1)], dim=1)
+            tokens = torch.cat([tokens, prompts.expand(tokens.shape[0], -1, -1)], dim=1)
         for index in range(self.first_adapted):
             tokens = self.tower.transformer.resblocks[index](self._with_prompts(tokens, index))
         return tokens
@@ -138,7 +138,7 @@ class CaptModel(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Image features [L, d] at inference: alpha is its running mean, nothing is retrieved."""
         tokens = self.frozen_prefix(images)
-        alpha = self.running_alpha.to(tokens.dtype).expand(len(images))
+        alpha = self.running_alpha.to(tokens.dtype).expand(images.shape[0])
         return self.features(tokens, alpha)[0]
 
     def observe_alpha(self, alpha: torch.Tensor, momentum: float) -> None:
@@ -176,7 +176,7 @@ class CaptModel(nn.Module):
         prompts = self.visual_prompts
         if prompts is None or not 0 < block < len(prompts):
             return tokens
-        own = prompts[block].to(tokens.dtype).expand(len(tokens), -1, -1)
+        own = prompts[block].to(tokens.dtype).expand(tokens.shape[0], -1, -1)
         return torch.cat([tokens[:, : -own.shape[1]], own], dim=1)
 
     def _head(self, tokens: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,199 @@
+"""The library as a user has it: the README's example, and what it promises beside it."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import polars as pl
+import pytest
+import torch
+from PIL import Image
+
+import capt_core
+from capt_core.data.proctex import render_image
+from tests.conftest import PROJECT
+
+CLASSES = {"banded": 0, "striped": 1, "dotted": 2}
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a folder per class, ten drawn images each."""
+    folder = tmp_path_factory.mktemp("photographs")
+    for name, class_id in CLASSES.items():
+        (folder / name).mkdir()
+        for index in range(10):
+            pixels = render_image(5, "train", class_id, index)
+            Image.fromarray(pixels).save(folder / name / f"{index}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def dataset(photographs: Path) -> capt_core.Dataset:
+    return capt_core.open_folder(photographs)
+
+
+@pytest.fixture(scope="module")
+def backbone() -> capt_core.Backbone:
+    return capt_core.load_backbone(device="cpu")
+
+
+def readme_example() -> str:
+    """The Python code under the README's heading "In Python"."""
+    text = (PROJECT / "README.md").read_text(encoding="utf-8")
+    found = re.search(r"^## In Python\n.*?```python\n(.*?)```", text, re.DOTALL | re.MULTILINE)
+    assert found
+    return found[1]
+
+
+def test_the_readmes_example_runs(
+    photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = readme_example()
+    assert len([line for line in code.splitlines() if line.strip()]) <= 12
+    monkeypatch.chdir(tmp_path)
+    Path("PHOTOS").symlink_to(photographs)
+    Path("new.png").write_bytes((photographs / "striped" / "3.png").read_bytes())
+    names: dict[str, object] = {}
+    exec(code, names)
+    table = names["table"]
+    assert isinstance(table, pl.DataFrame)
+    assert table["prediction"].is_in(list(CLASSES)).all()
+    assert Path("model.safetensors").is_file()
+
+
+def test_importing_the_library_loads_nothing_heavy() -> None:
+    program = (
+        "import sys, capt_core; dir(capt_core);"
+        "print(*sorted({'torch', 'polars', 'numpy', 'open_clip', 'pydantic'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=PROJECT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == ""
+
+
+def test_every_public_name_is_there_and_documented() -> None:
+    for name in capt_core.__all__:
+        value = getattr(capt_core, name)
+        assert value.__doc__, name
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = capt_core.nothing
+
+
+@pytest.mark.parametrize("method", ["clip", "linear_probe", "coop", "capt"])
+def test_a_model_file_is_all_that_predicting_needs(
+    method: str, dataset: capt_core.Dataset, backbone: capt_core.Backbone, tmp_path: Path
+) -> None:
+    quick = {"coop": {"epochs": 2}, "capt": {"train": {"epochs": 1}}}.get(method)
+    model = capt_core.fit(method, dataset, backbone, shots=4, settings=quick)
+    model.save(tmp_path / "model.safetensors")
+    loaded = capt_core.load_model(tmp_path / "model.safetensors", backbone)
+    images = torch.stack(
+        [backbone.preprocess(Image.open(path)) for path in dataset.paths(pl.Series([0, 5, 9]))]
+    )
+    assert not loaded.training
+    assert not loaded.train().training
+    assert torch.equal(loaded(images), model(images))
+    assert loaded(images).shape == (3, len(CLASSES))
+    assert loaded.class_names == tuple(sorted(CLASSES))
+    assert loaded.method == method
+    assert str(tmp_path) not in (tmp_path / "model.safetensors").read_bytes().decode("latin-1")
+
+
+def test_equal_calls_give_equal_files(
+    dataset: capt_core.Dataset, backbone: capt_core.Backbone, tmp_path: Path
+) -> None:
+    written = []
+    for name in ("first", "second"):
+        model = capt_core.fit("capt", dataset, backbone, shots=4, settings={"train": {"epochs": 1}})
+        model.save(tmp_path / name)
+        written.append((tmp_path / name).read_bytes())
+    assert written[0] == written[1]
+
+
+def test_an_interrupted_fit_goes_on_from_its_work_folder(
+    dataset: capt_core.Dataset,
+    backbone: capt_core.Backbone,
+    tmp_path: Path,
+) -> None:
+    settings = {"epochs": 60, "batch_size": 4}  # checkpoints are written every 50 steps
+    whole = capt_core.fit("coop", dataset, backbone, shots=4, settings=settings)
+
+    class StoppedError(Exception):
+        pass
+
+    work = tmp_path / "work"
+    from capt_core.learning.checkpoint import Checkpoint
+
+    saved = Checkpoint.save
+
+    def stop_after(self: Checkpoint, *state: object) -> None:
+        saved(self, *state)  # type: ignore[arg-type]
+        raise StoppedError
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Checkpoint, "save", stop_after)
+        with pytest.raises(StoppedError):
+            capt_core.fit("coop", dataset, backbone, shots=4, settings=settings, work=work)
+    assert list(work.rglob("*.safetensors"))
+    resumed = capt_core.fit("coop", dataset, backbone, shots=4, settings=settings, work=work)
+    assert torch.equal(resumed.fitted.context, whole.fitted.context)  # type: ignore[arg-type]
+    assert not list(work.rglob("coop*.safetensors"))
+
+
+def test_the_bank_holds_the_errors_and_pairs_follow(
+    dataset: capt_core.Dataset, backbone: capt_core.Backbone
+) -> None:
+    model = capt_core.fit("clip", dataset, backbone)
+    found = capt_core.build_bank(model, dataset)
+    wrong = found.predictions.filter(~pl.col("correct"))
+    assert set(found.bank["sample_id"]) == set(wrong["sample_id"])
+    assert len(wrong) > 0
+    assert found.statistics["count"].sum() == len(found.bank)
+    mined = capt_core.mine_pairs(found, pairs=1)
+    assert mined.pairs["rank"].unique().to_list() == [1]
+    assert set(mined.class_pairs["class_name"]) == set(CLASSES)
+
+
+def test_mistakes_are_one_line(
+    dataset: capt_core.Dataset, backbone: capt_core.Backbone, tmp_path: Path
+) -> None:
+    calls = [
+        (lambda: capt_core.fit("cop", dataset, backbone), "unknown method 'cop'; known: clip"),
+        (
+            lambda: capt_core.fit("coop", dataset, backbone, settings={"epochz": 1}),
+            "methods.coop.epochz: unknown key; did you mean epochs?",
+        ),
+        (lambda: capt_core.load_model(tmp_path / "none.safetensors"), "missing"),
+        (lambda: capt_core.open_folder(tmp_path / "nowhere"), "nowhere"),
+        (lambda: capt_core.load_backbone("ViT-B-99"), "ViT-B-99"),
+        (lambda: capt_core.predict(model, [tmp_path / "none.png"]), "none.png"),
+    ]
+    model = capt_core.fit("clip", dataset, backbone)
+    for call, part in calls:
+        with pytest.raises(capt_core.CaptError) as caught:
+            call()
+        assert part in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+def test_what_is_exported_scores_as_the_model_does(
+    dataset: capt_core.Dataset, backbone: capt_core.Backbone, tmp_path: Path
+) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    from capt_core.export import export_onnx
+
+    model = capt_core.fit("capt", dataset, backbone, shots=4, settings={"train": {"epochs": 1}})
+    path = tmp_path / "model.onnx"
+    assert export_onnx(model, path) < 1e-4
+    images = torch.stack(
+        [backbone.preprocess(Image.open(path)) for path in dataset.paths(pl.Series(range(5)))]
+    )
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    (scores,) = session.run(["scores"], {"images": images.numpy()})
+    assert torch.allclose(torch.from_numpy(scores), model(images), atol=1e-4)
+    assert session.get_modelmeta().custom_metadata_map["method"] == "capt"

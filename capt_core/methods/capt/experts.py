@@ -34,9 +34,13 @@ def route(features: torch.Tensor, router: torch.Tensor, active: int) -> torch.Te
         Gate weights [L, K]; `active` of each row are positive and sum to 1.
     """
     logits = features @ router
-    kept = logits.argsort(dim=1, descending=True, stable=True)[:, :active]
-    masked = torch.full_like(logits, float("-inf")).scatter(1, kept, logits.gather(1, kept))
-    return masked.softmax(dim=1)
+    # The rank of k counts the experts before it: higher ones, and equal ones of a lower index.
+    # Unlike a stable sort, every runtime that models are exported to can compare.
+    one, other = logits[:, :, None], logits[:, None, :]
+    count = logits.shape[1]
+    earlier = torch.ones(count, count, device=logits.device).tril(diagonal=-1).bool()
+    rank = ((other > one) | ((other == one) & earlier)).sum(dim=2)
+    return logits.masked_fill(rank >= active, float("-inf")).softmax(dim=1)
 
 
 def mixture(gates: torch.Tensor, outputs: torch.Tensor) -> torch.Tensor:

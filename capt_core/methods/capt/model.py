@@ -73,7 +73,8 @@ class CaptModel(nn.Module):
         self.visual_prompts: torch.Tensor | None
         self.register_buffer("running_alpha", torch.tensor(float(adapter.scale)))
         self.register_buffer("alpha_steps", torch.tensor(0))
-        self.register_buffer("visual_prompts", visual_prompts)
+        # Saved with the base model, whose they are.
+        self.register_buffer("visual_prompts", visual_prompts, persistent=False)
 
     @property
     def tower(self) -> Any:

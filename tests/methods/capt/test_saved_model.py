@@ -1,27 +1,37 @@
-"""What training leaves behind: the running alpha, interpolation, and tensors on disk."""
+"""What training leaves behind: the running alpha, interpolation, and the model on disk."""
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from itertools import product
-from typing import Any
+from pathlib import Path
+from typing import Any, Never
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional
 
-from capt_core.methods.capt.model import (
-    CaptModel,
-    load_state,
-    model_from_state,
-    save_state,
-    saved_shape,
-)
-from capt_core.methods.capt.settings import Experts
+from capt_core import params
+from capt_core.artifacts.provenance import Provenance
+from capt_core.backbone.loading import Backbone, load_backbone
+from capt_core.methods import registry
+from capt_core.methods.capt.method import Capt, Repaired
+from capt_core.methods.capt.model import CaptModel
+from capt_core.methods.capt.settings import CaptSettings, Experts
+from capt_core.methods.clip import Clip
+from capt_core.methods.coop import CoOp, LearnedContext
+from capt_core.methods.method import Classes, Fitted, Method
+from capt_core.methods.model_file import load_model
+from capt_core.methods.task import Task
+from capt_core.methods.trained import TrainedModel
 from tests import paper_preset
 from tests.methods.capt.reference import capt_model, normal, photos, randomise
+from tests.methods.capt.toy import toy_backbone
 from tests.toys import small_clip
 
 ALPHAS = torch.tensor([0.5, 2.0, 3.0, 5.0])
@@ -102,8 +112,9 @@ def test_the_alpha_that_adapters_use(clip: Any, alpha: str, used: list[float]) -
             model.learned_alpha.fill_(1.25)
     assert model.used_alpha(ALPHAS).tolist() == used
     dynamic = capt_model(clip, scale=4.0)
-    state = {name: value for name, value in save_state(model).items() if name != "learned_alpha"}
-    load_state(dynamic, state)
+    state = model.state_dict()
+    state.pop("learned_alpha", None)
+    dynamic.load_state_dict(state)
     with torch.no_grad():
         tokens = model.frozen_prefix(photos())
         found, _ = model.features(tokens, ALPHAS)
@@ -171,16 +182,6 @@ def test_interpolation_scales_what_is_added(clip: Any, share: float) -> None:
     torch.testing.assert_close(seen[3], share * seen[1])
 
 
-def test_a_saved_state_comes_back(clip: Any) -> None:
-    model, other = trained(clip), capt_model(clip, seed=9)
-    state = save_state(model)
-    assert all(value.is_contiguous() and not value.requires_grad for value in state.values())
-    with torch.no_grad():
-        assert not torch.equal(other(photos()), model(photos()))
-        load_state(other, state)
-        assert torch.equal(other(photos()), model(photos()))
-
-
 EXPERT_SETTINGS = [
     paper_preset.experts(granularities=[]),
     paper_preset.experts(granularities=["sample"]),
@@ -191,30 +192,109 @@ EXPERT_SETTINGS = [
 ]
 
 
-def comes_back(clip: Any, model: CaptModel) -> None:
-    # What `train` writes beside the tensors goes through JSON.
-    shape = json.loads(json.dumps(saved_shape(model)))
-    again = model_from_state(clip.visual, save_state(model), shape)
-    assert again.adapter_settings == model.adapter_settings
-    assert again.experts_settings == model.experts_settings
-    state = model.state_dict()
-    assert list(again.state_dict()) == list(state)
-    assert all(torch.equal(value, state[name]) for name, value in again.state_dict().items())
+class PromptedTower(Fitted):
+    """CLIP with learned prompt tokens in its image tower."""
+
+    frozen_tower = False
+
+    def __init__(self, method: Method, backbone: Backbone, prompts: torch.Tensor) -> None:
+        super().__init__(method, backbone)
+        self.prompts = nn.Parameter(prompts)
+
+    @property
+    def visual_prompts(self) -> torch.Tensor:
+        return self.prompts.detach()
+
+
+class Prompted(Method):
+    """A base model with visual prompts, as methods to come have them."""
+
+    name, label = "prompted", "Prompted"
+
+    def fit(self, task: Task) -> Never:
+        raise NotImplementedError
+
+    def restore(
+        self, backbone: Backbone, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]
+    ) -> PromptedTower:
+        return PromptedTower(self, backbone, tensors["prompts"])
+
+
+CLASSES = Classes.named(["striped", "dotted", "cracked"])
+
+
+def trained_model(
+    base: Fitted, model: CaptModel, class_vectors: Mapping[str, torch.Tensor] | None = None
+) -> TrainedModel:
+    """CAPT's model around a base model, as `fit_method` gives it."""
+    settings = CaptSettings(adapter=model.adapter_settings, experts=model.experts_settings)
+    fitted = Repaired(Capt(settings), base, model, class_vectors)
+    origin = Provenance("toy", "images", base.backbone.identity)
+    return TrainedModel(fitted, CLASSES, "base only", 1, origin)
+
+
+def comes_back(folder: Path, model: CaptModel, base: Fitted) -> None:
+    before = trained_model(base, model)
+    before.save(folder / "model.safetensors")
+    fitted = load_model(folder / "model.safetensors", base.backbone).fitted
+    assert isinstance(fitted, Repaired)
+    assert fitted.base.method.name == base.method.name
+    assert fitted.method.settings == before.fitted.method.settings
+    state = before.fitted.state_dict()
+    found = fitted.state_dict()
+    assert list(found) == list(state)
+    assert all(torch.equal(value, state[name]) for name, value in found.items())
     with torch.no_grad():
-        assert torch.equal(again(photos()), model(photos()))
+        assert torch.equal(fitted.encode(photos()), model(photos()))
+
+
+@pytest.fixture(scope="module")
+def plain(clip: Any) -> Fitted:
+    return Fitted(Clip(), replace(toy_backbone(), clip=clip))
 
 
 @pytest.mark.parametrize("settings", EVERY, ids=lambda settings: "-".join(settings.values()))
-def test_a_model_of_any_adapter_is_rebuilt(clip: Any, settings: dict[str, Any]) -> None:
-    comes_back(clip, trained(clip, **settings))
+def test_a_model_of_any_adapter_is_rebuilt(
+    tmp_path: Path, clip: Any, plain: Fitted, settings: dict[str, Any]
+) -> None:
+    comes_back(tmp_path, trained(clip, **settings), plain)
 
 
 @pytest.mark.parametrize("blocks", ["all", 0, 2, [0, 2]], ids=str)
 @pytest.mark.parametrize("experts", EXPERT_SETTINGS, ids=lambda e: str(e.granularities))
-def test_a_model_of_any_experts_is_rebuilt(clip: Any, blocks: Any, experts: Experts) -> None:
-    comes_back(clip, trained(clip, blocks=blocks, experts=experts, scale=3.0, kernel_size=5))
+def test_a_model_of_any_experts_is_rebuilt(
+    tmp_path: Path, clip: Any, plain: Fitted, blocks: Any, experts: Experts
+) -> None:
+    model = trained(clip, blocks=blocks, experts=experts, scale=3.0, kernel_size=5)
+    comes_back(tmp_path, model, plain)
 
 
 @pytest.mark.parametrize("depth", [1, 2])
-def test_a_model_with_visual_prompts_is_rebuilt(clip: Any, depth: int) -> None:
-    comes_back(clip, trained(clip, visual_prompts=normal(depth, 2, 32).float()))
+def test_a_model_with_visual_prompts_is_rebuilt(
+    tmp_path: Path, clip: Any, plain: Fitted, depth: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(registry._registered, "prompted", Prompted)
+    prompts = normal(depth, 2, 32).float()
+    base = PromptedTower(Prompted(), plain.backbone, prompts)
+    comes_back(tmp_path, trained(clip, visual_prompts=prompts), base)
+
+
+def test_a_model_on_a_learned_context_scores_images_as_before(tmp_path: Path) -> None:
+    backbone = load_backbone(params.Backbone(), params.Runtime(device="cpu"))
+    width = backbone.clip.token_embedding.embedding_dim
+    base = LearnedContext(CoOp(), backbone, normal(2, width).float())
+    described = {"dotted": functional.normalize(normal(128).float(), dim=0)}
+    model = trained_model(base, trained(backbone.clip), described)
+    images = photos(3, backbone.preprocess.size)
+    for name in ("one", "two"):
+        model.save(tmp_path / name)
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+    with torch.no_grad():
+        scores = model(images)
+        again = load_model(tmp_path / "one", backbone)
+        assert torch.equal(again(images), scores)
+        # The class that something is written about is compared with that, the others with CoOp's.
+        plain = trained_model(base, trained(backbone.clip))(images)
+        assert torch.equal(plain[:, [0, 2]], scores[:, [0, 2]])
+        assert not torch.equal(plain[:, 1], scores[:, 1])
+    assert (again.class_names, again.sees, again.seed) == (CLASSES.names, "base only", 1)

@@ -9,7 +9,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # not depend on how many cores there are.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo study test lint install clean
+.PHONY: demo study pipeline test lint install clean
 
 demo: install
 	dvc repro
@@ -22,6 +22,10 @@ study: install
 		| xargs -r -P $(JOBS) -n 1 dvc --wait-for-lock repro --single-item
 	dvc repro study/dvc.yaml
 	@echo "Tables: $(CURDIR)/artifacts/study/study.md, study.html"
+
+# Writes dvc.yaml, study/dvc.yaml and the tables of the READMEs from the declarations in the code.
+pipeline: install
+	python -m stages.pipeline
 
 test: install
 	pytest -n 2
@@ -39,4 +43,4 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) artifacts/*/ artifacts/results.* artifacts/report.html
+	rm -rf $(VENV) dvc.lock study/dvc.lock artifacts/*/ artifacts/results.* artifacts/report.html

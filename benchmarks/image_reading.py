@@ -48,8 +48,8 @@ def read_with_torchvision(root: Path, workers: int) -> int:
 
     from capt_core.data.images import Preprocess, test_transform
 
-    style = Preprocess(224, (0.48, 0.46, 0.41), (0.27, 0.26, 0.28))
-    folder = ImageFolder(str(root), transform=test_transform(style))
+    preprocess = Preprocess(224, (0.48, 0.46, 0.41), (0.27, 0.26, 0.28))
+    folder = ImageFolder(str(root), transform=test_transform(preprocess))
     loader = torch.utils.data.DataLoader(folder, batch_size=BATCH, num_workers=workers)
     return sum(len(images) for images, _ in loader)
 
@@ -58,9 +58,9 @@ def read_with_capt(root: Path, workers: int) -> int:
     """Images read by `image_batches`."""
     from capt_core.data.images import Preprocess, image_batches, test_transform
 
-    style = Preprocess(224, (0.48, 0.46, 0.41), (0.27, 0.26, 0.28))
+    preprocess = Preprocess(224, (0.48, 0.46, 0.41), (0.27, 0.26, 0.28))
     paths = sorted(root.rglob("*.jpg"))
-    batches = image_batches(paths, test_transform(style), BATCH, workers)
+    batches = image_batches(paths, test_transform(preprocess), BATCH, workers)
     return sum(len(batch) for batch in batches)
 
 
@@ -97,8 +97,8 @@ def decode(root: Path, count: int) -> None:
     names = [path.relative_to(root).as_posix() for path in sorted(root.rglob("*.jpg"))]
     samples = pl.DataFrame({"path": (names * (count // len(names) + 1))[:count]})
     paths = Dataset("x", samples, pl.DataFrame(), "").paths(pl.Series(range(count)), root)
-    style = Preprocess(224, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
-    for _ in image_batches(paths, test_transform(style), BATCH, 2):
+    preprocess = Preprocess(224, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+    for _ in image_batches(paths, test_transform(preprocess), BATCH, 2):
         pass
 
 

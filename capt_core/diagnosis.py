@@ -1,4 +1,4 @@
-"""Checks of the installation and the inputs, each with the command that mends what is wrong."""
+"""Checks of the installation and the inputs, each with the command that corrects what is wrong."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from capt_core.data.inspection import FAILS, KINDS, NOTES, Inspection, list_file
 from capt_core.data.layout_hints import layout_hints
 from capt_core.data.registry import DatasetSpec, dataset_spec
 from capt_core.data.splits import QUARANTINE, SplitData, prompt_name
-from capt_core.errors import CaptError, visible
+from capt_core.errors import CaptError, one_line
 from capt_core.params import Settings
 
 LOW_SPACE = 2 * 1024**3
@@ -181,7 +181,7 @@ def check_files(inspection: Inspection, spec: DatasetSpec, data_root: str) -> It
             for path, detail in rows.select("path", "detail").head(_EXAMPLES).iter_rows()
         ]
         more = f" and {len(rows) - _EXAMPLES} more" if len(rows) > _EXAMPLES else ""
-        detail = f"{len(rows)}: {visible('; '.join(examples))}{more}"
+        detail = f"{len(rows)}: {one_line('; '.join(examples))}{more}"
         kind = str(kind)
         if kind in FAILS:
             remedy = FAILS[kind].format(again=again)
@@ -234,14 +234,19 @@ def check_prompts(settings: Settings, spec: DatasetSpec, split: SplitData) -> Fi
 
 
 def check_commands() -> Finding:
-    """Whether the commands that dvc.yaml calls are found."""
-    missing = [command for command in ("dvc", "capt-stage", "git") if not shutil.which(command)]
+    """Whether the commands that dvc.yaml calls are found; the stages run without them."""
+    remedies = {
+        "capt-stage": "activate the virtual environment that it is installed in",
+        "dvc": "pip install 'capt-stage[pipeline]'",
+        "git": "install git, or use dvc init --no-scm",
+    }
+    missing = [command for command in remedies if not shutil.which(command)]
     if missing:
         return Finding(
             "commands",
-            "fail",
-            f"not found: {', '.join(missing)}",
-            ". .venv/bin/activate (after make install)",
+            "note",
+            f"not found: {', '.join(missing)}; dvc repro needs them",
+            "; ".join(remedies[command] for command in missing),
         )
     return Finding("commands", "ok", "dvc, capt-stage and git are found")
 

@@ -1,14 +1,14 @@
 """Errors that are the user's to mend."""
 
 # Names of files may hold any character; a message stays one printable line.
-_VISIBLE = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}
-_VISIBLE |= {ord("\n"): "\\n", ord("\t"): "\\t", ord("\r"): "\\r", 0x2028: "\\u2028"}
-_VISIBLE |= {0x2029: "\\u2029"}
+_ESCAPES = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}
+_ESCAPES |= {ord("\n"): "\\n", ord("\t"): "\\t", ord("\r"): "\\r", 0x2028: "\\u2028"}
+_ESCAPES |= {0x2029: "\\u2029"}
 
 
-def visible(text: str) -> str:
+def one_line(text: str) -> str:
     """Text on one line: control characters escaped, undecodable bytes of file names shown."""
-    return text.translate(_VISIBLE).encode("utf-8", "backslashreplace").decode("utf-8")
+    return text.translate(_ESCAPES).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 class CaptError(Exception):
@@ -19,4 +19,4 @@ class CaptError(Exception):
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__(visible(message))
+        super().__init__(one_line(message))

@@ -15,11 +15,27 @@ from capt_core.confusion.bank import confusion_bank, confusion_statistics, train
 from capt_core.data.augmentation import augmented_batches
 from capt_core.data.dataset import Dataset, image_root, load_dataset, load_fewshot
 from capt_core.evaluation.predictions import prediction_table
-from capt_core.methods.model_file import load_model
 from capt_core.params import settings_hash
 
 from . import options
+from .models import base_model
 from .run import Run, reporter, say, stage_run
+from .stage import Stage
+
+STAGE = Stage(
+    summary="the Confusion Bank: every misclassified training image; how often which pair",
+    per=("dataset", "seed"),
+    params=("backbone", "build_bank", "data.root", "fewshot.shots", "runtime"),
+    reads=lambda at: (
+        *at.dataset,
+        at.fewshot,
+        at.data.images,
+        at.seed.base_model,
+        at.seed.base_text_features,
+        at.seed.predictions,
+    ),
+    writes=lambda at: (at.seed.confusion_bank, at.seed.confusion_statistics),
+)
 
 
 def main(
@@ -69,9 +85,7 @@ def _augmented(
     """Predictions on random views of the given images, one table per view."""
     settings = run.settings
     backbone = load_backbone(settings.backbone, settings.runtime)
-    model = load_model(
-        run.seed_layout.base_model, backbone, expected=origin, remedy=run.remedy("fit-teacher")
-    )
+    model = base_model(run, backbone, origin)
     files = prepared.paths(ids, image_root(run.layout, settings.data.root))
     views = settings.build_bank.views
     tables = []

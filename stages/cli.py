@@ -2,72 +2,123 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
+import traceback
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
-from . import (
-    build_bank,
-    cluster_prompts,
-    doctor,
-    evaluate,
-    extract_features,
-    fetch,
-    fit_teacher,
-    generate_prompts,
-    infer_teacher,
-    mine_pairs,
-    mine_samples,
-    prepare,
-    prompts,
-    report,
-    study,
-    study_report,
-    train,
-)
+from capt_core import __version__
+from capt_core.errors import CaptError
 
-PIPELINE = (
-    prepare,
-    extract_features,
-    fit_teacher,
-    infer_teacher,
-    build_bank,
-    mine_pairs,
-    generate_prompts,
-    cluster_prompts,
-    mine_samples,
-    train,
-    evaluate,
-    report,
-)
-TOOLS = (fetch, doctor, study, study_report)
+from . import options
+from .commands import STAGES, TOOLS
+from .console import Output, output
 
+EXTRAS = {
+    "anthropic": "llm",
+    "httpx2": "llm",
+    "lightning_fabric": "distributed",
+    "onnx": "export",
+    "onnxruntime": "export",
+    "onnxscript": "export",
+}
+"""Extra of this distribution that brings a module."""
+
+
+class LazyGroup(TyperGroup):
+    """Commands whose modules are imported when they are called; help needs only their names."""
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self.commands = {name: TyperCommand(name, help=text) for name, text in _help().items()}
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        vars(output).update(vars(Output()))
+        return super().parse_args(ctx, args)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        name, command, rest = super().resolve_command(ctx, args)
+        if name is not None:
+            command = _load(name)
+            # -q and --verbose are accepted after the command's name, too.
+            command.params += [each for each in self.params if each.name in ("quiet", "verbose")]
+        return name, command, rest
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        for heading, commands in (("Stages, in order", STAGES), ("Tools", TOOLS)):
+            with formatter.section(heading):
+                formatter.write_dl(list(commands.items()))
+
+
+def _help() -> dict[str, str]:
+    return STAGES | TOOLS
+
+
+def _load(name: str) -> Any:
+    module = importlib.import_module(f".{name.replace('-', '_')}", __package__)
+    commands = getattr(module, "app", None)
+    if commands is None:
+        commands = typer.Typer(add_completion=False, rich_markup_mode=None)
+        commands.command(name, help=_help()[name])(module.main)
+    else:
+        commands.info.help = _help()[name]
+    return typer.main.get_command(commands)
+
+
+# Plain help: drawing boxes with rich costs more than all else that `--help` does.
 app = typer.Typer(
+    cls=LazyGroup,
     help="Find the classes that CLIP confuses, and repair them with a few images.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _module in PIPELINE:
-    _name = _module.__name__.rpartition(".")[2].replace("_", "-")
-    app.command(_name, rich_help_panel="Stages, in order")(_module.main)
-for _module in TOOLS:
-    _name = _module.__name__.rpartition(".")[2].replace("_", "-")
-    app.command(_name, rich_help_panel="Tools")(_module.main)
-app.add_typer(prompts.app, name="prompts", rich_help_panel="Tools")
+
+
+def _show_version(given: bool) -> None:
+    if given:
+        print(f"capt-stage {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+) -> None:
+    pass
 
 
 def main() -> None:
     """Run a command; a user's mistake ends in one line and exit code 2."""
     # Spinning threads slow torch down several times when another process shares the cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from capt_core.errors import CaptError
-
     try:
-        app()
+        app(prog_name="capt-stage")
     except CaptError as error:
+        if output.verbose:
+            traceback.print_exc()
         print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except ModuleNotFoundError as error:
+        module = (error.name or "").partition(".")[0]
+        if module not in EXTRAS:
+            raise
+        if output.verbose:
+            traceback.print_exc()
+        extra = f"capt-stage[{EXTRAS[module]}]"
+        print(f"error: {module} is not installed; run: pip install '{extra}'", file=sys.stderr)
         sys.exit(2)
 
 

@@ -19,6 +19,19 @@ from capt_core.prompts.separation import separation_table
 
 from . import options
 from .run import say, stage_run
+from .stage import Stage
+
+STAGE = Stage(
+    summary="K-means centres of prompt embeddings (eq. 12); how well prompts separate their pair",
+    per=("dataset", "seed"),
+    params=("backbone", "cluster_prompts", "fewshot.shots", "runtime"),
+    reads=lambda at: (*at.dataset, at.fewshot, at.data.image_features, at.seed.prompts),
+    writes=lambda at: (
+        at.seed.prompt_clusters,
+        at.seed.prompt_separation,
+        at.seed.prompt_centres,
+    ),
+)
 
 
 def main(

@@ -1,8 +1,9 @@
-"""Tool doctor: look for the usual troubles and say how to mend them."""
+"""Tool doctor: check for common problems and say how to fix them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -26,7 +27,7 @@ from capt_core.diagnosis import (
 from capt_core.params import load_settings
 
 from . import options
-from .run import progress, say
+from .console import progress, result
 
 
 def main(
@@ -37,11 +38,11 @@ def main(
     list_file: Annotated[
         Path | None, typer.Option("--list", help="Write every finding about a file to this CSV.")
     ] = None,
-    params: options.Params = options.PARAMS,
+    params: options.Params = None,
     artifacts: options.Artifacts = options.ARTIFACTS,
     set_: options.Set = None,
+    json: options.Json = False,
 ) -> None:
-    """Check installation, weights, folders and every image of a data set."""
     overrides = [*(set_ or ()), *([f"data.root={data_root}"] if data_root else [])]
     settings, matrix = load_settings(params, dataset, overrides)
     listed = dataset in matrix.datasets or Layout(artifacts, dataset).samples.is_file()
@@ -61,14 +62,23 @@ def main(
         summary = files_summary(dataset, inspection)
         if list_file is not None:
             write_text(list_file, inspection.findings.write_csv())
-    _print(findings)
-    say(summary)
-    if any(finding.failed for finding in findings):
+    failed = any(finding.failed for finding in findings)
+    result(
+        {
+            "dataset": dataset,
+            "ok": not failed,
+            "findings": [asdict(finding) for finding in findings],
+            "summary": summary,
+        },
+        _table(findings),
+        summary,
+    )
+    if failed:
         raise typer.Exit(1)
 
 
-def _print(findings: Sequence[Finding]) -> None:
-    table = Table("check", "", "found", "to mend it", box=None, pad_edge=False)
+def _table(findings: Sequence[Finding]) -> str:
+    table = Table("check", "", "found", "to fix it", box=None, pad_edge=False)
     for finding in findings:
         cells = (finding.check, finding.state, finding.detail, finding.remedy)
         # Text, not markup: names of files may hold brackets.
@@ -77,4 +87,6 @@ def _print(findings: Sequence[Finding]) -> None:
     if not console.is_terminal:
         # Nothing is wrapped in a file or pipe, so that commands can be copied.
         console = Console(width=Console(width=100_000).measure(table).maximum)
-    console.print(table)
+    with console.capture() as printed:
+        console.print(table)
+    return printed.get().rstrip("\n")

@@ -18,7 +18,46 @@ from capt_core.methods.model_file import load_model
 from capt_core.params import settings_hash
 
 from . import options
+from .models import model_features
 from .run import say, stage_run
+from .stage import Stage
+
+STAGE = Stage(
+    summary="predictions per image; base, novel, harmonic mean, corrected, broken",
+    per=("dataset", "method", "seed"),
+    params=(
+        "backbone",
+        "build_bank.source",
+        "data.root",
+        "evaluate.batch_size",
+        "fewshot.shots",
+        "methods.${item.method}",
+        "runtime",
+    ),
+    reads=lambda at: (
+        *at.dataset,
+        at.fewshot,
+        at.data.images,
+        at.data.image_features,
+        at.seed.base_model,
+        at.seed.base_text_features,
+        at.seed.predictions,
+        at.seed.confusion_bank,
+        at.seed.representatives,
+        at.run.model,
+        at.run.training_log,
+    ),
+    writes=lambda at: (at.run.predictions, at.evaluation),
+    metrics=lambda at: (at.run.metrics,),
+    plots=lambda at: {
+        at.run.confusion_plot: {
+            "template": "confusion",
+            "x": "predicted",
+            "y": "actual",
+            "title": "Test images by class",
+        }
+    },
+)
 
 
 def main(
@@ -48,7 +87,7 @@ def main(
             banked &= pl.col("sample_id").is_in(drawn["sample_id"].implode())
         ids = prepared.samples.filter((pl.col("split") == "test") | banked)["sample_id"]
         stored = read_image_features(layout.image_features, origin)
-        features = run.features(model, prepared, ids, stored)
+        features = model_features(run, model, prepared, ids, stored)
         logits = model.fitted.logits(features, model.classes)
         after = prediction_table(prepared, ids, logits, top_classes=5)
         metrics = evaluate_predictions(before, after, bank)

@@ -14,17 +14,26 @@ from capt_core.data.images import image_batches, test_transform
 from capt_core.params import settings_hash
 
 from . import options
-from .run import progress, say, stage_run
+from .console import progress, say
+from .run import stage_run
+from .stage import Stage
+
+STAGE = Stage(
+    summary="frozen features of images and class prompts",
+    per=("dataset",),
+    params=("backbone", "data.root", "extract_features", "runtime"),
+    reads=lambda at: (*at.dataset, at.data.images),
+    writes=lambda at: (at.data.image_features, at.data.text_features),
+)
 
 
 def main(
     dataset: options.Dataset,
     seed: options.NoSeed = None,
-    params: options.Params = options.PARAMS,
+    params: options.Params = None,
     artifacts: options.Artifacts = options.ARTIFACTS,
     set_: options.Set = None,
 ) -> None:
-    """Encode images and class prompts, once."""
     with stage_run("extract-features", dataset, seed, params, artifacts, set_) as run:
         settings, layout = run.settings, run.layout
         prepared = load_dataset(layout)

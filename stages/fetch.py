@@ -13,7 +13,7 @@ from capt_core.data.registry import DATASETS, check_dataset_name
 from capt_core.errors import CaptError
 from capt_core.params import Data
 
-from .run import progress, say
+from .console import progress, say
 
 
 def main(
@@ -32,7 +32,6 @@ def main(
         bool, typer.Option("--again", help="Unpack the archives though the images are there.")
     ] = False,
 ) -> None:
-    """Download, verify and unpack a benchmark into its usual layout."""
     check_dataset_name(dataset, Data(), listed=False)
     spec = DATASETS[dataset]
     if spec.reader == "proctex":

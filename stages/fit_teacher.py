@@ -11,7 +11,24 @@ from capt_core.methods.fitting import fit_method
 from capt_core.methods.task import Task
 
 from . import options
+from .models import chosen_method
 from .run import reporter, say, stage_run
+from .stage import Stage
+
+STAGE = Stage(
+    summary="the base model whose errors are studied: zero-shot CLIP or another fitted method",
+    per=("dataset", "seed"),
+    params=(
+        "backbone",
+        "data.root",
+        "fewshot.shots",
+        "fit_teacher",
+        "methods.${fit_teacher.method}",
+        "runtime",
+    ),
+    reads=lambda at: (*at.dataset, at.fewshot, at.data.images, at.data.image_features),
+    writes=lambda at: (at.seed.base_model, at.seed.base_text_features),
+)
 
 
 def main(
@@ -25,7 +42,7 @@ def main(
     """Fit the base model whose errors are studied."""
     with stage_run("fit-teacher", dataset, seed, params, artifacts, set_, variant=variant) as run:
         settings, layout, paths = run.settings, run.layout, run.seed_layout
-        method = run.method(settings.fit_teacher.method)
+        method = chosen_method(run, settings.fit_teacher.method)
         prepared = load_dataset(layout)
         backbone = load_backbone(settings.backbone, settings.runtime)
         origin = prepared.provenance(backbone.identity)

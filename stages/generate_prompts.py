@@ -16,6 +16,15 @@ from capt_core.prompts.sources import available_prompts, shaping_settings
 
 from . import options
 from .run import progress, say, stage_run, termination_as_interrupt, warn
+from .stage import Stage
+
+STAGE = Stage(
+    summary="what confused classes share and what tells them apart",
+    per=("dataset", "seed"),
+    params=("backbone", "generate_prompts"),
+    reads=lambda at: (*at.dataset, at.seed.class_pairs),
+    writes=lambda at: (at.seed.prompts,),
+)
 
 
 def main(

@@ -9,11 +9,26 @@ from capt_core.backbone.loading import UNTRAINED_WARNING, load_backbone
 from capt_core.data.dataset import load_dataset
 from capt_core.evaluation.metrics import accuracy
 from capt_core.evaluation.predictions import prediction_table
-from capt_core.methods.model_file import load_model
 from capt_core.params import settings_hash
 
 from . import options
+from .models import base_model, model_features
 from .run import say, stage_run
+from .stage import Stage
+
+STAGE = Stage(
+    summary="what the base model takes every image for, with confidences",
+    per=("dataset", "seed"),
+    params=("backbone", "data.root", "infer_teacher", "runtime"),
+    reads=lambda at: (
+        *at.dataset,
+        at.data.images,
+        at.data.image_features,
+        at.seed.base_model,
+        at.seed.base_text_features,
+    ),
+    writes=lambda at: (at.seed.predictions,),
+)
 
 
 def main(
@@ -32,12 +47,10 @@ def main(
         origin = prepared.provenance(
             backbone.identity, settings_hash(settings.infer_teacher, run.seed)
         )
-        model = load_model(
-            paths.base_model, backbone, expected=origin, remedy=run.remedy("fit-teacher")
-        )
+        model = base_model(run, backbone, origin)
         ids = prepared.samples["sample_id"]
-        features = run.features(
-            model, prepared, ids, read_image_features(layout.image_features, origin)
+        features = model_features(
+            run, model, prepared, ids, read_image_features(layout.image_features, origin)
         )
         predictions = prediction_table(
             prepared,

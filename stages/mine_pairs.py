@@ -18,11 +18,28 @@ from capt_core.confusion import semantic_miner
 from capt_core.confusion.bank import count_matrix
 from capt_core.confusion.sample_miner import whole_bank_similarities
 from capt_core.data.dataset import load_dataset, load_fewshot
-from capt_core.methods.model_file import load_model
 from capt_core.params import settings_hash
 
 from . import options
+from .models import base_model, model_features
 from .run import say, stage_run
+from .stage import Stage
+
+STAGE = Stage(
+    summary="semantic confusion pairs per image and per class (eq. 6, 7)",
+    per=("dataset", "seed"),
+    params=("backbone", "fewshot.shots", "mine_pairs"),
+    reads=lambda at: (
+        *at.dataset,
+        at.fewshot,
+        at.data.image_features,
+        at.seed.base_model,
+        at.seed.base_text_features,
+        at.seed.confusion_bank,
+        at.seed.confusion_statistics,
+    ),
+    writes=lambda at: (at.seed.pairs, at.seed.class_pairs),
+)
 
 
 def main(
@@ -43,9 +60,7 @@ def main(
             backbone.identity, settings_hash(settings.mine_pairs, run.seed)
         )
         paths = run.seed_layout
-        model = load_model(
-            paths.base_model, backbone, expected=origin, remedy=run.remedy("fit-teacher")
-        )
+        model = base_model(run, backbone, origin)
         statistics = read_table(CONFUSION_STATISTICS, paths.confusion_statistics, origin)
         fewshot = load_fewshot(layout, prepared, settings.fewshot.shots, run.seed)
         base = prepared.class_ids("base")
@@ -53,7 +68,9 @@ def main(
         ids = drawn["sample_id"]
         texts = read_base_text_features(paths.base_text_features, origin)[base]
         images = read_image_features(layout.image_features, origin)
-        logits = model.fitted.logits(run.features(model, prepared, ids, images), model.classes)
+        logits = model.fitted.logits(
+            model_features(run, model, prepared, ids, images), model.classes
+        )
         confidences = logits[:, base].softmax(dim=-1).double()
         counts = torch.from_numpy(count_matrix(statistics, len(prepared.classes))[base][:, base])
         kept, weighted = settings.mine_pairs.pairs, settings.mine_pairs.use_statistics

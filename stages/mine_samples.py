@@ -14,6 +14,21 @@ from capt_core.params import settings_hash
 
 from . import options
 from .run import say, stage_run
+from .stage import Stage
+
+STAGE = Stage(
+    summary="the most representative confusing images per image and pair (eq. 8)",
+    per=("dataset", "seed"),
+    params=("backbone", "fewshot.shots", "mine_pairs.selection", "mine_samples"),
+    reads=lambda at: (
+        *at.dataset,
+        at.fewshot,
+        at.data.image_features,
+        at.seed.pairs,
+        at.seed.confusion_bank,
+    ),
+    writes=lambda at: (at.seed.representatives,),
+)
 
 
 def main(

@@ -1,4 +1,4 @@
-"""Options that stages share."""
+"""Options that commands share."""
 
 from __future__ import annotations
 
@@ -7,13 +7,48 @@ from typing import Annotated
 
 import typer
 
+from .console import note, output
+
+
+def _settings_file(context: typer.Context, given: Path | None) -> Path | None:
+    """The file given, or params.yaml of the current folder; None for the packaged settings."""
+    if context.resilient_parsing:
+        return given
+    found = given or Path("params.yaml")
+    if given is None and not found.exists():
+        note("no params.yaml here: using the packaged settings")
+        return None
+    if output.verbose:
+        note(f"settings: {found.absolute()}")
+    return found
+
+
+def _set_quiet(given: bool) -> None:
+    output.quiet |= given
+
+
+def _set_verbose(given: bool) -> None:
+    output.verbose |= given
+
+
+def _set_json(given: bool) -> bool:
+    output.json = given
+    return given
+
+
 Dataset = Annotated[str, typer.Option(help="Data set, e.g. proctex or dtd.")]
 Seed = Annotated[
     int | None,
     typer.Option(min=0, help="Few-shot draw; the first of `seeds` in the settings if not given."),
 ]
 NoSeed = Annotated[int | None, typer.Option(help="Accepted, not used: no draw matters here.")]
-Params = Annotated[Path, typer.Option(help="Settings file.")]
+Params = Annotated[
+    Path | None,
+    typer.Option(
+        callback=_settings_file,
+        help="Settings file; params.yaml, or without one the packaged settings, if not given.",
+    ),
+]
 Artifacts = Annotated[Path, typer.Option(help="Folder of the artifacts.")]
 Set = Annotated[
     list[str] | None,
@@ -21,11 +56,39 @@ Set = Annotated[
 ]
 Variant = Annotated[
     str | None,
-    typer.Option(help="Variant in the settings; its artifacts lie in study/<variant>/."),
+    typer.Option(help="Variant in the settings; its artifacts are in study/<variant>/."),
 ]
-Method = Annotated[
-    str, typer.Option(help="Method: clip, clip_prompts, linear_probe, coop, residual or capt.")
+Method = Annotated[str, typer.Option(help="Method, e.g. clip or capt.")]
+Json = Annotated[
+    bool,
+    typer.Option(
+        "--json",
+        callback=_set_json,
+        is_eager=True,
+        help="Print one JSON document on standard output, all else on standard error.",
+    ),
+]
+Quiet = Annotated[
+    bool,
+    typer.Option(
+        "--quiet",
+        "-q",
+        callback=_set_quiet,
+        is_eager=True,
+        expose_value=False,
+        help="Print only errors and results.",
+    ),
+]
+Verbose = Annotated[
+    bool,
+    typer.Option(
+        "--verbose",
+        callback=_set_verbose,
+        is_eager=True,
+        expose_value=False,
+        help="Print settings file, device and versions, and tracebacks of errors.",
+    ),
 ]
 
-PARAMS = Path("params.yaml")
+PARAMS: Path | None = None
 ARTIFACTS = Path("artifacts")

@@ -13,17 +13,25 @@ from capt_core.data.preparation import (
 from capt_core.params import settings_hash
 
 from . import options
-from .run import progress, say, stage_run
+from .console import progress, say
+from .run import stage_run
+from .stage import Stage
+
+STAGE = Stage(
+    summary="samples, classes, few-shot lists",
+    per=("dataset",),
+    params=("data", "fewshot.shots", "prepare", "seeds"),
+    writes=lambda at: (*at.dataset, at.data.rejected, at.data.fewshot_lists, at.data.images),
+)
 
 
 def main(
     dataset: options.Dataset,
     seed: options.Seed = None,
-    params: options.Params = options.PARAMS,
+    params: options.Params = None,
     artifacts: options.Artifacts = options.ARTIFACTS,
     set_: options.Set = None,
 ) -> None:
-    """List images and classes; draw the few-shot lists."""
     with stage_run("prepare", dataset, seed, params, artifacts, set_) as run:
         settings, layout = run.settings, run.layout
         with progress("drawn", images_to_draw(dataset, settings.prepare)) as advance:

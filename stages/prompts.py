@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -22,9 +23,10 @@ from capt_core.prompts.sources import written_store
 from capt_core.prompts.store import PromptStore, load_store, store_text
 
 from . import options
-from .run import load_for, progress, say, warn
+from .console import progress, result, say, warn
+from .run import load_for
 
-app = typer.Typer(no_args_is_help=True, help="Read, check, import and export prompts.")
+app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None)
 
 
 class Format(StrEnum):
@@ -38,14 +40,13 @@ def show(
     dataset: options.Dataset,
     class_: Annotated[str, typer.Option("--class", help="Class to read about.")],
     partner: Annotated[str | None, typer.Option(help="Only with this other class.")] = None,
-    params: options.Params = options.PARAMS,
+    params: options.Params = None,
     artifacts: options.Artifacts = options.ARTIFACTS,
     set_: options.Set = None,
 ) -> None:
     """Read what is written about a class and its partners."""
     stores = _stores(dataset, params, artifacts, set_)
-    for line in class_page(stores, class_, partner):
-        say(line)
+    result(None, *class_page(stores, class_, partner))
 
 
 @app.command()
@@ -54,9 +55,10 @@ def verify(
     store: Annotated[
         Path | None, typer.Option(help="A store file; the one of the settings if not given.")
     ] = None,
-    params: options.Params = options.PARAMS,
+    params: options.Params = None,
     artifacts: options.Artifacts = options.ARTIFACTS,
     set_: options.Set = None,
+    json: options.Json = False,
 ) -> None:
     """Check the written store and the language model's answers."""
     spec = dataset_spec(dataset)
@@ -66,21 +68,33 @@ def verify(
     names = load_dataset(layout).class_names if layout.classes.is_file() else None
     chosen = settings.generate_prompts
     written = load_store(store, dataset) if store else written_store(chosen, dataset)
-    problems = 0
-    if written is not None:
-        for finding in store_findings(written, rules, names):
-            say(f"{finding.severity}: {finding.text}")
-            problems += finding.severity == "problem"
-        say(f"store ({written.source}): {len(written.pairs)} pairs, {len(written.classes)} classes")
+    findings = [] if written is None else list(store_findings(written, rules, names))
+    lines = (
+        []
+        if written is None
+        else [
+            f"store ({written.source}): {len(written.pairs)} pairs, {len(written.classes)} classes"
+        ]
+    )
     answers = AnswerStore(answers_root(chosen))
     count = sum(1 for _ in answers.files())
     with progress("answers", count) as advance:
         for found in answer_findings(answers, spec.domain, rules):
             advance(1)
-            if found is not None:
-                say(f"{found.severity}: {found.text}")
-                problems += found.severity == "problem"
-    say(f"answers ({answers.root}): {count} files")
+            findings += [found] if found is not None else []
+    problems = sum(finding.severity == "problem" for finding in findings)
+    result(
+        {
+            "dataset": dataset,
+            "findings": [asdict(finding) for finding in findings],
+            "problems": problems,
+            "pairs": None if written is None else len(written.pairs),
+            "answers": count,
+        },
+        *(f"{finding.severity}: {finding.text}" for finding in findings),
+        *lines,
+        f"answers ({answers.root}): {count} files",
+    )
     if problems:
         raise CaptError(f"{problems} problems in the prompts of {dataset}, listed above")
 
@@ -101,7 +115,7 @@ def import_(
     keep_sound: Annotated[
         bool, typer.Option("--keep-sound", help="Leave out what is wrong instead of stopping.")
     ] = False,
-    params: options.Params = options.PARAMS,
+    params: options.Params = None,
     artifacts: options.Artifacts = options.ARTIFACTS,
     set_: options.Set = None,
 ) -> None:
@@ -125,7 +139,7 @@ def import_(
     problems = sum(finding.severity == "problem" for finding in findings)
     if problems and not keep_sound:
         raise CaptError(
-            f"{problems} problems, listed above; nothing was written. Mend the files, or give "
+            f"{problems} problems, listed above; nothing was written. Correct the files, or give "
             "--keep-sound to leave out what is wrong"
         )
     store = imported_store(dataset, spec.domain, files, lists, names)
@@ -146,7 +160,7 @@ def export(
     format_: Annotated[
         Format, typer.Option("--format", help="store: one file of this project's own kind.")
     ] = Format.store,
-    params: options.Params = options.PARAMS,
+    params: options.Params = None,
     artifacts: options.Artifacts = options.ARTIFACTS,
     set_: options.Set = None,
 ) -> None:
@@ -166,7 +180,7 @@ def export(
 
 
 def _stores(
-    dataset: str, params: Path, artifacts: Path, set_: list[str] | None
+    dataset: str, params: Path | None, artifacts: Path, set_: list[str] | None
 ) -> list[PromptStore]:
     """The written store and, for a prepared data set, what is answered with these settings."""
     dataset_spec(dataset)

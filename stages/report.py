@@ -22,7 +22,22 @@ from capt_core.reporting.runs import find_runs, read_dataset_report
 from capt_core.reporting.summary import summarise, to_csv, to_markdown
 
 from . import options
-from .run import load_for, say, stage_run
+from .console import result
+from .run import load_for, stage_run
+from .stage import Stage
+
+STAGE = Stage(
+    summary="results tables and one HTML page over all runs",
+    params=("data.root", "fewshot.shots", "report.pairs"),
+    # Each record of an evaluation names what else the report shows of it, with digests.
+    reads=lambda at: (at.report.evaluations,),
+    writes=lambda at: (
+        at.report.results,
+        at.report.results_csv,
+        at.report.results_markdown,
+        at.report.html,
+    ),
+)
 
 
 def main(
@@ -30,11 +45,11 @@ def main(
         str | None, typer.Option(help="Only this data set; all that were evaluated if not given.")
     ] = None,
     seed: options.NoSeed = None,
-    params: options.Params = options.PARAMS,
+    params: options.Params = None,
     artifacts: options.Artifacts = options.ARTIFACTS,
     set_: options.Set = None,
+    json: options.Json = False,
 ) -> None:
-    """Write results tables, figures and an HTML page."""
     with stage_run("report", dataset, seed, params, artifacts, set_) as run:
         found = find_runs(artifacts, dataset)
         results = pl.concat(
@@ -53,7 +68,11 @@ def main(
         write_text(paths.results_csv, to_csv(summary, notes))
         origin = Provenance("+".join(found), settings=settings_hash(settings.report.pairs))
         write_table(RESULTS, results, paths.results, origin)
-        say(f"{len(results)} results of {', '.join(found)} -> {paths.html}")
+        written = (paths.html, paths.results_markdown, paths.results_csv, paths.results)
+        result(
+            {"results": summary.to_dicts(), "files": [str(path) for path in written]},
+            f"{len(results)} results of {', '.join(found)} -> {paths.html}",
+        )
 
 
 def _dataset_report(

@@ -1,32 +1,41 @@
-"""What every stage does first and last: settings, paths, progress, a record of the run."""
+"""What every stage does first and last: settings, paths, a record of the run."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import platform
 import signal
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from capt_core import __version__, study
+from capt_core.artifacts.files import write_json
 from capt_core.artifacts.layout import Layout, RunLayout, SeedLayout, StudyLayout
 from capt_core.data.registry import check_dataset_name
 from capt_core.errors import CaptError
-from capt_core.learning.reporter import Reporter
-from capt_core.methods.registry import check_methods, method_class
-from capt_core.params import Matrix, Settings, load_settings, method_section
+from capt_core.params import Matrix, Runtime, Settings, load_settings
+from capt_core.reporter import Reporter
 
-if TYPE_CHECKING:
-    import polars as pl
-    import torch
+from .console import first_process, note, output, progress, result, say, warn
 
-    from capt_core.data.dataset import Dataset
-    from capt_core.methods.method import Method
-    from capt_core.methods.trained import TrainedModel
+__all__ = [
+    "Run",
+    "first_process",
+    "load_for",
+    "progress",
+    "reporter",
+    "result",
+    "say",
+    "stage_run",
+    "termination_as_interrupt",
+    "warn",
+]
 
 
 @dataclass(frozen=True)
@@ -74,40 +83,9 @@ class Run:
     def method_layout(self, method: str) -> RunLayout:
         return self.seed_layout.run(method)
 
-    def method(self, name: str) -> Method:
-        """A method with its section of the settings.
-
-        Raises:
-            CaptError: unknown method, or a mistake in its section.
-        """
-        found = method_class(name)
-        sources = self.sources
-        section = method_section(
-            name, found.Settings, sources.path, sources.dataset, sources.overrides, sources.change
-        )
-        return found(section)
-
     def remedy(self, stage: str) -> str:
         """What a message names as the command that makes a missing artifact."""
         return f"run: capt-stage {stage} --dataset {self.layout.dataset}"
-
-    def features(
-        self, model: TrainedModel, dataset: Dataset, ids: pl.Series, stored: torch.Tensor
-    ) -> torch.Tensor:
-        """A model's features of some samples; see `dataset_features`."""
-        from capt_core.data.dataset import image_root
-        from capt_core.methods.fitting import dataset_features
-
-        return dataset_features(
-            model.fitted,
-            dataset,
-            ids,
-            stored,
-            image_root(self.layout, self.settings.data.root),
-            self.settings.evaluate.batch_size,
-            self.settings.runtime.workers,
-            reporter(),
-        )
 
     def record_path(self, what: str) -> Path:
         """File for facts of this run that depend on the time or the machine."""
@@ -119,7 +97,7 @@ def stage_run(
     stage: str,
     dataset: str | None,
     seed: int | None,
-    params: Path,
+    params: Path | None,
     artifacts: Path,
     overrides: Sequence[str] | None,
     method: str = "",
@@ -130,6 +108,9 @@ def stage_run(
     The record goes to ``<artifacts>/runs/``, apart from the artifacts, whose bytes must not
     depend on the time or the machine.
 
+    Args:
+        params: settings file; None takes the packaged settings.
+
     Raises:
         CaptError: bad settings, or ``--set`` under DVC.
     """
@@ -137,10 +118,9 @@ def stage_run(
         raise CaptError(
             "--set does not work under DVC; use dvc exp run --set-param section.key=value"
         )
-    change: Mapping[str, Any] = {}
+    change = study.variant(variant).change if variant else {}
     sources = SettingsSources(params, dataset, tuple(overrides or ()), change)
     settings, matrix = load_settings(params, dataset, sources.overrides, change)
-    check_methods([*settings.methods, *matrix.compare], sources.name)
     number = matrix.seeds[0] if seed is None else seed
     shared = artifacts
     if variant:
@@ -159,31 +139,17 @@ def stage_run(
         records=shared / "runs",
         name="-".join(filter(None, (stage, dataset, variant, method, f"seed{number}"))),
     )
+    if output.verbose:
+        _describe(settings.runtime)
     started = time.perf_counter()
     yield run
     if first_process():
         _record(run, started)
 
 
-def load_for(dataset: str, params: Path, overrides: Sequence[str] | None) -> Settings:
+def load_for(dataset: str, params: Path | None, overrides: Sequence[str] | None) -> Settings:
     """Settings as they hold for one of several data sets that a stage covers."""
     return load_settings(params, dataset, overrides or ())[0]
-
-
-def first_process() -> bool:
-    """Whether this process speaks and writes: the only one, or the first that torchrun started."""
-    return os.environ.get("RANK", "0") == "0"
-
-
-def say(text: str) -> None:
-    """Print one line of what a stage found or wrote."""
-    if first_process():
-        print(text, flush=True)
-
-
-def warn(text: str) -> None:
-    """Print one line of what the user should look at, apart from the results."""
-    print(f"warning: {text}", file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager
@@ -200,58 +166,19 @@ def termination_as_interrupt() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-@contextlib.contextmanager
-def progress(
-    what: str, total: int, note: Callable[[], str] = lambda: ""
-) -> Iterator[Callable[[int], None]]:
-    """Yield a function to be told of finished units; threads may call it.
+def _describe(runtime: Runtime) -> None:
+    """Print versions, and the device with what decided for it."""
+    from capt_core.device import choose_device
 
-    A bar with time left on a terminal; elsewhere a plain line at every tenth, with time left.
-    `note` gives what else is worth knowing, such as the money spent.
-    """
-    if not first_process():
-        yield lambda _: None
-        return
-    if sys.stderr.isatty():
-        from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            TextColumn,
-            TimeRemainingColumn,
-        )
-
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
-        )
-        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-            task = bar.add_task(what, total=total, note="")
-            yield lambda count: bar.update(task, advance=count, note=note())
-        return
-
-    done = 0
-    started = time.monotonic()
-    lock = threading.Lock()
-
-    def advance(count: int) -> None:
-        nonlocal done
-        with lock:
-            before, done = done, done + count
-            if count and total >= 10 and before * 10 // total != done * 10 // total:
-                left = (time.monotonic() - started) / done * (total - done)
-                more = [f"about {left:.0f} s left" if left >= 1 else "", note()]
-                print(
-                    ", ".join(filter(None, (f"{what}: {done}/{total}", *more))),
-                    file=sys.stderr,
-                    flush=True,
-                )
-
-    yield advance
+    packages = ("torch", "torchvision", "open_clip_torch", "polars", "numpy")
+    versions = [f"{name} {version(name)}" for name in packages]
+    note(f"capt-stage {__version__}, Python {platform.python_version()}, {', '.join(versions)}")
+    try:
+        device = str(choose_device(runtime)[0])
+    except CaptError as error:
+        device = f"none ({error})"
+    seen = "sees a GPU" if sys.modules["torch"].cuda.is_available() else "sees no GPU"
+    note(f"device: {device}; runtime.device is {runtime.device} and torch {seen}")
 
 
 def reporter() -> Reporter:
@@ -260,11 +187,6 @@ def reporter() -> Reporter:
 
 
 def _record(run: Run, started: float) -> None:
-    import platform
-
-    from capt_core import __version__
-    from capt_core.artifacts.files import write_json
-
     torch = sys.modules.get("torch")
     write_json(
         run.records / f"{run.name}.json",

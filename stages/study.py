@@ -2,33 +2,34 @@
 
 from __future__ import annotations
 
+import importlib
+from types import ModuleType
 from typing import Annotated
 
 import typer
 
-from capt_core.params import load_study
+from capt_core import study
 
-from . import (
-    build_bank,
-    cluster_prompts,
-    evaluate,
-    fit_teacher,
-    generate_prompts,
-    infer_teacher,
-    mine_pairs,
-    mine_samples,
-    options,
-    train,
-)
+from . import options
+from .commands import PIPELINE
 from .run import say, stage_run
+
+
+def seeded_stages() -> dict[str, ModuleType]:
+    """Modules of the stages that a variant runs, by name: those that are run for every seed."""
+    modules = {
+        name: importlib.import_module(f".{name.replace('-', '_')}", __package__)
+        for name in PIPELINE
+    }
+    return {name: module for name, module in modules.items() if "seed" in module.STAGE.per}
 
 
 def main(
     dataset: options.Dataset,
-    variant: Annotated[str, typer.Option(help="Entry of `variants` in the settings.")],
+    variant: Annotated[str, typer.Option(help="Name in capt_core/ablations.yaml.")],
     method: Annotated[
         list[str] | None,
-        typer.Option(help="Repeatable; what `study.methods` lists for the variant if not given."),
+        typer.Option(help="Repeatable; those of the study's tables if not given."),
     ] = None,
     seed: options.Seed = None,
     params: options.Params = options.PARAMS,
@@ -38,20 +39,14 @@ def main(
     """Run a named variant through every stage behind the frozen features."""
     with stage_run("study", dataset, seed, params, artifacts, set_, "", variant) as run:
         seeds = list(run.seeds)
-        methods = method or load_study(params).methods_of(variant)
-    mining = (
-        fit_teacher,
-        infer_teacher,
-        build_bank,
-        mine_pairs,
-        generate_prompts,
-        cluster_prompts,
-        mine_samples,
-    )
+    methods = method or study.variant(variant).methods
+    stages = seeded_stages().values()
     for number in seeds:
-        for stage in mining:
-            stage.main(dataset, number, params, artifacts, set_, variant=variant)
+        for stage in stages:
+            if "method" not in stage.STAGE.per:
+                stage.main(dataset, number, params, artifacts, set_, variant=variant)
         for name in methods:
             say(f"{variant}: {name}, seed {number}")
-            train.main(dataset, name, number, params, artifacts, set_, variant=variant)
-            evaluate.main(dataset, name, number, params, artifacts, set_, variant=variant)
+            for stage in stages:
+                if "method" in stage.STAGE.per:
+                    stage.main(dataset, name, number, params, artifacts, set_, variant=variant)

@@ -10,9 +10,8 @@ from capt_core.artifacts.schemas import EVALUATION, RESULTS
 from capt_core.artifacts.tables import read_provenance, read_table, write_table
 from capt_core.data.dataset import load_dataset
 from capt_core.errors import CaptError
-from capt_core.params import load_study
-from capt_core.reporting.paper_tables import TABLES
 from capt_core.reporting.study import to_html, to_markdown
+from capt_core.study import tables, variants
 
 from . import options
 from .run import say, stage_run
@@ -28,11 +27,7 @@ def main(
     """Write the study's tables and charts."""
     with stage_run("study-report", dataset, seed, params, artifacts, set_) as run:
         study = StudyLayout(artifacts)
-        records = [
-            path
-            for variant in load_study(params).variants
-            for path in study.evaluations(variant, dataset)
-        ]
+        records = [path for name in variants() for path in study.evaluations(name, dataset)]
         if not records:
             raise CaptError(
                 f"{study.folder}: no variant has been evaluated on {dataset}; "
@@ -40,7 +35,7 @@ def main(
             )
         results = pl.concat([read_table(EVALUATION, path) for path in records]).sort(EVALUATION.key)
         images = load_dataset(run.layout).samples.filter(pl.col("split") == "test").height
-        write_text(study.markdown, to_markdown(results, TABLES, images))
-        write_text(study.html, to_html(results, TABLES, images))
+        write_text(study.markdown, to_markdown(results, tables(), images))
+        write_text(study.html, to_html(results, tables(), images))
         write_table(RESULTS, results, study.results, read_provenance(records[0]))
         say(f"{len(records)} runs -> {study.markdown}, {study.html}")

@@ -12,11 +12,40 @@ from capt_core.data.dataset import image_root, load_dataset, load_fewshot
 from capt_core.learning.loop import log_frame
 from capt_core.methods.fitting import fit_method
 from capt_core.methods.method import Need
-from capt_core.methods.model_file import load_model
 from capt_core.methods.task import Confusions, Task
 
 from . import options
+from .models import base_model, chosen_method
 from .run import first_process, reporter, say, stage_run
+from .stage import Stage
+
+STAGE = Stage(
+    summary="a fitted method (CAPT: adapter and experts) and a log",
+    per=("dataset", "method", "seed"),
+    params=(
+        "backbone",
+        "build_bank.source",
+        "data.root",
+        "fewshot.shots",
+        "methods.${item.method}",
+        "runtime",
+        "train",
+    ),
+    reads=lambda at: (
+        *at.dataset,
+        at.fewshot,
+        at.data.images,
+        at.data.image_features,
+        at.data.text_features,
+        at.seed.base_model,
+        at.seed.base_text_features,
+        at.seed.prompts,
+        at.seed.prompt_centres,
+        at.seed.representatives,
+    ),
+    writes=lambda at: (at.run.model, at.run.training_log),
+    plots=lambda at: {at.run.loss_plot: {"x": "step", "y": "loss", "title": "Training loss"}},
+)
 
 
 def main(
@@ -30,16 +59,12 @@ def main(
 ) -> None:
     """Train a method on the frozen base model."""
     with stage_run("train", dataset, seed, params, artifacts, set_, method, variant) as run:
-        chosen = run.method(method)
+        chosen = chosen_method(run, method)
         settings, layout, paths = run.settings, run.layout, run.seed_layout
         prepared = load_dataset(layout)
         backbone = load_backbone(settings.backbone, settings.runtime)
         origin = prepared.provenance(backbone.identity)
-        base_model = None
-        if Need.BASE_MODEL in chosen.needs:
-            remedy = run.remedy("fit-teacher")
-            model = load_model(paths.base_model, backbone, expected=origin, remedy=remedy)
-            base_model = model.fitted
+        needs_base = Need.BASE_MODEL in chosen.needs
         task = Task(
             prepared,
             load_fewshot(layout, prepared, settings.fewshot.shots, run.seed),
@@ -54,7 +79,7 @@ def main(
                 read_table(REPRESENTATIVES, paths.representatives, origin),
                 settings.build_bank.source,
             ),
-            base_model=base_model,
+            base_model=base_model(run, backbone, origin).fitted if needs_base else None,
             work=layout.work,
             checkpoint_steps=settings.train.checkpoint_steps,
             workers=settings.runtime.workers,

@@ -1,4 +1,4 @@
-"""Where every artifact lies below the artifacts folder."""
+"""Paths of every artifact below the artifacts folder."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ class Layout:
     Attributes:
         root: the folder given by ``--artifacts``, or a study variant's folder in it.
         dataset: name of the data set.
-        shared: where what no variant changes lies (samples, images, frozen features), if not
-            below `root`.
+        shared: the folder of what no variant changes (samples, images, frozen features), if it is
+            not `root`.
+
+    Seeds and shots are numbers, or patterns in the notation of ``dvc.yaml``.
     """
 
     root: Path
@@ -47,8 +49,13 @@ class Layout:
         """Images that the project draws itself; empty for data sets read from ``data.root``."""
         return self.folder / "images"
 
-    def fewshot(self, shots: int, seed: int) -> Path:
-        return self.folder / "fewshot" / f"shots{shots}-seed{seed}.parquet"
+    @property
+    def fewshot_lists(self) -> Path:
+        """Folder of the few-shot lists of all seeds."""
+        return self.folder / "fewshot"
+
+    def fewshot(self, shots: int | str, seed: int | str) -> Path:
+        return self.fewshot_lists / f"shots{shots}-seed{seed}.parquet"
 
     @property
     def image_features(self) -> Path:
@@ -60,15 +67,15 @@ class Layout:
 
     @property
     def work(self) -> Path:
-        """What interrupted work goes on from; no output of any stage."""
+        """Files that interrupted work resumes from; not an output of any stage."""
         return (self.shared or self.root) / "work"
 
     @property
     def embeddings(self) -> Path:
-        """Prompt embeddings that a later run may take; below `work`, so no output of a stage."""
+        """Prompt embeddings that a later run may reuse; below `work`, so not an output."""
         return self.work / "embeddings"
 
-    def seed(self, seed: int) -> SeedLayout:
+    def seed(self, seed: int | str) -> SeedLayout:
         return SeedLayout(self.root / self.dataset / f"seed{seed}")
 
     def digests(self, paths: Sequence[Path]) -> dict[str, str]:
@@ -92,8 +99,8 @@ class Layout:
             if file_digest(path) != digest:
                 raise CaptError(f"{path}: changed since it was evaluated; {remedy}")
 
-    def evaluation(self, method: str, seed: int) -> Path:
-        return evaluations(self.root) / self.dataset / f"{method}-seed{seed}.parquet"
+    def evaluation(self, method: str, seed: int | str) -> Path:
+        return ReportLayout(self.root).evaluations / self.dataset / f"{method}-seed{seed}.parquet"
 
 
 @dataclass(frozen=True)
@@ -109,11 +116,12 @@ class SeedLayout:
 
     @property
     def base_text_features(self) -> Path:
+        """Class texts of the base model."""
         return self.folder / "base_text_features.parquet"
 
     @property
     def predictions(self) -> Path:
-        """Of the base model; a run's own lie in its folder."""
+        """Predictions of the base model; those of a run are in its `RunLayout`."""
         return self.folder / "predictions.parquet"
 
     @property
@@ -187,16 +195,16 @@ class RunLayout:
         return self.folder / "plots" / "confusion.csv"
 
 
-def evaluations(root: Path) -> Path:
-    """Folder of the evaluation records of all data sets, methods and seeds."""
-    return root / "evaluations"
-
-
 @dataclass(frozen=True)
 class ReportLayout:
     """Paths of what covers all data sets."""
 
     root: Path
+
+    @property
+    def evaluations(self) -> Path:
+        """Folder of the evaluation records of all data sets, methods and seeds."""
+        return self.root / "evaluations"
 
     @property
     def results(self) -> Path:
@@ -226,12 +234,12 @@ class StudyLayout:
         return self.root / "study"
 
     def variant(self, name: str) -> Path:
-        """Folder that stands in for the artifacts folder where a variant runs."""
+        """Folder that takes the place of the artifacts folder when a variant runs."""
         return self.folder / name
 
     def evaluations(self, variant: str, dataset: str) -> list[Path]:
         """Evaluation records of a variant, sorted."""
-        return sorted((evaluations(self.variant(variant)) / dataset).glob("*.parquet"))
+        return sorted((ReportLayout(self.variant(variant)).evaluations / dataset).glob("*.parquet"))
 
     @property
     def results(self) -> Path:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from torch import nn
 from capt_core import params
 from capt_core.backbone.identity import TINY_CLIP, backbone_identity
 from capt_core.data.images import Preprocess
+from capt_core.device import choose_device
 from capt_core.errors import CaptError
 from capt_core.torchvision_ops import ensure_torchvision
 
@@ -132,28 +132,6 @@ def load_tokenizer(settings: params.Backbone) -> Tokenizer:
         return tiny_clip.Tokenizer()
     _check_known(settings.name)
     return OpenClipTokenizer(settings.name)
-
-
-def choose_device(runtime: params.Runtime) -> tuple[torch.device, torch.dtype | None]:
-    """Device and autocast type (None for fp32) that the settings ask for.
-
-    Raises:
-        CaptError: cuda is asked for and torch sees no GPU, or fp16 on a CPU.
-    """
-    available = torch.cuda.is_available()
-    if runtime.device == "cuda" and not available:
-        raise CaptError(
-            "runtime.device: torch sees no GPU; set runtime.device=cpu or run: capt-stage doctor"
-        )
-    device = torch.device("cpu")
-    if available and runtime.device != "cpu":
-        # Each process that torchrun starts has a GPU of its own.
-        local = os.environ.get("LOCAL_RANK")
-        device = torch.device("cuda" if local is None else f"cuda:{local}")
-    if runtime.precision == "fp16" and device.type == "cpu":
-        raise CaptError("runtime.precision: fp16 needs a GPU; use fp32 or bf16")
-    autocast = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[runtime.precision]
-    return device, autocast
 
 
 def looks_untrained(model: nn.Module) -> bool:

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from capt_core.data.images import Preprocess, drawn, open_image, train_transform
+from capt_core.data.images import Preprocess, open_image, train_transform, transform_with_seed
 
 if TYPE_CHECKING:
     import torch
@@ -24,7 +24,7 @@ def augmented_batches(
     paths: Sequence[Path],
     sample_ids: Sequence[int],
     view: int,
-    style: Preprocess,
+    preprocess: Preprocess,
     seed: int,
     batch_size: int,
     workers: int,
@@ -38,7 +38,7 @@ def augmented_batches(
         paths: image files.
         sample_ids: of the images, in the same order.
         view: number of the view, from 1.
-        style: image size and normalisation.
+        preprocess: image size and normalisation.
         seed: of all views.
         batch_size: images per batch.
         workers: threads that decode.
@@ -48,11 +48,13 @@ def augmented_batches(
     """
     import torch
 
-    transform = train_transform(style)
+    transform = train_transform(preprocess)
     with ThreadPoolExecutor(max_workers=max(1, workers)) as pool:
         for start in range(0, len(paths), batch_size):
             images = pool.map(open_image, paths[start : start + batch_size])
             batch = []
             for sample_id, image in zip(sample_ids[start:], images, strict=False):
-                batch.append(drawn(transform, image, view_seed(seed, sample_id, view)))
+                batch.append(
+                    transform_with_seed(transform, image, view_seed(seed, sample_id, view))
+                )
             yield torch.stack(batch)

@@ -17,7 +17,7 @@ from PIL import Image, UnidentifiedImageError
 from capt_core.data.images import to_rgb
 from capt_core.data.parquet_images import in_table, read_row
 from capt_core.data.scan import CAMERA_ENDINGS
-from capt_core.errors import visible
+from capt_core.errors import one_line
 
 ImageLook = Literal["decode", "exists", "none"]
 
@@ -125,4 +125,4 @@ def _reason(path: Path, error: Exception) -> str:
         return f"{path.suffix} files are not supported, save as JPEG" if camera else "not an image"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    return visible(str(error))
+    return one_line(str(error))

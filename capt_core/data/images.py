@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
+from functools import cached_property
 from io import BytesIO
 from itertools import islice
 from pathlib import Path
@@ -67,12 +67,12 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 @dataclass(frozen=True)
 class Preprocess:
-    """Makes of a PIL image the tensor [3, S, S] that an image tower takes, in the test view.
+    """How a backbone turns an image into the tensor that its image tower takes.
 
     Attributes:
-        size: S, side length in pixels.
-        mean: of the normalisation, per channel, on pixels from 0 to 1.
-        std: of the normalisation, per channel.
+        size: side length S in pixels.
+        mean: per channel, of pixel values between 0 and 1.
+        std: standard deviation, likewise.
     """
 
     size: int
@@ -80,11 +80,18 @@ class Preprocess:
     std: tuple[float, float, float]
 
     def __call__(self, image: Image.Image) -> torch.Tensor:
-        tensor: torch.Tensor = test_transform(self)(to_rgb(image))
-        return tensor
+        """`test_transform` of an image in any mode: a tensor [3, S, S].
+
+        Raises:
+            ValueError: 32-bit pixels, whose range is not known.
+        """
+        return self._transform(to_rgb(image))  # type: ignore[no-any-return]
+
+    @cached_property
+    def _transform(self) -> Any:
+        return test_transform(self)
 
 
-@cache
 def test_transform(preprocess: Preprocess) -> Any:
     """Resize the shorter side (bicubic), crop the centre, normalise: PIL image to [3, S, S]."""
     transforms = _torchvision_transforms()
@@ -115,7 +122,7 @@ def train_transform(preprocess: Preprocess) -> Any:
     )
 
 
-def drawn(transform: Any, image: Image.Image, seed: int) -> torch.Tensor:
+def transform_with_seed(transform: Any, image: Image.Image, seed: int) -> torch.Tensor:
     """The tensor [3, S, S] that a random transform makes of an image when it is given a seed.
 
     torchvision draws from the CPU's global generator, so calls cannot be threaded; it is left as

@@ -13,7 +13,7 @@ import polars as pl
 from capt_core.artifacts.schemas import REJECTED
 from capt_core.data.registry import DatasetSpec
 from capt_core.data.scan import is_utf8
-from capt_core.errors import CaptError, visible
+from capt_core.errors import CaptError, one_line
 
 SPLITS = ("train", "val", "test")
 QUARANTINE = "data.on_bad_image=quarantine"
@@ -74,7 +74,7 @@ class Rejects:
         if not self._quarantine:
             raise CaptError(f"{where}: {reason}; {remedy}, or leave it out with --set {QUARANTINE}")
         path, class_id, class_name, split = row
-        self._rows.append((visible(path), class_id, class_name, split, visible(reason)))
+        self._rows.append((one_line(path), class_id, class_name, split, one_line(reason)))
 
     def frame(self) -> pl.DataFrame:
         """The table `rejected` without its ids."""
@@ -179,8 +179,8 @@ def check_classes(data: SplitData, where: str, trained: bool = True) -> None:
 
 def _name_key(name: str) -> str:
     """Equal for names that a tokenizer cannot tell apart."""
-    spoken = unicodedata.normalize("NFC", prompt_name(name))
-    return " ".join(spoken.split()).casefold()
+    prompted = unicodedata.normalize("NFC", prompt_name(name))
+    return " ".join(prompted.split()).casefold()
 
 
 def with_samples(data: SplitData, samples: pl.DataFrame, rejected: pl.DataFrame) -> SplitData:

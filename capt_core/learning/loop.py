@@ -20,9 +20,9 @@ from capt_core.learning.optimisation import (
     set_learning_rate,
 )
 from capt_core.learning.processes import Processes
-from capt_core.learning.reporter import Advance
 from capt_core.learning.schedule import epoch_learning_rates
 from capt_core.learning.watch import CHECK_EVERY, loss_warning, schedule_warning
+from capt_core.reporter import Advance
 
 Record = Mapping[str, float | None]
 """What the log says of one step, by column; None where a part was not computed."""

@@ -10,11 +10,11 @@ import torch
 from capt_core.backbone.encoding import encode_images
 from capt_core.data.dataset import Dataset
 from capt_core.data.images import image_batches
-from capt_core.learning.reporter import SILENT, Reporter
 from capt_core.methods.method import Classes, Fitted, Method
 from capt_core.methods.task import Task
 from capt_core.methods.trained import TrainedModel
 from capt_core.params import settings_hash
+from capt_core.reporter import SILENT, Reporter
 
 BASE_ONLY = "base only"
 """What a run saw that saw nothing beyond few-shot images of base classes and their names."""

@@ -14,7 +14,7 @@ from capt_core.backbone.loading import Backbone
 from capt_core.data.dataset import Dataset
 from capt_core.errors import CaptError
 from capt_core.learning.checkpoint import Checkpoint
-from capt_core.learning.reporter import SILENT, Reporter
+from capt_core.reporter import SILENT, Reporter
 
 if TYPE_CHECKING:
     from capt_core.methods.method import Fitted, Method

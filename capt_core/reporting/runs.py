@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from capt_core.artifacts.layout import Layout, evaluations
+from capt_core.artifacts.layout import Layout, ReportLayout
 from capt_core.artifacts.provenance import Provenance
 from capt_core.artifacts.schemas import (
     CONFUSION_BANK,
@@ -30,13 +30,13 @@ def find_runs(artifacts: Path, dataset: str | None) -> dict[str, list[Path]]:
         CaptError: there are none.
     """
     found: dict[str, list[Path]] = {}
-    for record in sorted(evaluations(artifacts).glob("*/*.parquet")):
+    for record in sorted(ReportLayout(artifacts).evaluations.glob("*/*.parquet")):
         if dataset in (None, record.parent.name):
             found.setdefault(record.parent.name, []).append(record)
     if not found:
         name = dataset or "proctex"
         raise CaptError(
-            f"{evaluations(artifacts)}: no evaluated runs; "
+            f"{ReportLayout(artifacts).evaluations}: no evaluated runs; "
             f"run: capt-stage evaluate --dataset {name}"
         )
     return found

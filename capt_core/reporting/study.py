@@ -10,8 +10,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from capt_core.evaluation.metrics import harmonic_mean
 from capt_core.reporting.figures import study_chart
-from capt_core.reporting.paper_tables import FULL, StudyRow, StudyTable
 from capt_core.reporting.thumbnails import data_uri
+from capt_core.study import Row, Table
 
 ACCURACIES = ("base_accuracy", "novel_accuracy", "harmonic_mean")
 RATES = ("bank_correction_rate", "base_correction_rate", "base_broken_rate")
@@ -32,12 +32,12 @@ class Measured:
     sd: float
 
 
-def measure(results: pl.DataFrame, row: StudyRow) -> dict[str, Measured]:
+def measure(results: pl.DataFrame, row: Row) -> dict[str, Measured]:
     """Every metric of a row; empty when it was not run.
 
     Args:
         results: rows of the table `results` with the variant's name in `variant`.
-        row: which of them.
+        row: its variant and method are selected.
     """
     mine = results.filter(
         pl.col("variant") == row.variant,
@@ -57,7 +57,7 @@ def measure(results: pl.DataFrame, row: StudyRow) -> dict[str, Measured]:
 
 
 def difference(
-    results: pl.DataFrame, first: StudyRow, second: StudyRow, metric: str
+    results: pl.DataFrame, first: Row, second: Row, metric: str
 ) -> tuple[float, bool] | None:
     """Mean of second - first over seeds, and whether it is clear.
 
@@ -83,11 +83,11 @@ def difference(
     return mean, abs(mean) > CLEAR * sd / len(paired) ** 0.5
 
 
-def tendency(results: pl.DataFrame, table: StudyTable) -> str:
+def tendency(results: pl.DataFrame, table: Table) -> str:
     """A sentence on whether our differences point where the paper's do."""
-    full = next(row for row in table.rows if (row.variant, row.method) == (FULL, "capt"))
-    if table.best is not None:
-        return _curve_tendency(results, table, full)
+    full = table.full
+    if full.setting is not None:
+        return _curve_tendency(results, table)
     sentences = []
     for row in table.rows:
         if row is full:
@@ -109,7 +109,8 @@ def tendency(results: pl.DataFrame, table: StudyTable) -> str:
     return " ".join(sentences)
 
 
-def _curve_tendency(results: pl.DataFrame, table: StudyTable, full: StudyRow) -> str:
+def _curve_tendency(results: pl.DataFrame, table: Table) -> str:
+    full = table.full
     means = {
         row: found["harmonic_mean"].mean
         for row in table.rows
@@ -139,7 +140,7 @@ _HEADINGS: Mapping[str, str] = {
 }
 
 
-def table_cells(results: pl.DataFrame, table: StudyTable) -> tuple[list[str], list[list[str]]]:
+def table_cells(results: pl.DataFrame, table: Table) -> tuple[list[str], list[list[str]]]:
     """Headings and rows of one study table as text."""
     with_paper = any(row.paper for row in table.rows)
     headings = ["", *(_HEADINGS[name] for name in (*ACCURACIES, *RATES))]
@@ -176,7 +177,7 @@ def lead(results: pl.DataFrame, images: int) -> str:
     )
 
 
-def to_markdown(results: pl.DataFrame, tables: Sequence[StudyTable], images: int) -> str:
+def to_markdown(results: pl.DataFrame, tables: Sequence[Table], images: int) -> str:
     """All study tables as Markdown.
 
     Args:
@@ -198,7 +199,7 @@ def to_markdown(results: pl.DataFrame, tables: Sequence[StudyTable], images: int
     return "\n".join(lines).rstrip() + "\n"
 
 
-def to_html(results: pl.DataFrame, tables: Sequence[StudyTable], images: int) -> str:
+def to_html(results: pl.DataFrame, tables: Sequence[Table], images: int) -> str:
     """The same tables with a chart each, as a page that needs nothing but itself."""
     environment = Environment(
         loader=PackageLoader("capt_core.reporting"),

@@ -36,7 +36,7 @@ def backbone() -> Backbone:
         identity="small@0",
         clip=small_clip(),
         tokenizer=WordTokenizer(),
-        style=Preprocess(32, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+        preprocess=Preprocess(32, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
         device=torch.device("cpu"),
         autocast=None,
         untrained=False,

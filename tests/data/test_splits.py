@@ -19,8 +19,8 @@ from capt_core.data.splits import (
     SplitData,
     check_classes,
     class_groups,
-    sample_frame,
     prompt_name,
+    sample_frame,
 )
 from capt_core.errors import CaptError
 from capt_core.params import Data
@@ -393,6 +393,6 @@ def test_a_missing_aircraft_list_is_named(tmp_path: Path) -> None:
     )
 
 
-def test_underscores_are_spoken_as_spaces() -> None:
+def test_underscores_become_spaces_in_prompts() -> None:
     assert prompt_name("Apply_Eye_Makeup") == "Apply Eye Makeup"
     assert prompt_name("Annual Crop Land") == "Annual Crop Land"

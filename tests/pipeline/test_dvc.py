@@ -1,38 +1,33 @@
-"""dvc.yaml says what the stages do."""
+"""The generated pipeline files are current and say what the stages do."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from stages import cli
-from tests.pipeline.code_use import ROOT, imported_files, settings_read
+from capt_core.study import variants
+from stages import pipeline
+from stages.commands import PIPELINE
+from tests.pipeline.commands import PROJECT
 
-STAGES = [module.__name__.rpartition(".")[2] for module in cli.PIPELINE]
-DVC: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
-SHARED_KEYS = ("per_dataset", "seeds")
-STUDY: dict[str, Any] = yaml.safe_load((ROOT / "study" / "dvc.yaml").read_text())["stages"]
-BEHIND_FEATURES = (*STAGES[2:-3], "train", "evaluate")
+DVC: dict[str, Any] = yaml.safe_load((PROJECT / "dvc.yaml").read_text())["stages"]
+STUDY: dict[str, Any] = yaml.safe_load((PROJECT / "study" / "dvc.yaml").read_text())["stages"]
+
+
+@pytest.mark.parametrize("name", pipeline.written_files())
+def test_generated_files_are_current(name: str) -> None:
+    text = (PROJECT / name).read_text(encoding="utf-8")
+    assert text == pipeline.written_files()[name], f"{name} is not current; run: make pipeline"
 
 
 def test_one_word_names_stage_file_and_section() -> None:
-    sections = yaml.safe_load((ROOT / "params.yaml").read_text())
-    assert list(DVC) == [name.replace("_", "-") for name in STAGES]
-    assert [name for name in sections if name in STAGES] == STAGES
-
-
-@pytest.mark.parametrize("stage", STAGES)
-def test_declared_files_are_the_imported_ones(stage: str) -> None:
-    declared = {path for path in DVC[stage.replace("_", "-")]["deps"] if path.endswith(".py")}
-    assert declared == imported_files(stage)
-
-
-@pytest.mark.parametrize("stage", STAGES)
-def test_declared_settings_are_the_ones_read(stage: str) -> None:
-    declared = DVC[stage.replace("_", "-")].get("params", [])
-    assert {key for key in declared if not key.startswith(SHARED_KEYS)} == settings_read(stage)
+    sections = yaml.safe_load((PROJECT / "params.yaml").read_text())
+    names = [name.replace("-", "_") for name in PIPELINE]
+    assert list(DVC) == list(PIPELINE)
+    assert [name for name in sections if name in names] == names
 
 
 def test_every_input_is_an_output_or_a_file_of_the_project() -> None:
@@ -46,7 +41,7 @@ def test_every_input_is_an_output_or_a_file_of_the_project() -> None:
                 )
                 assert produced, f"{name} reads {dep}, which no stage writes"
             else:
-                assert (ROOT / dep).exists(), f"{name} depends on {dep}, which is not there"
+                assert (PROJECT / dep).exists(), f"{name} depends on {dep}, which is not there"
 
 
 def test_answers_of_language_models_are_no_outputs() -> None:
@@ -56,20 +51,65 @@ def test_answers_of_language_models_are_no_outputs() -> None:
 
 
 def test_every_data_set_of_the_matrix_has_its_own_settings() -> None:
-    document = yaml.safe_load((ROOT / "params.yaml").read_text())
+    document = yaml.safe_load((PROJECT / "params.yaml").read_text())
     assert set(document["datasets"]) <= set(document["per_dataset"])
 
 
-def test_the_study_declares_what_its_stages_import_and_read() -> None:
-    for stage, command in (("variant", "study"), ("tables", "study_report")):
-        declared = {path for path in STUDY[stage]["deps"] if path.endswith(".py")}
-        assert declared == imported_files(command)
-    read = {key for stage in BEHIND_FEATURES for key in settings_read(stage)}
-    own = {"seeds", "study.methods", "variants.${item.variant}"}
-    assert set(STUDY["variant"]["params"]) == read | own
+def test_without_sources_a_stage_depends_on_artifacts_alone() -> None:
+    stages = yaml.safe_load(pipeline.dvc_yaml(with_code=False))["stages"]
+    for name, stage in stages.items():
+        assert all(dep.startswith("artifacts/") for dep in stage.get("deps", ()))
+        artifacts = [dep for dep in DVC[name]["deps"] if dep.startswith("artifacts/")]
+        assert {**stage, "deps": artifacts} == {**DVC[name], "deps": artifacts}
 
 
-def test_the_study_s_tables_depend_on_every_variant() -> None:
-    variants = yaml.safe_load((ROOT / "params.yaml").read_text())["study"]["variants"]
-    outputs = {path for path in STUDY["tables"]["deps"] if path.startswith("artifacts/study/")}
-    assert outputs == {f"artifacts/study/{name}" for name in variants}
+def test_imports_are_followed_in_every_form(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = {
+        "capt_core/__init__.py": "from capt_core import errors\nNAMES = 'capt_core.api:fit'\n",
+        "capt_core/errors.py": "class CaptError(Exception): ...\n",
+        "capt_core/api.py": "x = 1\n",
+        "capt_core/checked.py": "x = 1\n",
+        "capt_core/data/__init__.py": '"""Only a docstring."""\n',
+        "capt_core/data/images.py": "def f():\n    from ..text.words import x\n",
+        "capt_core/text/words.py": "x = 1\n",
+        "capt_core/methods/registry.py": "METHODS = ['capt_core.methods.clip:Clip']\n",
+        "capt_core/methods/clip.py": "import capt_core.features.store\n",
+        "capt_core/features/store.py": "x = 1\n",
+        "capt_core/unused/part.py": "x = 1\n",
+        "stages/__init__.py": "",
+        "stages/run.py": "from capt_core.methods import registry\n",
+        "stages/mine_pairs.py": (
+            "from typing import TYPE_CHECKING\n"
+            "from capt_core.data.images import f\n"
+            "from .run import x\n"
+            "if TYPE_CHECKING:\n    from capt_core import checked\n"
+        ),
+    }
+    for name, text in files.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    monkeypatch.setattr(pipeline, "ROOT", tmp_path)
+    assert pipeline.code_paths(["mine-pairs"]) == [
+        "capt_core/__init__.py",
+        "capt_core/data",
+        "capt_core/errors.py",
+        "capt_core/features",
+        "capt_core/methods",
+        "capt_core/text",
+        "stages/mine_pairs.py",
+        "stages/run.py",
+    ]
+
+
+def test_the_study_runs_every_variant_behind_the_frozen_features() -> None:
+    variant, tables = STUDY["variant"], STUDY["tables"]
+    assert variant["matrix"]["variant"] == list(variants())
+    outputs = [path for path in tables["deps"] if path.startswith("artifacts/study/")]
+    assert outputs == [f"artifacts/study/{name}" for name in variants()]
+    written = {out for name in ("prepare", "extract-features") for out in DVC[name]["outs"]}
+    for dep in variant["deps"]:
+        if dep.startswith("artifacts/"):
+            assert dep.replace("proctex", "${item.dataset}") in written

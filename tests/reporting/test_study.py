@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import polars as pl
 import pytest
-import yaml
 
-from capt_core.reporting.paper_tables import FULL, TABLES, StudyRow, StudyTable
 from capt_core.reporting.study import (
     difference,
     measure,
@@ -15,11 +13,11 @@ from capt_core.reporting.study import (
     to_html,
     to_markdown,
 )
-from tests.pipeline.code_use import ROOT
+from capt_core.study import FULL, Row, Table, tables
 
-FULL_ROW = StudyRow("with", paper=(87.41, 80.90, 83.90))
-OTHER = StudyRow("without", "other", paper=(86.77, 78.84, 82.62))
-TABLE = StudyTable("statistics", "Statistics", "Table 6", (OTHER, FULL_ROW))
+FULL_ROW = Row("with", paper=(87.41, 80.90, 83.90))
+OTHER = Row("without", "other", paper=(86.77, 78.84, 82.62))
+TABLE = Table("statistics", "Statistics", "Table 6", (OTHER, FULL_ROW), FULL_ROW)
 
 
 def results(values: dict[str, list[tuple[float, float, float]]]) -> pl.DataFrame:
@@ -76,13 +74,8 @@ def test_the_verdict_compares_directions(ours: tuple[float, float], verdict: str
 
 
 def test_a_curve_is_judged_by_its_best_setting() -> None:
-    table = StudyTable(
-        "scale",
-        "s",
-        "Figure 10",
-        (StudyRow("1", "other", setting=1), StudyRow("5", setting=5)),
-        best=5,
-    )
+    full = Row("5", setting=5)
+    table = Table("scale", "s", "Figure 10", (Row("1", "other", setting=1), full), full)
     worse = results({"other": [(60, 60, 60), (61, 61, 61)], FULL: [(70, 70, 70), (71, 71, 71)]})
     assert "Best at 5, as in the paper: agrees." in tendency(worse, table)
     better = results({"other": [(80, 80, 80), (81, 81, 81)], FULL: [(70, 70, 70), (71, 71, 71)]})
@@ -98,37 +91,14 @@ def test_what_was_not_run_is_a_dash() -> None:
     assert rows[1][-3:] == ["87.41", "80.90", "83.90"]
 
 
-def test_every_table_names_variants_of_the_settings_and_one_full_row() -> None:
-    document = yaml.safe_load((ROOT / "params.yaml").read_text())
-    assert set(document["study"]["variants"]) <= set(document["variants"])
-    for table in TABLES:
-        full = [row for row in table.rows if (row.variant, row.method) == (FULL, "capt")]
-        assert len(full) == 1, table.name
-        for row in table.rows:
-            assert row.variant in document["study"]["variants"], row.variant
-            methods = document["study"]["methods"].get(row.variant, ["capt"])
-            assert row.method in methods, row
-    used = {row.variant for table in TABLES for row in table.rows}
-    assert used == set(document["study"]["variants"])
-
-
-def test_the_numbers_of_the_paper_are_consistent() -> None:
-    for table in TABLES:
-        for row in table.rows:
-            if row.paper:
-                base, novel, mean = row.paper
-                # The paper's own harmonic means are means over data sets, or rounded: 0.2 points.
-                assert mean == pytest.approx(2 * base * novel / (base + novel), abs=0.2), row
-
-
 def test_both_pages_show_every_table() -> None:
     found = results(
         {FULL: [(70, 71, 70.5), (72, 70, 71.0)], "sem_only": [(60, 60, 60), (61, 62, 61.5)]}
     )
-    markdown, page = to_markdown(found, TABLES, 3360), to_html(found, TABLES, 3360)
-    for table in TABLES:
+    markdown, page = to_markdown(found, tables(), 3360), to_html(found, tables(), 3360)
+    for table in tables():
         assert f"## {table.title}" in markdown
         assert f'id="{table.name}"' in page
     assert "3,360 test images, 2 seeds" in markdown
     assert "<script" not in page
-    assert to_html(found, TABLES, 3360) == page
+    assert to_html(found, tables(), 3360) == page

@@ -15,13 +15,13 @@ from capt_core.learning.loop import Batch, Loop, Record, Trained
 from capt_core.learning.optimisation import ParameterGroup
 from capt_core.learning.processes import Processes
 from capt_core.learning.randomness import generator
-from capt_core.learning.reporter import Advance
 from capt_core.methods.capt.experts import Masks
 from capt_core.methods.capt.model import CaptModel
 from capt_core.methods.capt.objective import Objective, gate_statistics
 from capt_core.methods.capt.rows import Anchor, build_rows
 from capt_core.methods.capt.settings import Train
 from capt_core.methods.capt.views import View, Views
+from capt_core.reporter import Advance
 
 MAX_ROWS = 1_000_000  # more rows than any batch has: numbers of fresh views never repeat
 

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from capt_core.artifacts.files import atomic_path
 from capt_core.backbone.loading import Backbone
-from capt_core.data.images import drawn, open_image, test_transform, train_transform
+from capt_core.data.images import open_image, test_transform, train_transform, transform_with_seed
 from capt_core.learning.randomness import draw_seed, generator
 from capt_core.methods.capt.model import CaptModel
 from capt_core.methods.capt.rows import Anchor
@@ -91,7 +91,7 @@ class ViewSource:
         with ThreadPoolExecutor(max_workers=max(1, self.workers)) as pool:
             for view, image in zip(views, pool.map(opened, views), strict=True):
                 seed = draw_seed("view", self.seed, view.sample_id, view.number)
-                pixels = drawn(transform, image, seed)
+                pixels = transform_with_seed(transform, image, seed)
                 if view.noisy and self.noise:
                     draws = generator("noise", self.seed, view.sample_id, view.number)
                     pixels = add_noise(pixels, self.noise, style.mean, style.std, draws)

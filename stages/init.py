@@ -1,0 +1,100 @@
+"""Tool init: the files of a project of one's own, in an empty folder or beside photographs."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import yaml
+
+from capt_core.artifacts.files import write_text
+from capt_core.data.registry import check_dataset_name
+from capt_core.errors import CaptError
+from capt_core.params import Data
+from capt_core.settings_file import PACKAGED_PARAMS
+
+from .console import result
+from .pipeline import dvc_yaml
+
+GITIGNORE = """\
+/artifacts/**
+!/artifacts/**/
+!/artifacts/**/metrics.json
+/cache/
+/dvc_plots/
+"""
+DVCIGNORE = "/artifacts/runs/\n/cache/\n"
+
+
+def main(
+    dataset: Annotated[str, typer.Option(help="Name for the data set, or a known one: dtd.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the project.")] = Path(),
+    root: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the photographs (setting data.root)."),
+    ] = None,
+    seeds: Annotated[str | None, typer.Option(help="Few-shot draws: 1,2,3.")] = None,
+) -> None:
+    check_dataset_name(dataset, Data(), listed=True)
+    files = {
+        "params.yaml": _params(dataset, _from(folder, root) if root else None, seeds),
+        "dvc.yaml": dvc_yaml(with_code=False),
+        ".dvcignore": DVCIGNORE,
+        ".gitignore": GITIGNORE,
+    }
+    present = [name for name in files if (folder / name).exists()]
+    if present:
+        raise CaptError(
+            f"{folder.absolute()}: already there: {', '.join(present)}; nothing was written; "
+            "name another folder or move them away"
+        )
+    for name, text in files.items():
+        write_text(folder / name, text)
+    enter = [] if folder == Path() else [f"  cd {shlex.quote(str(folder))}"]
+    result(
+        None,
+        f"{', '.join(files)} -> {folder.absolute()}",
+        "next:",
+        *enter,
+        f"  capt-stage doctor --dataset {dataset}",
+        "  git init && dvc init    # without git: dvc init --no-scm",
+        "  dvc repro               # dvc comes with: pip install 'capt-stage[pipeline]'",
+    )
+
+
+def _from(folder: Path, root: Path) -> str:
+    """A path seen from the project's folder; absolute if it was given so."""
+    root = root.expanduser()
+    return str(root) if root.is_absolute() else Path(os.path.relpath(root, folder)).as_posix()
+
+
+def _params(dataset: str, root: str | None, seeds: str | None) -> str:
+    """The packaged settings, comments included, with the project's own values.
+
+    Raises:
+        CaptError: seeds that are no numbers.
+    """
+    changes = [
+        (r"^datasets: .*$", f"datasets: [{_scalar(dataset)}]"),
+        (r"(?<=^per_dataset:\n)  \w+:", f"  {_scalar(dataset)}:"),
+    ]
+    if root is not None:
+        changes.append((r"^  root: null", f"  root: {_scalar(root)}"))
+    if seeds is not None:
+        if not re.fullmatch(r"\d+(,\d+)*", seeds):
+            raise CaptError(f"--seeds {seeds}: expected whole numbers, as in --seeds 1,2,3")
+        changes.append((r"^seeds: .*$", f"seeds: [{', '.join(seeds.split(','))}]"))
+    text = PACKAGED_PARAMS.read_text(encoding="utf-8")
+    for pattern, line in changes:
+        text, found = re.subn(pattern, lambda _, line=line: line, text, flags=re.MULTILINE)
+        assert found == 1, f"{pattern} matches {found} lines of {PACKAGED_PARAMS}"
+    return text
+
+
+def _scalar(text: str) -> str:
+    """A text in YAML, quoted where it would be read as something else."""
+    return yaml.safe_dump(text, allow_unicode=True, width=10**6).splitlines()[0]

@@ -1,0 +1,58 @@
+"""What the stages share that fit or apply methods."""
+
+from __future__ import annotations
+
+import polars as pl
+import torch
+
+from capt_core.artifacts.provenance import Provenance
+from capt_core.backbone.loading import Backbone
+from capt_core.data.dataset import Dataset, image_root
+from capt_core.methods.fitting import dataset_features
+from capt_core.methods.method import Method
+from capt_core.methods.model_file import load_model
+from capt_core.methods.registry import check_methods, method_class
+from capt_core.methods.trained import TrainedModel
+from capt_core.params import method_section
+
+from .run import Run, reporter
+
+
+def chosen_method(run: Run, name: str) -> Method:
+    """A method with its section of the settings.
+
+    Raises:
+        CaptError: unknown method, here or in the settings, or a mistake in its section.
+    """
+    found, sources = method_class(name), run.sources
+    check_methods([*run.settings.methods, *run.matrix.compare], sources.name)
+    section = method_section(
+        name, found.Settings, sources.path, sources.dataset, sources.overrides, sources.change
+    )
+    return found(section)
+
+
+def base_model(run: Run, backbone: Backbone, origin: Provenance) -> TrainedModel:
+    """The base model that fit-teacher wrote.
+
+    Raises:
+        CaptError: missing, damaged or foreign file.
+    """
+    path = run.seed_layout.base_model
+    return load_model(path, backbone, expected=origin, remedy=run.remedy("fit-teacher"))
+
+
+def model_features(
+    run: Run, model: TrainedModel, dataset: Dataset, ids: pl.Series, stored: torch.Tensor
+) -> torch.Tensor:
+    """A model's features of some samples; see `dataset_features`."""
+    return dataset_features(
+        model.fitted,
+        dataset,
+        ids,
+        stored,
+        image_root(run.layout, run.settings.data.root),
+        run.settings.evaluate.batch_size,
+        run.settings.runtime.workers,
+        reporter(),
+    )

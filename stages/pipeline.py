@@ -1,0 +1,244 @@
+"""The files that follow from the stages' declarations: pipelines, and tables in documentation.
+
+``make pipeline`` (``python -m stages.pipeline``) writes them; a test compares them.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.util
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from capt_core.artifacts.files import write_text
+from capt_core.artifacts.layout import StudyLayout
+from capt_core.study import ABLATIONS, variants
+
+from .commands import PIPELINE
+from .stage import Place, Stage
+from .study import seeded_stages
+
+ROOT = Path(__file__).resolve().parents[1]
+STAGES = Path(__file__).resolve().parent.name
+ARTIFACTS = Path("artifacts")
+STUDY_DATASET = "proctex"
+
+_AXES = {"dataset": "${datasets}", "method": "${compare}", "seed": "${seeds}"}
+_HEAD = "# Written by `make pipeline` from the declarations in stages/; changes here are lost.\n"
+_TABLE = "<!-- The table is written by `make pipeline`. -->\n", "<!-- End of the table. -->\n"
+
+
+def declared(name: str) -> Stage:
+    """Declaration of a stage of `PIPELINE`."""
+    module = importlib.import_module(f".{name.replace('-', '_')}", __package__)
+    stage: Stage = module.STAGE
+    return stage
+
+
+def dvc_yaml(with_code: bool = True) -> str:
+    """The pipeline.
+
+    Args:
+        with_code: whether stages depend on the source files that they import; without, for a
+            project beside an installed package.
+    """
+    at = Place.of(
+        ARTIFACTS, "${item.dataset}", "${item.method}", "${item.seed}", "${fewshot.shots}"
+    )
+    stages = {}
+    for name in PIPELINE:
+        stage = declared(name)
+        words = [f"--{axis} ${{item.{axis}}}" for axis in stage.per]
+        deps = [*(code_paths([name]) if with_code else ()), *_texts(stage.reads(at))]
+        entry: dict[str, Any] = {
+            "matrix": {axis: _AXES[axis] for axis in stage.per},
+            "cmd": " ".join(["capt-stage", name, *words]),
+            "params": _params(stage),
+            "deps": deps,
+            "outs": _texts(stage.writes(at)),
+            "metrics": [{path: {"cache": False}} for path in _texts(stage.metrics(at))],
+            "plots": [{path.as_posix(): dict(of)} for path, of in stage.plots(at).items()],
+        }
+        stages[name] = {key: value for key, value in entry.items() if value}
+    return _HEAD + _dump(stages)
+
+
+def study_yaml() -> str:
+    """The pipeline of the study: every variant from the bank to its results, then the tables."""
+    names = tuple(seeded_stages())
+    at = Place.of(ARTIFACTS, STUDY_DATASET, "${item.method}", "${item.seed}", "${fewshot.shots}")
+    written = {path for name in names for path in declared(name).outputs(at)}
+    read = dict.fromkeys(path for name in names for path in declared(name).reads(at))
+    # A variant runs for every seed and for several methods.
+    shared = [at.data.fewshot_lists if path == at.fewshot else path for path in read]
+    params = {key for name in names for key in _params(declared(name))}
+    params = {"methods" if key.startswith("methods.") else key for key in params}
+    params = {key for key in params if not key.startswith("per_dataset.")}
+    own: list[Any] = ["seeds", f"per_dataset.{STUDY_DATASET}"]
+    ablations = ABLATIONS.relative_to(ROOT).as_posix()
+    own.append({ablations: ["ablations.${item.variant}.change"]})
+    folder = StudyLayout(ARTIFACTS)
+    return _HEAD + _dump(
+        {
+            "variant": {
+                "wdir": "..",
+                "matrix": {"variant": list(variants())},
+                "cmd": f"capt-stage study --dataset {STUDY_DATASET} --variant ${{item.variant}}",
+                "params": [*_without_parts(params), *own],
+                "deps": [
+                    *code_paths([*names, "study"]),
+                    *_texts(path for path in shared if path not in written),
+                ],
+                "outs": _texts([folder.variant("${item.variant}")]),
+            },
+            "tables": {
+                "wdir": "..",
+                "cmd": f"capt-stage study-report --dataset {STUDY_DATASET}",
+                "deps": [
+                    *code_paths(["study-report"]),
+                    ablations,
+                    *_texts(at.dataset),
+                    *_texts(folder.variant(name) for name in variants()),
+                ],
+                "outs": _texts([folder.results, folder.markdown, folder.html]),
+            },
+        }
+    )
+
+
+def stage_table() -> str:
+    """The README's table of the stages."""
+    rows = [f"| `{name}` | {declared(name).summary} |" for name in PIPELINE]
+    return "\n".join(["| stage | what it writes below `artifacts/` |", "|---|---|", *rows]) + "\n"
+
+
+def written_files() -> dict[str, str]:
+    """Every file that follows from declarations, by its path in the project, with its text."""
+    before, start, rest = (ROOT / "README.md").read_text(encoding="utf-8").partition(_TABLE[0])
+    _, end, after = rest.partition(_TABLE[1])
+    files = {
+        "dvc.yaml": dvc_yaml(),
+        "study/dvc.yaml": study_yaml(),
+        "README.md": f"{before}{start}\n{stage_table()}\n{end}{after}",
+    }
+    if importlib.util.find_spec("capt_core.artifacts.documentation"):
+        documentation = importlib.import_module("capt_core.artifacts.documentation")
+        files["artifacts/README.md"] = documentation.render()
+    return files
+
+
+def code_paths(names: Iterable[str]) -> list[str]:
+    """What commands import, at any depth: packages of capt_core as folders, other files singly.
+
+    Files that hold nothing but a docstring are left out.
+    """
+    found = set()
+    for path in _imported(ROOT / STAGES / f"{name.replace('-', '_')}.py" for name in names):
+        parts = path.relative_to(ROOT).parts
+        if parts[0] == "capt_core" and len(parts) > 2:
+            found.add("/".join(parts[:2]))
+        elif _holds_code(path):
+            found.add("/".join(parts))
+    return sorted(found)
+
+
+def _imported(start: Iterable[Path]) -> set[Path]:
+    found: set[Path] = set()
+    waiting = list(start)
+    while waiting:
+        path = waiting.pop()
+        if path not in found:
+            found.add(path)
+            waiting += (file for name in _modules(path) for file in _files_of(name))
+    return found
+
+
+_BY_NAME = re.compile(r"(capt_core(?:\.\w+)+):\w+")
+
+
+def _modules(path: Path) -> Iterator[str]:
+    """Full names of what a file imports anywhere in it, type checking aside.
+
+    Names as ``package.module:member``, which are imported when they are asked for, count too.
+    """
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    skipped = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    package = path.relative_to(ROOT).parts[:-1]
+    for node in ast.walk(tree):
+        if id(node) in skipped:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            parent = package[: len(package) - node.level + 1] if node.level else ()
+            base = ".".join([*parent, *([node.module] if node.module else [])])
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            named = _BY_NAME.fullmatch(node.value)
+            # The package itself names everything that it offers; importing it loads none of that.
+            if named and path != ROOT / "capt_core" / "__init__.py":
+                yield named[1]
+
+
+def _files_of(module: str) -> Iterator[Path]:
+    """Files of the project that an import of a module, or of a name in one, runs."""
+    parts = module.split(".")
+    if parts[0] not in ("capt_core", STAGES):
+        return
+    for count in range(1, len(parts) + 1):
+        base = ROOT.joinpath(*parts[:count])
+        for candidate in (base.with_suffix(".py"), base / "__init__.py"):
+            if candidate.is_file():
+                yield candidate
+
+
+def _holds_code(path: Path) -> bool:
+    body = ast.parse(path.read_text(encoding="utf-8")).body
+    return any(not isinstance(node, ast.Expr) for node in body)
+
+
+def _params(stage: Stage) -> list[str]:
+    """Settings of a stage, with what a data set may change of them."""
+    own = "per_dataset.${item.dataset}" if "dataset" in stage.per else "per_dataset"
+    parts = {key.partition(".")[0] for key in stage.params} & {"data", "methods"}
+    changed = [f"{own}.{part}" for part in sorted(parts)] if stage.per else [own] * bool(parts)
+    return [*stage.params, *changed]
+
+
+def _without_parts(keys: Iterable[str]) -> list[str]:
+    """Sorted keys, less those that lie in another one."""
+    known = set(keys)
+    return sorted(key for key in known if key.partition(".")[0] not in known - {key})
+
+
+def _texts(paths: Iterable[Path]) -> list[str]:
+    return [path.as_posix() for path in paths]
+
+
+def _dump(stages: Mapping[str, Any]) -> str:
+    parts = [
+        yaml.safe_dump({name: stage}, sort_keys=False, width=1000, indent=2)
+        for name, stage in stages.items()
+    ]
+    indented = re.sub(r"^(?=.)", "  ", "\n".join(parts), flags=re.MULTILINE)
+    return f"stages:\n{indented}"
+
+
+def main() -> None:
+    """Write every generated file anew."""
+    for name, text in written_files().items():
+        write_text(ROOT / name, text)
+
+
+if __name__ == "__main__":
+    main()

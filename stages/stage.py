@@ -1,0 +1,85 @@
+"""What a stage is run for, reads and writes, declared once in its own file.
+
+`dvc.yaml`, the study's pipeline and the README's table of stages are written from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from capt_core.artifacts.layout import Layout, ReportLayout, RunLayout, SeedLayout
+
+Axis = Literal["dataset", "method", "seed"]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Paths of the artifacts of one run of a stage.
+
+    Attributes:
+        data: of the data set.
+        fewshot: the few-shot list of the seed.
+        seed: what was mined from this list.
+        run: of the method.
+        evaluation: record of the method and seed.
+        report: of what covers all data sets.
+    """
+
+    data: Layout
+    fewshot: Path
+    seed: SeedLayout
+    run: RunLayout
+    evaluation: Path
+    report: ReportLayout
+
+    @staticmethod
+    def of(root: Path, dataset: str, method: str, seed: int | str, shots: int | str) -> Place:
+        """Paths below the folder of the artifacts; words may be patterns, as DVC has them."""
+        data = Layout(root, dataset)
+        seeded = data.seed(seed)
+        return Place(
+            data,
+            data.fewshot(shots, seed),
+            seeded,
+            seeded.run(method),
+            data.evaluation(method, seed),
+            ReportLayout(root),
+        )
+
+    @property
+    def dataset(self) -> tuple[Path, Path]:
+        """The tables that `load_dataset` reads."""
+        return self.data.samples, self.data.classes
+
+
+Paths = Callable[[Place], Iterable[Path]]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Declaration of a stage.
+
+    Attributes:
+        writes: artifacts it writes.
+        summary: what they are, for people.
+        per: what it is run for every combination of.
+        params: settings it reads, ``section`` or ``section.key``, in DVC's notation.
+        reads: artifacts it reads.
+        metrics: metrics files it writes, shown by ``dvc metrics show``.
+        plots: tables it writes for ``dvc plots``, with DVC's options.
+    """
+
+    writes: Paths
+    summary: str
+    per: tuple[Axis, ...] = ()
+    params: tuple[str, ...] = ()
+    reads: Paths = lambda at: ()
+    metrics: Paths = lambda at: ()
+    plots: Callable[[Place], Mapping[Path, Mapping[str, str]]] = lambda at: {}
+
+    def outputs(self, at: Place) -> list[Path]:
+        """Everything it writes, metrics and plots included."""
+        return [*self.writes(at), *self.metrics(at), *self.plots(at)]

@@ -1,0 +1,81 @@
+"""The declared ablations: settings that exist, tables that show them, the paper's numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from capt_core import study
+from capt_core.errors import CaptError
+from capt_core.params import load_settings
+from capt_core.settings_file import merge, packaged_settings, read_yaml
+
+ADDED = """
+tables:
+  scale: {title: s, source: Figure 10, setting: 5}
+ablations:
+  recommended: {change: {}, rows: [{table: scale, method: clip, setting: 0}]}
+  half: {table: scale, setting: 0.5, method: coop, change: {fewshot: {shots: 4}}}
+  ten: {table: scale, setting: 10, paper: [1, 2, 3], change: {methods: {capt: {x: 1}}}}
+"""
+
+
+@pytest.mark.parametrize("name", study.variants())
+def test_a_variant_changes_settings_that_exist(name: str) -> None:
+    change = study.variants()[name].change
+    load_settings(None, change=change)
+    sections = packaged_settings()
+    for method, section in change.get("methods", {}).items():
+        known = sections["methods"][method]
+        assert merge(known, section).keys() == known.keys()
+        for key, values in section.items():
+            if isinstance(values, dict):
+                assert values.keys() <= known[key].keys()
+
+
+def test_every_variant_is_shown_and_every_table_has_the_unchanged_settings_once() -> None:
+    assert next(iter(study.variants())) == study.FULL
+    assert all(variant.methods for variant in study.variants().values())
+    for table in study.tables():
+        full = [row for row in table.rows if (row.variant, row.method) == (study.FULL, "capt")]
+        assert full == [table.full]
+
+
+def test_one_entry_gives_the_variant_and_its_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "ablations.yaml"
+    path.write_text(ADDED)
+    monkeypatch.setattr(study, "ABLATIONS", path)
+    for cached in (study.variants, study.tables, study._declared):
+        cached.cache_clear()
+    try:
+        assert study.variant("half") == study.Variant({"fewshot": {"shots": 4}}, ("coop",))
+        assert study.variant("ten").methods == ("capt",)
+        (table,) = study.tables()
+        assert [row.label for row in table.rows] == ["0", "0.5", "5", "10"]
+        assert table.rows[3].paper == (1.0, 2.0, 3.0)
+        assert table.full == study.Row("5", setting=5)
+    finally:
+        for cached in (study.variants, study.tables, study._declared):
+            cached.cache_clear()
+
+
+def test_an_unknown_variant_lists_the_known_ones() -> None:
+    with pytest.raises(CaptError, match=r"no variant 'papr'; known: recommended, paper"):
+        study.variant("papr")
+
+
+def test_the_numbers_of_the_paper_are_consistent() -> None:
+    for table in study.tables():
+        for row in table.rows:
+            if row.paper:
+                base, novel, mean = row.paper
+                # The paper's own harmonic means are means over data sets, or rounded: 0.2 points.
+                assert mean == pytest.approx(2 * base * novel / (base + novel), abs=0.2), row
+
+
+def test_a_file_of_settings_has_no_part_of_the_study() -> None:
+    document = read_yaml(Path(study.__file__).parents[1] / "params.yaml")
+    assert document.keys().isdisjoint({"variants", "study"})

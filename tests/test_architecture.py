@@ -15,19 +15,18 @@ import pytest
 from tests.conftest import PROJECT
 
 LAYERS = (
-    {"errors", "torchvision_ops"},
+    {"errors", "reporter", "torchvision_ops"},
     {"settings_file"},
-    {"params"},
-    {"artifacts"},
+    {"params", "study"},
+    {"artifacts", "device"},
     {"data"},
     {"backbone"},
     {"evaluation", "diagnosis"},
     {"confusion", "prompts", "learning"},
     {"methods"},
-    {"study"},
     {"reporting"},
     {"library"},
-    {"__init__"},
+    {"__init__", "__main__"},
 )
 """Packages and modules of capt_core, lowest first: each may import those of lower layers only."""
 LAYER_OF = {part: number for number, layer in enumerate(LAYERS) for part in layer}

@@ -8,7 +8,8 @@ import pytest
 
 from capt_core import study
 from capt_core.errors import CaptError
-from capt_core.params import load_settings
+from capt_core.methods.capt.settings import EXPERTS, CaptSettings
+from capt_core.params import load_settings, method_section
 from capt_core.settings_file import merge, packaged_settings, read_yaml
 
 ADDED = """
@@ -79,3 +80,40 @@ def test_the_numbers_of_the_paper_are_consistent() -> None:
 def test_a_file_of_settings_has_no_part_of_the_study() -> None:
     document = read_yaml(Path(study.__file__).parents[1] / "params.yaml")
     assert document.keys().isdisjoint({"variants", "study"})
+
+
+def capt_of(variant: str) -> CaptSettings:
+    return method_section("capt", CaptSettings, None, change=study.variant(variant).change)
+
+
+def test_the_variant_paper_has_the_papers_values() -> None:
+    capt = capt_of("paper")
+    settings, _ = load_settings(None, change=study.variant("paper").change)
+    # Batch, epochs, pairs, s and gamma are stated in the paper; the others are its release's.
+    train, adapter, experts = capt.train, capt.adapter, capt.experts
+    assert (train.batch_size, train.epochs, settings.mine_pairs.pairs) == (4, 25, 5)
+    assert (adapter.scale, adapter.exponent, settings.mine_samples.representatives) == (5.0, 0.5, 1)
+    assert (train.optimizer, train.learning_rate) == ("sgd", 0.002)
+    assert (train.momentum, train.weight_decay) == (0.9, 0.0005)
+    assert (train.warmup_epochs, train.warmup_learning_rate) == (1, 1e-5)
+    assert (adapter.blocks, adapter.kernel_size) == ("all", 3)
+    assert (experts.granularities, experts.active) == (list(EXPERTS), 2)
+    assert (experts.mask_rate, settings.cluster_prompts.clusters) == (0.3, 5)
+    # L_confuse alone, and nothing that the paper does not have.
+    weights = capt.losses.model_dump()
+    assert {
+        name: value for name, value in weights.items() if name.endswith("weight") and value
+    } == {"confusion_weight": 1.0}
+    assert capt.class_texts.difference_weight == 0
+
+
+def test_the_variant_fast_is_the_papers_on_cached_views() -> None:
+    fast, paper = capt_of("fast"), capt_of("paper")
+    assert fast.train.cache_prefix
+    assert fast.train.views > 0
+    assert fast.adapter.blocks != "all"
+    alike = {
+        "adapter": fast.adapter.model_copy(update={"blocks": "all"}),
+        "train": fast.train.model_copy(update={"cache_prefix": False, "views": 0}),
+    }
+    assert fast.model_copy(update=alike) == paper

@@ -82,7 +82,7 @@ def evaluate_predictions(
 def evaluation_rows(
     metrics: dict[str, Metric], dataset: str, method: str, variant: str, sees: str, seed: int
 ) -> pl.DataFrame:
-    """One row per metric, as in the table `evaluation`; `sees` comes from `visibility.sees`."""
+    """One row per metric, as in the table `evaluation`."""
     run = {
         "dataset": dataset,
         "method": method,

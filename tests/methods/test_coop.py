@@ -9,38 +9,42 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from capt_core import params
 from capt_core.backbone.encoding import encode_texts
-from capt_core.backbone.loading import Backbone, load_backbone
+from capt_core.backbone.loading import Backbone
 from capt_core.errors import CaptError
 from capt_core.methods.coop import (
+    CoOp,
+    CoOpSettings,
+    LearnedContext,
     context_features,
     encode_with_context,
-    fit_context,
     initial_context,
-    shown_prompts,
+    readable_prompts,
     token_embedding,
 )
-from capt_core.methods.fitting import FewShotFeatures
+from capt_core.methods.task import Task
+from tests.methods.toy_task import NAMES, with_features
 from tests.toys import small_clip
 
-NAMES = ["striped", "polka-dotted", "banded"]
 WORDS = "a photo of a"
 
 
-@pytest.fixture(scope="module")
-def backbone() -> Backbone:
-    return load_backbone(params.Backbone(), params.Runtime(device="cpu"))
-
-
-def images(backbone: Backbone) -> FewShotFeatures:
-    """Four images per class, scattered about the texts of the classes after the next one."""
-    texts = encode_texts([f"{WORDS} {name}." for name in NAMES], backbone)
-    labels = torch.arange(3).repeat(4)
-    noise = torch.randn(12, texts.shape[1], generator=torch.Generator().manual_seed(0))
-    return FewShotFeatures(
-        functional.normalize(texts[(labels + 1) % 3] + 0.05 * noise, dim=1), labels
+def swapped(task: Task) -> tuple[Task, torch.Tensor, torch.Tensor]:
+    """A task whose base images look like the other base class, its features and positions."""
+    texts = encode_texts([f"{WORDS} {name}." for name in NAMES], task.backbone)
+    labels = torch.tensor(task.dataset.samples["class_id"].to_list())
+    noise = torch.randn(len(labels), texts.shape[1], generator=torch.Generator().manual_seed(0))
+    features = functional.normalize(texts[labels ^ 1] + 0.05 * noise, dim=1)
+    drawn = task.drawn()
+    return (
+        with_features(task, features),
+        features[drawn["sample_id"].to_list()],
+        torch.tensor(drawn["class_id"].to_list()),
     )
+
+
+def fit(task: Task, **settings: Any) -> LearnedContext:
+    return CoOp(CoOpSettings(**settings)).fit(task)
 
 
 @pytest.mark.parametrize("custom_text", [False, True])
@@ -58,7 +62,7 @@ def test_the_embedded_words_give_the_text_of_the_words(custom_text: bool) -> Non
 
 
 def test_the_initial_context_is_the_template_exactly(backbone: Backbone) -> None:
-    context = initial_context(params.Coop(), backbone, seed=1)
+    context = initial_context(CoOpSettings(), backbone, seed=1)
     assert context.shape == (4, backbone.clip.token_embedding.weight.shape[1])
     expected = encode_texts([f"{WORDS} {name}." for name in NAMES], backbone)
     assert torch.equal(context_features(context, NAMES, backbone), expected)
@@ -67,7 +71,7 @@ def test_the_initial_context_is_the_template_exactly(backbone: Backbone) -> None
 
 
 def test_a_random_start_follows_the_seed(backbone: Backbone) -> None:
-    settings = params.Coop(context_init=None, context_length=16)
+    settings = CoOpSettings(context_init=None, context_length=16)
     first = initial_context(settings, backbone, 1)
     assert first.shape[0] == 16
     assert torch.equal(first, initial_context(settings, backbone, 1))
@@ -75,48 +79,43 @@ def test_a_random_start_follows_the_seed(backbone: Backbone) -> None:
     assert first.std().item() == pytest.approx(0.02, rel=0.1)
 
 
-def test_one_step_goes_down_the_gradient(backbone: Backbone) -> None:
-    few, rate = images(backbone), 0.01
-    settings = params.Coop(
-        epochs=1, learning_rate=rate, momentum=0.0, weight_decay=0.0, warmup_epochs=0
-    )
-    start = initial_context(settings, backbone, 1)
-    context, _ = fit_context(few, NAMES, backbone, settings, seed=1)
+def test_one_step_goes_down_the_gradient(task: Task) -> None:
+    task, features, labels = swapped(task)
+    backbone, rate = task.backbone, 0.01
+    start = initial_context(CoOpSettings(), backbone, 1)
+    moved = fit(
+        task, epochs=1, learning_rate=rate, momentum=0.0, weight_decay=0.0, warmup_epochs=0
+    ).context.detach()
 
-    def loss(moved: torch.Tensor) -> float:
-        texts = context_features(moved, NAMES, backbone).double()
-        logits = backbone.logit_scale * few.features.double() @ texts.T
-        return functional.cross_entropy(logits, few.labels).item()
+    def loss(context: torch.Tensor) -> float:
+        texts = context_features(context, NAMES[:2], backbone).double()
+        logits = backbone.logit_scale * features.double() @ texts.T
+        return functional.cross_entropy(logits, labels).item()
 
     # The central difference along the step is minus the squared norm of the gradient.
-    step = context - start
+    step = moved - start
     slope = (loss(start + step / 2) - loss(start - step / 2)) / rate
     assert slope == pytest.approx(-(step / rate).square().sum().item(), rel=0.02)
 
 
-def test_only_the_context_learns(backbone: Backbone) -> None:
-    before = {name: value.clone() for name, value in backbone.clip.state_dict().items()}
-    settings = params.Coop(epochs=20, batch_size=6)
-    told: list[int] = []
-    context, log = fit_context(images(backbone), NAMES, backbone, settings, 1, told.append)
-    after = backbone.clip.state_dict()
-    assert all(torch.equal(before[name], after[name]) for name in before)
-    assert not any(value.requires_grad for value in backbone.clip.parameters())
-    assert told == [1] * 20
-    assert len(log) == 40
-    assert log["loss"][-1] < 0.5 * log["loss"][0]
-    again, _ = fit_context(images(backbone), NAMES, backbone, settings, 1)
-    assert torch.equal(context, again)
-    assert not torch.equal(context, fit_context(images(backbone), NAMES, backbone, settings, 2)[0])
+def test_only_the_context_learns(task: Task) -> None:
+    task, _, _ = swapped(task)
+    found = fit(task, epochs=20, batch_size=6)
+    assert [name for name, _ in found.named_parameters()] == ["context"]
+    assert found.state_dict().keys() == {"context"}
+    run = found.training_run
+    assert run is not None
+    assert len(run.log) == 40
+    assert run.log["loss"][-1] < 0.5 * run.log["loss"][0]
 
 
 def test_prompts_for_people() -> None:
-    assert shown_prompts(["striped"], 2) == ["[v1] [v2] striped."]
+    assert readable_prompts(["striped"], 2) == ["[v1] [v2] striped."]
 
 
 def test_what_cannot_be_learnt_is_refused(backbone: Backbone) -> None:
     with pytest.raises(CaptError, match="no words to start from"):
-        initial_context(params.Coop(context_init=" "), backbone, 1)
+        initial_context(CoOpSettings(context_init=" "), backbone, 1)
     context = torch.zeros(31, 4)
     with pytest.raises(CaptError, match="shorten it"):
         context_features(context, NAMES, backbone)

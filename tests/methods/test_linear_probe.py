@@ -7,11 +7,17 @@ import pytest
 import torch
 from torch.nn import functional
 
-from capt_core.data.dataset import Dataset
+from capt_core.backbone.loading import Backbone
 from capt_core.errors import CaptError
-from capt_core.methods.fitting import FewShotFeatures
-from capt_core.methods.linear_probe import STRENGTHS, fit_half, fit_linear_probe
-from capt_core.params import LinearProbe
+from capt_core.methods.linear_probe import (
+    STRENGTHS,
+    LinearProbe,
+    LinearProbeSettings,
+    Probe,
+    fit_half,
+)
+from capt_core.methods.task import FewShotFeatures, Task
+from tests.methods.toy_task import with_features
 from tests.toys import toy_dataset
 
 
@@ -30,7 +36,7 @@ def test_the_gradient_of_the_penalised_likelihood_vanishes(classes: int) -> None
         [4, 7, 9][:classes],
         FewShotFeatures(features, torch.tensor([4, 7, 9])[labels]),
         strength,
-        LinearProbe(max_iterations=5000),
+        LinearProbeSettings(max_iterations=5000),
     )
     weight, bias = weight.double().requires_grad_(), bias.double().requires_grad_()
     if classes == 2:
@@ -46,21 +52,30 @@ def test_the_gradient_of_the_penalised_likelihood_vanishes(classes: int) -> None
     assert bias.grad.abs().max() < 1e-2
 
 
-def drawn(split_of: list[str], spread: float = 0.4) -> tuple[Dataset, pl.DataFrame, torch.Tensor]:
+def drawn(backbone: Backbone, split_of: list[str], spread: float = 0.4) -> Task:
     classes = [index % 4 for index in range(len(split_of))]  # base: 0, 1; novel: 2, 3
     dataset = toy_dataset(classes, 4)
     rows = dataset.samples.with_columns(split=pl.Series(split_of))
-    return dataset, rows, scattered(torch.tensor(classes), spread)
+    features = scattered(torch.tensor(classes), spread)
+    return Task(dataset, rows, backbone, seed=1, shots=16, features=lambda: features)
 
 
-def test_each_half_is_told_apart_by_its_own_images() -> None:
-    dataset, rows, features = drawn(["train"] * 24 + ["val"] * 8)
-    told: list[int] = []
-    found = fit_linear_probe(dataset, rows, features, LinearProbe(strength=100.0), told.append)
-    assert told == [1, 1]
-    assert found["strength"].tolist() == [100.0, 100.0]
-    logits = features @ found["weight"].T + found["bias"]
-    labels = torch.tensor(dataset.samples["class_id"].to_list())
+def fit(task: Task, strength: float | None = None) -> Probe:
+    return LinearProbe(LinearProbeSettings(strength=strength)).fit(task)
+
+
+def parts(task: Task) -> tuple[torch.Tensor, torch.Tensor]:
+    """Features and labels of all samples."""
+    assert task.features is not None
+    return task.features(), torch.tensor(task.dataset.samples["class_id"].to_list())
+
+
+def test_each_half_is_told_apart_by_its_own_images(backbone: Backbone) -> None:
+    task = drawn(backbone, ["train"] * 24 + ["val"] * 8)
+    features, labels = parts(task)
+    found = fit(task, 100.0)
+    assert found.strength.tolist() == [100.0, 100.0]
+    logits = features @ found.weight.T + found.bias
     for half in ([0, 1], [2, 3]):
         members = (labels[:, None] == torch.tensor(half)).any(dim=1)
         taken = torch.tensor(half)[logits[members][:, half].argmax(dim=1)]
@@ -68,35 +83,33 @@ def test_each_half_is_told_apart_by_its_own_images() -> None:
     # Images of one half do not touch the probe of the other.
     moved = features.clone()
     moved[labels >= 2] = functional.normalize(moved[labels >= 2].flip(1), dim=1)
-    other = fit_linear_probe(dataset, rows, moved, LinearProbe(strength=100.0))
-    assert torch.equal(other["weight"][:2], found["weight"][:2])
-    assert not torch.equal(other["weight"][2:], found["weight"][2:])
+    other = fit(with_features(task, moved), 100.0)
+    assert torch.equal(other.weight[:2], found.weight[:2])
+    assert not torch.equal(other.weight[2:], found.weight[2:])
 
 
-def test_the_likeliest_strength_is_chosen() -> None:
-    dataset, rows, features = drawn(["train"] * 24 + ["val"] * 8, spread=1.0)
-    chosen = fit_linear_probe(dataset, rows, features, LinearProbe())["strength"].tolist()
-    labels = torch.tensor(dataset.samples["class_id"].to_list())
-    for half, strength in zip(([0, 1], [2, 3]), chosen, strict=True):
+def test_the_likeliest_strength_is_chosen(backbone: Backbone) -> None:
+    task = drawn(backbone, ["train"] * 24 + ["val"] * 8, spread=1.0)
+    features, labels = parts(task)
+    for half, strength in zip(([0, 1], [2, 3]), fit(task).strength.tolist(), strict=True):
         val = [i for i in range(24, 32) if labels[i] in half]
         losses = []
         for candidate in STRENGTHS:
-            found = fit_linear_probe(dataset, rows, features, LinearProbe(strength=candidate))
-            logits = (features @ found["weight"].T + found["bias"])[val][:, half]
+            found = fit(task, candidate)
+            logits = (features @ found.weight.T + found.bias)[val][:, half]
             picked = logits.softmax(dim=1)[range(len(val)), (labels[val] == half[1]).long()]
             losses.append(-picked.log().mean().item())
         assert strength == pytest.approx(STRENGTHS[losses.index(min(losses))])
         assert STRENGTHS[0] < strength < STRENGTHS[-1]
 
 
-def test_nothing_to_choose_with_is_refused() -> None:
-    dataset, rows, features = drawn(["train"] * 8)
-    with pytest.raises(CaptError, match=r"linear_probe\.strength"):
-        fit_linear_probe(dataset, rows, features, LinearProbe())
+def test_nothing_to_choose_with_is_refused(backbone: Backbone) -> None:
+    with pytest.raises(CaptError, match=r"set methods\.linear_probe\.strength"):
+        fit(drawn(backbone, ["train"] * 8))
 
 
 def test_a_single_class_needs_no_probe() -> None:
     weight, bias = fit_half(
-        [5], FewShotFeatures(torch.eye(2), torch.tensor([5, 5])), 1.0, LinearProbe()
+        [5], FewShotFeatures(torch.eye(2), torch.tensor([5, 5])), 1.0, LinearProbeSettings()
     )
     assert (weight.tolist(), bias.tolist()) == ([[0.0, 0.0]], [0.0])

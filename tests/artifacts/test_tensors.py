@@ -1,4 +1,4 @@
-"""Trained tensors on disk."""
+"""Tensors on disk."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from capt_core.artifacts.provenance import Provenance
 from capt_core.errors import CaptError
-from capt_core.methods.saved import read_tensors, write_tensors
+from capt_core.artifacts.tensors import read_tensors, write_tensors
 
 ORIGIN = Provenance("dtd", "images", "backbone", "settings")
 TENSORS = {"b": torch.arange(3.0), "a": torch.tensor(2)}

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capt_core.methods.clip import class_confidences
+from capt_core.methods.zero_shot import class_confidences
 
 
 def test_confidences_by_hand() -> None:

@@ -1,0 +1,328 @@
+"""What holds for every method: it fits, scores any names, and comes back from its file."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from torch.nn import functional
+
+from capt_core import params
+from capt_core.artifacts.provenance import Provenance
+from capt_core.artifacts.tensors import write_tensors
+from capt_core.backbone.encoding import encode_texts
+from capt_core.backbone.loading import Backbone, load_backbone
+from capt_core.errors import CaptError
+from capt_core.methods.fitting import fit_method
+from capt_core.methods.method import Classes, Fitted, Need
+from capt_core.methods.model_file import load_model, read_summary
+from capt_core.methods.registry import method_class, method_label, method_names
+from capt_core.methods.task import Task
+from capt_core.methods.trained import TrainedModel
+from tests.methods.toy_task import (
+    NAMES,
+    labels_of,
+    mined,
+    named_dataset,
+    quick,
+    toy_task,
+    with_features,
+)
+
+METHODS = method_names()
+FROZEN = ("clip", "clip_prompts")
+"""Nothing is trained."""
+
+_fitted: dict[str, TrainedModel] = {}
+
+
+def fitted(name: str, task: Task) -> TrainedModel:
+    """A method fitted once for all tests; not to be changed."""
+    if name not in _fitted:
+        _fitted[name] = fit_method(quick(name), task)
+    return _fitted[name]
+
+
+@cache
+def images() -> torch.Tensor:
+    return torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(2))
+
+
+def preprocessed(backbone: Backbone) -> torch.Tensor:
+    size = backbone.preprocess.size
+    return functional.interpolate(images(), size=(size, size))
+
+
+def one_line(error: pytest.ExceptionInfo[CaptError]) -> str:
+    message = str(error.value)
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_says_what_it_is(name: str) -> None:
+    method = method_class(name)
+    assert method.name == name
+    assert method_label(name) == method.label
+    assert method.label != name
+    assert quick(name).settings == type(quick(name).settings)(**quick(name).settings.model_dump())
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_it_learns_the_base_classes_without_touching_the_backbone(name: str, task: Task) -> None:
+    before = {key: value.clone() for key, value in task.backbone.clip.state_dict().items()}
+    model = fitted(name, task)
+    after = task.backbone.clip.state_dict()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+    assert not model.training
+    assert not any(value.requires_grad for value in model.parameters())
+    run = model.fitted.training_run
+    assert (run is None) == (name in (*FROZEN, "linear_probe"))
+    if run is not None:
+        assert run.log["loss"].is_finite().all()
+    if model.fitted.frozen_tower and name not in FROZEN:
+        assert task.features is not None
+        base = labels_of(task.dataset) < 2
+        logits = model.fitted.logits(model.fitted.adapt(task.features()[base]), model.classes)
+        right = logits[:, :2].argmax(dim=1) == labels_of(task.dataset)[base]
+        assert right.float().mean() > 0.9
+        assert run is None or run.log["loss"][-1] < run.log["loss"][0]
+
+
+def test_the_frozen_model_is_misled_by_the_toy_task(task: Task) -> None:
+    assert task.features is not None
+    model, labels = fitted("clip", task), labels_of(task.dataset)
+    logits = model.fitted.logits(task.features(), model.classes)
+    assert (logits[labels < 2][:, :2].argmax(dim=1) == 0).all()
+    texts = encode_texts(task.dataset.prompts, task.backbone)
+    assert torch.equal(logits, task.backbone.logit_scale * task.features() @ texts.T)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_its_model_scores_images_as_its_parts_do(name: str, task: Task) -> None:
+    model, batch = fitted(name, task), preprocessed(task.backbone)
+    found = model.fitted
+    features = found.image_features(batch)
+    torch.testing.assert_close(features.norm(dim=1), torch.ones(3))
+    if found.frozen_tower:
+        plain = functional.normalize(task.backbone.clip.encode_image(batch), dim=1)
+        torch.testing.assert_close(features, found.adapt(plain))
+    if name == "linear_probe":
+        expected = features @ found.weight.T + found.bias
+    else:
+        expected = task.backbone.logit_scale * features @ found.class_texts(model.classes).T
+    torch.testing.assert_close(model(batch), expected)
+    assert torch.equal(model(batch), found(batch, model.classes))
+    assert model.class_names == NAMES
+    assert model.train() is model
+    assert not model.training
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_class_texts_follow_the_names_asked_for(name: str, task: Task) -> None:
+    found = fitted(name, task).fitted
+    other = Classes.named(["zebra skin", "cracked", "wicker"], "a photo of a {}.")
+    if name == "linear_probe":
+        with pytest.raises(CaptError, match="no class texts; choose another method") as refused:
+            found.class_texts(other)
+        one_line(refused)
+        with pytest.raises(CaptError, match="'zebra skin' is none of them; choose") as refused:
+            found.scorer(other)
+        one_line(refused)
+        return
+    texts = found.class_texts(other)
+    assert texts.shape == (3, task.backbone.clip.text_projection.shape[1])
+    torch.testing.assert_close(texts.norm(dim=1), torch.ones(3))
+    back = Classes(other.names[::-1], other.templates)
+    torch.testing.assert_close(found.class_texts(back), texts.flip(0))
+    own = found.class_texts(Classes.of(task.dataset))
+    torch.testing.assert_close(own[1], texts[1])
+    assert len(found.readable_prompts(other)) == 3
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_its_file_alone_gives_the_same_scores(
+    name: str, task: Task, backbone: Backbone, tmp_path: Path
+) -> None:
+    model, batch = fitted(name, task), preprocessed(backbone)
+    path = tmp_path / "elsewhere" / "model.safetensors"
+    model.save(path)
+    fresh = load_backbone(params.Backbone(), params.Runtime(device="cpu"))
+    assert fresh.clip is not backbone.clip
+    loaded = load_model(path, fresh)
+    assert torch.equal(loaded(batch), model(batch))
+    assert loaded.method == name
+    assert loaded.classes == model.classes
+    assert loaded.fitted.method.settings == model.fitted.method.settings
+    assert (loaded.sees, loaded.seed) == (model.sees, model.seed)
+    assert loaded.provenance == model.provenance
+    assert read_summary(path, model.provenance, "").method == name
+    again = tmp_path / "again.safetensors"
+    loaded.save(again)
+    assert again.read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_equal_fits_write_equal_bytes(name: str, task: Task, tmp_path: Path) -> None:
+    paths = [tmp_path / "first", tmp_path / "second"]
+    fitted(name, task).save(paths[0])
+    fit_method(quick(name), task).save(paths[1])
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_seed_matters_where_something_is_drawn(name: str, task: Task) -> None:
+    first = fitted(name, task).fitted.state_dict()
+    second = fit_method(quick(name), replace(task, seed=2)).fitted.state_dict()
+    same = all(torch.equal(first[key], second[key]) for key in first)
+    assert same == (name in (*FROZEN, "linear_probe"))
+
+
+@pytest.mark.parametrize("name", ["coop", "clip_adapter", "residual_adapter"])
+def test_novel_images_and_names_change_nothing(
+    name: str, task: Task, backbone: Backbone, tmp_path: Path
+) -> None:
+    other = toy_task(backbone, tmp_path, named_dataset((*NAMES[:2], "lined", "veined")))
+    assert task.features is not None
+    changed = task.features().clone()
+    novel = labels_of(task.dataset) >= 2
+    changed[novel] = changed[novel].flip(1)
+    second = fit_method(quick(name), with_features(other, changed)).fitted.state_dict()
+    first = fitted(name, task).fitted.state_dict()
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_what_a_method_needs_is_asked_for_first(name: str, task: Task) -> None:
+    bare = Task(task.dataset, task.fewshot, task.backbone, 1, 16)
+    method = quick(name)
+    if not method.needs:
+        fit_method(method, bare)
+        return
+    with pytest.raises(CaptError, match=f"{name} needs .*{min(method.needs)}") as refused:
+        fit_method(method, bare)
+    one_line(refused)
+    assert method.needs <= set(Need)
+
+
+SHOTS, BANK = "all base training images (shots)", "all base training images (bank)"
+TEXTS = "difference prompts (class texts)"
+GENERIC = "generic vocabulary (retention)"
+
+
+@pytest.mark.parametrize(
+    ("name", "shots", "bank", "losses", "described", "seen"),
+    [
+        ("clip", 16, "fewshot", {}, False, []),
+        ("clip", 0, "full_train", {}, False, []),  # it looks at no image
+        ("clip_prompts", 0, "fewshot", {}, True, [TEXTS]),
+        ("coop", 16, "full_train", {}, False, []),  # it reads no bank
+        ("coop", 0, "fewshot", {}, False, [SHOTS]),
+        ("clip_adapter", 0, "full_train", {}, False, [SHOTS]),
+        ("linear_probe", 16, "fewshot", {}, False, ["novel images (linear probe)"]),
+        ("residual_adapter", 16, "fewshot", (1, "all"), False, ["novel class names (retention)"]),
+        ("residual_adapter", 16, "fewshot", (1, "training"), False, []),
+        ("residual_adapter", 16, "fewshot", (1, "generic"), False, [GENERIC]),
+        ("residual_adapter", 16, "fewshot", (1, "generic"), True, [TEXTS, GENERIC]),
+        ("residual_adapter", 16, "fewshot", (0, "all"), False, []),
+        (
+            "capt",
+            16,
+            "fewshot",
+            (4, "prompts"),
+            False,
+            ["generic vocabulary and the pairs' prompts (retention)"],
+        ),
+        ("capt", 16, "augmented_views", (0, "all"), False, []),
+        ("capt", 16, "full_train", (0, "all"), False, [BANK]),
+        (
+            "capt",
+            0,
+            "full_train",
+            (1, "all"),
+            False,
+            [SHOTS, BANK, "novel class names (retention)"],
+        ),
+    ],
+)
+def test_what_a_run_saw(
+    name: str,
+    shots: int,
+    bank: str,
+    losses: Any,
+    described: bool,
+    seen: list[str],
+    task: Task,
+) -> None:
+    kept = {"retention_weight": float(losses[0]), "retention_names": losses[1]} if losses else {}
+    method = quick(name, **({"losses": kept} if name == "capt" else kept))
+    vectors = {"woven": torch.ones(64)} if described else {}
+    other = replace(task, shots=shots, confusions=lambda: mined(64, bank))
+    assert method.sees(other, Fitted(method, task.backbone, vectors)) == seen
+
+
+def test_nothing_seen_has_words_too(task: Task) -> None:
+    assert fitted("clip", task).sees == "base only"
+    assert fitted("residual_adapter", task).sees == TEXTS
+    assert fitted("capt", task).sees == TEXTS
+
+
+def test_without_a_backbone_the_embedded_one_is_loaded(task: Task, tmp_path: Path) -> None:
+    path = tmp_path / "model"
+    fitted("coop", task).save(path)
+    assert load_model(path).fitted.backbone.identity == task.backbone.identity
+    foreign = replace(task.backbone, identity="ViT-B-16@abc")
+    fit_method(quick("clip"), replace(task, backbone=foreign)).save(path)
+    with pytest.raises(CaptError, match=r"ViT-B-16 .* abc; give backbone=") as refused:
+        load_model(path)
+    one_line(refused)
+
+
+def test_a_file_that_cannot_be_used_is_refused_in_one_line(task: Task, tmp_path: Path) -> None:
+    path = tmp_path / "model"
+    with pytest.raises(CaptError, match="missing; train it again") as refused:
+        load_model(path)
+    assert one_line(refused).startswith(str(path))
+    model = fitted("coop", task)
+    model.save(path)
+    other = replace(task.backbone, identity="tiny-clip@other")
+    with pytest.raises(CaptError, match=r"trained on .*, not on tiny-clip@other; load that"):
+        load_model(path, other)
+    expected = Provenance("eurosat", "", task.backbone.identity)
+    with pytest.raises(CaptError, match="data set 'proctex', not 'eurosat'; do this"):
+        load_model(path, task.backbone, expected=expected, remedy="do this")
+    path.write_bytes(path.read_bytes()[:-8])
+    with pytest.raises(CaptError, match="not a readable safetensors file; do this") as refused:
+        load_model(path, task.backbone, remedy="do this")
+    assert one_line(refused).startswith(str(path))
+    write_tensors(path, {}, {"kind": "other"}, model.provenance)
+    with pytest.raises(CaptError, match="holds no trained model of this version") as refused:
+        load_model(path, task.backbone)
+    one_line(refused)
+
+
+def test_a_model_classifies_files_and_images(task: Task) -> None:
+    model = fitted("clip", task)
+    assert task.image_root is not None
+    files = [task.image_root / path for path in task.dataset.samples["path"][:3]]
+    table = model.predict([*files, Image.open(files[0])], top=2, batch_size=2, workers=1)
+    assert table["path"].to_list() == [*map(str, files), None]
+    assert table["prediction"][3] == table["prediction"][0]
+    scores = torch.stack([model.preprocess(Image.open(file)) for file in files])
+    expected = model(scores).softmax(dim=1)
+    assert table["prediction"][:3].to_list() == [
+        NAMES[index] for index in expected.argmax(dim=1).tolist()
+    ]
+    torch.testing.assert_close(
+        torch.tensor(table["top_confidences"][:3].to_list()), expected.topk(2).values
+    )
+    assert table["confidence"].to_list() == [row[0] for row in table["top_confidences"].to_list()]
+    assert [row[0] for row in table["top_classes"].to_list()] == table["prediction"].to_list()
+    assert len(model.predict([])) == 0
+    with pytest.raises(CaptError, match=r"nowhere\.png"):
+        model.predict([Path("nowhere.png")])

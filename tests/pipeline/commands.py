@@ -17,7 +17,7 @@ SMALL = (
     "prepare.proctex_val=4",
     "prepare.proctex_test=6",
     "fewshot.shots=8",
-    "train.epochs=2",
+    "methods.capt.train.epochs=2",
     "runtime.workers=1",
 )
 

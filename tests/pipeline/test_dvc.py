@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -113,3 +117,41 @@ def test_the_study_runs_every_variant_behind_the_frozen_features() -> None:
     for dep in variant["deps"]:
         if dep.startswith("artifacts/"):
             assert dep.replace("proctex", "${item.dataset}") in written
+
+
+def test_a_run_leaves_nothing_in_git_and_bytecode_makes_nothing_stale(tmp_path: Path) -> None:
+    for name in (".gitignore", ".dvcignore", ".dvc/config", ".dvc/.gitignore"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copyfile(PROJECT / name, tmp_path / name)
+    (tmp_path / "code").mkdir()
+    (tmp_path / "artifacts").mkdir()
+    (tmp_path / "code" / "module.py").write_text("")
+    stage = {
+        "cmd": "cd artifacts && mkdir -p demo && echo {} | tee demo/table > demo/m.json",
+        "deps": ["code"],
+        "outs": ["artifacts/demo/table"],
+        "metrics": [{"artifacts/demo/m.json": {"cache": False}}],
+    }
+    (tmp_path / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"demo": stage}}))
+    environment = {
+        **os.environ,
+        "DVC_NO_ANALYTICS": "1",
+        "DVC_SITE_CACHE_DIR": str(tmp_path / ".dvc" / "tmp" / "site"),
+    }
+
+    def run(*words: str) -> str:
+        return subprocess.run(
+            words, cwd=tmp_path, env=environment, check=True, capture_output=True, text=True
+        ).stdout
+
+    dvc = (sys.executable, "-m", "dvc")
+    run("git", "init", "--quiet")
+    run("git", "add", "--all")
+    before = run("git", "status", "--porcelain")
+    run(*dvc, "repro")
+    assert (tmp_path / "artifacts" / "demo" / "table").is_file()
+    assert run("git", "status", "--porcelain") == before
+    (tmp_path / "code" / "__pycache__").mkdir()
+    (tmp_path / "code" / "__pycache__" / "module.pyc").write_bytes(b"bytecode")
+    assert "up to date" in run(*dvc, "status")
+    assert "m.json" in run(*dvc, "metrics", "show")

@@ -74,6 +74,6 @@ def main(
         useless = separation.filter(pl.col("auc") <= 0.5)
         if len(useless):
             say(
-                f"difference prompts of {len(useless)} of {len(separation)} pairs lie no nearer "
+                f"difference prompts of {len(useless)} of {len(separation)} pairs are no nearer "
                 f"their own class's training images than the partner's -> {paths.prompt_separation}"
             )

@@ -24,6 +24,7 @@ from capt_core.diagnosis import (
     diagnose,
     files_summary,
 )
+from capt_core.methods.registry import check_methods, check_sections
 from capt_core.params import load_settings
 
 from . import options
@@ -45,6 +46,8 @@ def main(
 ) -> None:
     overrides = [*(set_ or ()), *([f"data.root={data_root}"] if data_root else [])]
     settings, matrix = load_settings(params, dataset, overrides)
+    check_methods([*settings.methods, *matrix.compare])
+    check_sections(params, dataset, overrides)
     listed = dataset in matrix.datasets or Layout(artifacts, dataset).samples.is_file()
     check_dataset_name(dataset, settings.data, listed)
     spec = dataset_spec(dataset)

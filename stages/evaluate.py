@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import polars as pl
 
@@ -19,7 +19,7 @@ from capt_core.params import settings_hash
 
 from . import options
 from .models import model_features
-from .run import say, stage_run
+from .run import result, say, stage_run
 from .stage import Stage
 
 STAGE = Stage(
@@ -66,6 +66,7 @@ def main(
     artifacts: options.Artifacts = options.ARTIFACTS,
     set_: options.Set = None,
     variant: options.Variant = None,
+    json: options.Json = False,
 ) -> None:
     """Score a method: base, novel, corrected, broken."""
     with stage_run("evaluate", dataset, seed, params, artifacts, set_, method, variant) as run:
@@ -110,9 +111,15 @@ def main(
         )
         record = replace(origin, inputs=layout.digests(shown))
         write_table(EVALUATION, rows, layout.evaluation(method, run.seed), record)
-        for name, metric in metrics.items():
-            value = "none" if metric.value is None else f"{metric.value:.2f} %"
-            say(f"{name}: {value} (n={metric.n})")
-        say(f"sees: {model.sees}")
+        lines = [
+            f"{name}: {'none' if metric.value is None else f'{metric.value:.2f} %'} (n={metric.n})"
+            for name, metric in metrics.items()
+        ]
+        result(
+            {"dataset": dataset, "method": method, "seed": run.seed, "sees": model.sees}
+            | {name: asdict(metric) for name, metric in metrics.items()},
+            *lines,
+            f"sees: {model.sees}",
+        )
         if backbone.untrained:
             say(UNTRAINED_WARNING)

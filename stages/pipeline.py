@@ -216,7 +216,7 @@ def _params(stage: Stage) -> list[str]:
 
 
 def _without_parts(keys: Iterable[str]) -> list[str]:
-    """Sorted keys, less those that lie in another one."""
+    """Sorted keys, less those inside another one."""
     known = set(keys)
     return sorted(key for key in known if key.partition(".")[0] not in known - {key})
 

@@ -1,1 +1,1 @@
-"""Artifacts: where they lie, what their tables hold, and how they are written and read."""
+"""Artifacts: where they are, what their tables hold, and how they are written and read."""

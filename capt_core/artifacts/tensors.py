@@ -56,7 +56,7 @@ def read_tensors(path: Path, stage: str, expected: Provenance) -> SavedTensors:
     """Read tensors and refuse those made from other data or another backbone.
 
     Raises:
-        CaptError: missing, damaged or foreign file; the message names the stage that mends it.
+        CaptError: missing, damaged or foreign file; the message names the stage that writes it anew.
     """
     remedy = f"run: capt-stage {stage} --dataset {expected.dataset}"
     found = load_tensors(path, remedy)

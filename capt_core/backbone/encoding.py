@@ -24,7 +24,7 @@ def encode_images(
         batches: image tensors [B, 3, S, S].
         backbone: whose image tower encodes them, unless `encoder` does.
         encoder: maps a batch to features [B, d].
-        advance: told the number of images of each finished batch.
+        advance: called with the number of images of each finished batch.
     """
     encode = encoder or backbone.clip.encode_image
     features = []

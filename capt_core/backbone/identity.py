@@ -1,4 +1,4 @@
-"""Which backbone the settings name, told without loading it."""
+"""Which backbone the settings name, found without loading it."""
 
 from __future__ import annotations
 

@@ -26,11 +26,11 @@ def open_folder(
     *,
     name: str = "images",
     template: str | None = None,
-    val_share: float,
-    test_share: float,
+    val_share: float | None = None,
+    test_share: float | None = None,
     seed: int = 0,
     base_classes: Sequence[str] | None = None,
-    on_bad_image: OnBadImage,
+    on_bad_image: OnBadImage = "error",
 ) -> Dataset:
     """List and check a folder of photographs; nothing is written.
 
@@ -41,7 +41,7 @@ def open_folder(
         name: of the data set.
         template: prompt with one ``{}`` for the class name; None: that of ``classes.yaml``.
         val_share, test_share: share of each class's images for these splits, if the folder does
-            not say which image is in which.
+            not say which image is in which; None takes the packaged settings' (0.2 and 0.3).
         seed: of that random choice.
         base_classes: names of the classes in group `base`, all others being `novel`; None: all.
         on_bad_image: `error` stops at the first image that cannot be used; `quarantine` leaves
@@ -50,8 +50,13 @@ def open_folder(
     Raises:
         CaptError: no known layout, a bad image (unless quarantined), a wrong argument.
     """
-    shares = {"val_share": val_share, "test_share": test_share, "split_seed": seed}
-    values: dict[str, object] = {**shares, "root": str(root), "on_bad_image": on_bad_image}
+    given = {"val_share": val_share, "test_share": test_share}
+    values: dict[str, object] = {
+        "root": str(root),
+        "on_bad_image": on_bad_image,
+        "split_seed": seed,
+        **{key: share for key, share in given.items() if share is not None},
+    }
     entry = {"name": name, "reader": "own", "template": template or OWN_TEMPLATE}
     spec = validate(DatasetSpec, entry, str(root))
     split, image_root = read_split(spec, validate(Data, values, str(root)))

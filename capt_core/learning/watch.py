@@ -9,7 +9,7 @@ from capt_core.learning.optimisation import Optimisation
 
 CHECK_EVERY = 40
 STILL = 1e-3
-NOISE_AFTER = 80  # losses from which on their own noise can be told
+NOISE_AFTER = 80  # losses from which on their noise can be estimated
 NOISE_SHARE = 0.5  # of the standard error; a loss that falls leaves it behind, ever further
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from capt_core.errors import CaptError
+from capt_core.params import method_section
 
 if TYPE_CHECKING:
     from capt_core.methods.method import Method
@@ -70,6 +72,18 @@ def check_methods(names: Iterable[str], where: str = "") -> None:
         if name not in known:
             place = f"{where}: " if where else ""
             raise CaptError(f"{place}unknown method {name!r}; known: {', '.join(known)}")
+
+
+def check_sections(
+    path: Path | None, dataset: str | None = None, overrides: Sequence[str] = ()
+) -> None:
+    """Check the sections of all known methods, as `load_settings` checks the others.
+
+    Raises:
+        CaptError: unknown key, wrong type or value; the message names it.
+    """
+    for name in method_names():
+        method_section(name, method_class(name).Settings, path, dataset, overrides)
 
 
 def method_label(name: str) -> str:

@@ -17,7 +17,7 @@ from capt_core.prompts.texts import (
     NameFinder,
     duplicates,
     one_line,
-    template_filled,
+    template_note,
     words_of,
 )
 
@@ -69,7 +69,7 @@ def read_class_lists(path: Path, class_names: Sequence[str], rules: Rules) -> Cl
         if name is None:
             continue
         if name in lists.texts:
-            lists.note(f"{path.name}: class {name} stands there under several keys; put together")
+            lists.note(f"{path.name}: class {name} has several keys; their sentences are joined")
         if not isinstance(value, list):
             lists.problem(f"{path.name}: {key}: expected a list of sentences")
             continue
@@ -77,13 +77,8 @@ def read_class_lists(path: Path, class_names: Sequence[str], rules: Rules) -> Cl
     _tell_classes(path, class_names, unknown, document, lists)
     _leave_out_unknown(path, unknown, finder, lists)
     every = [text for texts in lists.texts.values() for text in texts]
-    filled = template_filled(every, finder)
-    if filled:
-        pattern = max(filled, key=lambda shape: filled[shape])
-        lists.note(
-            f"{path.name}: {sum(filled.values())} of {len(set(every))} sentences are "
-            f"template-filled, from {len(filled)} patterns; the most frequent: {pattern[:90]!r}"
-        )
+    if note := template_note(every, finder):
+        lists.note(f"{path.name}: {note}")
     return lists
 
 
@@ -192,7 +187,7 @@ def _sound(
     short = [text for text in texts if text not in set(long)]
     twice = duplicates(short)
     if twice:
-        lists.note(f"{path.name}: {key}: {len(twice)} sentences stand there twice; kept once")
+        lists.note(f"{path.name}: {key}: {len(twice)} sentences occur twice; kept once")
     return list({words_of(text): text for text in reversed(short)}.values())[::-1]
 
 

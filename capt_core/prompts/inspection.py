@@ -1,4 +1,4 @@
-"""Looking at what is written: for reading, and for what is wrong with it."""
+"""Written prompts as pages to read, and what is wrong with them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from capt_core.prompts.llm.answers import AnswerStore
 from capt_core.prompts.llm.checks import Rules
 from capt_core.prompts.llm.reasoning import ConfusedPair, Reasoning
 from capt_core.prompts.store import PromptStore
-from capt_core.prompts.texts import NameFinder, duplicates, template_filled, words_of
+from capt_core.prompts.texts import NameFinder, duplicates, template_note, words_of
 
 
 def answered_pairs(reasoning: Reasoning) -> list[ConfusedPair]:
@@ -88,7 +88,7 @@ def store_findings(
         texts_of_pair = [text for _, _, texts in groups for text in texts]
         every += texts_of_pair
         for text in duplicates(texts_of_pair):
-            yield Finding("problem", f"{title}: {text[:80]!r} stands there twice")
+            yield Finding("problem", f"{title}: {text[:80]!r} occurs twice")
         for group, named, texts in groups:
             for text in texts:
                 unnamed = [name for name in named if name not in finder.find(text)]
@@ -101,21 +101,15 @@ def store_findings(
     for name, prompts in store.class_prompts.items():
         every += [*prompts.commonality, *prompts.difference]
         for text in duplicates(prompts.commonality) + duplicates(prompts.difference):
-            yield Finding("problem", f"{name}: {text[:80]!r} stands there twice")
+            yield Finding("problem", f"{name}: {text[:80]!r} occurs twice")
     for text in dict.fromkeys(every):
         tokens = rules.token_count(text)
         if tokens > rules.context_length:
             yield Finding(
                 "problem", f"{text[:80]!r} has {tokens} tokens, more than {rules.context_length}"
             )
-    filled = template_filled(every, finder)
-    if filled:
-        pattern = max(filled, key=lambda shape: filled[shape])
-        yield Finding(
-            "note",
-            f"{sum(filled.values())} of {len(set(every))} prompts are template-filled, from "
-            f"{len(filled)} patterns; the most frequent: {pattern[:90]!r}",
-        )
+    if note := template_note(every, finder):
+        yield Finding("note", note)
 
 
 def answer_findings(answers: AnswerStore, domain: str, rules: Rules) -> Iterator[Finding | None]:

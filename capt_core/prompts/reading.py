@@ -1,4 +1,4 @@
-"""Reading JSON that people edit: what a lenient reader would lose without a word is an error."""
+"""Reading JSON that people edit: what a lenient reader would silently drop is an error."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def read_json(path: Path) -> Any:
 
     Raises:
         CaptError: it cannot be read, is no UTF-8 or no JSON, holds escapes that are no characters,
-            or names a key twice, of which only the last would survive.
+            or has a key twice, of which only the last would be kept.
     """
     repeated: list[str] = []
 
@@ -40,7 +40,5 @@ def read_json(path: Path) -> Any:
     except ValueError as error:
         raise CaptError(f"{path}: not valid JSON ({error})") from error
     if repeated:
-        raise CaptError(
-            f"{path}: the key {min(repeated)!r} stands there twice; only one would survive"
-        )
+        raise CaptError(f"{path}: the key {min(repeated)!r} occurs twice; only one would be kept")
     return document

@@ -30,7 +30,7 @@ def auc(own: np.ndarray, other: np.ndarray) -> float:
 def separation_table(
     prompts: pl.DataFrame, embeddings: np.ndarray, images: Mapping[int, np.ndarray]
 ) -> pl.DataFrame:
-    """For every ordered pair: do a class's difference prompts lie nearer its own images?
+    """For every ordered pair: are a class's difference prompts nearer its own images?
 
     Args:
         prompts: the table `prompts`.

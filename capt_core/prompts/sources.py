@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,12 +48,12 @@ def available_prompts(
     warn: Callable[[str], None],
     dry_run: bool = False,
 ) -> list[PromptStore]:
-    """Stores of prompts for the pairs, best source first; asks a language model if told to.
+    """Stores of prompts for the pairs, best source first; may ask a language model.
 
     Args:
         progress: as `writing.Progress`.
-        say: told what was found, asked, and what it cost.
-        warn: told of damaged answers that were set aside.
+        say: called with what was found, asked, and what it cost.
+        warn: called for damaged answers that were set aside.
         dry_run: say what asking would take, and ask nothing.
 
     Raises:
@@ -74,16 +75,16 @@ def available_prompts(
 
     from capt_core.prompts.llm import writing
     from capt_core.prompts.llm.reasoning import confused_pairs
-    from capt_core.prompts.llm.service import api_key
+    from capt_core.prompts.llm.service import Service, api_key
     from capt_core.prompts.llm.setup import reasoning_for
 
     reasoning = reasoning_for(prepared, settings, backbone, warn)
     pairs = confused_pairs(rows)
     if dry_run:
-        with writing.optional_service(settings) as service:
-            found = writing.estimate(reasoning, pairs, service)
-        for line in writing.describe(found, settings):
-            say(line)
+        key = api_key()
+        with closing(Service(key, settings)) if key else nullcontext() as service:
+            for line in writing.estimate(reasoning, pairs, service):
+                say(line)
         return stores
     missing = reasoning.missing(pairs)
     if missing and settings.provider.startswith("anthropic"):

@@ -1,4 +1,4 @@
-"""The JSON store of written prompts: what two classes share, and what tells them apart."""
+"""The JSON store of written prompts: commonality and difference prompts of class pairs."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class PairEntry(BaseModel):
         classes: the two class names.
         reason: why an image model mixes them up.
         commonality: prompts that hold for both.
-        difference: class name to prompts that tell it from the other.
+        difference: class name to prompts that distinguish it from the other.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -59,7 +59,7 @@ class ClassPrompts(BaseModel):
 
     Attributes:
         commonality: what the class shares with others.
-        difference: what tells it from others.
+        difference: what distinguishes it from others.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -69,7 +69,7 @@ class ClassPrompts(BaseModel):
 
 
 class PromptStore(BaseModel):
-    """All that is written for one data set.
+    """The written prompts of one data set.
 
     `class_prompts` may be left out; they serve pairs that `pairs` says nothing about.
     """
@@ -102,7 +102,7 @@ SCHEMA_VERSION = 1
 
 
 def store_text(store: PromptStore) -> str:
-    """A store as the file's text: one phrase a line; what is left out by default stays out."""
+    """A store as the file's text: one phrase a line, without an empty `class_prompts`."""
     content = store.model_dump(mode="json")
     if not store.class_prompts:
         del content["class_prompts"]
@@ -129,7 +129,7 @@ def load_store(path: Path, dataset: str | None = None) -> PromptStore:
         store = PromptStore.model_validate(read_json(path))
     except ValidationError as error:
         problem = error.errors()[0]
-        where = ".".join(str(part) for part in problem["loc"]) or "the whole file"
+        where = ".".join(str(part) for part in problem["loc"]) or "top level"
         raise CaptError(f"{path}: {where}: {problem['msg']}") from error
     if store.schema_version != SCHEMA_VERSION:
         raise CaptError(

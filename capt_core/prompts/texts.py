@@ -1,4 +1,4 @@
-"""Looking into prompts: their words, the classes they name, repetition, filled templates."""
+"""The texts of prompts: their words, the classes they name, repetition, filled templates."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SHARED_BY = 3  # prompts of one pattern that make it a template
 
 
 def words_of(text: str) -> tuple[str, ...]:
-    """Lower-case words and numbers of a text, without punctuation; underscores part words."""
+    """Lower-case words and numbers of a text, without punctuation; underscores separate words."""
     return tuple(re.findall(r"\w+", text.replace("_", " ").casefold()))
 
 
@@ -23,7 +23,7 @@ def one_line(text: str) -> str:
 class NameFinder:
     """Finds class names in texts word by word; the plural of a name's last word counts.
 
-    Where names overlap the longest one is meant: "polka-dotted" does not name the class "dotted".
+    Where names overlap the longest one counts: "polka-dotted" does not name the class "dotted".
     """
 
     def __init__(self, names: Iterable[str]) -> None:
@@ -79,7 +79,8 @@ def duplicates(texts: Iterable[str]) -> list[str]:
 def template_filled(texts: Sequence[str], finder: NameFinder) -> dict[str, int]:
     """Patterns that several texts share once class names are taken out, with how many do.
 
-    A text without any class name is no filled template, however often it stands there.
+    A text without any class name is not a filled template, however often it occurs. The most
+    frequent pattern comes first.
     """
     shapes = Counter(finder.shape(text) for text in dict.fromkeys(texts))
     return {
@@ -87,3 +88,14 @@ def template_filled(texts: Sequence[str], finder: NameFinder) -> dict[str, int]:
         for pattern, count in shapes.most_common()
         if count >= SHARED_BY and PLACEHOLDER in pattern
     }
+
+
+def template_note(texts: Sequence[str], finder: NameFinder) -> str | None:
+    """A sentence about the texts that are filled templates, None if there are none."""
+    filled = template_filled(texts, finder)
+    if not filled:
+        return None
+    return (
+        f"{sum(filled.values())} of {len(set(texts))} prompts are template-filled, from "
+        f"{len(filled)} patterns; the most frequent: {next(iter(filled))[:90]!r}"
+    )

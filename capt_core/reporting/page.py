@@ -31,7 +31,7 @@ from capt_core.reporting.figures import (
 )
 from capt_core.reporting.inputs import SHOWN_METHOD, DatasetReport
 from capt_core.reporting.result_rows import result_tables
-from capt_core.reporting.summary import METRICS, method_name, spoken
+from capt_core.reporting.summary import METRICS, in_words, method_name
 from capt_core.reporting.thumbnails import Thumbnail, data_uri, thumbnail
 
 _LEAST_SCALE = 1.0  # percent; keeps the colour scale of a faultless model from collapsing
@@ -58,7 +58,7 @@ def render_page(summary: pl.DataFrame, datasets: Sequence[DatasetReport], pairs:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["spoken"] = spoken
+    environment.filters["in_words"] = in_words
     environment.filters["signed"] = _signed
     environment.filters["count"] = _count
     template = environment.get_template("report.html.jinja")
@@ -174,7 +174,7 @@ def _facts(report: DatasetReport) -> list[str]:
     base = method_name(report.base_model, "")
     facts = [
         f"Base model: {base}",
-        f"Protocol: {spoken(report.protocol).lower()}",
+        f"Protocol: {in_words(report.protocol).lower()}",
         f"Training images: {shots}",
     ]
     if seeds:

@@ -104,7 +104,7 @@ def to_markdown(summary: pl.DataFrame, notes: Mapping[str, Sequence[str]] | None
             lines += [f"> **{_plain(dataset)}: {text}**", ""]
     headings = ["Data set", "Method", "Sees", "Seeds", *(metric.heading for metric in METRICS)]
     for protocol in summary["protocol"].unique(maintain_order=True).to_list():
-        lines += [f"## {_plain(spoken(protocol))}", ""]
+        lines += [f"## {_plain(in_words(protocol))}", ""]
         lines.append(f"| {' | '.join(headings)} |")
         lines.append(f"|{'---|' * 3}{'---:|' * (len(headings) - 3)}")
         for row in summary.filter(pl.col("protocol") == protocol).iter_rows(named=True):
@@ -137,7 +137,7 @@ def method_name(method: str, variant: str) -> str:
     return name if variant in ("", "default") else f"{name}, {variant}"
 
 
-def spoken(name: str) -> str:
+def in_words(name: str) -> str:
     """An identifier as words: ``base_to_novel`` becomes ``Base to novel``."""
     words = name.replace("_", " ")
     return words[:1].upper() + words[1:]

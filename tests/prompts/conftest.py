@@ -10,12 +10,11 @@ from typing import Any
 import pytest
 
 from capt_core.params import GeneratePrompts
-from capt_core.prompts.llm import batches, service
+from capt_core.prompts.llm import batches
 from capt_core.prompts.llm.answers import AnswerStore
 from capt_core.prompts.llm.checks import Rules
 from capt_core.prompts.llm.costs import Spending
 from capt_core.prompts.llm.instructions import load_instructions
-from capt_core.prompts.llm.questions import Context
 from capt_core.prompts.llm.reasoning import ConfusedPair, Reasoning
 from capt_core.prompts.llm.writing import write_prompts
 from tests.prompts.llm_server import KEY, LlmServer, running
@@ -33,8 +32,8 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[LlmServer]:
     with running() as found:
         monkeypatch.setenv("ANTHROPIC_BASE_URL", found.url)
         monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
-        monkeypatch.setattr(service, "FIRST_DELAY", 0.01)
-        monkeypatch.setattr(service, "LONGEST_DELAY", 0.02)
+        monkeypatch.setattr("anthropic._base_client.INITIAL_RETRY_DELAY", 0.01)
+        monkeypatch.setattr("anthropic._base_client.MAX_RETRY_DELAY", 0.02)
         monkeypatch.setattr(batches, "FIRST_LOOK", 0.01)
         monkeypatch.setattr(batches, "OTHER_PROCESS", 0.01)
         yield found
@@ -59,7 +58,8 @@ class Desk:
         return Reasoning(
             dataset="dtd",
             domain="photographs of textures",
-            context=Context(dict.fromkeys(self.names, "{} texture."), 40, ("texture", "photo")),
+            templates=dict.fromkeys(self.names, "{} texture."),
+            words=40,
             settings=GeneratePrompts.model_validate({**chosen, **settings}),
             instructions=load_instructions(),
             rules=rules(limit),

@@ -110,57 +110,67 @@ def good_answer(body: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _spoil(prompts: dict[str, Any], fault: str) -> None:
+    """Put a fault into the answer of the last step."""
+    common, (first, second) = prompts["commonality"], prompts["difference"]
+    if fault == "wrong-class":
+        first["class_name"] = "something else"
+    elif fault == "names-other":
+        first["prompts"] = second["prompts"]
+    elif fault == "long":
+        common[0] += " and so on" * 60
+    elif fault == "few":
+        common.clear()
+    elif fault == "twice":
+        common[:] = [common[0]] * len(common)
+    elif fault == "domain":
+        common[:] = [text.partition(" of ")[2] for text in common]
+
+
+TEXT_FAULTS: dict[str, Callable[[str], str]] = {
+    "shape": lambda text: f'{{"prompts": [{text}]}}',
+    "truncated": lambda text: text[: len(text) // 2],
+    "surrogate": lambda text: text.replace("to see", r"\ud800 to see"),
+    "outer-surrogate": lambda text: text.replace("to see", "\ud800 to see"),
+    "prose": lambda _: "Certainly! Here is what I see: bands.",
+    "echo": lambda _: json.dumps({"reason": f"The key is {KEY}."}),
+    "echo-escaped": lambda _: (
+        '{"reason": "' + "".join(f"\\u{ord(letter):04X}" for letter in KEY) + '"}'
+    ),
+    "infinite": lambda _: '{"reason": 1e999}',
+}
+STOPS = {"truncated": "max_tokens", "echo-stop": KEY, "refusal": "refusal"}
+
+
 def message(body: dict[str, Any], fault: Fault = None) -> dict[str, Any]:
     """The message that answers a request, with a fault in its content."""
-    answer: Any = good_answer(body)
-    stop = "end_turn"
-    prompts = body["output_config"]["format"]["schema"]["title"] == "PromptsAnswer"
-    if fault == "shape":
-        answer = {"prompts": [answer]}
-    elif fault == "wrong-class" and prompts:
-        answer["difference"][0]["class_name"] = "something else"
-    elif fault == "names-other" and prompts:
-        answer["difference"][0]["prompts"] = answer["difference"][1]["prompts"]
-    elif fault == "long" and prompts:
-        answer["commonality"][0] += " and so on" * 60
-    elif fault == "few" and prompts:
-        answer["commonality"] = []
-    elif fault == "twice" and prompts:
-        answer["commonality"] = [answer["commonality"][0]] * len(answer["commonality"])
-    elif fault == "domain" and prompts:
-        answer["commonality"] = [t.partition(" of ")[2] for t in answer["commonality"]]
-    text = json.dumps(answer)
-    if fault == "truncated":
-        text, stop = text[: len(text) // 2], "max_tokens"
-    elif fault == "surrogate":
-        text = text.replace("to see", r"\ud800 to see")
-    elif fault == "outer-surrogate":
-        text = text.replace("to see", "\ud800 to see")
-    elif fault == "prose":
-        text = "Certainly! Here is what I see: bands."
-    elif fault == "echo":
-        answer = {"reason": f"The key is {KEY}."}
-        text = json.dumps(answer)
-    elif fault == "echo-escaped":
-        text = '{"reason": "' + "".join(f"\\u{ord(letter):04X}" for letter in KEY) + '"}'
-    elif fault == "echo-stop":
-        stop = KEY
-    elif fault == "infinite":
-        text = '{"reason": 1e999}'
-    content = [{"type": "text", "text": text}]
-    if fault == "refusal":
-        content, stop = [], "refusal"
+    answer = good_answer(body)
+    if fault and "commonality" in answer:
+        _spoil(answer, fault)
+    text = TEXT_FAULTS.get(fault or "", str)(json.dumps(answer))
     usage = {"input_tokens": 1000, "output_tokens": 200}
     return {
         "id": "msg_1",
         "type": "message",
         "role": "assistant",
         "model": body["model"],
-        "content": content,
-        "stop_reason": stop,
+        "content": [] if fault == "refusal" else [{"type": "text", "text": text}],
+        "stop_reason": STOPS.get(fault or "", "end_turn"),
         "stop_sequence": None,
         "usage": None if fault == "no-usage" else usage,
     }
+
+
+# Declared length, content type and bytes sent of bodies that are not what was asked for.
+BODIES = {
+    "half": (5000, "application/json", b'{"id": "msg_1", "content": ['),
+    "html": (20, "text/html", b"<html>moment</html>."),
+    "empty": (0, "application/json", b""),
+    "broken": (10, "application/json", b'{"id": "ms'),
+    "deep": (100_000, "application/json", b"[" * 100_000),
+}
+ENDS, ERRORS = ("expired", "canceled"), ("invalid_request_error", "api_error")
+VALUES: dict[str, Any] = {"fields": {"type": "message", "id": "msg_1"}, "list": [1, 2]}
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -229,10 +239,6 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(int(status), _error("api_error", echo), headers)
         elif fault == "drop":
             self._drop()
-        elif fault == "half":
-            self._start(200, 5000)
-            self.wfile.write(b'{"id": "msg_1", "content": [')
-            self._drop()
         elif fault == "stall":
             time.sleep(3)
             self._drop()
@@ -242,21 +248,14 @@ class _Handler(BaseHTTPRequestHandler):
                 for _ in range(40):
                     self.wfile.write(b" ")
                     time.sleep(0.1)
-        elif fault == "html":
-            self._start(200, 20, "text/html")
-            self.wfile.write(b"<html>moment</html>.")
-        elif fault == "empty":
-            self._start(200, 0)
-        elif fault == "broken":
-            self._start(200, 10)
-            self.wfile.write(b'{"id": "ms')
-        elif fault == "deep":
-            self._start(200, 100_000)
-            self.wfile.write(b"[" * 100_000)
-        elif fault == "fields":
-            self._send(200, {"type": "message", "id": "msg_1"})
-        elif fault == "list":
-            self._send(200, [1, 2])
+        elif fault in BODIES:
+            length, kind, data = BODIES[fault]
+            self._start(200, length, kind)
+            self.wfile.write(data)
+            if len(data) < length:
+                self._drop()
+        elif fault in VALUES:
+            self._send(200, VALUES[fault])
         else:
             return False
         return True
@@ -288,9 +287,9 @@ class _Handler(BaseHTTPRequestHandler):
         lines = []
         for member, member_fault in reversed(batch["members"]):
             result: dict[str, Any]
-            if member_fault in ("expired", "canceled"):
+            if member_fault in ENDS:
                 result = {"type": member_fault}
-            elif member_fault in ("invalid_request_error", "api_error"):
+            elif member_fault in ERRORS:
                 result = {"type": "errored", "error": _error(member_fault, "bad luck")}
             else:
                 result = {"type": "succeeded", "message": message(member["params"], member_fault)}
@@ -298,34 +297,23 @@ class _Handler(BaseHTTPRequestHandler):
         text = ("\n".join(lines) + "\n").encode()
         if fault is not None and fault.isdigit():  # so many lines, and no sign that it is not all
             text = "".join(f"{line}\n" for line in lines[: int(fault)]).encode()
-        if fault == "half":
-            self._start(200, len(text), "application/x-jsonl")
-            self.wfile.write(text[: len(text) // 2])
-            self._drop()
-            return
         self._start(200, len(text), "application/x-jsonl")
-        self.wfile.write(text)
+        self.wfile.write(text[: len(text) // 2] if fault == "half" else text)
+        if fault == "half":
+            self._drop()
 
     def _send(self, status: int, value: Any, headers: dict[str, str] | None = None) -> None:
         data = json.dumps(value).encode()
         with contextlib.suppress(OSError):
-            self._start(status, len(data), "application/json", headers or {})
+            self._start(status, len(data), **(headers or {}))
             self.wfile.write(data)
 
     def _start(
-        self,
-        status: int,
-        length: int,
-        kind: str = "application/json",
-        headers: dict[str, str] | None = None,
+        self, status: int, length: int, kind: str = "application/json", **headers: str
     ) -> None:
         self.send_response(status)
-        for name, value in {
-            "content-type": kind,
-            "content-length": str(length),
-            **(headers or {}),
-        }.items():
-            self.send_header(name, value)
+        for name, value in {"content-type": kind, "content-length": length, **headers}.items():
+            self.send_header(name, str(value))
         self.end_headers()
 
     def _drop(self) -> None:
@@ -343,15 +331,12 @@ class _Handler(BaseHTTPRequestHandler):
 def _public(server: LlmServer, batch: dict[str, Any]) -> dict[str, Any]:
     ended = batch["looks"] <= 0
     faults = [fault for _, fault in batch["members"]]
-    errored = sum(fault in ("invalid_request_error", "api_error") for fault in faults)
-    gone = sum(fault in ("expired", "canceled") for fault in faults)
-    counts = {
-        "processing": 0 if ended else len(faults),
-        "succeeded": len(faults) - errored - gone if ended else 0,
-        "errored": errored if ended else 0,
-        "canceled": 0,
-        "expired": gone if ended else 0,
-    }
+    counts = dict.fromkeys(("processing", "succeeded", "errored", "canceled", "expired"), 0)
+    counts["processing"] = 0 if ended else len(faults)
+    if ended:
+        counts["errored"] = sum(fault in ERRORS for fault in faults)
+        counts["expired"] = sum(fault in ENDS for fault in faults)
+        counts["succeeded"] = len(faults) - counts["errored"] - counts["expired"]
     return {
         "id": batch["id"],
         "type": "message_batch",

@@ -64,7 +64,7 @@ def test_keys_are_matched_by_their_words(tmp_path: Path) -> None:
         ({"banded": {"a": 1}}, "problem", "banded: expected a list", 0),
         ({"banded": None}, "problem", "banded: expected a list", 0),
         ({"banded": ["word " * 20, "bands"]}, "problem", "more than 12 tokens", 1),
-        ({"banded": ["bands", "Bands."]}, "note", "1 sentences stand there twice", 1),
+        ({"banded": ["bands", "Bands."]}, "note", "1 sentences occur twice", 1),
         ({"Banded": ["more"]}, "note", "several keys", 2),
         ({"weird": ["x"]}, "note", "1 classes are not in the data set: weird", 1),
         (
@@ -107,7 +107,7 @@ def test_missing_classes_are_named(tmp_path: Path) -> None:
         ('{"banded": ["\\ud800"]}', "no characters"),
         ('{"\\udfff": ["a"]}', "no characters"),
         ("[" * 100_000, "nested too deeply"),
-        ('{"banded": ["a"], "banded": ["b"]}', "'banded' stands there twice"),
+        ('{"banded": ["a"], "banded": ["b"]}', "'banded' occurs twice"),
     ],
 )
 def test_damaged_files_are_refused(tmp_path: Path, content: Any, words: str) -> None:
@@ -128,7 +128,7 @@ def test_a_missing_file_and_a_byte_order_mark(tmp_path: Path) -> None:
 def test_template_filled_files_are_recognised(tmp_path: Path) -> None:
     filled = {name: [f"a photo of a {name}.", f"a bad photo of a {name}."] for name in NAMES}
     lists = read(tmp_path, filled)
-    assert "6 of 6 sentences are template-filled, from 2 patterns" in told(lists, "note")
+    assert "6 of 6 prompts are template-filled, from 2 patterns" in told(lists, "note")
     files = {"difference": tmp_path / "prompts.json"}
     store = imported_store("dtd", "textures", files, {"difference": lists}, NAMES)
     assert store.source == "imported from prompts.json, partly template-filled"
@@ -229,7 +229,7 @@ def test_verification_finds_what_is_wrong_with_a_store() -> None:
     spoilt = store.model_copy(update={"pairs": [bad, *store.pairs[1:]]})
     found = list(store_findings(spoilt, rules(), [n for n in names if n != name]))
     problems = [finding.text for finding in found if finding.severity == "problem"]
-    assert any("stands there twice" in text for text in problems)
+    assert any("occurs twice" in text for text in problems)
     assert any("has 92 tokens, more than 77" in text for text in problems)
     assert len(problems) == 2
     notes = [finding.text for finding in found if finding.severity == "note"]

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import TypeAdapter
 
 from capt_core.errors import CaptError
 from capt_core.prompts.llm.answers import (
@@ -93,6 +94,7 @@ def test_every_field_is_part_of_the_key(tmp_path: Path, change: dict[str, Any]) 
     assert store.read(other).attempts == ()
 
 
+QUESTIONS = TypeAdapter(Question)
 NAMES = st.text(min_size=1, max_size=60)
 
 
@@ -104,7 +106,7 @@ def test_any_class_name_makes_a_plain_file_name(first: str, second: str) -> None
     assert name.isascii()
     assert not name.startswith(".")
     assert len(name) < 120
-    assert Question.from_dict(json.loads(json.dumps(question.as_dict()))) == question
+    assert QUESTIONS.validate_json(QUESTIONS.dump_json(question)) == question
 
 
 @given(st.recursive(st.text() | st.integers() | st.none(), lambda c: st.lists(c), max_leaves=5))
@@ -160,11 +162,11 @@ def test_a_file_that_cannot_be_opened_is_not_called_damaged(
 ) -> None:
     store, warned, path = filled(tmp_path)
 
-    def deny(*_: object, **__: object) -> str:
+    def deny(*_: object) -> bytes:
         raise OSError(errno.EMFILE, "Too many open files")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "read_text", deny)
+        patch.setattr(Path, "read_bytes", deny)
         with pytest.raises(CaptError, match="Too many open files"):
             store.read(QUESTION)
         ((_, found),) = store.entries()

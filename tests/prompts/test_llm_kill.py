@@ -107,7 +107,7 @@ def test_batches_killed_while_they_are_under_way(server: LlmServer, tmp_path: Pa
         process = start(tmp_path, "anthropic-batch")
         assert process.stdout is not None
         for line in process.stdout:
-            if b"handed in" in line and f"msgbatch_{number}:".encode() in line:
+            if b"submitted" in line and f"msgbatch_{number}:".encode() in line:
                 process.kill()
         process.wait()
         assert len(server.batches) == number

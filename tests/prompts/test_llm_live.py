@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import sys
+import threading
 from collections import Counter
 from typing import Any
 
 import pytest
 
 from capt_core.errors import CaptError
-from capt_core.prompts.llm import live, service
+from capt_core.prompts.llm import live
 from capt_core.prompts.llm.answers import Entry
 from capt_core.prompts.llm.redaction import Redaction
-from capt_core.prompts.llm.writing import write_prompts
+from capt_core.prompts.llm.writing import estimate, write_prompts
 from tests.prompts.conftest import PAIRS, Desk, quiet
 from tests.prompts.llm_server import KEY, LlmServer, title_of
 
@@ -148,7 +152,8 @@ def test_retry_after_is_honoured(server: LlmServer, desk: Desk) -> None:
 def test_a_wait_of_nothing_is_still_a_wait(
     server: LlmServer, desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service, "FIRST_DELAY", 0.2)
+    monkeypatch.setattr("anthropic._base_client.INITIAL_RETRY_DELAY", 0.4)
+    monkeypatch.setattr("anthropic._base_client.MAX_RETRY_DELAY", 0.4)
     server.faults = ["429 retry-after=0"]
     desk.write()
     assert server.times[1] - server.times[0] >= 0.2
@@ -159,6 +164,31 @@ def test_an_endless_wait_is_left_to_the_user(server: LlmServer, desk: Desk) -> N
     with pytest.raises(CaptError, match="asks to wait 7200 s"):
         desk.write()
     assert len(stored(desk)) == 1
+
+
+def test_an_interrupt_ends_a_wait(server: LlmServer, desk: Desk) -> None:
+    server.faults = ["429 retry-after=300"]
+    interrupt = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
+    server.on_ask = lambda _: interrupt.start()
+    with pytest.raises(KeyboardInterrupt):
+        desk.write()
+    assert len(server.asked) == 1
+
+
+def test_without_the_client_library_only_asking_fails(
+    server: LlmServer, desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "anthropic", None)
+    monkeypatch.setitem(sys.modules, "httpx2", None)
+    for provider in ("anthropic", "anthropic-batch"):
+        with pytest.raises(CaptError) as caught:
+            desk.write(provider=provider)
+        assert str(caught.value) == (
+            f"generate_prompts.provider={provider} needs the extra [llm]; "
+            'run: pip install "capt-stage[llm]"'
+        )
+    assert "not counted" in "".join(estimate(desk.reasoning(), PAIRS, None))
+    assert server.asked == []
 
 
 def test_a_service_that_stays_away_ends_the_run_and_loses_nothing(
@@ -226,7 +256,7 @@ CONTENT = {
     "names-other": 'does not name "',
     "long": "more than 77",
     "few": "0 prompts in commonality",
-    "twice": "stands there twice",
+    "twice": "occurs twice",
     "domain": "what kind of image",
 }
 
@@ -266,22 +296,14 @@ def test_an_answer_that_stays_unusable_is_reported_and_not_paid_for_again(
     assert len(server.asked) == 10
 
 
-def test_a_key_in_an_answer_is_not_stored(server: LlmServer, desk: Desk) -> None:
-    server.faults = [None] * 3 + ["echo"]
-    desk.write()
-    text = everything_on_disk(desk)
-    assert KEY not in text
-    assert "The key is [key]." in text
-    assert server.keys == {f"Bearer {KEY}"}
-
-
-@pytest.mark.parametrize("fault", ["echo-escaped", "echo-stop"])
-def test_a_key_in_disguise_is_not_stored(server: LlmServer, desk: Desk, fault: str) -> None:
+@pytest.mark.parametrize("fault", ["echo", "echo-escaped", "echo-stop"])
+def test_a_key_in_an_answer_is_not_stored(server: LlmServer, desk: Desk, fault: str) -> None:
     server.faults = [None] * 3 + [fault]
     desk.write()
     text = everything_on_disk(desk)
     assert KEY not in text
     assert "[key]" in text
+    assert server.keys == {f"Bearer {KEY}"}
 
 
 def test_a_short_key_costs_an_answer_no_letters(server: LlmServer, desk: Desk) -> None:

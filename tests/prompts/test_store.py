@@ -145,11 +145,11 @@ def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
 def test_what_would_be_lost_without_a_word_is_refused(tmp_path: Path) -> None:
     text = json.dumps(sound())
     twice = text.replace('"classes": {', '"classes": {"banded": {"attributes": ["lost"]}, ', 1)
-    assert "the key 'banded' stands there twice" in refusal(write(tmp_path, twice))
-    assert "'pairs' stands there twice" in refusal(write(tmp_path, text[:-1] + ', "pairs": []}'))
+    assert "the key 'banded' occurs twice" in refusal(write(tmp_path, twice))
+    assert "'pairs' occurs twice" in refusal(write(tmp_path, text[:-1] + ', "pairs": []}'))
     unnamed = text.replace('"classes": {', r'"classes": {"\ud800": {"attributes": ["a"]}, ', 1)
     assert "no characters" in refusal(write(tmp_path, unnamed))
-    assert "the whole file: " in refusal(write(tmp_path, []))
+    assert "top level: " in refusal(write(tmp_path, []))
 
 
 def test_a_byte_order_mark_is_no_damage(tmp_path: Path) -> None:

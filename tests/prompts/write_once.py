@@ -7,8 +7,9 @@ import os
 import sys
 from pathlib import Path
 
-from capt_core.prompts.llm import batches, service
+from capt_core.prompts.llm import batches
 from capt_core.prompts.llm.reasoning import ConfusedPair
+from capt_core.prompts.llm.service import KEY_VARIABLE
 from capt_core.prompts.llm.writing import write_prompts
 from tests.prompts.conftest import Desk, quiet
 
@@ -21,11 +22,11 @@ def pairs_of(count: int) -> list[ConfusedPair]:
 
 def main() -> None:
     folder, provider, count = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-    service.FIRST_DELAY = batches.FIRST_LOOK = batches.OTHER_PROCESS = 0.02
+    batches.FIRST_LOOK = batches.OTHER_PROCESS = 0.02
     pairs = pairs_of(count)
     desk = Desk(folder, [name for pair in pairs for name in pair.classes])
     reasoning = desk.reasoning(provider=provider, concurrency=3, timeout=20.0)
-    write_prompts(reasoning, pairs, os.environ[service.KEY_VARIABLE], quiet, print)
+    write_prompts(reasoning, pairs, os.environ[KEY_VARIABLE], quiet, print)
 
 
 if __name__ == "__main__":

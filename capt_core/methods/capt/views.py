@@ -173,9 +173,9 @@ class CachedViews:
         backbone: device, precision and image style.
         source: of the pixels.
         views: every view that training may ask for.
-        folder: where caches lie.
+        folder: that holds the caches.
         origin: digest of the data set.
-        advance: told the number of views of each finished shard.
+        advance: called with the number of views of each finished shard.
     """
 
     def __init__(

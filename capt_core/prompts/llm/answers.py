@@ -1,4 +1,4 @@
-"""The store of answers: one human-readable JSON file per question, which survives everything.
+"""The store of answers: one human-readable JSON file per question, kept through failures.
 
 A file is named by its question's classes and key and holds the question and every attempt at it:
 what was asked, the answer, tokens and date. Two stores are merged by copying their files together.
@@ -7,10 +7,9 @@ what was asked, the answer, tokens and date. Two stores are merged by copying th
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -22,9 +21,8 @@ from capt_core.artifacts.files import write_text
 from capt_core.errors import CaptError
 from capt_core.prompts.llm.checks import Answer, Rules, judge
 from capt_core.prompts.llm.instructions import STEPS
-from capt_core.prompts.llm.questions import Question
+from capt_core.prompts.llm.questions import Question, checksum
 
-FORMAT = 1
 LOCKS = 128  # a batch takes all of them; some systems give a process 256 open files
 
 
@@ -43,7 +41,7 @@ class Attempt(BaseModel):
     """One answer of the language model.
 
     Attributes:
-        asked: the last thing said to the model, line by line: the question, or what was wrong
+        asked: the last message to the model, line by line: the question, or what was wrong
             with its answer.
         answer: its JSON, or its text where it is none.
         stop_reason: why it stopped, as the service reports it.
@@ -71,10 +69,13 @@ class Attempt(BaseModel):
 class _File(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    format: Literal[1]
-    question: dict[str, Any]
-    attempts: list[Attempt]
-    sha256: str
+    format: Literal[1] = 1
+    question: Question
+    attempts: tuple[Attempt, ...]
+    sha256: str = ""
+
+    def checksum(self) -> str:
+        return checksum(self.model_dump(include={"question", "attempts"}))
 
 
 @dataclass(frozen=True)
@@ -88,16 +89,17 @@ class Entry:
         """The first answer that can be used, None if there is none."""
         for attempt in self.attempts:
             verdict = judge(self.question, attempt.answer, attempt.stop_reason, rules)
-            if verdict.answer is not None:
-                return verdict.answer
+            if not isinstance(verdict, list):
+                return verdict
         return None
 
     def problems(self, rules: Rules) -> Sequence[str]:
-        """What is wrong with the last attempt."""
+        """What is wrong with the last attempt, nothing if it can be used."""
         if not self.attempts:
             return ["not asked yet"]
         last = self.attempts[-1]
-        return judge(self.question, last.answer, last.stop_reason, rules).problems
+        verdict = judge(self.question, last.answer, last.stop_reason, rules)
+        return verdict if isinstance(verdict, list) else []
 
 
 @dataclass
@@ -106,7 +108,7 @@ class AnswerStore:
 
     Attributes:
         root: the folder; made when the first answer is written.
-        warn: told of every file that was set aside.
+        warn: called with a message for every file that was set aside.
     """
 
     root: Path
@@ -116,27 +118,23 @@ class AnswerStore:
         return self.root / question.step / question.file_name
 
     def read(self, question: Question) -> Entry:
-        """What is stored for a question; without attempts if there is nothing.
+        """What is stored for a question; an entry without attempts if there is nothing.
 
-        A damaged file is set aside, not deleted, and named to `warn`.
+        A damaged file is set aside, not deleted, and reported to `warn`.
 
         Raises:
-            CaptError: there is a file that cannot be opened; that does not say it is damaged.
+            CaptError: there is a file that cannot be opened, which does not make it a damaged one.
         """
         path = self.path(question)
         try:
-            entry = read_entry(path)
+            return self._load(path)
         except FileNotFoundError:
-            return Entry(question)
+            pass
         except OSError as error:
             raise CaptError(f"{path}: cannot read ({error.strerror or error})") from error
         except ValueError as error:
             self._set_aside(path, str(error))
-            return Entry(question)
-        if entry.question != question:
-            self._set_aside(path, "answers another question than its name says")
-            return Entry(question)
-        return entry
+        return Entry(question)
 
     def add(self, entry: Entry, attempt: Attempt) -> Entry:
         """Write an attempt behind the earlier ones; it is on disk when this returns.
@@ -152,17 +150,13 @@ class AnswerStore:
         """Every file with its entry, or with what is wrong with it; nothing is set aside."""
         for path in self.files():
             try:
-                entry = read_entry(path)
+                yield path, self._load(path)
             except FileNotFoundError:
                 continue
             except OSError as error:
                 yield path, f"cannot be read ({error.strerror or error})"
-                continue
             except ValueError as error:
                 yield path, str(error)
-                continue
-            wrong = self.path(entry.question) != path
-            yield path, "answers another question than its name says" if wrong else entry
 
     def files(self) -> Iterator[Path]:
         """Every file of an answer, in order."""
@@ -208,6 +202,12 @@ class AnswerStore:
         """Folder of the records of batches that are under way."""
         return self._folder("batches")
 
+    def _load(self, path: Path) -> Entry:
+        entry = read_entry(path)
+        if self.path(entry.question) != path:
+            raise ValueError("answers another question than its name says")
+        return entry
+
     def _lock(self, shard: int) -> FileLock:
         return FileLock(self._folder("locks") / f"{shard:02x}.lock")
 
@@ -244,12 +244,9 @@ class AnswerStore:
 
 
 def entry_text(entry: Entry) -> str:
-    """The file of an entry: sorted keys, one phrase a line, closed by a checksum of the rest."""
-    content = {
-        "question": entry.question.as_dict(),
-        "attempts": [attempt.model_dump() for attempt in entry.attempts],
-    }
-    record = {"format": FORMAT, **content, "sha256": _checksum(content)}
+    """The file of an entry: one phrase a line, closed by a checksum of question and attempts."""
+    file = _File(question=entry.question, attempts=tuple(entry.attempts))
+    record = {**file.model_dump(mode="json"), "sha256": file.checksum()}
     return json.dumps(record, indent=1, ensure_ascii=False) + "\n"
 
 
@@ -261,28 +258,16 @@ def read_entry(path: Path) -> Entry:
         ValueError: damaged; the message says how.
     """
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        file = _File.model_validate(record)
-        question = Question.from_dict(file.question)
+        file = _File.model_validate_json(path.read_bytes())
     except IsADirectoryError as error:
         raise ValueError("a folder, no file") from error
-    except UnicodeDecodeError as error:
-        raise ValueError("no UTF-8 text") from error
-    except json.JSONDecodeError as error:
-        raise ValueError(f"half-written or damaged (line {error.lineno} is no JSON)") from error
     except ValidationError as error:
-        place = ".".join(str(part) for part in error.errors()[0]["loc"])
-        raise ValueError(f"not an entry of this store ({place})") from error
-    except (TypeError, KeyError, ValueError, RecursionError) as error:
-        raise ValueError("its question is damaged") from error
-    if _checksum({k: record[k] for k in ("question", "attempts")}) != file.sha256:
+        problem = error.errors()[0]
+        place = ".".join(str(part) for part in problem["loc"])
+        raise ValueError(f"half-written or damaged ({place or problem['msg']})") from error
+    if file.checksum() != file.sha256:
         raise ValueError("changed or damaged since it was written (checksum)")
-    return Entry(question, tuple(file.attempts))
-
-
-def _checksum(content: Mapping[str, Any]) -> str:
-    text = json.dumps(content, sort_keys=True, ensure_ascii=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return Entry(file.question, file.attempts)
 
 
 def default_root() -> Path:

@@ -1,4 +1,4 @@
-"""What makes an answer usable, and what is said about one that is not."""
+"""What makes an answer usable, and what is wrong with one that is not."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Answer = AttributesAnswer | ReasonAnswer | PromptsAnswer
 
 @dataclass(frozen=True)
 class Rules:
-    """What prompts must keep to.
+    """The limits on prompts.
 
     Attributes:
         token_count: tokens of a text with start and end, as the text encoder counts them.
@@ -45,43 +45,31 @@ class Rules:
     medium: Sequence[str]
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """An answer in its form, or the reasons why it cannot be used."""
-
-    answer: Answer | None
-    problems: Sequence[str]
-
-
-def judge(question: Question, answer: Any, stop_reason: str | None, rules: Rules) -> Verdict:
-    """Whether an answer can be used.
+def judge(
+    question: Question, answer: Any, stop_reason: str | None, rules: Rules
+) -> Answer | list[str]:
+    """An answer in its form, or the reasons why it cannot be used.
 
     Args:
-        question: what was asked.
         answer: the model's JSON, or its text where it is none.
         stop_reason: as the service reports it.
-        rules: for prompts.
     """
     if stop_reason == "refusal":
-        return Verdict(None, ["the model refused to answer"])
+        return ["the model refused to answer"]
     if stop_reason not in FINISHED:
-        return Verdict(None, [f"the answer was cut off ({stop_reason}); keep it shorter"])
+        return [f"the answer was cut off ({stop_reason}); keep it shorter"]
     if isinstance(answer, str):
-        return Verdict(None, ["the answer is no JSON; answer with the JSON object alone"])
+        return ["the answer is no JSON; answer with the JSON object alone"]
     try:
         parsed = FORMS[question.step].model_validate(answer)
     except ValidationError as error:
-        return Verdict(
-            None, [f"the JSON has another form: {_place(p)}" for p in error.errors()[:5]]
-        )
+        return [f"the JSON has another form: {_place(p)}" for p in error.errors()[:5]]
     if isinstance(parsed, AttributesAnswer):
-        problems = list(_of_attributes(question, parsed))
-    elif isinstance(parsed, ReasonAnswer):
-        problems = list(_of_reason(parsed))
-    else:
-        assert isinstance(parsed, PromptsAnswer)
-        problems = list(_of_prompts(question, parsed, rules))
-    return Verdict(None if problems else parsed, problems)
+        return list(_of_attributes(question, parsed)) or parsed
+    if isinstance(parsed, ReasonAnswer):
+        return list(_of_reason(parsed)) or parsed
+    assert isinstance(parsed, PromptsAnswer)
+    return list(_of_prompts(question, parsed, rules)) or parsed
 
 
 def parse_text(text: str) -> Any:
@@ -138,7 +126,7 @@ def _of_attributes(question: Question, answer: AttributesAnswer) -> Iterator[str
     if any(not words_of(text) or len(text) > LONGEST_PHRASE for text in answer.attributes):
         yield f"an attribute is empty or longer than {LONGEST_PHRASE} characters"
     if duplicates(answer.attributes):
-        yield f'"{duplicates(answer.attributes)[0]}" stands there twice'
+        yield f'"{duplicates(answer.attributes)[0]}" occurs twice'
 
 
 def _of_reason(answer: ReasonAnswer) -> Iterator[str]:
@@ -165,7 +153,7 @@ def _of_prompts(question: Question, answer: PromptsAnswer, rules: Rules) -> Iter
             yield from prompt_problems(text, named, finder, rules)
     every = [text for _, _, texts in groups for text in texts]
     for text in duplicates(every):
-        yield f'"{text[:120]}" stands there twice'
+        yield f'"{text[:120]}" occurs twice'
     if len(difference) == 2:
         first, second = ({finder.shape(t) for t in ts} for ts in difference.values())
         if first & second:

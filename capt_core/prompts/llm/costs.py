@@ -65,7 +65,7 @@ class Spending:
             if self.price is not None:
                 self.dollars += self.price.of(tokens, batch)
 
-    def told(self) -> str:
+    def text(self) -> str:
         """Money if the price is known, else tokens."""
         if self.price is not None:
             return f"${self.dollars:.4f}" if self.dollars < 1 else f"${self.dollars:,.2f}"

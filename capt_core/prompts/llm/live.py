@@ -7,39 +7,19 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from capt_core.errors import CaptError
-from capt_core.prompts.llm.answers import AnswerStore
-from capt_core.prompts.llm.batches import UnderWay
-from capt_core.prompts.llm.costs import Spending
-from capt_core.prompts.llm.service import QuestionRefusedError, Service, StoppedError
-from capt_core.prompts.llm.tasks import Attempting, Task, attempt_of
+from capt_core.prompts.llm.batches import record_of
+from capt_core.prompts.llm.reasoning import Task
+from capt_core.prompts.llm.run import LIVE, Run
+from capt_core.prompts.llm.service import QuestionRefusedError, StoppedError
 
 REFUSALS_IN_A_ROW = 5  # refused requests without a success between them end the run
 CLAIMED_ELSEWHERE = 0.2  # seconds until another process's question is looked at again
 
 
-class LiveRun:
-    """Answers tasks with single calls.
+class LiveRun(Run):
+    """Answers tasks with single calls."""
 
-    Attributes:
-        refused: questions that the service did not take, with its words.
-    """
-
-    def __init__(
-        self,
-        service: Service,
-        store: AnswerStore,
-        attempting: Attempting,
-        spending: Spending,
-        stop: threading.Event,
-    ) -> None:
-        self.refused: dict[str, str] = {}
-        self._service = service
-        self._store = store
-        self._attempting = attempting
-        self._spending = spending
-        self._stop = stop
-        self._refusals_in_a_row = 0
-        self._under_way = UnderWay(store.batches())
+    _refusals_in_a_row = 0
 
     def answer(self, tasks: Sequence[Task], advance: Callable[[int], None]) -> None:
         """Ask every task until its answer can be used or its attempts are used up.
@@ -48,13 +28,13 @@ class LiveRun:
         the user interrupts, the calls under way are waited for, because they are paid for.
 
         Raises:
-            CaptError: the service refuses or stays away; every answer so far is stored.
+            CaptError: the service refuses or keeps failing; every answer so far is stored.
         """
         waiting = deque(tasks)
         failures: list[BaseException] = []
 
         def work() -> None:
-            while not self._stop.is_set():
+            while not self.service.stop.is_set():
                 try:
                     task = waiting.popleft()
                 except IndexError:
@@ -64,15 +44,15 @@ class LiveRun:
                 except BaseException as error:
                     if not isinstance(error, StoppedError):
                         failures.append(error)
-                    self._stop.set()
+                    self.service.stop.set()
                     return
                 if done:
                     advance(1)
                 else:
                     waiting.append(task)
-                    self._stop.wait(CLAIMED_ELSEWHERE)
+                    self.service.stop.wait(CLAIMED_ELSEWHERE)
 
-        count = min(self._attempting.settings.concurrency, len(tasks))
+        count = min(self.reasoning.settings.concurrency, len(tasks))
         threads = [threading.Thread(target=work, daemon=True) for _ in range(count)]
         for thread in threads:
             thread.start()
@@ -81,8 +61,8 @@ class LiveRun:
                 while thread.is_alive():
                     thread.join(0.2)
         except KeyboardInterrupt:
-            self._stop.set()
-            self._store.warn("interrupted; waiting for the calls under way, which are paid for")
+            self.service.stop.set()
+            self.store.warn("interrupted; waiting for the calls under way, which are paid for")
             for thread in threads:
                 thread.join()
             raise
@@ -91,26 +71,25 @@ class LiveRun:
 
     def _answer_one(self, task: Task) -> bool:
         """Whether the task is done with; False if another process holds its question."""
-        with self._store.claim(task.question) as mine:
+        with self.store.claim(task.question) as mine:
             if not mine:
                 return False
-            entry = self._store.read(task.question)
-            while self._attempting.is_open(entry):
-                batch = self._under_way.record_of(task.question)
-                if batch is not None:
+            entry = self.store.read(task.question)
+            while self.reasoning.is_open(entry):
+                record = record_of(self.store.batches(), task.question)
+                if record is not None:
                     raise CaptError(
                         f"{task.question.title} is in a batch that is not collected yet; run with "
                         "generate_prompts.provider=anthropic-batch to collect it, or remove "
-                        f"{batch} to forget it"
+                        f"{record} to forget it"
                     )
-                request, asked, parameters = self._attempting.next_request(task, entry)
+                request, pending = self.reasoning.next_request(task, entry)
                 try:
-                    reply = self._service.ask(request)
+                    reply = self.service.ask(request)
                 except QuestionRefusedError as error:
                     self._note_refusal(task, str(error))
                     return True
-                entry = self._store.add(entry, attempt_of(asked, parameters, reply, "live"))
-                self._spending.add(reply.tokens, batch=False)
+                entry = self.keep(entry, pending, reply, LIVE)
                 self._refusals_in_a_row = 0
         return True
 

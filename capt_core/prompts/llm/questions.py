@@ -1,18 +1,18 @@
-"""What is asked of the language model, the form of its answers, and the key of both."""
+"""The questions to the language model, the form of its answers, and the key of both."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic.dataclasses import dataclass
 
-from capt_core.data.splits import prompt_name
-from capt_core.prompts.llm.instructions import Instructions, Step
+from capt_core.prompts.llm.instructions import Step
 
 PROVIDER: Final = "anthropic"
 
@@ -55,7 +55,7 @@ FORMS: Final[Mapping[Step, type[_Answer]]] = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid"))
 class Question:
     """One question to the language model; equal questions have equal keys and are asked once.
 
@@ -80,92 +80,25 @@ class Question:
     @property
     def key(self) -> str:
         """SHA-256 over all fields in canonical JSON, 64 hex digits."""
-        text = json.dumps(self.as_dict(), sort_keys=True, ensure_ascii=True)
-        return hashlib.sha256(text.encode()).hexdigest()
+        return checksum(asdict(self))
 
     @property
     def title(self) -> str:
-        """For people: the step and its classes."""
+        """The step and its classes, for messages."""
         return f"{self.step} of {'/'.join(self.classes)}"
 
     @property
     def file_name(self) -> str:
-        """Readable name of the answer's file, unique through part of the key."""
+        """Readable name of the answer's file, made unique by part of the key."""
         parts = [re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") for name in self.classes]
         words = "--".join(part[:40] for part in parts)
         return f"{words.strip('-') or 'class'}-{self.key[:16]}.json"
 
-    def as_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "classes": list(self.classes)}
 
-    @staticmethod
-    def from_dict(record: Mapping[str, Any]) -> Question:
-        """The question of a record.
-
-        Raises:
-            TypeError, ValueError: fields are missing, unknown or of another type.
-        """
-        question = Question(**{**record, "classes": tuple(record["classes"])})
-        texts = (question.model, question.instructions, question.domain, question.provider)
-        if question.step not in FORMS or not all(
-            isinstance(text, str) for text in (*texts, *question.classes)
-        ):
-            raise ValueError("not a question")
-        if len(question.classes) != (1 if question.step == "attributes" else 2):
-            raise ValueError("wrong number of classes")
-        if type(question.prompts) is not int:
-            raise ValueError("not a number of prompts")
-        return question
-
-
-@dataclass(frozen=True)
-class Context:
-    """What fills the placeholders of the instruction texts besides the classes.
-
-    Attributes:
-        templates: class name to its hand-written prompt template.
-        words: most words a prompt may have.
-        medium: words of which a prompt must contain one.
-    """
-
-    templates: Mapping[str, str]
-    words: int
-    medium: Sequence[str]
-
-
-@dataclass(frozen=True)
-class Background:
-    """What the earlier steps and the mining say of a pair, in the order of the sorted classes."""
-
-    attributes: Mapping[str, Sequence[str]]
-    counts: tuple[int, int] = (0, 0)
-    reason: str = ""
-
-
-def wording(
-    question: Question, instructions: Instructions, context: Context, background: Background
-) -> str:
-    """The text of a question: its instruction with the placeholders filled."""
-    first, last = question.classes[0], question.classes[-1]
-    values: dict[str, object] = {
-        "domain": question.domain,
-        "class_a": prompt_name(first),
-        "class_b": prompt_name(last),
-        "attributes_a": _listed(background.attributes.get(first, ())),
-        "attributes_b": _listed(background.attributes.get(last, ())),
-        "count_ab": background.counts[0],
-        "count_ba": background.counts[1],
-        "reason": background.reason,
-        "count": question.prompts,
-        "words": context.words,
-        "medium": ", ".join(context.medium),
-        "photo_a": context.templates[first].format(prompt_name(first)).rstrip("."),
-    }
-    return instructions.fill(question.step, values)
-
-
-def _listed(phrases: Sequence[str]) -> str:
-    return "\n".join(f"- {phrase}" for phrase in phrases)
+def checksum(content: Mapping[str, Any]) -> str:
+    """SHA-256 over a value in canonical JSON, 64 hex digits."""
+    text = json.dumps(content, sort_keys=True, ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def medium_words(template: str, domain: str) -> list[str]:

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, Final
 
+from pydantic import BaseModel, ConfigDict
+
+from capt_core.data.splits import prompt_name
 from capt_core.params import GeneratePrompts
-from capt_core.prompts.llm.answers import AnswerStore
-from capt_core.prompts.llm.checks import Answer, Rules, difference_of
+from capt_core.prompts.llm.answers import AnswerStore, Entry
+from capt_core.prompts.llm.checks import FINISHED, Answer, Rules, difference_of
 from capt_core.prompts.llm.instructions import STEPS, Instructions, Step
 from capt_core.prompts.llm.questions import (
+    FORMS,
     AttributesAnswer,
-    Background,
-    Context,
     PromptsAnswer,
     Question,
     ReasonAnswer,
-    wording,
 )
-from capt_core.prompts.llm.tasks import Attempting, Task
+from capt_core.prompts.llm.service import Request
 from capt_core.prompts.store import SCHEMA_VERSION, ClassEntry, PairEntry, PromptStore
+
+MOST_TOKENS: Final = 32_768  # how far the limit of a truncated answer is raised
 
 
 @dataclass(frozen=True)
@@ -30,8 +35,23 @@ class ConfusedPair:
     counts: tuple[int, int]
 
 
-Answerer = Callable[[Step, Sequence[Task]], None]
-"""Has tasks of one step answered, as far as they can be."""
+@dataclass(frozen=True)
+class Task:
+    """A question to be asked, with the pair that its text takes counts and reason from."""
+
+    question: Question
+    pair: ConfusedPair
+
+
+class Pending(BaseModel):
+    """An attempt under way; `number` counts the attempts at its question before this one."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    question: Question
+    number: int
+    asked: str
+    parameters: dict[str, int | str]
 
 
 @dataclass
@@ -41,22 +61,20 @@ class Reasoning:
     Attributes:
         dataset: its name, for the store of prompts made from the answers.
         domain: what its images show.
-        context: fills the instruction texts.
+        templates: class name to its hand-written prompt template.
+        words: most words a prompt may have.
         settings: model, number of prompts.
     """
 
     dataset: str
     domain: str
-    context: Context
+    templates: Mapping[str, str]
+    words: int
     settings: GeneratePrompts
     instructions: Instructions
     rules: Rules
     answers: AnswerStore
-    attempting: Attempting = field(init=False)
-    _found: dict[tuple[Step, tuple[str, ...]], Answer] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.attempting = Attempting(self.settings, self.instructions, self.rules)
+    _found: dict[Question, Answer] = field(default_factory=dict)
 
     @property
     def source(self) -> str:
@@ -74,7 +92,7 @@ class Reasoning:
         )
 
     def written(self, pairs: Sequence[ConfusedPair]) -> PromptStore:
-        """What is answered about the pairs, in the form of a store of written prompts."""
+        """The answers about the pairs in the form of a store of written prompts."""
         classes: dict[str, ClassEntry] = {}
         entries = []
         for pair in pairs:
@@ -109,107 +127,146 @@ class Reasoning:
         """Pairs without usable prompts."""
         return [pair for pair in pairs if self._prompts(pair) is None]
 
-    def run(self, pairs: Sequence[ConfusedPair], answer: Answerer) -> None:
-        """Ask what is missing, step by step. What cannot be had is left missing.
+    def tasks(
+        self, step: Step, pairs: Sequence[ConfusedPair], planned: bool = False
+    ) -> Iterator[Task]:
+        """Open tasks of a step for the pairs that have no prompts yet, each question once.
 
         Args:
-            pairs: what is wanted.
-            answer: asks the open tasks of one step.
-        """
-        for step in STEPS:
-            tasks = list(self.tasks(step, pairs))
-            if tasks:
-                answer(step, tasks)
-
-    def tasks(self, step: Step, pairs: Sequence[ConfusedPair]) -> Iterator[Task]:
-        """Open tasks of a step for the pairs that have no prompts yet.
-
-        A pair whose earlier steps are not answered has no task: nothing could be said of it.
+            planned: with placeholders for earlier answers that are not there yet; else a pair
+                whose earlier steps are not answered has no task, since its text depends on them.
         """
         seen: set[Question] = set()
         for pair in self.missing(pairs):
-            if step == "attributes":
-                subjects: list[tuple[str, ...]] = [(name,) for name in pair.classes]
-            else:
-                subjects = [pair.classes]
-                if not all(self._attributes(name) for name in pair.classes):
-                    continue
-                if step == "prompts" and self._reason(pair) is None:
-                    continue
-            for subject in subjects:
-                question = self.question(step, subject)
-                if question in seen:
+            questions = self._questions(pair)
+            earlier = [q for q in questions if STEPS.index(q.step) < STEPS.index(step)]
+            if not planned and any(self._accepted(question) is None for question in earlier):
+                continue
+            for question in questions:
+                if question.step != step or question in seen:
                     continue
                 seen.add(question)
-                if self.attempting.is_open(self.answers.read(question)):
-                    yield Task(question, self._text_of(question, pair))
+                if self.is_open(self.answers.read(question)):
+                    yield Task(question, pair)
 
-    def planned(self, pairs: Sequence[ConfusedPair]) -> Mapping[Step, list[Task]]:
-        """Tasks that a run would take, with stand-ins for answers that are not there yet."""
-        missing = self.missing(pairs)
-        plan: dict[Step, list[Task]] = {step: [] for step in STEPS}
-        names = sorted({name for pair in missing for name in pair.classes})
-        subjects: list[tuple[Step, tuple[str, ...], ConfusedPair]] = [
-            ("attributes", (name,), ConfusedPair((name, name), (0, 0))) for name in names
-        ]
-        subjects += [(step, pair.classes, pair) for step in STEPS[1:] for pair in missing]
-        for step, classes, pair in subjects:
-            question = self.question(step, classes)
-            if self.attempting.is_open(self.answers.read(question)):
-                plan[step].append(Task(question, self._text_of(question, pair)))
-        return plan
+    def is_open(self, entry: Entry) -> bool:
+        """Whether a question has no usable answer and may be asked (again)."""
+        return len(entry.attempts) < self.settings.attempts and entry.accepted(self.rules) is None
 
-    def failures(self, pairs: Sequence[ConfusedPair]) -> Iterator[tuple[Question, str]]:
+    def next_request(self, task: Task, entry: Entry) -> tuple[Request, Pending]:
+        """The call for the next attempt, and what is to be stored with its answer.
+
+        After an answer that cannot be used, the question is put again together with the answer and
+        what is wrong with it; after none (a refusal, a truncated answer) as it was.
+        """
+        question = task.question
+        asked = (
+            "\n".join(entry.attempts[0].asked)
+            if entry.attempts
+            else self._text_of(question, task.pair)
+        )
+        messages = [{"role": "user", "content": asked}]
+        limit = self.settings.max_tokens
+        if entry.attempts:
+            last = entry.attempts[-1]
+            if last.stop_reason in FINISHED and last.answer not in ("", None):
+                problems = _listed(entry.problems(self.rules))
+                asked = self.instructions.fill("correction", {"problems": problems})
+                messages += [
+                    {"role": "assistant", "content": _as_text(last.answer)},
+                    {"role": "user", "content": asked},
+                ]
+            cut = sum(attempt.stop_reason == "max_tokens" for attempt in entry.attempts)
+            limit = max(limit, min(MOST_TOKENS, limit * 2**cut))
+        schema = FORMS[question.step].model_json_schema()
+        request: dict[str, Any] = {
+            "model": question.model,
+            "max_tokens": limit,
+            # The instructions are the same in every call: the service may keep them.
+            "system": [
+                {
+                    "type": "text",
+                    "text": self.instructions.system,
+                    "cache_control": {"type": "ephemeral"},
+                }
+            ],
+            "messages": messages,
+            "output_config": {"format": {"type": "json_schema", "schema": schema}},
+        }
+        return request, Pending(
+            question=question,
+            number=len(entry.attempts),
+            asked=asked,
+            parameters={"max_tokens": limit},
+        )
+
+    def failures(self, pairs: Sequence[ConfusedPair]) -> Mapping[Question, str]:
         """For every pair without prompts the first question without a usable answer, and why."""
-        told: set[Question] = set()
+        found: dict[Question, str] = {}
         for pair in self.missing(pairs):
-            questions = [self.question("attributes", (name,)) for name in pair.classes]
-            questions += [self.question(step, pair.classes) for step in STEPS[1:]]
-            for question in questions:
+            for question in self._questions(pair):
                 entry = self.answers.read(question)
                 if entry.accepted(self.rules) is None:
-                    if question not in told:
-                        told.add(question)
-                        yield question, "; ".join(entry.problems(self.rules)[:3])
+                    found[question] = "; ".join(entry.problems(self.rules)[:3])
                     break
+        return found
 
-    def _text_of(self, question: Question, pair: ConfusedPair) -> Callable[[], str]:
-        def text() -> str:
-            background = Background(
-                {name: self._attributes(name) or _STAND_IN for name in question.classes},
-                pair.counts,
-                self._reason(pair) or _STAND_IN_REASON if question.step == "prompts" else "",
-            )
-            return wording(question, self.instructions, self.context, background)
+    def _questions(self, pair: ConfusedPair) -> list[Question]:
+        """The questions about a pair, in the order of the steps."""
+        attributes = [self.question("attributes", (name,)) for name in pair.classes]
+        return attributes + [self.question(step, pair.classes) for step in STEPS[1:]]
 
-        return text
+    def _text_of(self, question: Question, pair: ConfusedPair) -> str:
+        first, last = question.classes[0], question.classes[-1]
+        values: dict[str, object] = {
+            "domain": question.domain,
+            "class_a": prompt_name(first),
+            "class_b": prompt_name(last),
+            "attributes_a": _listed(self._attributes(first) or _ATTRIBUTES),
+            "attributes_b": _listed(self._attributes(last) or _ATTRIBUTES),
+            "count_ab": pair.counts[0],
+            "count_ba": pair.counts[1],
+            "reason": self._reason(pair) or _REASON,
+            "count": question.prompts,
+            "words": self.words,
+            "medium": ", ".join(self.rules.medium),
+            "photo_a": self.templates[first].format(prompt_name(first)).rstrip("."),
+        }
+        return self.instructions.fill(question.step, values)
 
     def _attributes(self, name: str) -> Sequence[str] | None:
-        answer = self._accepted("attributes", (name,))
+        answer = self._accepted(self.question("attributes", (name,)))
         return answer.attributes if isinstance(answer, AttributesAnswer) else None
 
     def _reason(self, pair: ConfusedPair) -> str | None:
-        answer = self._accepted("reason", pair.classes)
+        answer = self._accepted(self.question("reason", pair.classes))
         return answer.reason if isinstance(answer, ReasonAnswer) else None
 
     def _prompts(self, pair: ConfusedPair) -> PromptsAnswer | None:
-        answer = self._accepted("prompts", pair.classes)
+        answer = self._accepted(self.question("prompts", pair.classes))
         return answer if isinstance(answer, PromptsAnswer) else None
 
-    def _accepted(self, step: Step, classes: Sequence[str]) -> Answer | None:
-        # What was accepted once stays so; what was not may have been asked meanwhile.
-        key = (step, tuple(classes))
-        if key not in self._found:
-            answer = self.answers.read(self.question(step, classes)).accepted(self.rules)
+    def _accepted(self, question: Question) -> Answer | None:
+        # An accepted answer stays accepted; other questions may have been asked meanwhile.
+        if question not in self._found:
+            answer = self.answers.read(question).accepted(self.rules)
             if answer is None:
                 return None
-            self._found[key] = answer
-        return self._found[key]
+            self._found[question] = answer
+        return self._found[question]
 
 
-# Of the length that answers have: only a dry run asks with these.
-_STAND_IN = ("an attribute of about the length that such phrases have in answers",) * 6
-_STAND_IN_REASON = " ".join(["a sentence about the shared traits and the conditions"] * 5)
+def _listed(phrases: Sequence[object]) -> str:
+    return "\n".join(f"- {phrase}" for phrase in phrases)
+
+
+def _as_text(answer: Any) -> str:
+    return answer if isinstance(answer, str) else json.dumps(answer, ensure_ascii=False)
+
+
+# Placeholders of the length that answers have; only an estimate asks with them.
+_ATTRIBUTES = ("an attribute of about the length that such phrases have in answers",) * 6
+_REASON = " ".join(["a sentence about the shared traits and the conditions"] * 5)
 
 
 def confused_pairs(rows: Sequence[tuple[str, str, int]]) -> list[ConfusedPair]:

@@ -1,4 +1,9 @@
-"""The Messages and Batches interfaces of Anthropic, with retries that are ours to bound."""
+"""The Messages and Batches interfaces of Anthropic.
+
+The client library retries and backs off. Added here, by a middleware that sees every attempt: a
+limit on the wait that a server may ask for, retries after replies that are not usable, and an end
+of the waiting when the run ends.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +11,6 @@ import contextlib
 import email.utils
 import math
 import os
-import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,17 +24,15 @@ from capt_core.prompts.llm.answers import Tokens
 from capt_core.prompts.llm.redaction import Redaction
 
 if TYPE_CHECKING:
-    from anthropic.types import Message
+    from anthropic import APIRequest, CallNext
     from anthropic.types.messages import MessageBatch
 
 KEY_VARIABLE: Final = "ANTHROPIC_API_KEY"
-FIRST_DELAY = 1.0  # seconds before the first retry; doubles from one to the next
-LONGEST_DELAY = 60.0
-LONGEST_ASKED_DELAY = 600.0  # a service that asks for more is left for later
+LONGEST_WAIT = 600.0  # seconds; a service that asks for more is left for later
 
-REFUSED_MEMBERS = frozenset({"invalid_request_error", "not_found_error"})
-
-_UNREADABLE = (ValueError, AttributeError, TypeError, RecursionError)
+_REFUSED_MEMBERS = frozenset({"invalid_request_error", "not_found_error"})
+_RETRIED = frozenset({408, 409, 429, *range(500, 600)})
+_WAIT_HEADERS: Final = (("retry-after-ms", 0.001), ("retry-after", 1.0))
 
 Request = Mapping[str, Any]
 """Arguments of one call of the Messages interface."""
@@ -51,11 +53,7 @@ class NotKnownError(CaptError):
 
 
 class TransientError(Exception):
-    """Worth another try. `delay`: seconds the service asked to wait, None if it did not."""
-
-    def __init__(self, what: str, delay: float | None = None) -> None:
-        super().__init__(what)
-        self.delay = delay
+    """Worth another try."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +68,7 @@ class Reply:
 
 
 def api_key() -> str | None:
-    """The key, from the environment and from nowhere else; None when it is unset or blank.
+    """The key from the environment; None when it is unset or blank.
 
     Raises:
         CaptError: it cannot be a key. The message does not show it.
@@ -86,27 +84,44 @@ def api_key() -> str | None:
 class Service:
     """Calls of the language model.
 
-    Every text that comes back, answers and error messages alike, is freed of the key before
+    The key is removed from every text that comes back, answers and error messages alike, before
     anything is done with it.
+
+    Attributes:
+        stop: set it to end the run: calls under way end, later ones raise StoppedError.
+
+    Raises:
+        CaptError: the client library is missing or cannot be set up.
     """
 
-    def __init__(self, key: str, settings: GeneratePrompts, stop: threading.Event) -> None:
-        import anthropic
-
+    def __init__(self, key: str, settings: GeneratePrompts) -> None:
+        try:
+            import anthropic
+        except ImportError:
+            raise CaptError(
+                f"generate_prompts.provider={settings.provider} needs the extra [llm]; run: "
+                'pip install "capt-stage[llm]"'
+            ) from None
+        self.stop = threading.Event()
+        self._library = anthropic
         self._redaction = Redaction(key)
-        self._settings = settings
-        self._stop = stop
-        self._not_before = 0.0
-        http = anthropic.DefaultHttpxClient(
-            event_hooks={"response": [lambda found: _limit_duration(found, settings.timeout)]}
-        )
+        self._tries = settings.retries + 1
+
+        def limit_duration(response: Any) -> None:
+            # The client's time-out is per read, which a server that sends a byte now and then
+            # never exceeds. Results of batches may be long; the time-out per read serves them.
+            if not response.request.url.path.endswith("/results"):
+                response.iter_raw = lambda read=response.iter_raw: _within(read(), settings.timeout)
+
         try:
             self._client = anthropic.Anthropic(
                 api_key=key,
-                # Retries are made here: the client's own obey any waiting time and ignore `stop`.
-                max_retries=0,
+                max_retries=settings.retries,
                 timeout=anthropic.Timeout(settings.timeout, connect=min(10.0, settings.timeout)),
-                http_client=http,
+                http_client=anthropic.DefaultHttpxClient(
+                    event_hooks={"response": [limit_duration]}
+                ),
+                middleware=[self._attempt],
                 open_telemetry=False,
             )
         except Exception as error:
@@ -124,24 +139,17 @@ class Service:
         Raises:
             QuestionRefusedError: the service refuses this request.
             StoppedError: the run is ending.
-            CaptError: the service refuses the key or the model, or stays away.
+            CaptError: the service refuses the key or the model, or failed in every retry.
         """
-        return self.retrying(lambda: self.reply(self._client.messages.create(**request)))
+        return self._called(lambda: self._reply(self._client.messages.create(**request)))
 
     def count_tokens(self, request: Request) -> int:
         """Input tokens of a request, as the service counts them; raises like `ask`."""
         counted = {k: request[k] for k in ("model", "system", "messages", "output_config")}
-
-        def call() -> int:
-            count = getattr(self._client.messages.count_tokens(**counted), "input_tokens", None)
-            if not isinstance(count, int):
-                raise TransientError("the answer holds no token count")
-            return count
-
-        return self.retrying(call)
+        return self._called(lambda: self._client.messages.count_tokens(**counted).input_tokens)
 
     def submit(self, requests: Sequence[tuple[str, Request]]) -> str:
-        """Hand in a batch of (custom id, request), once; its id.
+        """Submit a batch of (custom id, request) once, without retries; its id.
 
         Raises:
             TransientError: nobody knows whether the batch was taken.
@@ -149,14 +157,12 @@ class Service:
         """
         members: Any = [{"custom_id": name, "params": request} for name, request in requests]
         with self._translated():
-            batch = self._client.messages.batches.create(requests=members)
-            return self._checked(batch).id
+            once = self._client.with_options(max_retries=0)
+            return once.messages.batches.create(requests=members).id
 
     def batch(self, batch_id: str) -> MessageBatch:
         """State of a batch; raises like `ask`."""
-        return self.retrying(
-            lambda: self._checked(self._client.messages.batches.retrieve(batch_id))
-        )
+        return self._called(lambda: self._client.messages.batches.retrieve(batch_id))
 
     def batches_between(self, first: datetime, last: datetime) -> list[MessageBatch]:
         """Batches that were created between two moments, newest first; raises like `ask`."""
@@ -164,14 +170,13 @@ class Service:
         def call() -> list[MessageBatch]:
             found = []
             for batch in self._client.messages.batches.list(limit=100):
-                created = self._checked(batch).created_at
-                if created < first:
+                if batch.created_at < first:
                     break
-                if created <= last:
+                if batch.created_at <= last:
                     found.append(batch)
             return found
 
-        return self.retrying(call)
+        return self._called(call)
 
     def results(self, batch_id: str) -> Iterator[tuple[str, Reply | Exception]]:
         """Members of an ended batch as they arrive: custom id, and the reply or what went wrong.
@@ -185,33 +190,72 @@ class Service:
         """
         with self._translated():
             for member in self._client.messages.batches.results(batch_id):
-                name = getattr(member, "custom_id", None)
-                kind = getattr(getattr(member, "result", None), "type", None)
-                if not isinstance(name, str):
-                    raise TransientError("a line of the results is no result")
-                if kind == "succeeded":
-                    try:
-                        yield name, self.reply(member.result.message)  # type: ignore[union-attr]
-                    except TransientError as error:
-                        yield name, error
-                elif kind == "errored":
-                    detail = getattr(getattr(member.result, "error", None), "error", None)
-                    text = self._redaction.line(getattr(detail, "message", "no reason given"))
-                    refused = getattr(detail, "type", "") in REFUSED_MEMBERS
-                    yield name, (QuestionRefusedError if refused else TransientError)(text)
-                else:
-                    yield name, TransientError(f"the batch left it {kind or 'without a result'}")
+                yield str(member.custom_id), self._outcome(member.result)
 
-    def reply(self, message: Message) -> Reply:
+    def sleep(self, seconds: float) -> None:
+        """Wait, but not past the end of the run.
+
+        Raises:
+            StoppedError: the run is ending.
+        """
+        if self.stop.wait(seconds):
+            raise StoppedError
+
+    def _attempt(self, request: APIRequest, call_next: CallNext) -> Any:
+        """One attempt at a call; the client library calls this and decides on the next one."""
+        if self.stop.is_set():
+            raise StoppedError
+        response = call_next(request)
+        status = response.status_code
+        if status < 300:
+            if not request.stream:
+                try:
+                    self._check(response.parse())
+                except (TransientError, ValueError, TypeError, RecursionError) as error:
+                    # Proxies and half-broken servers answer with anything.
+                    raise self._library.RetryableError(self._redaction.line(error)) from None
+        elif status in _RETRIED and (seconds := asked_delay(response.headers)) is not None:
+            if seconds > LONGEST_WAIT:
+                raise CaptError(
+                    f"the service asks to wait {seconds:.0f} s; run again then, nothing that was "
+                    "answered is asked again"
+                )
+            # Not after the last try, except of a submission, which is looked for afterwards.
+            if request.retries_taken + 1 < self._tries:
+                self.sleep(seconds)
+        # The client library obeys these without a limit and sleeps through the end of the run.
+        for name, _ in _WAIT_HEADERS:
+            response.headers.pop(name, None)
+        return response
+
+    def _check(self, value: Any) -> None:
+        """Raise TransientError for a reply that lacks what is read from it."""
+        types = self._library.types
+        batches = getattr(value, "data", [value])
+        if isinstance(value, types.Message):
+            self._reply(value)
+        elif isinstance(value, types.MessageTokensCount):
+            if not isinstance(value.input_tokens, int):
+                raise TransientError("the answer holds no token count")
+        elif not all(isinstance(batch, types.messages.MessageBatch) for batch in batches):
+            raise TransientError("the answer is of another kind")
+        else:
+            for batch in batches:
+                named = isinstance(batch.id, str) and batch.id and batch.processing_status
+                if not named or not isinstance(batch.created_at, datetime):
+                    raise TransientError("the answer is not a batch")
+                if self._redaction.found_in(f"{batch.id} {batch.processing_status}"):
+                    raise TransientError("the batch has the key in its name")
+
+    def _reply(self, message: Any) -> Reply:
         """A message as a reply.
 
         Raises:
-            TransientError: it is none; proxies and half-broken servers answer so.
+            TransientError: it is not a message.
         """
         try:
             usage = getattr(message, "usage", None)
-            blocks = list(message.content)
-            text = "".join(block.text for block in blocks if block.type == "text")
+            text = "".join(block.text for block in message.content if block.type == "text")
             if not isinstance(message.stop_reason, str) or not isinstance(message.model, str):
                 raise TypeError("no stop reason")
             return Reply(
@@ -229,75 +273,44 @@ class Service:
         except (AttributeError, TypeError, ValueError) as error:
             raise TransientError("the answer is not a message") from error
 
-    def retrying(self, call: Callable[[], _T]) -> _T:
-        """Call until it works; wait longer each time, or as long as the service asks.
+    def _outcome(self, result: Any) -> Reply | Exception:
+        """What became of a member of a batch."""
+        try:
+            if result.type == "succeeded":
+                return self._reply(result.message)
+            if result.type == "errored":
+                detail = result.error.error
+                refused = detail.type in _REFUSED_MEMBERS
+                text = self._redaction.line(detail.message)
+                return QuestionRefusedError(text) if refused else TransientError(text)
+            return TransientError(f"the batch left it {result.type}")
+        except (AttributeError, TransientError) as error:
+            return TransientError(self._redaction.line(error))
 
-        Raises:
-            QuestionRefusedError, StoppedError, CaptError: as `ask`.
-        """
-        for tries in range(self._settings.retries + 1):
-            self._wait_for_turn()
-            try:
-                with self._translated():
-                    return call()
-            except TransientError as error:
-                if tries == self._settings.retries:
-                    raise CaptError(
-                        f"the service failed {tries + 1} times in a row, last: {error}; run again "
-                        "later, nothing that was answered is asked again"
-                    ) from None
-                self.back_off(tries, error.delay)
-        raise AssertionError
-
-    def back_off(self, tries: int, asked: float | None) -> None:
-        """Hold all calls back after a failure.
-
-        Raises:
-            CaptError: the service asks for a longer wait than `LONGEST_ASKED_DELAY`.
-        """
-        if asked is not None and asked > LONGEST_ASKED_DELAY:
+    def _called(self, call: Callable[[], _T]) -> _T:
+        try:
+            with self._translated():
+                return call()
+        except TransientError as error:
             raise CaptError(
-                f"the service asks to wait {asked:.0f} s; run again then, nothing that was "
-                "answered is asked again"
-            )
-        if asked is not None:
-            delay = max(asked, FIRST_DELAY)  # "0" from a full service would use all retries at once
-        else:
-            delay = min(LONGEST_DELAY, FIRST_DELAY * 2**tries) * random.uniform(0.75, 1)
-        # A full service is full for every thread.
-        self._not_before = max(self._not_before, time.monotonic() + delay)
-
-    def sleep(self, seconds: float) -> None:
-        """Wait, but not past the end of the run.
-
-        Raises:
-            StoppedError: the run is ending.
-        """
-        if self._stop.wait(seconds):
-            raise StoppedError
-
-    def _wait_for_turn(self) -> None:
-        if self._stop.is_set():
-            raise StoppedError
-        while (left := self._not_before - time.monotonic()) > 0:
-            self.sleep(min(left, 1.0))
+                f"the service failed {self._tries} times in a row, last: {error}; run again "
+                "later, nothing that was answered is asked again"
+            ) from None
 
     @contextlib.contextmanager
     def _translated(self) -> Iterator[None]:
-        """Turn whatever a call may raise into one of our errors, without the key."""
-        import anthropic
-        import httpx2
-
+        """Turn the errors of the client library into those above, without the key."""
         try:
             yield
         except (TransientError, QuestionRefusedError, CaptError, StoppedError):
             raise
-        except anthropic.APIStatusError as error:
+        except self._library.APIStatusError as error:
             raise self._of_status(error) from None
-        except (anthropic.APIConnectionError, httpx2.HTTPError, httpx2.StreamError) as error:
-            raise TransientError(f"no connection ({self._redaction.line(error)})") from None
-        except (anthropic.AnthropicError, *_UNREADABLE) as error:
-            # Broken JSON, JSON nested without end and answers of another kind surface as such.
+        except self._library.APIConnectionError as error:
+            cause = self._redaction.line(error.__cause__ or error)
+            raise TransientError(f"no connection ({cause})") from None
+        except Exception as error:
+            # A stream of results that breaks raises errors of the HTTP library or of JSON.
             raise TransientError(f"an unreadable answer ({self._redaction.line(error)})") from None
 
     def _of_status(self, error: Any) -> Exception:
@@ -312,29 +325,18 @@ class Service:
                 f"the service does not know what was asked for: {text}; is "
                 "generate_prompts.model right?"
             )
-        told_not_to = error.response.headers.get("x-should-retry") == "false"
-        if status < 400 or status in (408, 409, 429) or status >= 500:
-            if told_not_to:
-                return CaptError(f"the service failed and says not to try again: {text}")
-            return TransientError(text, asked_delay(error.response.headers))
-        return QuestionRefusedError(text)
-
-    def _checked(self, batch: Any) -> MessageBatch:
-        status = getattr(batch, "processing_status", None)
-        if not isinstance(getattr(batch, "id", None), str) or not batch.id or status is None:
-            raise TransientError("the answer is not a batch")
-        if self._redaction.found_in(f"{batch.id} {status}"):
-            raise TransientError("the batch has the key in its name")
-        if not isinstance(getattr(batch, "created_at", None), datetime):
-            raise TransientError("the batch has no date")
-        return batch  # type: ignore[no-any-return]
+        if status not in _RETRIED:
+            return QuestionRefusedError(text)
+        if error.response.headers.get("x-should-retry") == "false":
+            return CaptError(f"the service failed and says not to try again: {text}")
+        return TransientError(text)
 
 
 def asked_delay(headers: Mapping[str, str]) -> float | None:
     """Seconds that a response asks to wait, None if it does not say or says nonsense."""
-    for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
-        with contextlib.suppress(TypeError, ValueError):
-            seconds = float(headers[name]) * unit if name in headers else math.nan
+    for name, unit in _WAIT_HEADERS:
+        with contextlib.suppress(KeyError, ValueError):
+            seconds = float(headers[name]) * unit
             if math.isfinite(seconds) and seconds >= 0:
                 return seconds
     with contextlib.suppress(TypeError, ValueError, OverflowError):
@@ -356,30 +358,10 @@ def _message_of(error: Any) -> str:
     return str(text or type(error).__name__)
 
 
-def _limit_duration(response: Any, seconds: float) -> None:
-    """Let a response's body take no longer than given in all.
-
-    The client's own time-out is per piece, so a server that sends a byte now and then never ends.
-    Results of batches may be long and are stored while they arrive; the time-out per piece has to
-    do for them.
-    """
-    import httpx2
-
-    if response.request.url.path.endswith("/results"):
-        return
-
-    class Limited(httpx2.SyncByteStream):
-        def __init__(self, stream: Any) -> None:
-            self._stream = stream
-
-        def __iter__(self) -> Iterator[bytes]:
-            deadline = time.monotonic() + seconds
-            for piece in self._stream:
-                yield piece
-                if time.monotonic() > deadline:
-                    raise httpx2.ReadTimeout("the answer took too long", request=response.request)
-
-        def close(self) -> None:
-            self._stream.close()
-
-    response.stream = Limited(response.stream)
+def _within(pieces: Iterator[bytes], seconds: float) -> Iterator[bytes]:
+    """Pieces of a body, as long as they arrive in the given time in all."""
+    deadline = time.monotonic() + seconds
+    for piece in pieces:
+        yield piece
+        if time.monotonic() > deadline:
+            raise TimeoutError("the answer took too long")

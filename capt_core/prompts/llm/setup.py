@@ -12,7 +12,7 @@ from capt_core.params import Backbone, GeneratePrompts
 from capt_core.prompts.llm.answers import AnswerStore, default_root
 from capt_core.prompts.llm.checks import Rules
 from capt_core.prompts.llm.instructions import load_instructions
-from capt_core.prompts.llm.questions import Context, medium_words
+from capt_core.prompts.llm.questions import medium_words
 from capt_core.prompts.llm.reasoning import Reasoning
 
 MOST_WORDS = 40
@@ -48,7 +48,7 @@ def reasoning_for(
     """The questions about a prepared data set.
 
     Args:
-        warn: told of damaged answers that were set aside.
+        warn: called for damaged answers that were set aside.
 
     Raises:
         CaptError: unusable instruction texts, unknown model.
@@ -60,7 +60,8 @@ def reasoning_for(
     return Reasoning(
         dataset=prepared.name,
         domain=dataset_spec(prepared.name).domain,
-        context=Context(templates, words, rules.medium),
+        templates=templates,
+        words=words,
         settings=settings,
         instructions=load_instructions(own),
         rules=rules,

@@ -11,7 +11,8 @@ from torch import nn
 from torch.nn import functional
 
 from capt_core.methods.capt.model import CaptModel
-from capt_core.params import Adapter, Experts
+from capt_core.methods.capt.settings import Adapter, Experts
+from tests import paper_preset
 
 Array = npt.NDArray[np.float64]
 
@@ -121,8 +122,8 @@ def capt_model(
     return CaptModel(
         clip.visual,
         {"commonality": centres[:2], "difference": centres[2:]},
-        Adapter(blocks=blocks, **adapter),
-        experts or Experts(),
+        paper_preset.adapter(blocks=blocks, **adapter),
+        experts or paper_preset.experts(),
         seed,
         visual_prompts,
     )

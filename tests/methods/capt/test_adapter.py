@@ -13,7 +13,7 @@ from torch import nn
 
 from capt_core.errors import CaptError
 from capt_core.methods.capt.adapter import DiffMannerAdapter, add_local_detail, dynamic_weight
-from capt_core.params import Adapter
+from tests import paper_preset
 from tests.methods.capt.reference import (
     Array,
     context,
@@ -91,7 +91,9 @@ def adapter_case(
     tokens_beside: int = 0, **settings: Any
 ) -> tuple[DiffMannerAdapter, torch.Tensor, nn.LayerNorm]:
     """An adapter for 9 patches of width 8 with random weights, tokens, and a LayerNorm."""
-    adapter = DiffMannerAdapter(random_attention(1), 8, 9, Adapter(**settings)).double()
+    adapter = DiffMannerAdapter(
+        random_attention(1), 8, 9, paper_preset.adapter(**settings)
+    ).double()
     norm = nn.LayerNorm(8, dtype=torch.float64)
     fill(adapter, 2)
     fill(norm, 3)
@@ -127,7 +129,7 @@ def test_prompt_tokens_are_neither_changed_nor_seen(form: str, parts: str) -> No
 @pytest.mark.parametrize("attention", ATTENTION)
 def test_a_fresh_adapter_is_the_identity(form: str, parts: str, attention: str) -> None:
     _, tokens, norm = adapter_case()
-    settings = Adapter.model_validate({"form": form, "parts": parts, "attention": attention})
+    settings = paper_preset.adapter(form=form, parts=parts, attention=attention)
     fresh = DiffMannerAdapter(random_attention(1), 8, 9, settings).double()
     assert torch.equal(fresh(tokens, ALPHAS, norm, random_attention(1)), tokens)
 
@@ -183,7 +185,7 @@ def test_the_parts_by_hand() -> None:
         ("global", [4.0, 4.0, 4.0, 4.0]),
         ("global_local", [6.0, 10.0, 6.0, 10.0]),
     ):
-        adapter = DiffMannerAdapter(attention, 1, 4, Adapter.model_validate({"parts": parts}))
+        adapter = DiffMannerAdapter(attention, 1, 4, paper_preset.adapter(parts=parts))
         with torch.no_grad():
             adapter.kernel[0, 0, -1 if parts == "global" else 1, -1 if parts == "global" else 1] = 2
         found = adapter(tokens, torch.tensor([1.0]), nn.Identity(), attention)
@@ -191,13 +193,15 @@ def test_the_parts_by_hand() -> None:
 
 
 def test_the_global_part_has_one_number_per_channel() -> None:
-    adapter = DiffMannerAdapter(random_attention(1), 8, 9, Adapter(parts="global", kernel_size=5))
+    adapter = DiffMannerAdapter(
+        random_attention(1), 8, 9, paper_preset.adapter(parts="global", kernel_size=5)
+    )
     assert adapter.kernel.shape == (8, 1, 1, 1)
 
 
 def test_own_attention_is_a_trainable_copy() -> None:
     frozen = random_attention(1).requires_grad_(False)
-    adapter = DiffMannerAdapter(frozen, 8, 9, Adapter(attention="own")).double()
+    adapter = DiffMannerAdapter(frozen, 8, 9, paper_preset.adapter(attention="own")).double()
     own = adapter.own_attention
     assert own is not None
     for name, parameter in own.named_parameters():
@@ -226,21 +230,21 @@ def test_own_attention_is_a_trainable_copy() -> None:
 
 
 def test_without_the_global_part_there_is_no_own_attention() -> None:
-    settings = Adapter(attention="own", parts="local")
+    settings = paper_preset.adapter(attention="own", parts="local")
     assert DiffMannerAdapter(random_attention(1), 8, 9, settings).own_attention is None
 
 
 @pytest.mark.parametrize("patches", [2, 8, 12, 195])
 def test_a_grid_that_is_not_square_is_refused(patches: int) -> None:
     with pytest.raises(CaptError, match=f"square patch grid, the tower has {patches} patches"):
-        DiffMannerAdapter(random_attention(1), 8, patches, Adapter())
+        DiffMannerAdapter(random_attention(1), 8, patches, paper_preset.adapter())
 
 
 def test_the_size_of_an_adapter() -> None:
     # Twelve of them for ViT-B/16 have 82,944 weights.
     attention = nn.MultiheadAttention(768, 12, batch_first=True, device="meta")
-    adapter = DiffMannerAdapter(attention, 768, 196, Adapter())
+    adapter = DiffMannerAdapter(attention, 768, 196, paper_preset.adapter())
     assert sum(parameter.numel() for parameter in adapter.parameters()) * 12 == 82_944
-    own = DiffMannerAdapter(attention, 768, 196, Adapter(attention="own"))
+    own = DiffMannerAdapter(attention, 768, 196, paper_preset.adapter(attention="own"))
     # Four projections with biases beside the kernel.
     assert sum(p.numel() for p in own.parameters()) == 6_912 + 4 * 768 * 769

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from capt_core.methods.capt.context import global_vector, swapped_context, unsummed_attention
-from capt_core.params import Adapter
+from tests import paper_preset
 from tests.methods.capt.reference import context, normal, random_attention
 
 Function = Callable[[nn.MultiheadAttention, torch.Tensor, torch.Tensor], torch.Tensor]
@@ -125,7 +125,7 @@ def test_the_other_readings_head_by_head(
 ) -> None:
     attention, z = drawn(case)
     found = function(attention, z[:, 0], z[:, 1:]).detach().numpy()
-    settings = Adapter.model_validate({"form": form})
+    settings = paper_preset.adapter(form=form)
     for image, tokens in enumerate(z.numpy()):
         expected = context(settings, attention, tokens[0], tokens[1:])
         np.testing.assert_allclose(found[image], expected, rtol=1e-9, atol=1e-9)

@@ -21,7 +21,8 @@ from capt_core.methods.capt.experts import (
     route,
 )
 from capt_core.methods.capt.semantic_expert import SemanticExpert
-from capt_core.params import EXPERTS, Experts, Granularity
+from capt_core.methods.capt.settings import EXPERTS, Experts, Granularity
+from tests import paper_preset
 from tests.methods.capt.reference import fill, normal
 
 WIDTH, TEXT_WIDTH = 6, 4
@@ -124,7 +125,7 @@ def mgde(
 ) -> MultiGranularityDiscrepancyExpert:
     generator = torch.Generator().manual_seed(seed)
     return MultiGranularityDiscrepancyExpert(
-        frozen or feed_forward(), CENTRES, WIDTH, settings or Experts(), generator
+        frozen or feed_forward(), CENTRES, WIDTH, settings or paper_preset.experts(), generator
     )
 
 
@@ -155,7 +156,7 @@ def test_a_fresh_mixture_adds_exactly_nothing() -> None:
 
 @pytest.mark.parametrize("active", [1, 2, 3])
 def test_the_mixture_is_equation_11_scaled_by_the_residual_gate(active: int) -> None:
-    module = mgde(Experts(active=active))
+    module = mgde(paper_preset.experts(active=active))
     router = router_of(module)
     with torch.no_grad():
         module.residual_gate.fill_(0.5)
@@ -183,7 +184,7 @@ SUBSETS: list[list[Granularity]] = [
 def test_experts_that_are_not_listed_are_left_out(
     granularities: list[Granularity], active: int
 ) -> None:
-    module = mgde(Experts(granularities=granularities, active=active))
+    module = mgde(paper_preset.experts(granularities=granularities, active=active))
     # Whatever the order they are asked for in, columns are in the order of the names.
     names = tuple(name for name in EXPERTS if name in granularities)
     assert module.names == names == tuple(module.experts)
@@ -197,7 +198,7 @@ def test_experts_that_are_not_listed_are_left_out(
 
 @pytest.mark.parametrize("granularities", [*SUBSETS, list(EXPERTS)], ids="-".join)
 def test_mean_routing_weighs_all_alike_without_a_router(granularities: list[Granularity]) -> None:
-    module = opened(Experts(granularities=granularities, routing="mean", active=1))
+    module = opened(paper_preset.experts(granularities=granularities, routing="mean", active=1))
     assert module.router is None
     features = normal(4, WIDTH).float()
     added, gates = module(features)
@@ -208,7 +209,7 @@ def test_mean_routing_weighs_all_alike_without_a_router(granularities: list[Gran
 
 @pytest.mark.parametrize("routing", ["top_k", "mean"])
 def test_without_experts_nothing_is_added(routing: str) -> None:
-    module = opened(Experts.model_validate({"granularities": [], "routing": routing}))
+    module = opened(paper_preset.experts(granularities=[], routing=routing))
     assert module.router is None
     added, gates = module(normal(4, WIDTH).float())
     assert torch.equal(added, torch.zeros(4, WIDTH))
@@ -217,7 +218,7 @@ def test_without_experts_nothing_is_added(routing: str) -> None:
 
 @pytest.mark.parametrize("form", ["memory", "feed_forward"])
 def test_the_semantic_form_reaches_both_experts(form: str) -> None:
-    module = mgde(Experts.model_validate({"semantic_form": form}))
+    module = mgde(paper_preset.experts(semantic_form=form))
     features = normal(4, WIDTH).float()
     for name, centres in CENTRES.items():
         expert = module.experts[name]
@@ -286,7 +287,9 @@ def test_the_mask_rate_is_the_share_of_replaced_cues() -> None:
 
 
 def test_each_expert_takes_its_own_draws() -> None:
-    module = opened(Experts(granularities=["commonality", "difference"], routing="mean"))
+    module = opened(
+        paper_preset.experts(granularities=["commonality", "difference"], routing="mean")
+    )
     features, masks = normal(4, WIDTH).float(), draw(experts=2)
     outputs = [
         module.experts[name](replace_cues(features, masks.kept[index], masks.noise[index]))
@@ -324,7 +327,7 @@ def test_starts_follow_the_generator() -> None:
         nn.Identity(),
         {"commonality": torch.eye(2), "difference": torch.eye(2)},
         768,
-        Experts(),
+        paper_preset.experts(),
         torch.Generator().manual_seed(0),
     )
     # 2,304 draws of N(0, 0.02^2)
@@ -339,7 +342,7 @@ def test_the_sizes_for_vit_b16() -> None:
         mlp,
         {"commonality": centres, "difference": centres},
         768,
-        Experts(),
+        paper_preset.experts(),
         torch.Generator(),
     )
 

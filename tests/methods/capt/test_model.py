@@ -12,7 +12,7 @@ from torch.nn import functional
 from capt_core.methods.capt.experts import Masks
 from capt_core.methods.capt.losses import confusion_loss
 from capt_core.methods.capt.model import CaptModel
-from capt_core.params import Adapter, Experts
+from tests import paper_preset
 from tests.methods.capt.reference import capt_model, normal, photos, randomise
 from tests.toys import small_clip
 
@@ -20,7 +20,7 @@ BLOCKS = 3
 ALPHA = 5.0
 ALPHAS = torch.tensor([0.5, 2.0, 3.0, 5.0])
 
-WITHOUT_EXPERTS = Experts(granularities=[])
+WITHOUT_EXPERTS = paper_preset.experts(granularities=[])
 
 
 @pytest.fixture(scope="module")
@@ -289,7 +289,7 @@ def train_steps(model: CaptModel, steps: int) -> None:
 def test_training_changes_every_trainable_tensor_and_no_frozen_one(
     clip: Any, settings: dict[str, Any]
 ) -> None:
-    experts = Experts(active=3)
+    experts = paper_preset.experts(active=3)
     model = capt_model(clip, experts=experts, **settings)
     frozen = {name: value.clone() for name, value in clip.state_dict().items()}
     start = {name: value.clone() for name, value in model.named_parameters()}
@@ -314,7 +314,7 @@ def test_gradients_reach_every_trainable_tensor(
     clip: Any, blocks: Any, form: str, quick: bool
 ) -> None:
     settings: dict[str, Any] = {"form": form, "attention": "own", "alpha": "learned"}
-    model = capt_model(clip, blocks, experts=Experts(active=3), **settings)
+    model = capt_model(clip, blocks, experts=paper_preset.experts(active=3), **settings)
     randomise(model)
     features, _ = model.features(
         model.frozen_prefix(photos()), torch.full((4,), 2.0), class_token_only=quick
@@ -369,4 +369,4 @@ def test_all_modules_of_the_model_are_named(clip: Any) -> None:
     trainable = {name for name, _ in model.named_parameters()}
     assert {f"adapters.{block}.kernel" for block in range(BLOCKS)} <= trainable
     assert {"experts.router", "experts.residual_gate", "learned_alpha"} <= trainable
-    assert model.adapter_settings == Adapter(alpha="learned")
+    assert model.adapter_settings == paper_preset.adapter(alpha="learned")

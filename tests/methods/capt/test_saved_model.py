@@ -19,7 +19,8 @@ from capt_core.methods.capt.model import (
     save_state,
     saved_shape,
 )
-from capt_core.params import Experts
+from capt_core.methods.capt.settings import Experts
+from tests import paper_preset
 from tests.methods.capt.reference import capt_model, normal, photos, randomise
 from tests.toys import small_clip
 
@@ -181,12 +182,12 @@ def test_a_saved_state_comes_back(clip: Any) -> None:
 
 
 EXPERT_SETTINGS = [
-    Experts(granularities=[]),
-    Experts(granularities=["sample"]),
-    Experts(granularities=["commonality"], semantic_form="feed_forward"),
-    Experts(granularities=["difference", "sample"], active=1),
-    Experts(routing="mean"),
-    Experts(active=3, mask_rate=0.0),
+    paper_preset.experts(granularities=[]),
+    paper_preset.experts(granularities=["sample"]),
+    paper_preset.experts(granularities=["commonality"], semantic_form="feed_forward"),
+    paper_preset.experts(granularities=["difference", "sample"], active=1),
+    paper_preset.experts(routing="mean"),
+    paper_preset.experts(active=3, mask_rate=0.0),
 ]
 
 

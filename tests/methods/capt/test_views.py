@@ -14,10 +14,9 @@ from torch.nn import functional
 from capt_core.backbone.loading import Backbone
 from capt_core.data import images
 from capt_core.data.images import open_image
-from capt_core.params import Train
-from capt_core.training import views as views_module
-from capt_core.training.rows import Anchor
-from capt_core.training.views import (
+from capt_core.methods.capt import views as views_module
+from capt_core.methods.capt.rows import Anchor
+from capt_core.methods.capt.views import (
     CachedViews,
     Prefix,
     View,
@@ -29,8 +28,9 @@ from capt_core.training.views import (
     compute_prefix,
     live_views,
 )
+from tests import paper_preset
 from tests.methods.capt.reference import normal
-from tests.training.toy import (
+from tests.methods.capt.toy import (
     ANCHORS,
     LABELS,
     toy_backbone,
@@ -39,7 +39,9 @@ from tests.training.toy import (
     toy_trainer,
 )
 
-AUGMENTED = Train(epochs=2, batch_size=2, accumulate=2, views=3, representative_noise=0.1)
+AUGMENTED = paper_preset.train(
+    epochs=2, batch_size=2, accumulate=2, views=3, representative_noise=0.1
+)
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +88,7 @@ def test_views_differ_by_seed_sample_and_number(tmp_path: Path, backbone: Backbo
 def test_without_augmentation_a_view_is_the_test_transform(
     tmp_path: Path, backbone: Backbone
 ) -> None:
-    source = toy_source(tmp_path, Train(augmentation="none"))
+    source = toy_source(tmp_path, paper_preset.train(augmentation="none"))
     found = source.pixels([View(i) for i in range(len(LABELS))], backbone)
     transform = images.test_transform(backbone.preprocess)
     expected = [transform(open_image(path)) for path in source.files.values()]
@@ -191,11 +193,11 @@ def test_all_that_training_asks_for_was_foreseen(tmp_path: Path, changes: dict[s
 
 def test_the_views_that_are_foreseen_by_hand() -> None:
     anchors = (Anchor(5, (2,), (1.0,)), Anchor(2, (), ()))
-    still = Train(augmentation="none")
+    still = paper_preset.train(augmentation="none")
     assert asked_views(anchors, still) == [View(2), View(5)]
     noisy = still.model_copy(update={"representative_noise": 0.1})
     assert asked_views(anchors, noisy) == [View(2), View(2, 0, True), View(5)]
-    moving = Train(views=2)
+    moving = paper_preset.train(views=2)
     assert asked_views(anchors, moving) == [View(2), View(2, 1), View(5), View(5, 1)]
 
 

@@ -12,13 +12,13 @@ from polars.testing import assert_frame_equal
 
 from capt_core import params
 from capt_core.backbone.loading import load_backbone
-from capt_core.params import Experts, Train
-from tests.training.test_resume import SETTINGS, interrupt, same, trainer
-from tests.training.toy import toy_backbone, toy_trainer
+from tests import paper_preset
+from tests.methods.capt.test_training import RESUMED, fit, resumes, same
+from tests.methods.capt.toy import toy_backbone, toy_trainer
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")
 
-PLAIN = Train(epochs=3, batch_size=2, learning_rate=0.01, augmentation="none")
+PLAIN = paper_preset.train(epochs=3, batch_size=2, learning_rate=0.01, augmentation="none")
 
 
 def test_a_gpu_trains_as_the_processor(tmp_path: Path) -> None:
@@ -38,17 +38,16 @@ def test_a_cached_prefix_trains_as_computing_it_anew(tmp_path: Path) -> None:
     assert_frame_equal(cached.log, live.log, rel_tol=1e-4, abs_tol=1e-4)
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-def test_interrupted_training_ends_as_if_it_was_not(tmp_path: Path, optimizer: str) -> None:
-    settings = SETTINGS[optimizer]
-    gpu: dict[str, Any] = {"backbone": toy_backbone("cuda")}
-    whole = toy_trainer(tmp_path, settings, experts=Experts(), **gpu)
-    expected = whole.fit()
-    again = toy_trainer(tmp_path, settings, experts=Experts(), **gpu)
-    same((again, again.fit()), (whole, expected))
-    interrupt(trainer(tmp_path, settings, 2, **gpu), 3)
-    resumed = trainer(tmp_path, settings, 2, **gpu)
-    same((resumed, resumed.fit()), (whole, expected))
+def test_equal_seeds_give_equal_bits(tmp_path: Path) -> None:
+    backbone = toy_backbone("cuda")
+    same(*(fit(tmp_path, PLAIN, backbone=backbone) for _ in range(2)))
+
+
+@pytest.mark.parametrize("changes", RESUMED, ids=str)
+def test_interrupted_training_ends_as_if_it_was_not(
+    tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    resumes(tmp_path, changes, backbone=toy_backbone("cuda"))
 
 
 def test_mixed_precision_trains_alike(tmp_path: Path) -> None:

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 from safetensors.torch import load_file
 
-from capt_core.training.processes import Processes
+from capt_core.learning.processes import Processes
 from tests.conftest import PROJECT
-from tests.training import train_toy
-from tests.training.toy import toy_files
+from tests.learning import train_toy
+from tests.methods.capt.toy import toy_files
 
 EPOCHS = 3
 
@@ -65,9 +65,9 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
     for folder in (one, two):
         folder.mkdir()
         toy_files(folder)
-    train_toy.main(one, EPOCHS)
+    train_toy.main("capt", one, EPOCHS)
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    script = ["-m", "tests.training.train_toy", str(two), str(EPOCHS)]
+    script = ["-m", "tests.learning.train_toy", "capt", str(two), str(EPOCHS)]
     done = subprocess.run(
         [*launcher, "--nproc-per-node", "2", *script],
         cwd=PROJECT,

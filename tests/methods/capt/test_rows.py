@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import polars as pl
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capt_core.training.rows import (
+from capt_core.methods.capt.rows import (
     Anchor,
     AnchorAlpha,
     anchor_weight,
     build_anchors,
     build_rows,
-    epoch_batches,
 )
 
 LABELS = [0, 0, 1, 2]
@@ -64,24 +62,3 @@ def test_several_representatives_of_one_image_are_several_rows(
     assert rows.sample_ids == [0, *representatives]
     assert rows.labels.tolist() == [0, *representatives]
     assert rows.retrieved.all()
-
-
-@pytest.mark.parametrize(("count", "size", "sizes"), [(7, 3, [3, 3]), (2, 4, [2]), (4, 2, [2, 2])])
-def test_batches_drop_an_incomplete_end(count: int, size: int, sizes: list[int]) -> None:
-    anchors = [Anchor(number, (), ()) for number in range(count)]
-    batches = list(epoch_batches(anchors, size, torch.Generator().manual_seed(1)))
-    assert [len(batch) for batch in batches] == sizes
-    drawn = [anchor.sample_id for batch in batches for anchor in batch]
-    assert len(set(drawn)) == len(drawn)
-
-
-def test_the_order_follows_the_generator() -> None:
-    anchors = [Anchor(number, (), ()) for number in range(20)]
-
-    def order(generator: torch.Generator) -> list[int]:
-        return [a.sample_id for batch in epoch_batches(anchors, 5, generator) for a in batch]
-
-    generator = torch.Generator().manual_seed(1)
-    first = order(generator)
-    assert first == order(torch.Generator().manual_seed(1))
-    assert first != order(generator)

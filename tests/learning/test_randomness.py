@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capt_core.training.randomness import draw_seed, generator
+from capt_core.learning.randomness import draw_seed, generator
 
 parts = st.lists(st.integers(0, 10**12) | st.text(max_size=5), min_size=1, max_size=4)
 

@@ -14,13 +14,14 @@ from torch.nn import functional
 from capt_core.backbone.loading import Backbone
 from capt_core.backbone.tiny_clip import Tokenizer
 from capt_core.data.images import Preprocess
+from capt_core.learning.checkpoint import Checkpoint
 from capt_core.methods.capt.model import CaptModel
-from capt_core.params import Experts, Losses, Train
-from capt_core.training.checkpoint import Checkpoint
-from capt_core.training.engine import Trainer, TrainingTask
-from capt_core.training.objective import Objective
-from capt_core.training.rows import Anchor
-from capt_core.training.views import CachedViews, Views, ViewSource, asked_views, live_views
+from capt_core.methods.capt.objective import Objective
+from capt_core.methods.capt.rows import Anchor
+from capt_core.methods.capt.settings import Experts, Losses, Train
+from capt_core.methods.capt.training import Trainer, TrainingData
+from capt_core.methods.capt.views import CachedViews, Views, ViewSource, asked_views, live_views
+from tests import paper_preset
 from tests.methods.capt.reference import TEXT_WIDTH, capt_model, normal
 from tests.toys import small_clip
 
@@ -36,7 +37,7 @@ ANCHORS = (
 )
 """With different numbers of representatives; some images are anchors and representatives."""
 
-LOSSES = Losses(
+LOSSES = paper_preset.losses(
     original_weight=0.5, load_balance_weight=0.1, retention_weight=0.3, feature_weight=0.2
 )
 
@@ -47,7 +48,7 @@ def toy_backbone(device: str = "cpu") -> Backbone:
         identity="toy",
         clip=small_clip().to(device),
         tokenizer=Tokenizer(),
-        style=Preprocess(32, (0.5, 0.45, 0.4), (0.25, 0.2, 0.3)),
+        preprocess=Preprocess(32, (0.5, 0.45, 0.4), (0.25, 0.2, 0.3)),
         device=torch.device(device),
         autocast=None,
         untrained=True,
@@ -125,5 +126,5 @@ def toy_trainer(
     if cached:
         asked = asked_views(anchors, settings)
         views = CachedViews(model, backbone, source, asked, folder / "prefix", "toy")
-    task = TrainingTask(anchors, LABELS, objective, wrap(views))
-    return Trainer(model, backbone, task, settings, 1, checkpoint)
+    data = TrainingData(anchors, LABELS, objective, wrap(views))
+    return Trainer(model, backbone, data, settings, 1, checkpoint)

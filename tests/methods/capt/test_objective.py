@@ -12,15 +12,16 @@ from torch.nn import functional
 
 from capt_core.methods.capt.experts import load_balance_loss, route
 from capt_core.methods.capt.losses import confusion_loss, original_loss
+from capt_core.methods.capt.objective import Objective, gate_statistics
+from capt_core.methods.capt.settings import Losses
 from capt_core.methods.retention import distillation_loss, feature_loss
-from capt_core.params import Losses
-from capt_core.training.objective import Objective, gate_statistics
+from tests import paper_preset
 from tests.methods.capt.reference import normal
 
 SCALE = 7.0
 LABELS = torch.tensor([0, 1, 2, 0, 1])
 ANCHORS = torch.tensor([True, False, False, True, False])
-NOTHING = Losses().model_copy(update={"confusion_weight": 0.0})
+NOTHING = paper_preset.losses().model_copy(update={"confusion_weight": 0.0})
 WEIGHTS = {
     "confusion_loss": "confusion_weight",
     "original_loss": "original_weight",
@@ -44,7 +45,7 @@ def objective(settings: Losses) -> Objective:
 
 
 def test_the_parts_are_the_losses_of_their_names() -> None:
-    settings = Losses(false_negatives="multi_positive", factor="sum")
+    settings = paper_preset.losses(false_negatives="multi_positive", factor="sum")
     _, parts = objective(settings)(IMAGES, BASE, GATES, LABELS, ANCHORS)
     texts = CLASSES[LABELS]
     expected = {
@@ -70,7 +71,7 @@ def test_the_loss_is_the_weighted_sum_of_its_parts(weights: list[float]) -> None
 def test_a_step_by_hand() -> None:
     # Two anchors at scale ln 3, images on their class texts but for the second's base features.
     eye = torch.eye(2, dtype=torch.float64)
-    settings = Losses(
+    settings = paper_preset.losses(
         confusion_weight=2.0,
         original_weight=3.0,
         load_balance_weight=5.0,
@@ -111,13 +112,13 @@ def test_only_anchors_count_for_the_original_loss_and_retention(weight: str) -> 
 
 def test_every_row_counts_for_the_confusion_loss() -> None:
     images = IMAGES.clone().requires_grad_(True)
-    objective(Losses())(images, BASE, GATES, LABELS, ANCHORS)[0].backward()  # type: ignore[no-untyped-call]
+    objective(paper_preset.losses())(images, BASE, GATES, LABELS, ANCHORS)[0].backward()  # type: ignore[no-untyped-call]
     assert images.grad is not None
     assert images.grad.any(dim=1).all()
 
 
 def test_the_base_model_is_no_part_of_what_is_learnt() -> None:
-    settings = Losses(retention_weight=1.0, feature_weight=1.0)
+    settings = paper_preset.losses(retention_weight=1.0, feature_weight=1.0)
     images = IMAGES.clone().requires_grad_(True)
     total, _ = objective(settings)(images, BASE, GATES, LABELS, ANCHORS)
     total.backward()  # type: ignore[no-untyped-call]
@@ -126,7 +127,7 @@ def test_the_base_model_is_no_part_of_what_is_learnt() -> None:
 
 
 def test_without_experts_there_is_nothing_to_balance() -> None:
-    settings = Losses(load_balance_weight=1.0)
+    settings = paper_preset.losses(load_balance_weight=1.0)
     total, parts = objective(settings)(IMAGES, BASE, GATES[:, :0], LABELS, ANCHORS)
     assert parts["load_balance_loss"] is None
     assert float(total) == pytest.approx(parts["confusion_loss"])
@@ -144,7 +145,7 @@ def test_without_experts_there_is_nothing_to_balance() -> None:
 def test_the_base_model_is_needed_where_something_is_compared_with_it(
     weights: dict[str, float], needed: bool
 ) -> None:
-    of_step = objective(Losses.model_validate(weights))
+    of_step = objective(paper_preset.losses(**weights))
     assert of_step.needs_base == needed
     if not needed:
         total, parts = of_step(IMAGES, None, GATES, LABELS, ANCHORS)
@@ -153,7 +154,7 @@ def test_the_base_model_is_needed_where_something_is_compared_with_it(
 
 
 def test_without_names_there_is_no_retention_over_them() -> None:
-    settings = Losses(feature_weight=1.0)
+    settings = paper_preset.losses(feature_weight=1.0)
     of_step = Objective(settings, CLASSES, None, SCALE)
     total, parts = of_step(IMAGES, BASE, GATES, LABELS, ANCHORS)
     assert parts["retention_loss"] is None

@@ -1,4 +1,4 @@
-"""The training loop: what a step is, what it leaves alone, and what it reports."""
+"""CAPT's training: what a step is, what it leaves alone, and what it reports."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import polars as pl
 import pytest
 import torch
 from polars.testing import assert_frame_equal
@@ -16,21 +15,22 @@ from capt_core import params
 from capt_core.artifacts.schemas import TRAINING_LOG
 from capt_core.backbone.loading import load_backbone
 from capt_core.errors import CaptError
+from capt_core.learning.checkpoint import Checkpoint
+from capt_core.learning.loop import Trained
+from capt_core.learning.optimisation import epoch_batches
 from capt_core.methods.capt.experts import Masks
-from capt_core.methods.capt.model import CaptModel
-from capt_core.params import Experts, Losses, Train
-from capt_core.training import engine
-from capt_core.training.checkpoint import Checkpoint
-from capt_core.training.engine import Fitted, Trainer, make_optimizer, set_learning_rate
-from capt_core.training.objective import Objective
-from capt_core.training.rows import Anchor, build_rows
-from capt_core.training.schedule import epoch_learning_rates
-from capt_core.training.views import View
+from capt_core.methods.capt.objective import Objective
+from capt_core.methods.capt.rows import Anchor, build_rows
+from capt_core.methods.capt.settings import Train
+from capt_core.methods.capt.training import Trainer, parameter_groups
+from capt_core.methods.capt.views import View
+from tests import paper_preset
+from tests.learning.toy import interrupt
 from tests.methods.capt.reference import randomise
-from tests.training.toy import ANCHORS, LABELS, LOSSES, toy_backbone, toy_model, toy_trainer
+from tests.methods.capt.toy import ANCHORS, LABELS, LOSSES, toy_backbone, toy_model, toy_trainer
 
-UNMASKED = Experts(mask_rate=0.0)
-PLAIN_SGD = Train(
+UNMASKED = paper_preset.experts(mask_rate=0.0)
+PLAIN_SGD = paper_preset.train(
     epochs=1,
     batch_size=2,
     learning_rate=0.1,
@@ -41,7 +41,7 @@ PLAIN_SGD = Train(
 )
 
 
-def fit(folder: Path, settings: Train, **arguments: Any) -> tuple[Trainer, Fitted]:
+def fit(folder: Path, settings: Train, **arguments: Any) -> tuple[Trainer, Trained]:
     trainer = toy_trainer(folder, settings, **arguments)
     return trainer, trainer.fit()
 
@@ -57,16 +57,14 @@ def test_a_cached_prefix_trains_as_computing_it_anew(
     tmp_path: Path, optimizer: str, blocks: Any, clip: str
 ) -> None:
     # The presets `paper` and `fast` with equal blocks, views and seeds.
-    settings = Train.model_validate(
-        {
-            "epochs": 4,
-            "batch_size": 2,
-            "learning_rate": 0.01,
-            "optimizer": optimizer,
-            "views": 3,
-            "augmentation": "crop_flip",
-            "representative_noise": 0.1,
-        }
+    settings = paper_preset.train(
+        epochs=4,
+        batch_size=2,
+        learning_rate=0.01,
+        optimizer=optimizer,
+        views=3,
+        augmentation="crop_flip",
+        representative_noise=0.1,
     )
     backbone = toy_backbone()
     if clip == "tiny":
@@ -83,28 +81,62 @@ def test_a_cached_prefix_trains_as_computing_it_anew(
 
 
 def test_equal_seeds_give_equal_bits_and_other_seeds_other_weights(tmp_path: Path) -> None:
-    settings = Train(epochs=2, batch_size=2, learning_rate=0.01)
-    one, log = fit(tmp_path, settings)
+    settings = paper_preset.train(epochs=2, batch_size=2, learning_rate=0.01)
+    one = fit(tmp_path, settings)
     torch.manual_seed(5)
-    again, same_log = fit(tmp_path, settings)
-    assert_frame_equal(same_log.log, log.log, check_exact=True)
-    assert all(torch.equal(value, weights(one)[name]) for name, value in weights(again).items())
+    same(fit(tmp_path, settings), one)
     other = toy_trainer(tmp_path, settings)
     other.seed = 2
-    assert not other.fit().log["loss"].equals(log.log["loss"])
+    assert not other.fit().log["loss"].equals(one[1].log["loss"])
 
 
 def step_gradients(trainer: Trainer, batch: list[Anchor]) -> dict[str, torch.Tensor]:
     """Gradients of one batch, put together from the parts of the step."""
-    model, task = trainer.model, trainer.task
+    model, data = trainer.model, trainer.data
     model.zero_grad()
     rows = build_rows(batch, LABELS, 5.0)
-    prefix = task.views([View(sample_id) for sample_id in rows.sample_ids])
+    prefix = data.views([View(sample_id) for sample_id in rows.sample_ids])
     features, gates = model.features(prefix.tokens, rows.alphas)
     images = functional.normalize(features, dim=1)
-    loss, _ = task.objective(images, prefix.features, gates, rows.labels, rows.anchors)
+    loss, _ = data.objective(images, prefix.features, gates, rows.labels, rows.anchors)
     loss.backward()  # type: ignore[no-untyped-call]
     return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+
+
+def same(found: tuple[Trainer, Trained], expected: tuple[Trainer, Trained]) -> None:
+    """Weights and log are equal to the bit."""
+    assert_frame_equal(found[1].log, expected[1].log, check_exact=True)
+    state = weights(expected[0])
+    assert all(torch.equal(value, state[name]) for name, value in weights(found[0]).items())
+
+
+RESUMED: list[dict[str, Any]] = [
+    {"interpolation": 0.5},
+    {"optimizer": "adamw", "representative_noise": 0.1},
+]
+
+
+def resumes(folder: Path, changes: dict[str, Any], **arguments: Any) -> None:
+    """Interrupted three times, a training ends as one that was not."""
+    settings = paper_preset.train(
+        **{"epochs": 3, "batch_size": 2, "accumulate": 2, "learning_rate": 0.01, **changes}
+    )
+    whole = toy_trainer(folder, settings, **arguments)
+    expected = whole.fit()
+    checkpoint = Checkpoint(folder / "checkpoint.safetensors", 1)
+    for after in (1, 2, 5):
+        interrupt(toy_trainer(folder, settings, checkpoint=checkpoint, **arguments), after)
+    resumed = toy_trainer(folder, settings, checkpoint=checkpoint, **arguments)
+    trained = resumed.fit()
+    assert trained.speed["step"].to_list() == [6]
+    same((resumed, trained), (whole, expected))
+
+
+@pytest.mark.parametrize("changes", RESUMED, ids=str)
+def test_training_may_be_interrupted_again_and_again(
+    tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    resumes(tmp_path, changes, alpha="learned", attention="own", form="unsummed")
 
 
 WITH_REPRESENTATIVES = tuple(anchor for anchor in ANCHORS if anchor.alphas)[:4]
@@ -120,77 +152,31 @@ def test_a_step_goes_down_the_mean_gradient_of_its_batches(tmp_path: Path) -> No
     }
     trainer = toy_trainer(tmp_path, settings, **arguments)
     start = weights(trainer)
-    ((_, _, batches),) = list(trainer._steps())
-    assert [len(batch) for batch in batches] == [2, 2]
     fitted = trainer.fit()
     assert fitted.log.height == 1
     assert fitted.log["rows"].item() == sum(1 + len(a.alphas) for a in WITH_REPRESENTATIVES)
 
     other = toy_trainer(tmp_path, settings, **arguments)
-    one, two = (step_gradients(other, batch) for batch in batches)
+    one, two = (
+        step_gradients(other, [WITH_REPRESENTATIVES[index] for index in batch])
+        for batch in epoch_batches(4, 2, trainer.seed, epoch=1)
+    )
     for name in one:
         rate = 0.1 * (3.0 if name == "experts.residual_gate" else 1.0)
         expected = start[name] - rate * (one[name] + two[name]) / 2
         torch.testing.assert_close(weights(trainer)[name], expected, rtol=1e-6, atol=1e-7)
 
 
-def test_the_last_step_of_an_epoch_may_have_fewer_batches(tmp_path: Path) -> None:
-    # Six anchors are three batches of two, which are steps of two batches and of one.
-    settings = PLAIN_SGD.model_copy(update={"accumulate": 2, "epochs": 2})
-    trainer, fitted = fit(tmp_path, settings, experts=UNMASKED, blocks=0)
-    assert trainer.step_count == 4
-    assert fitted.log["epoch"].to_list() == [1, 1, 2, 2]
-    every = sum(1 + len(anchor.alphas) for anchor in ANCHORS)
-    assert fitted.log.group_by("epoch").agg(pl.col("rows").sum())["rows"].to_list() == [every] * 2
-    assert fitted.speed["step"].to_list() == [1, 2, 3, 4]
-
-
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-def test_each_group_follows_the_schedule_with_its_own_factor(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optimizer: str
-) -> None:
-    settings = Train.model_validate(
-        {
-            "epochs": 5,
-            "batch_size": 3,
-            "optimizer": optimizer,
-            "learning_rate": 0.01,
-            "gate_rate": 30.0,
-            "warmup_epochs": 2,
-            "augmentation": "none",
-        }
-    )
-    made: list[torch.optim.Optimizer] = []
-
-    def make(model: CaptModel, given: Train) -> torch.optim.Optimizer:
-        made.append(make_optimizer(model, given))
-        return made[0]
-
-    monkeypatch.setattr(engine, "make_optimizer", make)
-    trainer = toy_trainer(tmp_path, settings, cached=True, blocks=0)
-    seen: list[list[float]] = []
-    trainer.advance = lambda _: seen.append([group["lr"] for group in made[0].param_groups])
-    log = trainer.fit().log
-    rates = epoch_learning_rates(0.01, 5, 2, 1e-5)
-    expected = [[rate, 30 * rate] for rate in rates for _ in range(2)]
-    assert seen == expected
-    assert log["learning_rate"].to_list() == [rate for rate, _ in expected]
-    (gate,) = made[0].param_groups[1]["params"]
-    assert gate is trainer.model.experts.residual_gate
-    every = sum(len(group["params"]) for group in made[0].param_groups)
-    assert every == len(list(trainer.model.parameters()))
-
-
-def test_setting_a_rate_twice_does_not_compound(tmp_path: Path) -> None:
-    trainer = toy_trainer(tmp_path, Train(gate_rate=4.0))
-    optimizer = make_optimizer(trainer.model, trainer.settings)
-    for rate in (0.5, 0.5, 0.25):
-        set_learning_rate(optimizer, rate)
-        assert [group["lr"] for group in optimizer.param_groups] == [rate, 4 * rate]
+def test_the_residual_gate_has_a_rate_of_its_own() -> None:
+    model = toy_model(toy_backbone())
+    others, gate = parameter_groups(model, paper_preset.train(gate_rate=30.0))
+    assert (others.factor, gate.factor) == (1.0, 30.0)
+    assert list(gate.parameters) == [model.experts.residual_gate]
+    assert len(others.parameters) + 1 == len(list(model.parameters()))
 
 
 def test_the_frozen_tower_stays_bit_for_bit(tmp_path: Path) -> None:
-    trainer = toy_trainer(tmp_path, Train(epochs=2, batch_size=2, learning_rate=0.1))
+    trainer = toy_trainer(tmp_path, paper_preset.train(epochs=2, batch_size=2, learning_rate=0.1))
     clip = trainer.backbone.clip
     before = {name: value.clone() for name, value in clip.state_dict().items()}
     start = weights(trainer)
@@ -203,7 +189,7 @@ def test_the_frozen_tower_stays_bit_for_bit(tmp_path: Path) -> None:
 
 
 def test_what_was_learnt_is_interpolated_once_at_the_end(tmp_path: Path) -> None:
-    settings = Train(epochs=2, batch_size=2, learning_rate=0.01)
+    settings = paper_preset.train(epochs=2, batch_size=2, learning_rate=0.01)
     whole, log = fit(tmp_path, settings)
     part, same_log = fit(tmp_path, settings.model_copy(update={"interpolation": 0.25}))
     assert_frame_equal(same_log.log, log.log, check_exact=True)
@@ -216,7 +202,9 @@ def seen_masks(folder: Path, rate: float) -> list[Masks | None]:
     """Masks of every forward pass of a training whose passes all have three rows."""
     settings = PLAIN_SGD.model_copy(update={"epochs": 2, "batch_size": 1, "accumulate": 2})
     anchors = tuple(Anchor(i, (i + 4, i + 6), (1.0, 2.0)) for i in range(4))
-    trainer = toy_trainer(folder, settings, experts=Experts(mask_rate=rate), anchors=anchors)
+    trainer = toy_trainer(
+        folder, settings, experts=paper_preset.experts(mask_rate=rate), anchors=anchors
+    )
     seen: list[Masks | None] = []
     features = trainer.model.features
 
@@ -279,15 +267,15 @@ def test_the_log_by_hand(tmp_path: Path) -> None:
 
 
 def test_what_no_loss_asks_for_is_not_in_the_log(tmp_path: Path) -> None:
-    _, fitted = fit(tmp_path, PLAIN_SGD, losses=Losses(), experts=Experts(granularities=[]))
+    _, fitted = fit(
+        tmp_path,
+        PLAIN_SGD,
+        losses=paper_preset.losses(),
+        experts=paper_preset.experts(granularities=[]),
+    )
     nothing = {name for name in fitted.log.columns if fitted.log[name].null_count()}
     assert nothing == {"retention_loss", "feature_loss", "load_balance_loss"}
     assert all(fitted.log[name].null_count() == fitted.log.height for name in nothing)
-
-
-def test_the_record_of_a_step_is_the_mean_of_its_batches() -> None:
-    records: list[engine.Record] = [{"a": 1.0, "b": None}, {"a": 4.0, "b": None}]
-    assert engine.mean_record(records) == {"a": 2.5, "b": None}
 
 
 @pytest.mark.parametrize(("alpha", "used"), [("constant", 5.0), ("learned", 5.0)])
@@ -315,19 +303,19 @@ def test_the_anchors_alpha_is_chosen_in_the_settings(
 
 
 def test_mixed_precision_trains_alike_with_losses_in_full(tmp_path: Path) -> None:
-    settings = Train(epochs=3, batch_size=2, learning_rate=0.01, augmentation="none")
+    settings = paper_preset.train(epochs=3, batch_size=2, learning_rate=0.01, augmentation="none")
     _, exact = fit(tmp_path, settings, blocks=1)
     backbone = replace(toy_backbone(), autocast=torch.bfloat16)
     trainer = toy_trainer(tmp_path, settings, backbone=backbone, blocks=1)
     seen: list[torch.dtype] = []
-    objective = trainer.task.objective
+    objective = trainer.data.objective
 
     class Watched(Objective):
         def __call__(self, images: torch.Tensor, base: Any, *rest: torch.Tensor) -> Any:
             seen.extend((images.dtype, base.dtype, rest[0].dtype))
             return super().__call__(images, base, *rest)
 
-    trainer.task = replace(trainer.task, objective=Watched(**vars(objective)))
+    trainer.data = replace(trainer.data, objective=Watched(**vars(objective)))
     rough = trainer.fit()
     assert set(seen) == {torch.float32}
     assert rough.log["loss"].to_list() == pytest.approx(exact.log["loss"].to_list(), rel=0.05)
@@ -336,11 +324,11 @@ def test_mixed_precision_trains_alike_with_losses_in_full(tmp_path: Path) -> Non
 
 def test_a_model_without_experts_or_without_adapters_trains(tmp_path: Path) -> None:
     for arguments in (
-        {"experts": Experts(granularities=[])},
+        {"experts": paper_preset.experts(granularities=[])},
         {"blocks": 0},
-        {"experts": Experts(routing="mean"), "blocks": [1]},
+        {"experts": paper_preset.experts(routing="mean"), "blocks": [1]},
     ):
-        trainer, fitted = fit(tmp_path, PLAIN_SGD, losses=Losses(), **arguments)
+        trainer, fitted = fit(tmp_path, PLAIN_SGD, losses=paper_preset.losses(), **arguments)
         assert fitted.log.height == 3
         fresh = toy_model(trainer.backbone, **arguments)
         moved = [n for n, v in weights(trainer).items() if not v.equal(fresh.state_dict()[n])]
@@ -350,5 +338,7 @@ def test_a_model_without_experts_or_without_adapters_trains(tmp_path: Path) -> N
 def test_a_loss_that_is_no_number_stops_the_training(tmp_path: Path) -> None:
     settings = PLAIN_SGD.model_copy(update={"epochs": 20, "learning_rate": 1e20})
     checkpoint = Checkpoint(tmp_path / "checkpoint.safetensors", 1)
-    with pytest.raises(CaptError, match=r"the loss is nan at step \d+; lower train\.learning_rate"):
+    with pytest.raises(
+        CaptError, match=r"the loss is nan at step \d+; lower methods\.capt\.train\.learning_rate"
+    ):
         fit(tmp_path, settings, checkpoint=checkpoint)

@@ -31,7 +31,6 @@ STAGE = Stage(
         at.fewshot,
         at.data.images,
         at.seed.base_model,
-        at.seed.base_text_features,
         at.seed.predictions,
     ),
     writes=lambda at: (at.seed.confusion_bank, at.seed.confusion_statistics),

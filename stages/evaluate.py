@@ -31,7 +31,6 @@ STAGE = Stage(
         "data.root",
         "evaluate.batch_size",
         "fewshot.shots",
-        "methods.${item.method}",
         "runtime",
     ),
     reads=lambda at: (
@@ -40,7 +39,6 @@ STAGE = Stage(
         at.data.images,
         at.data.image_features,
         at.seed.base_model,
-        at.seed.base_text_features,
         at.seed.predictions,
         at.seed.confusion_bank,
         at.seed.representatives,

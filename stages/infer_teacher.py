@@ -19,13 +19,12 @@ from .stage import Stage
 STAGE = Stage(
     summary="what the base model takes every image for, with confidences",
     per=("dataset", "seed"),
-    params=("backbone", "data.root", "infer_teacher", "runtime"),
+    params=("backbone", "data.root", "evaluate.batch_size", "infer_teacher", "runtime"),
     reads=lambda at: (
         *at.dataset,
         at.data.images,
         at.data.image_features,
         at.seed.base_model,
-        at.seed.base_text_features,
     ),
     writes=lambda at: (at.seed.predictions,),
 )

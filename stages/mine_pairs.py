@@ -26,10 +26,18 @@ from .stage import Stage
 STAGE = Stage(
     summary="semantic confusion pairs per image and per class (eq. 6, 7)",
     per=("dataset", "seed"),
-    params=("backbone", "fewshot.shots", "mine_pairs"),
+    params=(
+        "backbone",
+        "data.root",
+        "evaluate.batch_size",
+        "fewshot.shots",
+        "mine_pairs",
+        "runtime",
+    ),
     reads=lambda at: (
         *at.dataset,
         at.fewshot,
+        at.data.images,
         at.data.image_features,
         at.seed.base_model,
         at.seed.base_text_features,

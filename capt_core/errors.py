@@ -1,4 +1,4 @@
-"""Errors that are the user's to mend."""
+"""Errors that the user can correct."""
 
 # Names of files may hold any character; a message stays one printable line.
 _ESCAPES = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}
@@ -14,7 +14,7 @@ def one_line(text: str) -> str:
 class CaptError(Exception):
     """A mistake in the user's input, settings or files.
 
-    The message is one line: what is wrong, where, and the command or edit that mends it.
+    The message is one line: what is wrong, where, and the command or edit that corrects it.
     The command line prints it without a traceback and exits with code 2.
     """
 

@@ -28,7 +28,7 @@ _EXAMPLES = 3
 
 @dataclass(frozen=True)
 class Finding:
-    """One check: what was looked at, how it stands, and what to do (empty when nothing)."""
+    """One check: its subject, its result, and what to do (empty if nothing)."""
 
     check: str
     state: Literal["ok", "note", "fail"]
@@ -41,7 +41,7 @@ class Finding:
 
 
 def diagnose(settings: Settings, artifacts: Path) -> Iterator[Finding]:
-    """Look for the usual troubles of an installation, one finding each."""
+    """Check an installation for the usual problems, one finding each."""
     yield check_torchvision()
     yield check_open_clip()
     yield check_gpu(settings)
@@ -145,11 +145,11 @@ def check_artifacts(folder: Path) -> Finding:
 def check_data(
     settings: Settings, dataset: str
 ) -> tuple[list[Finding], tuple[SplitData, Path] | None]:
-    """Whether the data set lies where the settings say, or where it lies instead.
+    """Whether the data set is where the settings say, or where it is instead.
 
     Returns:
-        The findings; and what the data set lists, with the folder of its images, if it can be read
-        from disk.
+        The findings; and what the data set lists with the folder of its images, if it is on disk
+        and can be read.
     """
     name = "data set"
     spec = dataset_spec(dataset)
@@ -173,7 +173,7 @@ def _layout(spec: DatasetSpec, root: str) -> list[Finding]:
 
 
 def check_files(inspection: Inspection, spec: DatasetSpec, data_root: str) -> Iterator[Finding]:
-    """A finding per kind of trouble with the files of a data set."""
+    """A finding per kind of problem with the files of a data set."""
     again = f"capt-stage fetch --dataset {spec.name} --root {shlex.quote(data_root)}"
     for (kind,), rows in inspection.findings.group_by("kind", maintain_order=True):
         examples = [
@@ -186,11 +186,11 @@ def check_files(inspection: Inspection, spec: DatasetSpec, data_root: str) -> It
         if kind in FAILS:
             remedy = FAILS[kind].format(again=again)
             if not spec.files:
-                remedy = f"get the file anew, or --set {QUARANTINE}"
+                remedy = f"get the file again, or --set {QUARANTINE}"
             yield Finding(kind, "fail", detail, remedy)
         elif kind in REMARKS:
-            used, mending = REMARKS[kind]
-            yield Finding(f"{kind} images", "note", f"{detail}; {used}", mending)
+            used, remedy = REMARKS[kind]
+            yield Finding(f"{kind} images", "note", f"{detail}; {used}", remedy)
         else:
             yield Finding(kind, "note", detail, NOTES[kind])
     if inspection.count("missing") and spec.reader != "own":
@@ -200,13 +200,13 @@ def check_files(inspection: Inspection, spec: DatasetSpec, data_root: str) -> It
 
 
 def files_summary(dataset: str, inspection: Inspection) -> str:
-    """One line: how many images can be used, and how many of each kind of trouble."""
+    """One line: how many images can be used, and how many of each kind of problem."""
     counts = {kind: inspection.count(kind) for kind in KINDS}
     parts = [f"{kind} {count}" for kind, count in counts.items() if count]
     return (
         f"{dataset}: {inspection.sound} of {inspection.images} images in "
         f"{len(inspection.split.class_names)} classes can be used"
-        + (f"; {', '.join(parts)}" if parts else "; nothing to remark")
+        + (f"; {', '.join(parts)}" if parts else "; nothing to report")
     )
 
 

@@ -1,4 +1,4 @@
-"""Make torchvision importable beside a torch build that lacks its compiled operators."""
+"""Make torchvision importable with a torch build that lacks its compiled operators."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _library: object | None = None
 def ensure_torchvision() -> bool:
     """Import torchvision; declare its two missing operators first where that is needed.
 
-    A torchvision built for CUDA cannot load its compiled extension beside a CPU build of torch.
+    A torchvision built for CUDA cannot load its compiled extension with a CPU build of torch.
     Its Python code then registers a fake kernel for ``torchvision::nms``, which nobody defined,
     and the import of torchvision, and of open_clip with it, fails. Neither operator is used here:
     declaring them is enough for the rest of torchvision (transforms, data sets) to work.

@@ -35,7 +35,7 @@ class ClassFile:
 
 
 def find_class_file(given: str | None, root: Path, own: bool) -> Path | None:
-    """The file the settings name, or ``classes.yaml`` beside images of the user's own.
+    """The file that the settings name, or ``classes.yaml`` in a folder of the user's own images.
 
     Raises:
         CaptError: the file named is not there.

@@ -1,4 +1,4 @@
-"""Recognising data sets that lie in another layout than the usual one."""
+"""Recognising data sets whose layout differs from the usual one."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from capt_core.errors import CaptError
 
 DEPTH = 4
 MOST_FOLDERS = 20_000
-_TRIED = 5  # images looked for per folder of the split
+_TRIED = 5  # images searched for per folder of the split
 _VALIDATION = re.compile(r"ILSVRC2012_val_\d{8}\.JPEG")
 
 
 @dataclass(frozen=True)
 class Hint:
-    """A part of the layout that is not where it should be, and the command that mends it."""
+    """A part of the layout that is not where it should be, and the command that moves it there."""
 
     problem: str
     command: str
 
 
 def layout_hints(spec: DatasetSpec, base: Path) -> list[Hint]:
-    """Say where the parts of a data set lie instead, as far as they can be found below a folder.
+    """Find the parts of a data set that are not where they should be, below a folder.
 
     Args:
         spec: a benchmark.
@@ -50,9 +50,9 @@ def layout_hints(spec: DatasetSpec, base: Path) -> list[Hint]:
         return [Hint(f"no {spec.split} below {base}", f"{fetch} --only {spec.split}")]
     hints = []
     if split != expected and spec.reader == "split_json":
-        hints.append(Hint(f"{spec.split} lies in {split.parent}", _link(split, expected)))
+        hints.append(Hint(f"{spec.split} is in {split.parent}", _link(split, expected)))
     if spec.reader == "aircraft" and split.parent != root:
-        return [Hint(f"the lists and images lie in {split.parent}", _link(split.parent, root))]
+        return [Hint(f"the lists and images are in {split.parent}", _link(split.parent, root))]
     first = _first_images(spec, split)
     if not first:
         declared = any(file.name == spec.split for file in spec.files)
@@ -64,7 +64,7 @@ def layout_hints(spec: DatasetSpec, base: Path) -> list[Hint]:
 def _image_hints(
     spec: DatasetSpec, root: Path, folders: list[Path], first: dict[str, list[str]], fetch: str
 ) -> list[Hint]:
-    """Where the images lie, asked for every top folder of the split's paths."""
+    """Where the images are, for every top folder of the split's paths."""
     images = root / spec.images
     found: dict[str, Path | None] = {}
     for top, paths in first.items():
@@ -77,12 +77,12 @@ def _image_hints(
     hints = []
     place = next(iter(places), None)
     if together and place == root and images.parent == root:
-        hints.append(Hint(f"the images lie in {place}", _nest(root, images, str(spec.split))))
+        hints.append(Hint(f"the images are in {place}", _nest(root, images, str(spec.split))))
     elif together and place and not images.is_relative_to(place) and _replaceable(images, place):
-        hints.append(Hint(f"the images lie in {place}", _into(place, images)))
+        hints.append(Hint(f"the images are in {place}", _into(place, images)))
     else:
         hints += [
-            Hint(f"{top} lies in {place}", _into(place / top, images / top))
+            Hint(f"{top} is in {place}", _into(place / top, images / top))
             for top, place in found.items()
             if place is not None
         ]
@@ -98,7 +98,7 @@ def _image_hints(
         if flat is not None:
             hints.append(
                 Hint(
-                    f"images lie in {flat.parent} without their class folders ({example})",
+                    f"images are in {flat.parent} without their class folders ({example})",
                     f"{fetch} gets them in the usual layout",
                 )
             )
@@ -108,7 +108,7 @@ def _image_hints(
 
 
 def _class_folder_hints(spec: DatasetSpec, base: Path, folders: list[Path]) -> list[Hint]:
-    # Without a list of names any folder may be a class; they are looked for by their parent's name.
+    # Without a list of names any folder may be a class: their parent's name must be the usual one.
     pattern = re.compile(r"\d{1,3}" if spec.numbered else r"n\d{8}" if spec.class_names else ".+")
     fetch = f"capt-stage fetch --dataset {spec.name} --root {_quote(base)}"
     hints = []
@@ -125,7 +125,7 @@ def _class_folder_hints(spec: DatasetSpec, base: Path, folders: list[Path]) -> l
         if place is None and len(spec.splits) == 1 and spec.class_names:
             place = next(iter(places), None)
         if place is not None:
-            hints.append(Hint(f"the {split} class folders lie in {place}", _link(place, expected)))
+            hints.append(Hint(f"the {split} class folders are in {place}", _link(place, expected)))
         elif split == "test" and flat is not None:
             moved = "" if flat == expected else f"{_link(flat, expected)} && "
             hints.append(

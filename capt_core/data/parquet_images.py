@@ -1,4 +1,4 @@
-"""Images that lie in the rows of Parquet files; their paths are ``<file>/<row number>``."""
+"""Images in the rows of Parquet files; their paths are ``<file>/<row number>``."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def _read_group(file: Path, group: int) -> Any:
     size = table.metadata.row_group(group).total_byte_size
     if size > LARGEST_GROUP:
         raise CaptError(
-            f"{file}: {size / 1024**3:.1f} GiB in one row group; write it anew with smaller ones: "
+            f"{file}: {size / 1024**3:.1f} GiB in one row group; rewrite it with smaller ones: "
             "pyarrow.parquet.write_table(table, file, row_group_size=100)"
         )
     return read_column(table, column, group)

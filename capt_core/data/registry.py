@@ -16,7 +16,7 @@ from capt_core.settings_file import Section
 
 BENCHMARKS = Path(__file__).with_name("benchmarks.yaml")
 OWN_TEMPLATE = "a photo of a {}."
-# Folders beside those of the data sets below the artifacts folder.
+# Folders of the artifacts folder that are not those of data sets.
 _TAKEN = ("evaluations", "runs", "study", "work")
 
 
@@ -81,7 +81,7 @@ class DatasetSpec(Section):
         shared_names: class folder to the name it gets where another class has the same one.
         template: hand-written prompt; ``{}`` takes the class name.
         domain: what the images show, for the text of generated prompts.
-        classes: how many classes the whole data set has; None where that is not known.
+        classes: number of classes of the full data set; None if not known.
         also: other names that people know it by.
         licence: terms of use as far as they are known.
         files: what ``fetch`` downloads.

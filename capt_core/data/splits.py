@@ -22,7 +22,7 @@ _REJECTED = {name: kind for name, kind in REJECTED.columns.items() if name != "r
 
 @dataclass(frozen=True)
 class SplitData:
-    """A data set as listed, before its images were looked at.
+    """A data set as listed, before its images are checked.
 
     Attributes:
         samples: columns `path` (relative to the image folder, with forward slashes), `class_id`

@@ -61,7 +61,7 @@ def test_imagenet_is_listed_by_class_and_name(tmp_path: Path) -> None:
     ]
     assert dict(data.samples["split"].value_counts().iter_rows()) == {"train": 15, "test": 5}
     assert data.samples["path"][-1] == "val/n04356056/ILSVRC2012_val_056.JPEG"
-    assert data.notes == ("5 classes; the whole data set has 1000",)
+    assert data.notes == ("5 classes; the full data set has 1000",)
 
 
 def test_names_that_two_classes_share_are_told_apart(tmp_path: Path) -> None:

@@ -214,7 +214,7 @@ def test_a_folder_that_may_not_be_read_is_named(tmp_path: Path) -> None:
         (tmp_path / "bolt").chmod(0o755)
 
 
-def test_remarks_are_told_with_the_first_file(tmp_path: Path) -> None:
+def test_remarks_name_the_first_file(tmp_path: Path) -> None:
     class_folders(tmp_path, bolt=4)
     for index in (0, 2):
         Image.new("RGBA", (index + 3, 4)).save(tmp_path / f"bolt/{index:03d}.png")
@@ -227,23 +227,23 @@ def test_remarks_are_told_with_the_first_file(tmp_path: Path) -> None:
     assert any("in more than one split" in note for note in notes) == (parts.n_unique() > 1)
 
 
-def test_too_few_classes_to_confuse_are_told_at_once(tmp_path: Path) -> None:
+def test_too_few_classes_to_confuse_are_noted_at_once(tmp_path: Path) -> None:
     # Otherwise the user hears of it five stages later.
-    for classes, told in ((2, True), (3, False)):
+    for classes, noted in ((2, True), (3, False)):
         root = tmp_path / str(classes)
         write_images(root, [f"{label}/{i}.png" for label in range(classes) for i in range(3)])
         notes = prepare(root, layout="class_folders").notes
-        assert any("mining pairs needs three classes" in note for note in notes) == told
+        assert any("mining pairs needs three classes" in note for note in notes) == noted
 
 
-def test_other_fewshot_lists_than_the_published_ones_are_told(tmp_path: Path) -> None:
+def test_other_fewshot_lists_than_the_published_ones_are_noted(tmp_path: Path) -> None:
     rows = [[f"{name}/{i}.jpg", label, name] for label, name in enumerate("abc") for i in range(3)]
     (tmp_path / "dtd").mkdir()
     split = {"train": rows, "val": [], "test": []}
     (tmp_path / "dtd/split_zhou_DescribableTextures.json").write_text(json.dumps(split))
     write_images(tmp_path / "dtd/images", [str(row[0]) for row in rows])
     source = Source(*read_split(dataset_spec("dtd"), Data(root=str(tmp_path))))
-    told = "with training images left out, few-shot lists are not the published ones"
-    assert told not in prepare_dataset(dataset_spec("dtd"), source, "decode", quarantine=True).notes
+    note = "with training images left out, few-shot lists are not the published ones"
+    assert note not in prepare_dataset(dataset_spec("dtd"), source, "decode", quarantine=True).notes
     (tmp_path / "dtd/images/a/1.jpg").write_bytes(b"")
-    assert told in prepare_dataset(dataset_spec("dtd"), source, "decode", quarantine=True).notes
+    assert note in prepare_dataset(dataset_spec("dtd"), source, "decode", quarantine=True).notes

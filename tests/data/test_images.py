@@ -54,6 +54,16 @@ def test_every_kind_of_image_opens_as_rgb(
     assert check_image(path, "decode").problem is None
 
 
+def test_a_preprocess_makes_a_tensor_of_any_image() -> None:
+    preprocess = Preprocess(2, (0.5, 0.5, 0.5), (0.25, 0.5, 1.0))
+    pixels = preprocess(Image.new("L", (6, 4), 255))
+    assert pixels.shape == (3, 2, 2)
+    assert pixels[:, 0, 0].tolist() == [2.0, 1.0, 0.5]
+    assert preprocess == Preprocess(2, (0.5, 0.5, 0.5), (0.25, 0.5, 1.0))
+    with pytest.raises(ValueError, match="32-bit"):
+        preprocess(Image.new("F", (6, 4)))
+
+
 def test_palette_images_open_in_their_colours(tmp_path: Path) -> None:
     image = Image.new("RGB", (4, 4), (10, 200, 30)).convert("P", palette=Image.Palette.ADAPTIVE)
     image.save(tmp_path / "image.gif")

@@ -49,7 +49,7 @@ def test_sound_files_give_nothing(tmp_path: Path) -> None:
     assert found(inspection) == {}
     assert not inspection.failed
     assert files_summary("dtd", inspection) == (
-        "dtd: 12 of 12 images in 2 classes can be used; nothing to remark"
+        "dtd: 12 of 12 images in 2 classes can be used; nothing to report"
     )
 
 
@@ -124,7 +124,7 @@ def test_what_the_split_repeats_is_listed(tmp_path: Path) -> None:
     assert inspection.failed
 
 
-def mend(root: Path, name: str = "dtd") -> list[str]:
+def remedies(root: Path, name: str = "dtd") -> list[str]:
     """Run the commands that the hints give; returns the problems they named."""
     hints = layout_hints(dataset_spec(name), root)
     for hint in hints:
@@ -159,7 +159,7 @@ def test_a_wrong_layout_is_mended_by_the_command_given(
     root = dtd(tmp_path)
     for source, target in moves:
         move(root, source, target)
-    assert mend(root)
+    assert remedies(root)
     assert found(inspect(root)) == {}
     inside = [path for path in root.rglob("*") if path.is_symlink()]
     assert not any(path.resolve() in path.parents for path in inside), "a link makes a loop"
@@ -179,13 +179,13 @@ def test_an_empty_image_folder_is_replaced(tmp_path: Path) -> None:
     root = dtd(tmp_path)
     move(root, "dtd/images", "elsewhere")
     (root / "dtd/images").mkdir()
-    assert mend(root) == [f"the images lie in {root / 'elsewhere'}"]
+    assert remedies(root) == [f"the images are in {root / 'elsewhere'}"]
     assert found(inspect(root)) == {}
 
 
 def test_the_data_set_itself_as_root_is_mended(tmp_path: Path) -> None:
     root = dtd(tmp_path) / "dtd"
-    assert mend(root)
+    assert remedies(root)
     assert found(inspect(root)) == {}
 
 
@@ -196,7 +196,7 @@ def test_folders_doubled_by_a_mirror_are_mended(tmp_path: Path) -> None:
     split = {"train": rows[:2], "val": [], "test": rows[2:]}
     write_images(tmp_path / spec.folder, [f"{path.split('/')[0]}/{path}" for path in paths])
     (tmp_path / spec.folder / str(spec.split)).write_text(json.dumps(split))
-    assert len(mend(tmp_path, "stanford_cars")) == 2
+    assert len(remedies(tmp_path, "stanford_cars")) == 2
     assert found(inspect(tmp_path, "stanford_cars")) == {}
 
 
@@ -219,7 +219,7 @@ def test_the_lists_of_aircraft_are_found(tmp_path: Path) -> None:
     (folder / "variants.txt").write_text("A300\n")
     for index, part in enumerate(("train", "val", "test")):
         (folder / f"images_variant_{part}.txt").write_text(f"{index} A300\n")
-    assert mend(tmp_path, "fgvc_aircraft")
+    assert remedies(tmp_path, "fgvc_aircraft")
     assert found(inspect(tmp_path, "fgvc_aircraft")) == {}
 
 
@@ -235,7 +235,7 @@ def test_imagenet_as_it_is_unpacked_elsewhere(tmp_path: Path) -> None:
     )
     assert "not sorted into class folders" in val.problem
     move(kaggle, "val/ILSVRC2012_val_00000001.JPEG", "val/n01440764/b.JPEG")
-    assert len(mend(tmp_path, "imagenet")) == 2
+    assert len(remedies(tmp_path, "imagenet")) == 2
     assert len(read_split(dataset_spec("imagenet"), Data(root=str(tmp_path)))[0].samples) == 2
 
 
@@ -244,7 +244,7 @@ def test_the_folder_of_a_variant_is_found(tmp_path: Path, place: str) -> None:
     write_images(tmp_path, [f"{place}/n01440764/a.JPEG"])
     (hint,) = layout_hints(dataset_spec("imagenet_sketch"), tmp_path)
     assert str(tmp_path / place) in hint.command
-    assert mend(tmp_path, "imagenet_sketch")
+    assert remedies(tmp_path, "imagenet_sketch")
     assert (tmp_path / "imagenet-sketch/images/n01440764/a.JPEG").is_file()
 
 

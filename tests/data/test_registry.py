@@ -146,7 +146,7 @@ def test_a_sixteenth_in_class_folders_needs_no_image_folder(tmp_path: Path) -> N
     ]
     (tmp_path / "bolts/val").rename(tmp_path / "bolts/test")
     [hint] = layout_hints(spec, tmp_path)
-    assert hint.problem == f"the test class folders lie in {tmp_path / 'bolts/test'}"
+    assert hint.problem == f"the test class folders are in {tmp_path / 'bolts/test'}"
     assert hint.command.endswith(f"ln -s {tmp_path / 'bolts/test'} {tmp_path / 'bolts/val'}")
 
 

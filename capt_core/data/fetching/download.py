@@ -25,7 +25,7 @@ from capt_core.errors import CaptError
 # Google Drive's address for files of any size, without its page about virus scans.
 _DRIVE = "https://drive.usercontent.google.com/download?id={id}&export=download&confirm=t"
 _CHUNK = 1 << 20
-# Kept free beside what a download or archive needs.
+# Bytes kept free in addition to what a download or archive needs.
 RESERVE = 256 * 1024**2
 _TEMPORARY = frozenset({408, 425, 429, 500, 502, 503, 504})
 

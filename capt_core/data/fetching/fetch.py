@@ -162,7 +162,7 @@ class Fetcher:
         for inner in (other for other in self.spec.files if other.inside == file.name):
             problem = content_problem(inner, self.folder / inner.name)
             if problem is not None:
-                raise CaptError(f"{self.folder / inner.name}: {problem}; get {file.name} anew")
+                raise CaptError(f"{self.folder / inner.name}: {problem}; get {file.name} again")
             self._unpack(inner)
 
     def _sort_validation(self) -> None:
@@ -223,7 +223,7 @@ def _has_bytes(path: Path) -> bool:
 
 
 def _in_mebibytes(advance: Callable[[int], None]) -> Callable[[int], None]:
-    """Pass bytes on as whole mebibytes."""
+    """Report bytes in mebibytes."""
     done = 0
 
     def count(size: int) -> None:

@@ -59,5 +59,6 @@ def _validation_classes(devkit: Path) -> list[str]:
         return [folders[number] for number in numbers]
     except (tarfile.TarError, OSError, EOFError, KeyError, ValueError, AssertionError) as error:
         raise CaptError(
-            f"{devkit}: not the development kit of ILSVRC2012 ({type(error).__name__}); get it anew"
+            f"{devkit}: not the development kit of ILSVRC2012 ({type(error).__name__}); get it "
+            "again"
         ) from error

@@ -36,7 +36,7 @@ def unpack(
 ) -> int:
     """Unpack the members below some prefixes of a tar or zip archive.
 
-    All of them are first unpacked beside their destination. Files that are there already are
+    All of them are first unpacked into a folder next to their destination. Files that exist are
     replaced, other files stay.
 
     Args:
@@ -123,7 +123,7 @@ def _members(archive: Path, folder: Path) -> Iterator[Member]:
         assert stream is not None
         stream.seek(opened_tar.offset)
         if len(stream.read(tarfile.BLOCKSIZE)) < tarfile.BLOCKSIZE:
-            raise CaptError(f"{archive}: ends without its end mark; delete it and get it anew")
+            raise CaptError(f"{archive}: ends without its end mark; delete it and get it again")
 
 
 def _tar_members(opened: tarfile.TarFile, archive: Path) -> Iterator[Member]:
@@ -173,7 +173,7 @@ def _place(name: str, places: Mapping[str, str]) -> str | None:
 
 
 class _Staging:
-    """A folder beside the destination that takes members until all of them are there."""
+    """A folder next to the destination that holds members until all of them are unpacked."""
 
     def __init__(self, folder: Path, archive: Path) -> None:
         self.path = folder / f".{archive.name}.unpacking"
@@ -224,12 +224,12 @@ def _staging(folder: Path, archive: Path) -> Iterator[_Staging]:
 
 
 def _move(source: Path, target: Path) -> None:
-    """Move a folder's content into another: whole folders at once where they are new."""
+    """Move a folder's content into another: a new subfolder in one step."""
     for entry in sorted(source.iterdir()):
         place = target / entry.name
         if entry.is_dir() and place.is_dir():
             _move(entry, place)
         elif place.is_dir():
-            raise CaptError(f"{place}: a folder lies where a file belongs; move it away")
+            raise CaptError(f"{place}: a folder is where a file belongs; move it away")
         else:
             entry.replace(place)

@@ -16,11 +16,11 @@ from capt_core.params import Data
 
 
 def read_split(spec: DatasetSpec, data: Data) -> tuple[SplitData, Path]:
-    """List a data set that lies on disk; returns it with the folder its paths are relative to.
+    """List a data set on disk; returns it with the folder that its paths are relative to.
 
     Raises:
-        CaptError: missing root, wrong layout or damaged lists; the message says what was looked
-            for and where.
+        CaptError: missing root, wrong layout or damaged lists; the message names what was expected
+            and where.
     """
     root = checked_root(spec, data.root)
     images = root / spec.images
@@ -40,6 +40,6 @@ def read_split(spec: DatasetSpec, data: Data) -> tuple[SplitData, Path]:
     listed = replace(listed, rejected=rejects.frame())
     check_classes(listed, where, trained=spec.has_training)
     if spec.classes and len(listed.class_names) != spec.classes:
-        line = f"{len(listed.class_names)} classes; the whole data set has {spec.classes}"
+        line = f"{len(listed.class_names)} classes; the full data set has {spec.classes}"
         listed = replace(listed, notes=(*listed.notes, line))
     return listed, images

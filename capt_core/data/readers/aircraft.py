@@ -29,7 +29,7 @@ def read_aircraft(root: Path) -> SplitData:
             if image in seen:
                 raise CaptError(
                     f"{path}: line {number}: {image!r} is listed a second time (first in the "
-                    f"{seen[image]} list); get the lists anew"
+                    f"{seen[image]} list); get the lists again"
                 )
             seen[image] = split
             images.append(f"{image}.jpg")
@@ -42,4 +42,4 @@ def _lines(path: Path) -> list[str]:
     try:
         return path.read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError) as error:
-        raise CaptError(f"{path}: not a readable list ({error}); get it anew") from error
+        raise CaptError(f"{path}: not a readable list ({error}); get it again") from error

@@ -1,4 +1,4 @@
-"""ImageNet and its variants: one folder per class, names in a list beside them."""
+"""ImageNet and its variants: one folder per class, names in a list next to them."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ def read_class_folders(spec: DatasetSpec, root: Path, rejects: Rejects) -> Split
     lists ImageNet in whatever order the file system gives; this order is the same everywhere.
 
     Raises:
-        CaptError: no class folders, a folder without a name in the list, images that lie outside
-            the class folders.
+        CaptError: no class folders, a folder without a name in the list, images outside the
+            class folders.
     """
     parts = {split: root / spec.images / part for split, part in spec.splits.items()}
     present = {split: subfolders(folder) for split, folder in parts.items()}
     for split, folder in parts.items():
         if not present[split]:
             raise CaptError(
-                f"{folder}: no class folders; the {split} images lie in one folder per class "
+                f"{folder}: no class folders; expected the {split} images in one folder per class "
                 f"(capt-stage doctor --dataset {spec.name} --data-root "
                 f"{shlex.quote(str(root.parent))} helps)"
             )
@@ -97,7 +97,7 @@ def _class_names(spec: DatasetSpec, root: Path, folders: list[str]) -> list[str]
     if unnamed:
         raise CaptError(
             f"{path}: no name for the class folder {unnamed[0]!r} ({len(unnamed)} such folders); "
-            "move what is no class out of the image folder, or get the list anew"
+            "move what is no class out of the image folder, or get the list again"
         )
     names = [listed[folder] for folder in folders]
     times = Counter(names)
@@ -108,7 +108,7 @@ def _class_names(spec: DatasetSpec, root: Path, folders: list[str]) -> list[str]
 
 
 def _names_file(name: str, root: Path) -> Path:
-    """The list beside the images, or the one in ImageNet's folder."""
+    """The list next to the images, or the one in ImageNet's folder."""
     choices = [root / name, root.parent / "imagenet" / name]
     for path in choices:
         if path.is_file():

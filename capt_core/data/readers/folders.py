@@ -17,8 +17,8 @@ def split_folders(root: Path) -> dict[str, str]:
     """Folders named like splits, if there is nothing else: folder to `train`, `val` or `test`."""
     folders = subfolders(root)
     named = {folder: SPLIT_WORDS.get(folder.lower(), "") for folder in folders}
-    whole = all(named.values()) and "train" in named.values()
-    return named if whole else {}
+    complete = all(named.values()) and "train" in named.values()
+    return named if complete else {}
 
 
 def read_class_folders(root: Path, rejects: Rejects) -> Listing:

@@ -77,7 +77,10 @@ def read_image_tables(files: Sequence[Path], root: Path, rejects: Rejects) -> Li
             if label is None and value is not None and known is not None and value != -1:
                 reason = f"label {value} is out of range: {len(known)} names"
                 rejects.add(
-                    f"{path}: row {row}", (image, None, str(value), word or ""), reason, "mend it"
+                    f"{path}: row {row}",
+                    (image, None, str(value), word or ""),
+                    reason,
+                    "correct it",
                 )
                 continue
             paths.append(image)

@@ -151,5 +151,5 @@ def _usable(rows: pl.DataFrame, where: str, rejects: Rejects) -> pl.DataFrame:
         if reason is None:
             reason = f"{path!r} is listed a second time"
         place = f"{where}: row {row + 1}"
-        rejects.add(place, (path or "", None, label or "", split or ""), reason, "mend it")
+        rejects.add(place, (path or "", None, label or "", split or ""), reason, "correct it")
     return rows.join(suspect.select("row"), on="row", how="anti", maintain_order="left").drop("row")

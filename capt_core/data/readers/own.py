@@ -110,8 +110,8 @@ def _layout(root: Path, files: list[Path]) -> str:
         return "class_folders"
     if any(is_image_name(path.name) for path in root.iterdir()):
         raise CaptError(
-            f"{root}: images lie beside each other; put each into a folder named for its class, or "
-            "list them in a table with the columns path and label"
+            f"{root}: images without class folders; put each into a folder named for its class, "
+            "or list them in a table with the columns path and label"
         )
     raise CaptError(
         f"{root}: neither class folders (<class>/<image>) nor a table (.csv, .parquet) were found; "

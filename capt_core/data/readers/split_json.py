@@ -41,7 +41,7 @@ def read_split_json(path: Path, rejects: Rejects) -> SplitData:
             if key in seen:
                 problem = f"{image!r} is listed a second time (first as {seen[key]})"
             if problem:
-                rejects.add(where, (image, label, name, split), problem, "mend the split file")
+                rejects.add(where, (image, label, name, split), problem, "correct the split file")
                 continue
             seen[key] = f"{split}[{row}]"
             paths.append(image)
@@ -59,7 +59,7 @@ def _read(path: Path) -> Mapping[str, list[Any]]:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise CaptError(f"{path}: not a readable split file ({error}); get it anew") from error
+        raise CaptError(f"{path}: not a readable split file ({error}); get it again") from error
     if not isinstance(document, Mapping) or any(split not in document for split in SPLITS):
         raise CaptError(f"{path}: expected the keys train, val and test")
     for split in SPLITS:

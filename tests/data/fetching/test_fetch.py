@@ -143,7 +143,7 @@ def test_archives_within_archives(server: Hostile, tmp_path: Path) -> None:
     assert mine.missing() is None
     wrong = files[1].model_copy(update={"sha256": "0" * 64})
     spec = real.model_copy(update={"files": [files[0], wrong, files[2]]})
-    with pytest.raises(CaptError, match=r"its sha256 is .* get caltech-101\.zip anew"):
+    with pytest.raises(CaptError, match=r"its sha256 is .* get caltech-101\.zip again"):
         fetcher(spec, tmp_path).fetch(again=True)
 
 

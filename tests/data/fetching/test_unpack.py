@@ -130,7 +130,7 @@ def test_what_a_killed_run_left_is_cleared_away(tmp_path: Path) -> None:
 
 def test_a_folder_in_the_place_of_a_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "images/banded/1.jpg").mkdir(parents=True)
-    with pytest.raises(CaptError, match="a folder lies where a file belongs; move it away"):
+    with pytest.raises(CaptError, match="a folder is where a file belongs; move it away"):
         run(tmp_path, "a.tgz", tar_of(FILES))
 
 

@@ -25,6 +25,8 @@ from pathlib import Path
 
 import polars as pl
 import torch
+from capt_core.methods.saved import read_tensors
+from capt_core.methods.scoring import CLASS_TEXTS
 from rich.console import Console
 from rich.table import Table
 from torch.nn import functional
@@ -40,8 +42,6 @@ from capt_core.evaluation.metrics import Metric, evaluate_predictions
 from capt_core.evaluation.predictions import prediction_table
 from capt_core.methods.capt.model import CaptModel, model_from_state
 from capt_core.methods.clip import class_logits
-from capt_core.methods.saved import read_tensors
-from capt_core.methods.scoring import CLASS_TEXTS
 from capt_core.params import load_settings
 from stages import (
     build_bank,

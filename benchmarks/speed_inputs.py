@@ -9,6 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from capt_core.training.engine import Trainer, TrainingTask
+from capt_core.training.objective import Objective
+from capt_core.training.rows import Anchor
+from capt_core.training.views import CachedViews, ViewSource, asked_views, live_views
 from PIL import Image
 from safetensors.torch import save_file
 from torch.nn import functional
@@ -18,10 +22,6 @@ from capt_core.backbone.loading import load_backbone
 from capt_core.methods.capt.adapter import dynamic_weight
 from capt_core.methods.capt.model import CaptModel
 from capt_core.torchvision_ops import ensure_torchvision
-from capt_core.training.engine import Trainer, TrainingTask
-from capt_core.training.objective import Objective
-from capt_core.training.rows import Anchor
-from capt_core.training.views import CachedViews, ViewSource, asked_views, live_views
 
 CLASSES = 50
 CENTRES = 5

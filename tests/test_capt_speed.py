@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from capt_core.training.views import asked_views
 
 from benchmarks.capt_speed import (
     Measurement,
@@ -13,7 +14,6 @@ from benchmarks.capt_speed import (
     to_markdown,
 )
 from benchmarks.speed_inputs import Bench
-from capt_core.training.views import asked_views
 
 SHORT = ("--backbone", "tiny-clip", "--turns", "1", "--steps", "1", "--inference-turns", "2")
 

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from capt_core.evaluation.visibility import sees
+from capt_core.methods.baselines import BaselineData, BaselineSettings, fit_baseline
+from capt_core.methods.saved import write_tensors
 
 from capt_core import params
 from capt_core.artifacts.features import read_image_features, read_text_features
@@ -15,9 +18,6 @@ from capt_core.artifacts.schemas import TRAINING_LOG
 from capt_core.artifacts.tables import write_table
 from capt_core.backbone.loading import load_backbone
 from capt_core.data.dataset import load_dataset, load_fewshot
-from capt_core.evaluation.visibility import sees
-from capt_core.methods.baselines import BaselineData, BaselineSettings, fit_baseline
-from capt_core.methods.saved import write_tensors
 
 SETTINGS = BaselineSettings(
     params.Coop(epochs=5), params.LinearProbe(strength=10.0), params.Residual(epochs=20)

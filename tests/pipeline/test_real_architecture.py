@@ -11,9 +11,9 @@ from pathlib import Path
 import polars as pl
 import pytest
 import torch
+from capt_core.methods.teacher import UNTRAINED_WARNING
 from safetensors.torch import load_file, save_file
 
-from capt_core.methods.teacher import UNTRAINED_WARNING
 from capt_core.torchvision_ops import ensure_torchvision
 from tests.pipeline.commands import BEFORE_TRAINING, arguments
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from capt_core.methods.teacher import UNTRAINED_WARNING
 from PIL import Image
 
 from capt_core.errors import CaptError
-from capt_core.methods.teacher import UNTRAINED_WARNING
 from capt_core.reporting.confusions import (
     change,
     confused_pairs,

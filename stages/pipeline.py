@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ast
 import importlib
-import importlib.util
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from capt_core.artifacts import documentation
 from capt_core.artifacts.files import write_text
 from capt_core.artifacts.layout import StudyLayout
 from capt_core.study import ABLATIONS, variants
@@ -121,15 +121,12 @@ def written_files() -> dict[str, str]:
     """Every file that follows from declarations, by its path in the project, with its text."""
     before, start, rest = (ROOT / "README.md").read_text(encoding="utf-8").partition(_TABLE[0])
     _, end, after = rest.partition(_TABLE[1])
-    files = {
+    return {
         "dvc.yaml": dvc_yaml(),
         "study/dvc.yaml": study_yaml(),
         "README.md": f"{before}{start}\n{stage_table()}\n{end}{after}",
+        "artifacts/README.md": documentation.render(),
     }
-    if importlib.util.find_spec("capt_core.artifacts.documentation"):
-        documentation = importlib.import_module("capt_core.artifacts.documentation")
-        files["artifacts/README.md"] = documentation.render()
-    return files
 
 
 def code_paths(names: Iterable[str]) -> list[str]:

@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 import yaml
 
+from capt_core.artifacts.schemas import ALL_TABLES
 from capt_core.study import variants
 from stages import pipeline
 from stages.commands import PIPELINE
+from stages.stage import Place
 from tests.pipeline.commands import PROJECT
 
 DVC: dict[str, Any] = yaml.safe_load((PROJECT / "dvc.yaml").read_text())["stages"]
@@ -46,6 +48,14 @@ def test_every_input_is_an_output_or_a_file_of_the_project() -> None:
                 assert produced, f"{name} reads {dep}, which no stage writes"
             else:
                 assert (PROJECT / dep).exists(), f"{name} depends on {dep}, which is not there"
+
+
+def test_every_table_is_written_by_the_stage_that_its_schema_names() -> None:
+    at = Place.of(Path(), "<dataset>", "<method>", "<S>", "<K>")
+    for table in ALL_TABLES:
+        if table.name != "training_speed":  # a record of a run, no artifact
+            outputs = [path.as_posix() for path in pipeline.declared(table.stage).outputs(at)]
+            assert {table.path, str(Path(table.path).parent)} & set(outputs), table.name
 
 
 def test_answers_of_language_models_are_no_outputs() -> None:

@@ -13,7 +13,7 @@ from benchmarks.capt_speed import (
     to_markdown,
 )
 from benchmarks.speed_inputs import Bench
-from capt_core.training.views import asked_views
+from capt_core.methods.capt.views import asked_views
 
 SHORT = ("--backbone", "tiny-clip", "--turns", "1", "--steps", "1", "--inference-turns", "2")
 

@@ -31,6 +31,10 @@ from capt_core.training.views import asked_views
 from benchmarks.speed_inputs import Bench, random_weights
 from capt_core.backbone.identity import TINY_CLIP
 from capt_core.errors import CaptError
+<<<<<<< HEAD
+=======
+from capt_core.methods.capt.views import asked_views
+>>>>>>> tests1
 
 PROJECT = Path(__file__).resolve().parents[1]
 PRESETS = ("paper", "fast")
@@ -65,9 +69,10 @@ def measure_steps(bench: Bench) -> dict[str, list[float]]:
         for preset in PRESETS:
             ends: list[float] = []
 
-            def advance(_: int, ends: list[float] = ends) -> None:
-                bench.synchronise()
-                ends.append(bench.clock())
+            def advance(finished: int, ends: list[float] = ends) -> None:
+                if finished:
+                    bench.synchronise()
+                    ends.append(bench.clock())
 
             trainer = bench.trainer(preset, 1 + bench.options.steps)
             trainer.advance = advance
@@ -231,7 +236,11 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--passes", type=int, default=1, help="forward passes in each turn")
     add("--threads", type=int, help="of torch on the CPU")
     add("--clock", default="wall", choices=("wall", "processor"), help="what seconds are")
-    add("--params", type=Path, default=PROJECT / "params.yaml", help="settings with the variants")
+    add(
+        "--params",
+        type=Path,
+        help="settings that the variants change; the packaged ones if not given",
+    )
     add("--markdown", type=Path, help="file to write the report to")
     add("--folder", type=Path, help=argparse.SUPPRESS)
     add("--memory-of", choices=PRESETS, help=argparse.SUPPRESS)

@@ -17,10 +17,15 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch.nn import functional
 
-from capt_core import params
-from capt_core.backbone.loading import load_backbone
+from capt_core import load_backbone, study
 from capt_core.methods.capt.adapter import dynamic_weight
 from capt_core.methods.capt.model import CaptModel
+from capt_core.methods.capt.objective import Objective
+from capt_core.methods.capt.rows import Anchor
+from capt_core.methods.capt.settings import Adapter, CaptSettings, Train
+from capt_core.methods.capt.training import Trainer, TrainingData
+from capt_core.methods.capt.views import CachedViews, ViewSource, asked_views, live_views
+from capt_core.params import Runtime, method_section
 from capt_core.torchvision_ops import ensure_torchvision
 
 CLASSES = 50
@@ -41,12 +46,13 @@ class Bench:
     def __init__(self, options: argparse.Namespace, folder: Path) -> None:
         self.options = options
         self.folder = folder
-        runtime = params.Runtime(device=options.device, precision=options.precision)
-        checkpoint = options.checkpoint and str(options.checkpoint)
         self.backbone = load_backbone(
-            params.Backbone(name=options.backbone, checkpoint=checkpoint), runtime
+            options.backbone,
+            checkpoint=options.checkpoint,
+            device=options.device,
+            precision=options.precision,
         )
-        self.workers = runtime.workers
+        self.workers = Runtime().workers
         self.clock = time.process_time if options.clock == "processor" else time.perf_counter
         rows = options.batch * (1 + options.pairs)
         self.files = made_up_photographs(folder / "photographs", rows)
@@ -55,16 +61,16 @@ class Bench:
         self.text_width = int(self.backbone.clip.visual.output_dim)
         self.texts = self._unit_vectors(CLASSES).to(self.backbone.device)
 
-    def settings(self, variant: str, steps: int) -> params.Settings:
+    def settings(self, variant: str, steps: int) -> CaptSettings:
         """A variant's settings with this run's batch, and one step in each epoch."""
-        changes = [f"train.batch_size={self.options.batch}", f"train.epochs={steps}"]
-        settings, _ = params.load_settings(self.options.params, None, changes, variant)
+        change = study.variant(variant).change
+        settings = method_section("capt", CaptSettings, self.options.params, change=change)
+        changed = {"batch_size": self.options.batch, "epochs": steps}
         if settings.train.cache_prefix and settings.train.augmentation != "none":
-            changes.append(f"train.views={self.options.views}")
-            settings, _ = params.load_settings(self.options.params, None, changes, variant)
-        return settings
+            changed["views"] = self.options.views
+        return settings.model_copy(update={"train": settings.train.model_copy(update=changed)})
 
-    def model(self, settings: params.Settings) -> CaptModel:
+    def model(self, settings: CaptSettings) -> CaptModel:
         """A fresh model on the backbone's device."""
         centres = {name: self._unit_vectors(CENTRES) for name in ("commonality", "difference")}
         model = CaptModel(
@@ -72,7 +78,7 @@ class Bench:
         )
         return model.to(self.backbone.device)
 
-    def anchors(self, settings: params.Adapter) -> list[Anchor]:
+    def anchors(self, settings: Adapter) -> list[Anchor]:
         """The anchors of one step, each with its own representatives."""
         pairs = self.options.pairs
         weight = dynamic_weight(torch.tensor(COSINE), settings.scale, settings.exponent).item()
@@ -81,14 +87,14 @@ class Bench:
             for first in range(0, len(self.files), 1 + pairs)
         ]
 
-    def cached_views(self, settings: params.Settings, model: CaptModel, name: str) -> CachedViews:
+    def cached_views(self, settings: CaptSettings, model: CaptModel, name: str) -> CachedViews:
         """The cache of every view that training asks for, made unless a folder has it."""
         source = self._source(settings.train)
         asked = asked_views(self.anchors(settings.adapter), settings.train)
         return CachedViews(model, self.backbone, source, asked, self.folder / name, "made up")
 
     def trainer(self, variant: str, steps: int) -> Trainer:
-        """The engine as the stage `train` sets it up."""
+        """The trainer as `Capt.fit` sets it up."""
         settings = self.settings(variant, steps)
         model = self.model(settings)
         objective = Objective(
@@ -99,9 +105,8 @@ class Bench:
             if settings.train.cache_prefix
             else live_views(model, self.backbone, self._source(settings.train))
         )
-        anchors = self.anchors(settings.adapter)
-        task = TrainingTask(anchors, self.labels, objective, views)
-        return Trainer(model, self.backbone, task, settings.train, SEED)
+        data = TrainingData(self.anchors(settings.adapter), self.labels, objective, views)
+        return Trainer(model, self.backbone, data, settings.train, SEED)
 
     def synchronise(self) -> None:
         """Wait until the device has done what it was asked to."""
@@ -116,7 +121,7 @@ class Bench:
         self.synchronise()
         return self.clock() - began
 
-    def _source(self, settings: params.Train) -> ViewSource:
+    def _source(self, settings: Train) -> ViewSource:
         return ViewSource(
             self.files,
             settings.augmentation,

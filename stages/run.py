@@ -116,7 +116,7 @@ def stage_run(
     """
     if overrides and os.environ.get("DVC_STAGE"):
         raise CaptError(
-            "--set does not work under DVC; use dvc exp run --set-param section.key=value"
+            "--set does not work under DVC, which would not know of it; edit params.yaml"
         )
     change = study.variant(variant).change if variant else {}
     sources = SettingsSources(params, dataset, tuple(overrides or ()), change)

@@ -14,6 +14,10 @@ from benchmarks.capt_speed import (
     to_markdown,
 )
 from benchmarks.speed_inputs import Bench
+<<<<<<< HEAD
+=======
+from capt_core.methods.capt.views import asked_views
+>>>>>>> tests1
 
 SHORT = ("--backbone", "tiny-clip", "--turns", "1", "--steps", "1", "--inference-turns", "2")
 

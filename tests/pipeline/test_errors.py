@@ -52,7 +52,7 @@ def test_one_line_and_exit_code_2(tmp_path: Path) -> None:
 
 def test_set_is_refused_under_dvc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DVC_STAGE", "prepare@proctex")
-    assert "dvc exp run --set-param" in refused("prepare", "proctex", tmp_path, "fewshot.shots=1")
+    assert "edit params.yaml" in refused("prepare", "proctex", tmp_path, "fewshot.shots=1")
 
 
 def test_wrong_type(tmp_path: Path) -> None:

@@ -26,15 +26,11 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from capt_core.training.views import asked_views
 
 from benchmarks.speed_inputs import Bench, random_weights
 from capt_core.backbone.identity import TINY_CLIP
 from capt_core.errors import CaptError
-<<<<<<< HEAD
-=======
 from capt_core.methods.capt.views import asked_views
->>>>>>> tests1
 
 PROJECT = Path(__file__).resolve().parents[1]
 PRESETS = ("paper", "fast")

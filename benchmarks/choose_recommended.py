@@ -24,8 +24,6 @@ from pathlib import Path
 
 import polars as pl
 import torch
-from capt_core.methods.saved import read_tensors
-from capt_core.methods.scoring import CLASS_TEXTS
 from rich.console import Console
 from rich.table import Table
 from torch.nn import functional
@@ -36,26 +34,8 @@ from capt_core.data.images import image_batches
 from capt_core.data.proctex.classes import CLASS_NAMES, GROUPS
 from capt_core.evaluation.metrics import Metric, evaluate_predictions
 from capt_core.evaluation.predictions import prediction_table
-<<<<<<< HEAD
-from capt_core.methods.capt.model import CaptModel, model_from_state
-from capt_core.methods.clip import class_logits
-from capt_core.params import load_settings
-from stages import (
-    build_bank,
-    cluster_prompts,
-    extract_features,
-    fit_teacher,
-    generate_prompts,
-    infer_teacher,
-    mine_pairs,
-    mine_samples,
-    prepare,
-    train,
-)
-=======
 from capt_core.methods.capt.method import Repaired
 from capt_core.methods.capt.model import CaptModel
->>>>>>> tests1
 
 DRAWINGS = (7, 8)
 SHOTS = 16

@@ -9,10 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from capt_core.training.engine import Trainer, TrainingTask
-from capt_core.training.objective import Objective
-from capt_core.training.rows import Anchor
-from capt_core.training.views import CachedViews, ViewSource, asked_views, live_views
 from PIL import Image
 from safetensors.torch import save_file
 from torch.nn import functional

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from capt_core.training.views import asked_views
 
 from benchmarks.capt_speed import (
     Measurement,
@@ -14,10 +13,7 @@ from benchmarks.capt_speed import (
     to_markdown,
 )
 from benchmarks.speed_inputs import Bench
-<<<<<<< HEAD
-=======
 from capt_core.methods.capt.views import asked_views
->>>>>>> tests1
 
 SHORT = ("--backbone", "tiny-clip", "--turns", "1", "--steps", "1", "--inference-turns", "2")
 

@@ -131,7 +131,7 @@ def fit(
             mined = _Mined(
                 build_bank(base_model, dataset, shots=shots, seed=seed),
                 task,
-                prompts and str(prompts),
+                None if prompts is None else str(prompts),
             )
             task = replace(
                 task,

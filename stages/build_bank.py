@@ -17,9 +17,8 @@ from capt_core.data.dataset import Dataset, image_root, load_dataset, load_fewsh
 from capt_core.evaluation.predictions import prediction_table
 from capt_core.params import settings_hash
 
-from . import options
 from .models import base_model
-from .run import Run, reporter, say, stage_run
+from .run import Run, reporter, say
 from .stage import Stage
 
 STAGE = Stage(
@@ -37,45 +36,36 @@ STAGE = Stage(
 )
 
 
-def main(
-    dataset: options.Dataset,
-    seed: options.Seed = None,
-    params: options.Params = options.PARAMS,
-    artifacts: options.Artifacts = options.ARTIFACTS,
-    set_: options.Set = None,
-    variant: options.Variant = None,
-) -> None:
-    """Collect misclassified training images; count pairs."""
-    with stage_run("build-bank", dataset, seed, params, artifacts, set_, variant=variant) as run:
-        settings, layout, paths = run.settings, run.layout, run.seed_layout
-        prepared = load_dataset(layout)
-        origin = prepared.provenance(
-            backbone_identity(settings.backbone), settings_hash(settings.build_bank, run.seed)
+def main(run: Run) -> None:
+    settings, layout, paths = run.settings, run.layout, run.seed_layout
+    prepared = load_dataset(layout)
+    origin = prepared.provenance(
+        backbone_identity(settings.backbone), settings_hash(settings.build_bank, run.seed)
+    )
+    predictions = read_table(PREDICTIONS, paths.predictions, origin)
+    ids = prepared.samples["sample_id"]
+    if settings.build_bank.source != "full_train":
+        fewshot = load_fewshot(layout, prepared, settings.fewshot.shots, run.seed)
+        ids = fewshot.filter(pl.col("split") == "train")["sample_id"]
+    images = training_predictions(prepared, predictions, ids)
+    augmented = []
+    if settings.build_bank.source == "augmented_views":
+        augmented = _augmented(run, prepared, images["sample_id"], origin)
+    bank = confusion_bank(images, augmented)
+    statistics = confusion_statistics(bank, images)
+    write_table(CONFUSION_STATISTICS, statistics, paths.confusion_statistics, origin)
+    write_table(CONFUSION_BANK, bank, paths.confusion_bank, origin)
+    wrong = bank["sample_id"].n_unique()
+    say(f"{wrong} of {len(images)} training images misclassified -> {paths.confusion_bank}")
+    if wrong < len(prepared.class_ids("base")):
+        say(
+            "The bank is empty or nearly so: fewer images than classes. Widen it with "
+            "build_bank.source=augmented_views or full_train."
         )
-        predictions = read_table(PREDICTIONS, paths.predictions, origin)
-        ids = prepared.samples["sample_id"]
-        if settings.build_bank.source != "full_train":
-            fewshot = load_fewshot(layout, prepared, settings.fewshot.shots, run.seed)
-            ids = fewshot.filter(pl.col("split") == "train")["sample_id"]
-        images = training_predictions(prepared, predictions, ids)
-        augmented = []
-        if settings.build_bank.source == "augmented_views":
-            augmented = _augmented(run, prepared, images["sample_id"], origin)
-        bank = confusion_bank(images, augmented)
-        statistics = confusion_statistics(bank, images)
-        write_table(CONFUSION_STATISTICS, statistics, paths.confusion_statistics, origin)
-        write_table(CONFUSION_BANK, bank, paths.confusion_bank, origin)
-        wrong = bank["sample_id"].n_unique()
-        say(f"{wrong} of {len(images)} training images misclassified -> {paths.confusion_bank}")
-        if wrong < len(prepared.class_ids("base")):
-            say(
-                "The bank is empty or nearly so: fewer images than classes. Widen it with "
-                "build_bank.source=augmented_views or full_train."
-            )
-        for true, predicted, count in (
-            statistics.select("true_class", "predicted_class", "count").head(5).iter_rows()
-        ):
-            say(f"  {true} taken for {predicted}: {count}")
+    for true, predicted, count in (
+        statistics.select("true_class", "predicted_class", "count").head(5).iter_rows()
+    ):
+        say(f"  {true} taken for {predicted}: {count}")
 
 
 def _augmented(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import sys
 import traceback
@@ -61,11 +60,14 @@ def _help() -> dict[str, str]:
 
 
 def _load(name: str) -> Any:
-    module = importlib.import_module(f".{name.replace('-', '_')}", __package__)
+    from .command import module_of, stage_command
+
+    module = module_of(name)
     commands = getattr(module, "app", None)
     if commands is None:
         commands = typer.Typer(add_completion=False, rich_markup_mode=None)
-        commands.command(name, help=_help()[name])(module.main)
+        call = stage_command(name, module) if name in STAGES else module.main
+        commands.command(name, help=_help()[name])(call)
     else:
         commands.info.help = _help()[name]
     return typer.main.get_command(commands)

@@ -16,8 +16,7 @@ from capt_core.prompts.clustering import cluster_prompts
 from capt_core.prompts.embedding import prompt_embeddings
 from capt_core.prompts.separation import separation_table
 
-from . import options
-from .run import say, stage_run
+from .run import Run, say
 from .stage import Stage
 
 STAGE = Stage(
@@ -33,47 +32,36 @@ STAGE = Stage(
 )
 
 
-def main(
-    dataset: options.Dataset,
-    seed: options.Seed = None,
-    params: options.Params = options.PARAMS,
-    artifacts: options.Artifacts = options.ARTIFACTS,
-    set_: options.Set = None,
-    variant: options.Variant = None,
-) -> None:
-    """Cluster the classes by what their prompts say."""
-    with stage_run(
-        "cluster-prompts", dataset, seed, params, artifacts, set_, variant=variant
-    ) as run:
-        settings, layout = run.settings, run.layout
-        prepared = load_dataset(layout)
-        backbone = load_backbone(settings.backbone, settings.runtime)
-        origin = prepared.provenance(
-            backbone.identity, settings_hash(settings.cluster_prompts, run.seed)
-        )
-        paths = run.seed_layout
-        prompts = read_table(PROMPTS, paths.prompts, origin)
-        texts = prompts["prompt"].to_list()
-        embeddings = prompt_embeddings(texts, backbone, layout.embeddings)
-        chosen = settings.cluster_prompts
-        found = cluster_prompts(prompts, embeddings, chosen.clusters, chosen.restarts, run.seed)
-        centres = {kind: torch.from_numpy(values) for kind, values in found.centres.items()}
-        write_table(PROMPT_CLUSTERS, found.table, paths.prompt_clusters, origin)
+def main(run: Run) -> None:
+    settings, layout = run.settings, run.layout
+    prepared = load_dataset(layout)
+    backbone = load_backbone(settings.backbone, settings.runtime)
+    origin = prepared.provenance(
+        backbone.identity, settings_hash(settings.cluster_prompts, run.seed)
+    )
+    paths = run.seed_layout
+    prompts = read_table(PROMPTS, paths.prompts, origin)
+    texts = prompts["prompt"].to_list()
+    embeddings = prompt_embeddings(texts, backbone, layout.embeddings)
+    chosen = settings.cluster_prompts
+    found = cluster_prompts(prompts, embeddings, chosen.clusters, chosen.restarts, run.seed)
+    centres = {kind: torch.from_numpy(values) for kind, values in found.centres.items()}
+    write_table(PROMPT_CLUSTERS, found.table, paths.prompt_clusters, origin)
 
-        drawn = load_fewshot(layout, prepared, settings.fewshot.shots, run.seed)
-        features = read_image_features(layout.image_features, origin).numpy()
-        images = {
-            class_id: features[drawn.filter(class_id=class_id, split="train")["sample_id"]]
-            for class_id in prepared.class_ids("base")
-        }
-        separation = separation_table(prompts, embeddings, images)
-        write_table(PROMPT_SEPARATION, separation, paths.prompt_separation, origin)
-        write_tensors(paths.prompt_centres, centres, {}, origin)
-        counts = ", ".join(f"{len(value)} of {kind}" for kind, value in centres.items())
-        say(f"centres: {counts} -> {paths.prompt_centres}")
-        useless = separation.filter(pl.col("auc") <= 0.5)
-        if len(useless):
-            say(
-                f"difference prompts of {len(useless)} of {len(separation)} pairs are no nearer "
-                f"their own class's training images than the partner's -> {paths.prompt_separation}"
-            )
+    drawn = load_fewshot(layout, prepared, settings.fewshot.shots, run.seed)
+    features = read_image_features(layout.image_features, origin).numpy()
+    images = {
+        class_id: features[drawn.filter(class_id=class_id, split="train")["sample_id"]]
+        for class_id in prepared.class_ids("base")
+    }
+    separation = separation_table(prompts, embeddings, images)
+    write_table(PROMPT_SEPARATION, separation, paths.prompt_separation, origin)
+    write_tensors(paths.prompt_centres, centres, {}, origin)
+    counts = ", ".join(f"{len(value)} of {kind}" for kind, value in centres.items())
+    say(f"centres: {counts} -> {paths.prompt_centres}")
+    useless = separation.filter(pl.col("auc") <= 0.5)
+    if len(useless):
+        say(
+            f"difference prompts of {len(useless)} of {len(separation)} pairs are no nearer "
+            f"their own class's training images than the partner's -> {paths.prompt_separation}"
+        )

@@ -19,7 +19,7 @@ from capt_core.params import settings_hash
 
 from . import options
 from .models import model_features
-from .run import result, say, stage_run
+from .run import Run, result, say
 from .stage import Stage
 
 STAGE = Stage(
@@ -58,68 +58,57 @@ STAGE = Stage(
 )
 
 
-def main(
-    dataset: options.Dataset,
-    method: options.Method = "capt",
-    seed: options.Seed = None,
-    params: options.Params = options.PARAMS,
-    artifacts: options.Artifacts = options.ARTIFACTS,
-    set_: options.Set = None,
-    variant: options.Variant = None,
-    json: options.Json = False,
-) -> None:
-    """Score a method: base, novel, corrected, broken."""
-    with stage_run("evaluate", dataset, seed, params, artifacts, set_, method, variant) as run:
-        settings, layout, paths = run.settings, run.layout, run.method_layout(method)
-        prepared = load_dataset(layout)
-        backbone = load_backbone(settings.backbone, settings.runtime)
-        origin = prepared.provenance(backbone.identity, settings_hash(run.seed))
-        remedy = f"{run.remedy('train')} --method {method}"
-        model = load_model(paths.model, backbone, expected=origin, remedy=remedy)
-        before = read_table(PREDICTIONS, run.seed_layout.predictions, origin)
-        bank = read_table(CONFUSION_BANK, run.seed_layout.confusion_bank, origin)
-        # The bank's correction rate needs the images that could have entered the bank; which of
-        # them did must not matter for the predictions.
-        banked = pl.col("split") == "train"
-        if settings.build_bank.source != "full_train":
-            drawn = load_fewshot(layout, prepared, settings.fewshot.shots, run.seed)
-            banked &= pl.col("sample_id").is_in(drawn["sample_id"].implode())
-        ids = prepared.samples.filter((pl.col("split") == "test") | banked)["sample_id"]
-        stored = read_image_features(layout.image_features, origin)
-        features = model_features(run, model, prepared, ids, stored)
-        logits = model.fitted.logits(features, model.classes)
-        after = prediction_table(prepared, ids, logits, top_classes=5)
-        metrics = evaluate_predictions(before, after, bank)
-        values = {name: metric.value for name, metric in metrics.items()}
-        write_table(RUN_PREDICTIONS, after, paths.predictions, origin)
-        test = after.filter(split="test").select(
-            pl.col("true_class").alias("actual"), pl.col("pseudo_label").alias("predicted")
-        )
-        write_text(paths.confusion_plot, test.write_csv())
-        write_json(
-            paths.metrics, {name: value and round(value, 4) for name, value in values.items()}
-        )
-        rows = evaluation_rows(metrics, dataset, method, variant or "default", model.sees, run.seed)
-        # The report shows more of a run than its metrics: the record names these tables.
-        shown = (
-            paths.predictions,
-            paths.training_log,
-            run.seed_layout.base_model,
-            run.seed_layout.predictions,
-            run.seed_layout.confusion_bank,
-            run.seed_layout.representatives,
-        )
-        record = replace(origin, inputs=layout.digests(shown))
-        write_table(EVALUATION, rows, layout.evaluation(method, run.seed), record)
-        lines = [
-            f"{name}: {'none' if metric.value is None else f'{metric.value:.2f} %'} (n={metric.n})"
-            for name, metric in metrics.items()
-        ]
-        result(
-            {"dataset": dataset, "method": method, "seed": run.seed, "sees": model.sees}
-            | {name: asdict(metric) for name, metric in metrics.items()},
-            *lines,
-            f"sees: {model.sees}",
-        )
-        if backbone.untrained:
-            say(UNTRAINED_WARNING)
+def main(run: Run, json: options.Json = False) -> None:
+    settings, layout, paths = run.settings, run.layout, run.method_layout
+    prepared = load_dataset(layout)
+    backbone = load_backbone(settings.backbone, settings.runtime)
+    origin = prepared.provenance(backbone.identity, settings_hash(run.seed))
+    remedy = f"{run.remedy('train')} --method {run.method}"
+    model = load_model(paths.model, backbone, expected=origin, remedy=remedy)
+    before = read_table(PREDICTIONS, run.seed_layout.predictions, origin)
+    bank = read_table(CONFUSION_BANK, run.seed_layout.confusion_bank, origin)
+    # The bank's correction rate needs the images that could have entered the bank; which of
+    # them did must not matter for the predictions.
+    banked = pl.col("split") == "train"
+    if settings.build_bank.source != "full_train":
+        drawn = load_fewshot(layout, prepared, settings.fewshot.shots, run.seed)
+        banked &= pl.col("sample_id").is_in(drawn["sample_id"].implode())
+    ids = prepared.samples.filter((pl.col("split") == "test") | banked)["sample_id"]
+    stored = read_image_features(layout.image_features, origin)
+    features = model_features(run, model, prepared, ids, stored)
+    logits = model.fitted.logits(features, model.classes)
+    after = prediction_table(prepared, ids, logits, top_classes=5)
+    metrics = evaluate_predictions(before, after, bank)
+    values = {name: metric.value for name, metric in metrics.items()}
+    write_table(RUN_PREDICTIONS, after, paths.predictions, origin)
+    test = after.filter(split="test").select(
+        pl.col("true_class").alias("actual"), pl.col("pseudo_label").alias("predicted")
+    )
+    write_text(paths.confusion_plot, test.write_csv())
+    write_json(paths.metrics, {name: value and round(value, 4) for name, value in values.items()})
+    rows = evaluation_rows(
+        metrics, run.dataset, run.method, run.variant or "default", model.sees, run.seed
+    )
+    # The report shows more of a run than its metrics: the record names these tables.
+    shown = (
+        paths.predictions,
+        paths.training_log,
+        run.seed_layout.base_model,
+        run.seed_layout.predictions,
+        run.seed_layout.confusion_bank,
+        run.seed_layout.representatives,
+    )
+    record = replace(origin, inputs=layout.digests(shown))
+    write_table(EVALUATION, rows, layout.evaluation(run.method, run.seed), record)
+    lines = [
+        f"{name}: {'none' if metric.value is None else f'{metric.value:.2f} %'} (n={metric.n})"
+        for name, metric in metrics.items()
+    ]
+    result(
+        {"dataset": run.dataset, "method": run.method, "seed": run.seed, "sees": model.sees}
+        | {name: asdict(metric) for name, metric in metrics.items()},
+        *lines,
+        f"sees: {model.sees}",
+    )
+    if backbone.untrained:
+        say(UNTRAINED_WARNING)

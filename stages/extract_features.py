@@ -13,9 +13,8 @@ from capt_core.data.dataset import image_root, load_dataset
 from capt_core.data.images import image_batches, test_transform
 from capt_core.params import settings_hash
 
-from . import options
 from .console import progress, say
-from .run import stage_run
+from .run import Run
 from .stage import Stage
 
 STAGE = Stage(
@@ -27,38 +26,31 @@ STAGE = Stage(
 )
 
 
-def main(
-    dataset: options.Dataset,
-    seed: options.NoSeed = None,
-    params: options.Params = None,
-    artifacts: options.Artifacts = options.ARTIFACTS,
-    set_: options.Set = None,
-) -> None:
-    with stage_run("extract-features", dataset, seed, params, artifacts, set_) as run:
-        settings, layout = run.settings, run.layout
-        prepared = load_dataset(layout)
-        backbone = load_backbone(settings.backbone, settings.runtime)
-        origin = prepared.provenance(backbone.identity, settings_hash(settings.extract_features))
-        ids = prepared.samples["sample_id"]
-        batches = image_batches(
-            prepared.paths(ids, image_root(layout, settings.data.root)),
-            test_transform(backbone.preprocess),
-            settings.extract_features.batch_size,
-            settings.runtime.workers,
-        )
-        texts = encode_texts(prepared.prompts, backbone)
-        with progress("encoded", len(ids)) as advance:
-            images = encode_images(batches, backbone, advance=advance)
-        write_table(
-            TEXT_FEATURES,
-            prepared.text_table(prepared.prompts).with_columns(feature_column(texts)),
-            layout.text_features,
-            origin,
-        )
-        write_table(
-            IMAGE_FEATURES,
-            pl.DataFrame([ids, feature_column(images)]),
-            layout.image_features,
-            origin,
-        )
-        say(f"{len(ids)} images, {len(texts)} prompts -> {layout.image_features}")
+def main(run: Run) -> None:
+    settings, layout = run.settings, run.layout
+    prepared = load_dataset(layout)
+    backbone = load_backbone(settings.backbone, settings.runtime)
+    origin = prepared.provenance(backbone.identity, settings_hash(settings.extract_features))
+    ids = prepared.samples["sample_id"]
+    batches = image_batches(
+        prepared.paths(ids, image_root(layout, settings.data.root)),
+        test_transform(backbone.preprocess),
+        settings.extract_features.batch_size,
+        settings.runtime.workers,
+    )
+    texts = encode_texts(prepared.prompts, backbone)
+    with progress("encoded", len(ids)) as advance:
+        images = encode_images(batches, backbone, advance=advance)
+    write_table(
+        TEXT_FEATURES,
+        prepared.text_table(prepared.prompts).with_columns(feature_column(texts)),
+        layout.text_features,
+        origin,
+    )
+    write_table(
+        IMAGE_FEATURES,
+        pl.DataFrame([ids, feature_column(images)]),
+        layout.image_features,
+        origin,
+    )
+    say(f"{len(ids)} images, {len(texts)} prompts -> {layout.image_features}")

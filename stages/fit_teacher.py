@@ -10,9 +10,8 @@ from capt_core.data.dataset import image_root, load_dataset, load_fewshot
 from capt_core.methods.fitting import fit_method
 from capt_core.methods.task import Task
 
-from . import options
 from .models import chosen_method
-from .run import reporter, say, stage_run
+from .run import Run, reporter, say
 from .stage import Stage
 
 STAGE = Stage(
@@ -31,44 +30,35 @@ STAGE = Stage(
 )
 
 
-def main(
-    dataset: options.Dataset,
-    seed: options.Seed = None,
-    params: options.Params = options.PARAMS,
-    artifacts: options.Artifacts = options.ARTIFACTS,
-    set_: options.Set = None,
-    variant: options.Variant = None,
-) -> None:
-    """Fit the base model whose errors are studied."""
-    with stage_run("fit-teacher", dataset, seed, params, artifacts, set_, variant=variant) as run:
-        settings, layout, paths = run.settings, run.layout, run.seed_layout
-        method = chosen_method(run, settings.fit_teacher.method)
-        prepared = load_dataset(layout)
-        backbone = load_backbone(settings.backbone, settings.runtime)
-        origin = prepared.provenance(backbone.identity)
-        model = fit_method(
-            method,
-            Task(
-                prepared,
-                load_fewshot(layout, prepared, settings.fewshot.shots, run.seed),
-                backbone,
-                run.seed,
-                settings.fewshot.shots,
-                features=lambda: read_image_features(layout.image_features, origin),
-                image_root=image_root(layout, settings.data.root),
-                workers=settings.runtime.workers,
-                reporter=reporter(),
-            ),
-        )
-        texts = model.fitted.class_texts(model.classes).cpu()
-        prompts = model.fitted.readable_prompts(model.classes)
-        write_table(
-            BASE_TEXT_FEATURES,
-            prepared.text_table(prompts).with_columns(feature_column(texts)),
-            paths.base_text_features,
-            model.provenance,
-        )
-        model.save(paths.base_model)
-        say(f"{method.name} on {backbone.identity} ({backbone.device}) -> {paths.base_model}")
-        if backbone.untrained:
-            say(UNTRAINED_WARNING)
+def main(run: Run) -> None:
+    settings, layout, paths = run.settings, run.layout, run.seed_layout
+    method = chosen_method(run, settings.fit_teacher.method)
+    prepared = load_dataset(layout)
+    backbone = load_backbone(settings.backbone, settings.runtime)
+    origin = prepared.provenance(backbone.identity)
+    model = fit_method(
+        method,
+        Task(
+            prepared,
+            load_fewshot(layout, prepared, settings.fewshot.shots, run.seed),
+            backbone,
+            run.seed,
+            settings.fewshot.shots,
+            features=lambda: read_image_features(layout.image_features, origin),
+            image_root=image_root(layout, settings.data.root),
+            workers=settings.runtime.workers,
+            reporter=reporter(),
+        ),
+    )
+    texts = model.fitted.class_texts(model.classes).cpu()
+    prompts = model.fitted.readable_prompts(model.classes)
+    write_table(
+        BASE_TEXT_FEATURES,
+        prepared.text_table(prompts).with_columns(feature_column(texts)),
+        paths.base_text_features,
+        model.provenance,
+    )
+    model.save(paths.base_model)
+    say(f"{method.name} on {backbone.identity} ({backbone.device}) -> {paths.base_model}")
+    if backbone.untrained:
+        say(UNTRAINED_WARNING)

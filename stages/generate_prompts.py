@@ -14,8 +14,7 @@ from capt_core.params import settings_hash
 from capt_core.prompts.generation import TEMPLATE_SOURCE, pair_prompts
 from capt_core.prompts.sources import available_prompts, shaping_settings
 
-from . import options
-from .run import progress, say, stage_run, termination_as_interrupt, warn
+from .run import Run, progress, say, termination_as_interrupt, warn
 from .stage import Stage
 
 STAGE = Stage(
@@ -28,46 +27,37 @@ STAGE = Stage(
 
 
 def main(
-    dataset: options.Dataset,
-    seed: options.Seed = None,
-    params: options.Params = options.PARAMS,
-    artifacts: options.Artifacts = options.ARTIFACTS,
-    set_: options.Set = None,
-    variant: options.Variant = None,
+    run: Run,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say what asking a language model would take.")
     ] = False,
 ) -> None:
-    """Say what confused classes share and what not."""
-    with stage_run(
-        "generate-prompts", dataset, seed, params, artifacts, set_, variant=variant
-    ) as run:
-        settings, layout = run.settings, run.layout
-        prepared = load_dataset(layout)
-        chosen = settings.generate_prompts
-        origin = prepared.provenance(
-            backbone_identity(settings.backbone), settings_hash(shaping_settings(chosen), run.seed)
+    settings, layout = run.settings, run.layout
+    prepared = load_dataset(layout)
+    chosen = settings.generate_prompts
+    origin = prepared.provenance(
+        backbone_identity(settings.backbone), settings_hash(shaping_settings(chosen), run.seed)
+    )
+    paths = run.seed_layout
+    class_pairs = read_table(CLASS_PAIRS, paths.class_pairs, origin)
+    with termination_as_interrupt():
+        stores = available_prompts(
+            prepared, class_pairs, chosen, settings.backbone, progress, say, warn, dry_run
         )
-        paths = run.seed_layout
-        class_pairs = read_table(CLASS_PAIRS, paths.class_pairs, origin)
-        with termination_as_interrupt():
-            stores = available_prompts(
-                prepared, class_pairs, chosen, settings.backbone, progress, say, warn, dry_run
-            )
-        if dry_run:
-            raise typer.Exit
-        prompts = pair_prompts(
-            class_pairs,
-            dict(prepared.classes.select("class_name", "template").iter_rows()),
-            stores,
-            chosen.prompts,
-            fill=chosen.provider in ("template", "store-or-template"),
+    if dry_run:
+        raise typer.Exit
+    prompts = pair_prompts(
+        class_pairs,
+        dict(prepared.classes.select("class_name", "template").iter_rows()),
+        stores,
+        chosen.prompts,
+        fill=chosen.provider in ("template", "store-or-template"),
+    )
+    write_table(PROMPTS, prompts, paths.prompts, origin)
+    filled = prompts.filter(source=TEMPLATE_SOURCE)
+    say(f"{len(prompts)} prompts for {len(class_pairs)} pairs -> {paths.prompts}")
+    if len(filled):
+        say(
+            f"{len(filled)} of them only name the classes (source=template): "
+            "nothing is written about these pairs"
         )
-        write_table(PROMPTS, prompts, paths.prompts, origin)
-        filled = prompts.filter(source=TEMPLATE_SOURCE)
-        say(f"{len(prompts)} prompts for {len(class_pairs)} pairs -> {paths.prompts}")
-        if len(filled):
-            say(
-                f"{len(filled)} of them only name the classes (source=template): "
-                "nothing is written about these pairs"
-            )

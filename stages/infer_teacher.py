@@ -11,9 +11,8 @@ from capt_core.evaluation.metrics import accuracy
 from capt_core.evaluation.predictions import prediction_table
 from capt_core.params import settings_hash
 
-from . import options
 from .models import base_model, model_features
-from .run import say, stage_run
+from .run import Run, say
 from .stage import Stage
 
 STAGE = Stage(
@@ -30,36 +29,25 @@ STAGE = Stage(
 )
 
 
-def main(
-    dataset: options.Dataset,
-    seed: options.Seed = None,
-    params: options.Params = options.PARAMS,
-    artifacts: options.Artifacts = options.ARTIFACTS,
-    set_: options.Set = None,
-    variant: options.Variant = None,
-) -> None:
-    """Classify every image with the base model."""
-    with stage_run("infer-teacher", dataset, seed, params, artifacts, set_, variant=variant) as run:
-        settings, layout, paths = run.settings, run.layout, run.seed_layout
-        prepared = load_dataset(layout)
-        backbone = load_backbone(settings.backbone, settings.runtime)
-        origin = prepared.provenance(
-            backbone.identity, settings_hash(settings.infer_teacher, run.seed)
-        )
-        model = base_model(run, backbone, origin)
-        ids = prepared.samples["sample_id"]
-        features = model_features(
-            run, model, prepared, ids, read_image_features(layout.image_features, origin)
-        )
-        predictions = prediction_table(
-            prepared,
-            ids,
-            model.fitted.logits(features, model.classes),
-            settings.infer_teacher.top_classes,
-        )
-        write_table(PREDICTIONS, predictions, paths.predictions, origin)
-        for (split, group), part in predictions.group_by("split", "group", maintain_order=True):
-            say(f"{split} {group}: {accuracy(part).value:.1f} % of {len(part)} images right")
-        if backbone.untrained:
-            say(UNTRAINED_WARNING)
-        say(f"-> {paths.predictions}")
+def main(run: Run) -> None:
+    settings, layout, paths = run.settings, run.layout, run.seed_layout
+    prepared = load_dataset(layout)
+    backbone = load_backbone(settings.backbone, settings.runtime)
+    origin = prepared.provenance(backbone.identity, settings_hash(settings.infer_teacher, run.seed))
+    model = base_model(run, backbone, origin)
+    ids = prepared.samples["sample_id"]
+    features = model_features(
+        run, model, prepared, ids, read_image_features(layout.image_features, origin)
+    )
+    predictions = prediction_table(
+        prepared,
+        ids,
+        model.fitted.logits(features, model.classes),
+        settings.infer_teacher.top_classes,
+    )
+    write_table(PREDICTIONS, predictions, paths.predictions, origin)
+    for (split, group), part in predictions.group_by("split", "group", maintain_order=True):
+        say(f"{split} {group}: {accuracy(part).value:.1f} % of {len(part)} images right")
+    if backbone.untrained:
+        say(UNTRAINED_WARNING)
+    say(f"-> {paths.predictions}")

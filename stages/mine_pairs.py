@@ -18,9 +18,8 @@ from capt_core.confusion.semantic_miner import check_confusable, pairs_of_draw
 from capt_core.data.dataset import load_dataset, load_fewshot
 from capt_core.params import settings_hash
 
-from . import options
 from .models import base_model, model_features
-from .run import say, stage_run
+from .run import Run, say
 from .stage import Stage
 
 STAGE = Stage(
@@ -48,43 +47,30 @@ STAGE = Stage(
 )
 
 
-def main(
-    dataset: options.Dataset,
-    seed: options.Seed = None,
-    params: options.Params = options.PARAMS,
-    artifacts: options.Artifacts = options.ARTIFACTS,
-    set_: options.Set = None,
-    variant: options.Variant = None,
-) -> None:
-    """Find the classes each image is confused with."""
-    with stage_run("mine-pairs", dataset, seed, params, artifacts, set_, variant=variant) as run:
-        settings, layout = run.settings, run.layout
-        prepared = load_dataset(layout)
-        check_confusable(prepared)
-        backbone = load_backbone(settings.backbone, settings.runtime)
-        origin = prepared.provenance(
-            backbone.identity, settings_hash(settings.mine_pairs, run.seed)
-        )
-        paths = run.seed_layout
-        model = base_model(run, backbone, origin)
-        statistics = read_table(CONFUSION_STATISTICS, paths.confusion_statistics, origin)
-        fewshot = load_fewshot(layout, prepared, settings.fewshot.shots, run.seed)
-        base = prepared.class_ids("base")
-        drawn = fewshot.filter(pl.col("split") == "train", pl.col("class_id").is_in(base))
-        ids = drawn["sample_id"]
-        texts = read_base_text_features(paths.base_text_features, origin)[base]
-        images = read_image_features(layout.image_features, origin)
-        logits = model.fitted.logits(
-            model_features(run, model, prepared, ids, images), model.classes
-        )
-        confidences = logits[:, base].softmax(dim=-1).double()
-        similarities = None
-        if settings.mine_pairs.selection == "any":
-            bank = read_table(CONFUSION_BANK, paths.confusion_bank, origin)
-            similarities = whole_bank_similarities(ids.to_list(), bank, images, base)
-        mined = pairs_of_draw(
-            prepared, drawn, confidences, texts, statistics, settings.mine_pairs, similarities
-        )
-        write_table(CLASS_PAIRS, mined.class_pairs, paths.class_pairs, origin)
-        write_table(PAIRS, mined.pairs, paths.pairs, origin)
-        say(f"{len(mined.pairs)} pairs of {len(ids)} images -> {paths.pairs}")
+def main(run: Run) -> None:
+    settings, layout = run.settings, run.layout
+    prepared = load_dataset(layout)
+    check_confusable(prepared)
+    backbone = load_backbone(settings.backbone, settings.runtime)
+    origin = prepared.provenance(backbone.identity, settings_hash(settings.mine_pairs, run.seed))
+    paths = run.seed_layout
+    model = base_model(run, backbone, origin)
+    statistics = read_table(CONFUSION_STATISTICS, paths.confusion_statistics, origin)
+    fewshot = load_fewshot(layout, prepared, settings.fewshot.shots, run.seed)
+    base = prepared.class_ids("base")
+    drawn = fewshot.filter(pl.col("split") == "train", pl.col("class_id").is_in(base))
+    ids = drawn["sample_id"]
+    texts = read_base_text_features(paths.base_text_features, origin)[base]
+    images = read_image_features(layout.image_features, origin)
+    logits = model.fitted.logits(model_features(run, model, prepared, ids, images), model.classes)
+    confidences = logits[:, base].softmax(dim=-1).double()
+    similarities = None
+    if settings.mine_pairs.selection == "any":
+        bank = read_table(CONFUSION_BANK, paths.confusion_bank, origin)
+        similarities = whole_bank_similarities(ids.to_list(), bank, images, base)
+    mined = pairs_of_draw(
+        prepared, drawn, confidences, texts, statistics, settings.mine_pairs, similarities
+    )
+    write_table(CLASS_PAIRS, mined.class_pairs, paths.class_pairs, origin)
+    write_table(PAIRS, mined.pairs, paths.pairs, origin)
+    say(f"{len(mined.pairs)} pairs of {len(ids)} images -> {paths.pairs}")

@@ -12,8 +12,7 @@ from capt_core.confusion.sample_miner import mine_representatives
 from capt_core.data.dataset import load_dataset, load_fewshot
 from capt_core.params import settings_hash
 
-from . import options
-from .run import say, stage_run
+from .run import Run, say
 from .stage import Stage
 
 STAGE = Stage(
@@ -31,36 +30,27 @@ STAGE = Stage(
 )
 
 
-def main(
-    dataset: options.Dataset,
-    seed: options.Seed = None,
-    params: options.Params = options.PARAMS,
-    artifacts: options.Artifacts = options.ARTIFACTS,
-    set_: options.Set = None,
-    variant: options.Variant = None,
-) -> None:
-    """Retrieve the confusing image of every pair."""
-    with stage_run("mine-samples", dataset, seed, params, artifacts, set_, variant=variant) as run:
-        settings, layout = run.settings, run.layout
-        prepared = load_dataset(layout)
-        origin = prepared.provenance(
-            backbone_identity(settings.backbone), settings_hash(settings.mine_samples, run.seed)
-        )
-        paths = run.seed_layout
-        pairs = read_table(PAIRS, paths.pairs, origin)
-        bank = read_table(CONFUSION_BANK, paths.confusion_bank, origin)
-        fewshot = load_fewshot(layout, prepared, settings.fewshot.shots, run.seed)
-        found = mine_representatives(
-            prepared,
-            pairs,
-            bank,
-            fewshot.filter(pl.col("split") == "train"),
-            read_image_features(layout.image_features, origin),
-            settings.mine_samples,
-            run.seed,
-            whole_bank=settings.mine_pairs.selection == "any",
-        )
-        write_table(REPRESENTATIVES, found, paths.representatives, origin)
-        say(f"{len(found)} representatives of {len(pairs)} pairs -> {paths.representatives}")
-        for source, count in found.group_by("source").len().sort("source").iter_rows():
-            say(f"  {source}: {count}")
+def main(run: Run) -> None:
+    settings, layout = run.settings, run.layout
+    prepared = load_dataset(layout)
+    origin = prepared.provenance(
+        backbone_identity(settings.backbone), settings_hash(settings.mine_samples, run.seed)
+    )
+    paths = run.seed_layout
+    pairs = read_table(PAIRS, paths.pairs, origin)
+    bank = read_table(CONFUSION_BANK, paths.confusion_bank, origin)
+    fewshot = load_fewshot(layout, prepared, settings.fewshot.shots, run.seed)
+    found = mine_representatives(
+        prepared,
+        pairs,
+        bank,
+        fewshot.filter(pl.col("split") == "train"),
+        read_image_features(layout.image_features, origin),
+        settings.mine_samples,
+        run.seed,
+        whole_bank=settings.mine_pairs.selection == "any",
+    )
+    write_table(REPRESENTATIVES, found, paths.representatives, origin)
+    say(f"{len(found)} representatives of {len(pairs)} pairs -> {paths.representatives}")
+    for source, count in found.group_by("source").len().sort("source").iter_rows():
+        say(f"  {source}: {count}")

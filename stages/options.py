@@ -37,6 +37,9 @@ def _set_json(given: bool) -> bool:
 
 
 Dataset = Annotated[str, typer.Option(help="Data set, e.g. proctex or dtd.")]
+OneDataset = Annotated[
+    str | None, typer.Option(help="Only this data set; all that were evaluated if not given.")
+]
 Seed = Annotated[
     int | None,
     typer.Option(min=0, help="Few-shot draw; the first of `seeds` in the settings if not given."),

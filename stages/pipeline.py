@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import ast
-import importlib
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -19,6 +18,7 @@ from capt_core.artifacts.files import write_text
 from capt_core.artifacts.layout import StudyLayout
 from capt_core.study import ABLATIONS, variants
 
+from .command import module_of
 from .commands import PIPELINE
 from .stage import Place, Stage
 from .study import seeded_stages
@@ -35,8 +35,7 @@ _TABLE = "<!-- The table is written by `make pipeline`. -->\n", "<!-- End of the
 
 def declared(name: str) -> Stage:
     """Declaration of a stage of `PIPELINE`."""
-    module = importlib.import_module(f".{name.replace('-', '_')}", __package__)
-    stage: Stage = module.STAGE
+    stage: Stage = module_of(name).STAGE
     return stage
 
 

@@ -13,9 +13,8 @@ from capt_core.data.preparation import (
 from capt_core.data.registry import dataset_spec
 from capt_core.params import settings_hash
 
-from . import options
 from .console import progress, say
-from .run import stage_run
+from .run import Run
 from .stage import Stage
 
 STAGE = Stage(
@@ -26,41 +25,34 @@ STAGE = Stage(
 )
 
 
-def main(
-    dataset: options.Dataset,
-    seed: options.Seed = None,
-    params: options.Params = None,
-    artifacts: options.Artifacts = options.ARTIFACTS,
-    set_: options.Set = None,
-) -> None:
-    with stage_run("prepare", dataset, seed, params, artifacts, set_) as run:
-        settings, layout = run.settings, run.layout
-        with progress("drawn", images_to_draw(dataset, settings.prepare)) as advance:
-            source = read_source(layout, settings.data, settings.prepare, advance)
-        with progress("checked", len(source.split.samples)) as advance:
-            prepared = prepare_dataset(
-                dataset_spec(dataset),
-                source,
-                level=settings.prepare.check_images,
-                quarantine=settings.data.on_bad_image == "quarantine",
-                advance=advance,
-            )
-        origin = prepared.dataset.provenance(settings=settings_hash(settings.prepare))
-        write_table(REJECTED, prepared.rejected, layout.rejected, origin)
-        for draw in run.seeds:
-            write_table(
-                FEWSHOT,
-                draw_list(prepared.dataset, settings.fewshot.shots, draw),
-                layout.fewshot(settings.fewshot.shots, draw),
-                origin,
-            )
-        write_table(CLASSES, prepared.dataset.classes, layout.classes, origin)
-        write_table(SAMPLES, prepared.dataset.samples, layout.samples, origin)
-        say(
-            f"{dataset}: {len(prepared.dataset.samples)} images, "
-            f"{len(prepared.dataset.classes)} classes -> {layout.samples}"
+def main(run: Run) -> None:
+    settings, layout = run.settings, run.layout
+    with progress("drawn", images_to_draw(run.dataset, settings.prepare)) as advance:
+        source = read_source(layout, settings.data, settings.prepare, advance)
+    with progress("checked", len(source.split.samples)) as advance:
+        prepared = prepare_dataset(
+            dataset_spec(run.dataset),
+            source,
+            level=settings.prepare.check_images,
+            quarantine=settings.data.on_bad_image == "quarantine",
+            advance=advance,
         )
-        for note in prepared.notes:
-            say(f"note: {note}")
-        if len(prepared.rejected):
-            say(f"{len(prepared.rejected)} images rejected -> {layout.rejected}")
+    origin = prepared.dataset.provenance(settings=settings_hash(settings.prepare))
+    write_table(REJECTED, prepared.rejected, layout.rejected, origin)
+    for draw in run.seeds:
+        write_table(
+            FEWSHOT,
+            draw_list(prepared.dataset, settings.fewshot.shots, draw),
+            layout.fewshot(settings.fewshot.shots, draw),
+            origin,
+        )
+    write_table(CLASSES, prepared.dataset.classes, layout.classes, origin)
+    write_table(SAMPLES, prepared.dataset.samples, layout.samples, origin)
+    say(
+        f"{run.dataset}: {len(prepared.dataset.samples)} images, "
+        f"{len(prepared.dataset.classes)} classes -> {layout.samples}"
+    )
+    for note in prepared.notes:
+        say(f"note: {note}")
+    if len(prepared.rejected):
+        say(f"{len(prepared.rejected)} images rejected -> {layout.rejected}")

@@ -14,6 +14,7 @@ from capt_core.artifacts.layout import Layout
 from capt_core.data.dataset import load_dataset
 from capt_core.data.registry import dataset_spec
 from capt_core.errors import CaptError
+from capt_core.params import load_settings
 from capt_core.prompts.exchange import exported, imported_store, merged, read_class_lists
 from capt_core.prompts.generation import COMMONALITY, DIFFERENCE
 from capt_core.prompts.inspection import answer_findings, answered_pairs, class_page, store_findings
@@ -24,7 +25,6 @@ from capt_core.prompts.store import PromptStore, load_store, store_text
 
 from . import options
 from .console import progress, result, say, warn
-from .run import load_for
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None)
 
@@ -62,7 +62,7 @@ def verify(
 ) -> None:
     """Check the written store and the language model's answers."""
     spec = dataset_spec(dataset)
-    settings = load_for(dataset, params, set_)
+    settings = load_settings(params, dataset, set_ or ())[0]
     rules = rules_for(dataset, settings.backbone)
     layout = Layout(artifacts, dataset)
     names = load_dataset(layout).class_names if layout.classes.is_file() else None
@@ -130,7 +130,7 @@ def import_(
     given = {COMMONALITY: common, DIFFERENCE: distinct or cupl}
     files = {kind: path for kind, path in given.items() if path is not None}
     spec = dataset_spec(dataset)
-    rules = rules_for(dataset, load_for(dataset, params, set_).backbone)
+    rules = rules_for(dataset, load_settings(params, dataset, set_ or ())[0].backbone)
     names = load_dataset(Layout(artifacts, dataset)).class_names
     lists = {kind: read_class_lists(path, names, rules) for kind, path in files.items()}
     findings = [finding for entry in lists.values() for finding in entry.findings]
@@ -184,7 +184,7 @@ def _stores(
 ) -> list[PromptStore]:
     """The written store and, for a prepared data set, what is answered with these settings."""
     dataset_spec(dataset)
-    settings = load_for(dataset, params, set_)
+    settings = load_settings(params, dataset, set_ or ())[0]
     layout = Layout(artifacts, dataset)
     written = written_store(settings.generate_prompts, dataset)
     stores = [written] if written else []

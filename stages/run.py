@@ -27,7 +27,6 @@ from .console import first_process, note, output, progress, result, say, warn
 __all__ = [
     "Run",
     "first_process",
-    "load_for",
     "progress",
     "reporter",
     "result",
@@ -61,9 +60,12 @@ class Run:
         matrix: what `dvc repro` fans out over.
         sources: where the settings come from.
         layout: paths of the data set's artifacts; of none for a stage that covers all.
+        dataset: name of the data set; empty for a stage that covers all.
+        method: name of the method; empty for a stage that is not run per method.
+        variant: of the study; None outside it.
+        artifacts: folder of the artifacts, of all variants.
         seed: the seed given, or the first of the settings.
         seeds: the seed given, or all of the settings.
-        records: folder of the records of runs.
         name: of this invocation's record.
     """
 
@@ -71,25 +73,33 @@ class Run:
     matrix: Matrix
     sources: SettingsSources
     layout: Layout
+    dataset: str
+    method: str
+    variant: str | None
+    artifacts: Path
     seed: int
     seeds: Sequence[int]
-    records: Path
     name: str
 
     @property
     def seed_layout(self) -> SeedLayout:
         return self.layout.seed(self.seed)
 
-    def method_layout(self, method: str) -> RunLayout:
-        return self.seed_layout.run(method)
+    @property
+    def method_layout(self) -> RunLayout:
+        return self.seed_layout.run(self.method)
 
     def remedy(self, stage: str) -> str:
         """What a message names as the command that makes a missing artifact."""
         return f"run: capt-stage {stage} --dataset {self.layout.dataset}"
 
+    def settings_for(self, dataset: str) -> Settings:
+        """Settings as they hold for one of several data sets that a stage covers."""
+        return load_settings(self.sources.path, dataset, self.sources.overrides)[0]
+
     def record_path(self, what: str) -> Path:
         """File for facts of this run that depend on the time or the machine."""
-        return self.records / f"{self.name}-{what}.parquet"
+        return self.artifacts / "runs" / f"{self.name}-{what}.parquet"
 
 
 @contextlib.contextmanager
@@ -134,9 +144,12 @@ def stage_run(
         matrix=matrix,
         sources=sources,
         layout=layout,
+        dataset=dataset or "",
+        method=method,
+        variant=variant,
+        artifacts=shared,
         seed=number,
         seeds=matrix.seeds if seed is None else [seed],
-        records=shared / "runs",
         name="-".join(filter(None, (stage, dataset, variant, method, f"seed{number}"))),
     )
     if output.verbose:
@@ -145,11 +158,6 @@ def stage_run(
     yield run
     if first_process():
         _record(run, started)
-
-
-def load_for(dataset: str, params: Path | None, overrides: Sequence[str] | None) -> Settings:
-    """Settings as they hold for one of several data sets that a stage covers."""
-    return load_settings(params, dataset, overrides or ())[0]
 
 
 @contextlib.contextmanager
@@ -189,7 +197,7 @@ def reporter() -> Reporter:
 def _record(run: Run, started: float) -> None:
     torch = sys.modules.get("torch")
     write_json(
-        run.records / f"{run.name}.json",
+        run.artifacts / "runs" / f"{run.name}.json",
         {
             "seconds": round(time.perf_counter() - started, 2),
             "capt": __version__,

@@ -1,27 +1,25 @@
-"""Command study: one variant of the settings from the bank to its results, over all seeds."""
+"""Tool study: one variant of the settings from the bank to its results, over all seeds."""
 
 from __future__ import annotations
 
-import importlib
-from types import ModuleType
 from typing import Annotated
 
 import typer
 
 from capt_core import study
+from capt_core.params import load_settings
 
 from . import options
+from .command import module_of, run_stage
 from .commands import PIPELINE
-from .run import say, stage_run
+from .run import say
+from .stage import Stage
 
 
-def seeded_stages() -> dict[str, ModuleType]:
-    """Modules of the stages that a variant runs, by name: those that are run for every seed."""
-    modules = {
-        name: importlib.import_module(f".{name.replace('-', '_')}", __package__)
-        for name in PIPELINE
-    }
-    return {name: module for name, module in modules.items() if "seed" in module.STAGE.per}
+def seeded_stages() -> dict[str, Stage]:
+    """The stages that a variant runs, by name: those that are run for every seed."""
+    stages: dict[str, Stage] = {name: module_of(name).STAGE for name in PIPELINE}
+    return {name: stage for name, stage in stages.items() if "seed" in stage.per}
 
 
 def main(
@@ -32,21 +30,17 @@ def main(
         typer.Option(help="Repeatable; those of the study's tables if not given."),
     ] = None,
     seed: options.Seed = None,
-    params: options.Params = options.PARAMS,
+    params: options.Params = None,
     artifacts: options.Artifacts = options.ARTIFACTS,
     set_: options.Set = None,
 ) -> None:
-    """Run a named variant through every stage behind the frozen features."""
-    with stage_run("study", dataset, seed, params, artifacts, set_, "", variant) as run:
-        seeds = list(run.seeds)
     methods = method or study.variant(variant).methods
-    stages = seeded_stages().values()
-    for number in seeds:
-        for stage in stages:
-            if "method" not in stage.STAGE.per:
-                stage.main(dataset, number, params, artifacts, set_, variant=variant)
-        for name in methods:
-            say(f"{variant}: {name}, seed {number}")
-            for stage in stages:
-                if "method" in stage.STAGE.per:
-                    stage.main(dataset, name, number, params, artifacts, set_, variant=variant)
+    stages = seeded_stages()
+    for number in load_settings(params)[1].seeds if seed is None else [seed]:
+        shared = (dataset, number, params, artifacts, set_)
+        for name in (name for name, stage in stages.items() if "method" not in stage.per):
+            run_stage(name, *shared, variant=variant)
+        for each in methods:
+            say(f"{variant}: {each}, seed {number}")
+            for name in (name for name, stage in stages.items() if "method" in stage.per):
+                run_stage(name, *shared, each, variant)

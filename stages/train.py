@@ -14,9 +14,8 @@ from capt_core.methods.fitting import fit_method
 from capt_core.methods.method import Need
 from capt_core.methods.task import Confusions, Task
 
-from . import options
 from .models import base_model, chosen_method
-from .run import first_process, reporter, say, stage_run
+from .run import Run, first_process, reporter, say
 from .stage import Stage
 
 STAGE = Stage(
@@ -46,53 +45,43 @@ STAGE = Stage(
 )
 
 
-def main(
-    dataset: options.Dataset,
-    method: options.Method = "capt",
-    seed: options.Seed = None,
-    params: options.Params = options.PARAMS,
-    artifacts: options.Artifacts = options.ARTIFACTS,
-    set_: options.Set = None,
-    variant: options.Variant = None,
-) -> None:
-    """Train a method on the frozen base model."""
-    with stage_run("train", dataset, seed, params, artifacts, set_, method, variant) as run:
-        chosen = chosen_method(run, method)
-        settings, layout, paths = run.settings, run.layout, run.seed_layout
-        prepared = load_dataset(layout)
-        backbone = load_backbone(settings.backbone, settings.runtime)
-        origin = prepared.provenance(backbone.identity)
-        needs_base = Need.BASE_MODEL in chosen.needs
-        task = Task(
-            prepared,
-            load_fewshot(layout, prepared, settings.fewshot.shots, run.seed),
-            backbone,
-            run.seed,
-            settings.fewshot.shots,
-            features=lambda: read_image_features(layout.image_features, origin),
-            image_root=image_root(layout, settings.data.root),
-            prompts=lambda: read_table(PROMPTS, paths.prompts, origin),
-            confusions=lambda: Confusions(
-                read_tensors(paths.prompt_centres, "cluster-prompts", origin).tensors,
-                read_table(REPRESENTATIVES, paths.representatives, origin),
-                settings.build_bank.source,
-            ),
-            base_model=base_model(run, backbone, origin).fitted if needs_base else None,
-            work=layout.work,
-            checkpoint_steps=settings.train.checkpoint_steps,
-            workers=settings.runtime.workers,
-            reporter=reporter(),
-        )
-        model = fit_method(chosen, task)
-        if not first_process():
-            return
-        trained, written = model.fitted.training_run, run.method_layout(method)
-        log = log_frame([]) if trained is None else trained.log
-        if trained is not None:
-            write_table(TRAINING_SPEED, trained.speed, run.record_path("speed"), model.provenance)
-        write_table(TRAINING_LOG, log, written.training_log, model.provenance)
-        write_text(written.loss_plot, log.select("step", "loss").write_csv())
-        model.save(written.model)
-        if trained is not None and trained.checkpoint is not None:
-            trained.checkpoint.remove()
-        say(f"{method}: {len(log)} steps -> {written.model}")
+def main(run: Run) -> None:
+    chosen = chosen_method(run, run.method)
+    settings, layout, paths = run.settings, run.layout, run.seed_layout
+    prepared = load_dataset(layout)
+    backbone = load_backbone(settings.backbone, settings.runtime)
+    origin = prepared.provenance(backbone.identity)
+    needs_base = Need.BASE_MODEL in chosen.needs
+    task = Task(
+        prepared,
+        load_fewshot(layout, prepared, settings.fewshot.shots, run.seed),
+        backbone,
+        run.seed,
+        settings.fewshot.shots,
+        features=lambda: read_image_features(layout.image_features, origin),
+        image_root=image_root(layout, settings.data.root),
+        prompts=lambda: read_table(PROMPTS, paths.prompts, origin),
+        confusions=lambda: Confusions(
+            read_tensors(paths.prompt_centres, "cluster-prompts", origin).tensors,
+            read_table(REPRESENTATIVES, paths.representatives, origin),
+            settings.build_bank.source,
+        ),
+        base_model=base_model(run, backbone, origin).fitted if needs_base else None,
+        work=layout.work,
+        checkpoint_steps=settings.train.checkpoint_steps,
+        workers=settings.runtime.workers,
+        reporter=reporter(),
+    )
+    model = fit_method(chosen, task)
+    if not first_process():
+        return
+    trained, written = model.fitted.training_run, run.method_layout
+    log = log_frame([]) if trained is None else trained.log
+    if trained is not None:
+        write_table(TRAINING_SPEED, trained.speed, run.record_path("speed"), model.provenance)
+    write_table(TRAINING_LOG, log, written.training_log, model.provenance)
+    write_text(written.loss_plot, log.select("step", "loss").write_csv())
+    model.save(written.model)
+    if trained is not None and trained.checkpoint is not None:
+        trained.checkpoint.remove()
+    say(f"{run.method}: {len(log)} steps -> {written.model}")

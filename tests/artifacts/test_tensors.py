@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import save_file
 
 from capt_core.artifacts.provenance import Provenance
-from capt_core.errors import CaptError
 from capt_core.artifacts.tensors import read_tensors, write_tensors
+from capt_core.errors import CaptError
 
 ORIGIN = Provenance("dtd", "images", "backbone", "settings")
 TENSORS = {"b": torch.arange(3.0), "a": torch.tensor(2)}

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -88,8 +90,8 @@ def test_every_public_name_is_there_and_documented() -> None:
 def test_a_model_file_is_all_that_predicting_needs(
     method: str, dataset: capt_core.Dataset, backbone: capt_core.Backbone, tmp_path: Path
 ) -> None:
-    quick = {"coop": {"epochs": 2}, "capt": {"train": {"epochs": 1}}}.get(method)
-    model = capt_core.fit(method, dataset, backbone, shots=4, settings=quick)
+    quick: dict[str, dict[str, Any]] = {"coop": {"epochs": 2}, "capt": {"train": {"epochs": 1}}}
+    model = capt_core.fit(method, dataset, backbone, shots=4, settings=quick.get(method))
     model.save(tmp_path / "model.safetensors")
     loaded = capt_core.load_model(tmp_path / "model.safetensors", backbone)
     images = torch.stack(
@@ -162,7 +164,8 @@ def test_the_bank_holds_the_errors_and_pairs_follow(
 def test_mistakes_are_one_line(
     dataset: capt_core.Dataset, backbone: capt_core.Backbone, tmp_path: Path
 ) -> None:
-    calls = [
+    model = capt_core.fit("clip", dataset, backbone)
+    calls: list[tuple[Callable[[], object], str]] = [
         (lambda: capt_core.fit("cop", dataset, backbone), "unknown method 'cop'; known: clip"),
         (
             lambda: capt_core.fit("coop", dataset, backbone, settings={"epochz": 1}),
@@ -173,7 +176,6 @@ def test_mistakes_are_one_line(
         (lambda: capt_core.load_backbone("ViT-B-99"), "ViT-B-99"),
         (lambda: capt_core.predict(model, [tmp_path / "none.png"]), "none.png"),
     ]
-    model = capt_core.fit("clip", dataset, backbone)
     for call, part in calls:
         with pytest.raises(capt_core.CaptError) as caught:
             call()

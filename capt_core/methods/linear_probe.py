@@ -56,6 +56,7 @@ class Probe(Fitted):
         self.names = tuple(names)
         self.weight: torch.Tensor
         self.bias: torch.Tensor
+        self.strength: torch.Tensor
         self.register_buffer("weight", weight)
         self.register_buffer("bias", bias)
         self.register_buffer("strength", strength)

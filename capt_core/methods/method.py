@@ -212,7 +212,8 @@ class Fitted(nn.Module):
 
     def seen_in_texts(self) -> list[str]:
         """What the class texts tell of classes beside their names."""
-        return ["difference prompts (class texts)"] if self.vector_names else []
+        written = Need.DESCRIPTIONS in self.method.needs and self.vector_names
+        return ["difference prompts (class texts)"] if written else []
 
 
 def named_vectors(

@@ -19,6 +19,7 @@ from capt_core.backbone.encoding import encode_texts
 from capt_core.backbone.loading import Backbone, load_backbone
 from capt_core.errors import CaptError
 from capt_core.methods.fitting import fit_method
+from capt_core.methods.linear_probe import Probe
 from capt_core.methods.method import Classes, Fitted, Need
 from capt_core.methods.model_file import load_model, read_summary
 from capt_core.methods.registry import method_class, method_label, method_names
@@ -112,7 +113,7 @@ def test_its_model_scores_images_as_its_parts_do(name: str, task: Task) -> None:
     if found.frozen_tower:
         plain = functional.normalize(task.backbone.clip.encode_image(batch), dim=1)
         torch.testing.assert_close(features, found.adapt(plain))
-    if name == "linear_probe":
+    if isinstance(found, Probe):
         expected = features @ found.weight.T + found.bias
     else:
         expected = task.backbone.logit_scale * features @ found.class_texts(model.classes).T

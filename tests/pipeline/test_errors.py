@@ -56,8 +56,8 @@ def test_set_is_refused_under_dvc(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_wrong_type(tmp_path: Path) -> None:
-    message = refused("train", "proctex", tmp_path, "train.epochs=many")
-    assert "train.epochs" in message
+    message = refused("train", "proctex", tmp_path, "methods.capt.train.epochs=many")
+    assert "methods.capt.train.epochs" in message
     assert "many" in message
 
 
@@ -67,7 +67,8 @@ def test_unknown_data_set(tmp_path: Path) -> None:
 
 def test_unknown_method(small: Path) -> None:
     with pytest.raises(
-        CaptError, match="known: clip, clip_prompts, linear_probe, coop, residual, capt"
+        CaptError,
+        match="known: clip, clip_prompts, linear_probe, coop, clip_adapter, residual_adapter, capt",
     ):
         capt("train", "proctex", small, method="capt2")
 
@@ -76,13 +77,12 @@ def test_unknown_method(small: Path) -> None:
     ("stage", "missing", "remedy"),
     [
         ("extract-features", "samples.parquet", "prepare"),
-        ("fit-teacher", "text_features.parquet", "extract-features"),
         ("infer-teacher", "image_features.parquet", "extract-features"),
-        ("infer-teacher", "seed1/teacher.json", "fit-teacher"),
-        ("infer-teacher", "seed1/teacher_text_features.parquet", "fit-teacher"),
+        ("infer-teacher", "seed1/base_model.safetensors", "fit-teacher"),
         ("build-bank", "seed1/predictions.parquet", "infer-teacher"),
         ("build-bank", "fewshot/shots8-seed1.parquet", "prepare"),
         ("mine-pairs", "seed1/confusion_statistics.parquet", "build-bank"),
+        ("mine-pairs", "seed1/base_text_features.parquet", "fit-teacher"),
         ("generate-prompts", "seed1/class_pairs.parquet", "mine-pairs"),
         ("cluster-prompts", "seed1/prompts.parquet", "generate-prompts"),
         ("mine-samples", "seed1/pairs.parquet", "mine-pairs"),
@@ -205,7 +205,7 @@ def test_untrained_weights_are_called_so(
     setting = f"backbone.checkpoint={tmp_path}/random.safetensors"
     for stage in BEFORE_TRAINING[1:]:
         again(stage, setting)
-    again("train", setting, "train.epochs=1", method="capt")
+    again("train", setting, "methods.capt.train.epochs=1", method="capt")
     capsys.readouterr()
     again("evaluate", setting, method="capt")
     assert "these numbers mean nothing" in capsys.readouterr().out

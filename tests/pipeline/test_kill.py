@@ -55,7 +55,7 @@ CHANGES = {
     "prepare": ("prepare.proctex_seed=3",),
     "extract-features": ("extract_features.batch_size=7",),
     "mine-pairs": ("mine_pairs.pairs=3",),
-    "train": ("train.epochs=3",),
+    "train": ("methods.capt.train.epochs=3",),
 }
 
 

@@ -15,7 +15,12 @@ from capt_core.data.proctex import CLASS_NAMES, render_image
 from capt_core.errors import CaptError
 from tests.pipeline.commands import PROJECT, capt, command, contents, run_pipeline
 
-QUICK = ("fewshot.shots=4", "train.epochs=1", "adapter.blocks=1", "train.batch_size=16")
+QUICK = (
+    "fewshot.shots=4",
+    "methods.capt.train.epochs=1",
+    "methods.capt.adapter.blocks=1",
+    "methods.capt.train.batch_size=16",
+)
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +60,7 @@ def test_a_folder_of_photographs_reaches_the_report(photographs: Path, tmp_path:
 def test_three_lines_of_the_settings_are_enough(photographs: Path, tmp_path: Path) -> None:
     document = yaml.safe_load((PROJECT / "params.yaml").read_text())
     document["datasets"] = ["proctex", "mine"]
-    document["per_dataset"]["mine"] = {"data": {"root": str(photographs)}, "train": {}}
+    document["per_dataset"]["mine"] = {"data": {"root": str(photographs)}, "methods": {}}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(document))
     words = ["--dataset", "mine", "--params", str(tmp_path / "params.yaml")]
     done = command(["prepare", *words, "--artifacts", str(tmp_path / "a")])

@@ -10,7 +10,11 @@ from tests.pipeline.commands import run_pipeline
 
 
 def test_describable_textures(shared: Path, tmp_path: Path) -> None:
-    settings = [f"data.root={shared}/data/coop_root", "train.epochs=1", "train.batch_size=16"]
+    settings = [
+        f"data.root={shared}/data/coop_root",
+        "methods.capt.train.epochs=1",
+        "methods.capt.train.batch_size=16",
+    ]
     run_pipeline(tmp_path, "dtd", settings)
     samples = pl.read_parquet(tmp_path / "dtd/samples.parquet")
     classes = pl.read_parquet(tmp_path / "dtd/classes.parquet")

@@ -11,9 +11,9 @@ from pathlib import Path
 import polars as pl
 import pytest
 import torch
-from capt_core.methods.teacher import UNTRAINED_WARNING
 from safetensors.torch import load_file, save_file
 
+from capt_core.backbone.loading import UNTRAINED_WARNING
 from capt_core.torchvision_ops import ensure_torchvision
 from tests.pipeline.commands import BEFORE_TRAINING, arguments
 
@@ -25,11 +25,11 @@ OVERRIDES = (
     f"backbone.name={BACKBONE}",
     "fewshot.shots=1",
     "generate_prompts.prompts=1",
-    "losses.retention_names=training",
-    "train.epochs=2",
-    "train.batch_size=2",
-    "train.warmup_epochs=0",
-    "train.views=1",
+    "methods.capt.losses.retention_names=training",
+    "methods.capt.train.epochs=2",
+    "methods.capt.train.batch_size=2",
+    "methods.capt.train.warmup_epochs=0",
+    "methods.capt.train.views=1",
     "runtime.workers=1",
 )
 STEPS = 2
@@ -64,7 +64,7 @@ def test_presets_on_vit_b_16(
         assert len(kernels) == adapters
         assert all(kernel.shape == (WIDTH, 1, 3, 3) for kernel in kernels.values())
         assert all(kernel.abs().max() > 0 for kernel in kernels.values())
-        assert state["experts.residual_gate"] != 0
+        assert state["model.experts.residual_gate"] != 0
 
         log = pl.read_parquet(found / "training_log.parquet")
         retrieved = len(pl.read_parquet(seed / "representatives.parquet"))

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from capt_core.methods.teacher import UNTRAINED_WARNING
 from PIL import Image
 
+from capt_core.backbone.loading import UNTRAINED_WARNING
 from capt_core.errors import CaptError
 from capt_core.reporting.confusions import (
     change,

@@ -7,8 +7,8 @@ from io import StringIO
 
 import polars as pl
 import pytest
-from capt_core.methods.teacher import UNTRAINED_WARNING
 
+from capt_core.backbone.loading import UNTRAINED_WARNING
 from capt_core.evaluation.metrics import harmonic_mean
 from capt_core.reporting.result_rows import result_tables
 from capt_core.reporting.summary import (

@@ -228,8 +228,9 @@ def test_a_missing_extra_is_named(
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 2
-    message = "error: anthropic is not installed; run: pip install 'capt-stage[llm]'\n"
-    assert capsys.readouterr().err == message
+    what, _, remedy = capsys.readouterr().err.partition("; run: ")
+    assert what == "error: generate_prompts.provider=anthropic needs the extra [llm]"
+    assert remedy == 'pip install "capt-stage[llm]"\n'
 
 
 def test_artifacts_folder_cannot_be_written(tmp_path: Path) -> None:

@@ -53,7 +53,8 @@ def dvc_yaml(with_code: bool = True) -> str:
     for name in PIPELINE:
         stage = declared(name)
         words = [f"--{axis} ${{item.{axis}}}" for axis in stage.per]
-        deps = [*(code_paths([name]) if with_code else ()), *_texts(stage.reads(at))]
+        code = [*code_paths([name]), *stage.sources] if with_code else []
+        deps = [*code, *_texts(stage.reads(at))]
         entry: dict[str, Any] = {
             "matrix": {axis: _AXES[axis] for axis in stage.per},
             "cmd": " ".join(["capt-stage", name, *words]),

@@ -21,6 +21,7 @@ STAGE = Stage(
     summary="samples, classes, few-shot lists",
     per=("dataset",),
     params=("data", "fewshot.shots", "prepare", "seeds"),
+    sources=("capt_core/benchmarks.yaml",),
     writes=lambda at: (*at.dataset, at.data.rejected, at.data.fewshot_lists, at.data.images),
 )
 

@@ -68,6 +68,7 @@ class Stage:
         per: what it is run for every combination of.
         params: settings it reads, ``section`` or ``section.key``, in DVC's notation.
         reads: artifacts it reads.
+        sources: files of the project, beside code, that it alone depends on.
         metrics: metrics files it writes, shown by ``dvc metrics show``.
         plots: tables it writes for ``dvc plots``, with DVC's options.
     """
@@ -77,6 +78,7 @@ class Stage:
     per: tuple[Axis, ...] = ()
     params: tuple[str, ...] = ()
     reads: Paths = lambda at: ()
+    sources: tuple[str, ...] = ()
     metrics: Paths = lambda at: ()
     plots: Callable[[Place], Mapping[Path, Mapping[str, str]]] = lambda at: {}
 

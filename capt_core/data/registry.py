@@ -14,7 +14,7 @@ from capt_core.errors import CaptError
 from capt_core.params import Data
 from capt_core.settings_file import Section
 
-BENCHMARKS = Path(__file__).with_name("benchmarks.yaml")
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks.yaml"
 OWN_TEMPLATE = "a photo of a {}."
 # Folders of the artifacts folder that are not those of data sets.
 _TAKEN = ("evaluations", "runs", "study", "work")

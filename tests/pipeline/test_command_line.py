@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
+from capt_core import __version__
 from stages import cli
 from stages.commands import STAGES, TOOLS
 from tests.pipeline.commands import PROJECT
@@ -52,7 +53,7 @@ def test_a_slip_is_answered_with_what_was_meant() -> None:
 
 
 def test_version() -> None:
-    assert run("--version").stdout == "capt-stage 0.1.0\n"
+    assert run("--version").stdout == f"capt-stage {__version__}\n"
 
 
 def test_without_a_settings_file_the_packaged_settings_hold(folder: Path) -> None:
@@ -85,7 +86,7 @@ def test_verbose_names_settings_versions_and_device(folder: Path) -> None:
     run("init", "--dataset", "proctex")
     printed = run(*PREPARE, "--verbose").stderr
     assert f"settings: {folder}/params.yaml\n" in printed
-    assert "capt-stage 0.1.0, Python" in printed
+    assert f"capt-stage {__version__}, Python" in printed
     assert "device: " in printed
     assert "runtime.device is auto" in printed
 

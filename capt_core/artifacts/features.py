@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from capt_core.artifacts.provenance import Provenance
-from capt_core.artifacts.schemas import BASE_TEXT_FEATURES, IMAGE_FEATURES, TEXT_FEATURES
+from capt_core.artifacts.schemas import BASE_TEXT_FEATURES, IMAGE_FEATURES
 from capt_core.artifacts.tables import Table, read_table
 
 if TYPE_CHECKING:
@@ -27,15 +27,6 @@ def read_image_features(path: Path, expected: Provenance) -> torch.Tensor:
         CaptError: as `read_table`.
     """
     return _read(IMAGE_FEATURES, path, expected)
-
-
-def read_text_features(path: Path, expected: Provenance) -> torch.Tensor:
-    """Zero-shot text features [C, d]; row i belongs to class id i.
-
-    Raises:
-        CaptError: as `read_table`.
-    """
-    return _read(TEXT_FEATURES, path, expected)
 
 
 def read_base_text_features(path: Path, expected: Provenance) -> torch.Tensor:

@@ -8,7 +8,7 @@ import torch
 def class_logits(
     image_features: torch.Tensor, text_features: torch.Tensor, logit_scale: float
 ) -> torch.Tensor:
-    """Scaled cosines, the logits of eq. 1.
+    """Scaled cosines; eq. 1 is their softmax over the classes.
 
     Args:
         image_features: [N, d], unit length.
@@ -19,19 +19,3 @@ def class_logits(
         Logits [N, C].
     """
     return logit_scale * image_features @ text_features.T
-
-
-def class_confidences(
-    image_features: torch.Tensor, text_features: torch.Tensor, logit_scale: float
-) -> torch.Tensor:
-    """Eq. 1: softmax over classes of the scaled cosines.
-
-    Args:
-        image_features: [N, d], unit length.
-        text_features: [C, d], unit length, one per class.
-        logit_scale: the inverse temperature.
-
-    Returns:
-        Confidences [N, C]; every row sums to 1.
-    """
-    return class_logits(image_features, text_features, logit_scale).softmax(dim=-1)

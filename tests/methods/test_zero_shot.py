@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capt_core.methods.zero_shot import class_confidences
+from capt_core.methods.zero_shot import class_logits
 
 
 def test_confidences_by_hand() -> None:
@@ -15,7 +15,7 @@ def test_confidences_by_hand() -> None:
     texts = torch.tensor([[1.0, 0.0], [0.6, 0.8]], dtype=torch.float64)
     scale = float(torch.tensor(2.0, dtype=torch.float64).log() / 0.4)
     torch.testing.assert_close(
-        class_confidences(images, texts, scale),
+        class_logits(images, texts, scale).softmax(dim=-1),
         torch.tensor([[2 / 3, 1 / 3]], dtype=torch.float64),
     )
 
@@ -31,7 +31,7 @@ def test_confidences_sum_to_one_and_rank_like_cosines(
         )
         for rows in (images, classes)
     )
-    confidences = class_confidences(u, w, scale)
+    confidences = class_logits(u, w, scale).softmax(dim=-1)
     torch.testing.assert_close(confidences.sum(dim=1), torch.ones(images, dtype=torch.float64))
     assert bool((confidences >= 0).all())
     if scale > 0.1:

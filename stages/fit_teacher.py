@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 from capt_core.artifacts.features import feature_column, read_image_features
 from capt_core.artifacts.schemas import BASE_TEXT_FEATURES
 from capt_core.artifacts.tables import write_table
@@ -44,7 +46,7 @@ def main(run: Run) -> None:
             backbone,
             run.seed,
             settings.fewshot.shots,
-            features=lambda: read_image_features(layout.image_features, origin),
+            features=cache(lambda: read_image_features(layout.image_features, origin)),
             image_root=image_root(layout, settings.data.root),
             workers=settings.runtime.workers,
             reporter=reporter(),

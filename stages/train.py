@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 from capt_core.artifacts.features import read_image_features
 from capt_core.artifacts.files import write_text
 from capt_core.artifacts.schemas import PROMPTS, REPRESENTATIVES, TRAINING_LOG, TRAINING_SPEED
@@ -52,20 +54,25 @@ def main(run: Run) -> None:
     backbone = load_backbone(settings.backbone, settings.runtime)
     origin = prepared.provenance(backbone.identity)
     needs_base = Need.BASE_MODEL in chosen.needs
+
+    @cache
+    def confusions() -> Confusions:
+        return Confusions(
+            read_tensors(paths.prompt_centres, "cluster-prompts", origin).tensors,
+            read_table(REPRESENTATIVES, paths.representatives, origin),
+            settings.build_bank.source,
+        )
+
     task = Task(
         prepared,
         load_fewshot(layout, prepared, settings.fewshot.shots, run.seed),
         backbone,
         run.seed,
         settings.fewshot.shots,
-        features=lambda: read_image_features(layout.image_features, origin),
+        features=cache(lambda: read_image_features(layout.image_features, origin)),
         image_root=image_root(layout, settings.data.root),
-        prompts=lambda: read_table(PROMPTS, paths.prompts, origin),
-        confusions=lambda: Confusions(
-            read_tensors(paths.prompt_centres, "cluster-prompts", origin).tensors,
-            read_table(REPRESENTATIVES, paths.representatives, origin),
-            settings.build_bank.source,
-        ),
+        prompts=cache(lambda: read_table(PROMPTS, paths.prompts, origin)),
+        confusions=confusions,
         base_model=base_model(run, backbone, origin).fitted if needs_base else None,
         work=layout.work,
         checkpoint_steps=settings.train.checkpoint_steps,

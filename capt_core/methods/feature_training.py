@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 import torch
 from torch import nn
 
+from capt_core.artifacts.tensors import tensors_digest
 from capt_core.learning.loop import Batch, Loop, Record
 from capt_core.learning.optimisation import ParameterGroup
 from capt_core.learning.processes import Processes
@@ -30,6 +31,7 @@ def train_on_features(
     parameters: Sequence[nn.Parameter],
     count: int,
     loss_of: Callable[[Batch], tuple[torch.Tensor, Record]],
+    compared: Mapping[str, torch.Tensor] | None = None,
 ) -> _Fitted:
     """Minimise a loss over the few-shot images, with the method's settings as the schedule.
 
@@ -40,11 +42,13 @@ def train_on_features(
         parameters: of `fitted`, those that are trained.
         count: number of samples.
         loss_of: see `Loop`.
+        compared: texts that the loss depends on beside the task, by any name; a checkpoint made
+            with others is not taken up.
 
     Returns:
         `fitted` on the CPU, with its training log.
     """
-    checkpoint = task.checkpoint(method)
+    checkpoint = task.checkpoint(method, tensors_digest(compared or {}))
     loop = Loop(
         fitted,
         [ParameterGroup(parameters)],

@@ -112,7 +112,8 @@ class ResidualAdapter(Method):
             return original + settings.retention_weight * kept, parts
 
         parameters = list(fitted.residual.parameters())
-        return train_on_features(self, task, fitted, parameters, len(labels), loss_of)
+        given = {"texts": texts, "retained": retained}
+        return train_on_features(self, task, fitted, parameters, len(labels), loss_of, given)
 
     def restore(
         self, backbone: Backbone, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]

@@ -371,13 +371,14 @@ ALL_TABLES = tuple(value for value in tuple(globals().values()) if isinstance(va
 """Every table above, in this order."""
 
 
-def open_table(path: Path) -> pl.DataFrame:
+def open_table(path: Path | str) -> pl.DataFrame:
     """Read any table that a stage wrote, checked against the declaration that its file names.
 
     Raises:
         CaptError: missing or damaged file, or none of these tables.
     """
     remedy = "name a table that capt-stage wrote"
+    path = Path(path)
     if not path.is_file():
         raise CaptError(f"{path}: missing; {remedy}")
     try:

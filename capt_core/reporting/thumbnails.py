@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 from PIL import Image
 
 from capt_core.data.images import open_image
+from capt_core.reporting.html import data_uri
 
 LARGEST_SIDE = 160
 _PIXEL_ART_SIDE = 96
@@ -45,11 +45,6 @@ def thumbnail(path: Path) -> Thumbnail:
     shown = min(side, LARGEST_SIDE)
     small = square.resize((shown, shown), Image.Resampling.LANCZOS)
     return Thumbnail(_encode(small, "jpeg"), shown, False)
-
-
-def data_uri(content: bytes, kind: str) -> str:
-    """Bytes as a ``data:`` URI of the given media type."""
-    return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
 
 
 def _encode(image: Image.Image, kind: str) -> str:

@@ -22,15 +22,17 @@ from capt_core.prompts.reading import read_json
 Text = Annotated[str, Field(pattern=r"\S")]
 
 
-class ClassEntry(BaseModel):
-    """What is visible in one class."""
-
+class _Written(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ClassEntry(_Written):
+    """What is visible in one class."""
 
     attributes: list[Text] = Field(min_length=1)
 
 
-class PairEntry(BaseModel):
+class PairEntry(_Written):
     """What was written about an unordered pair of classes.
 
     Attributes:
@@ -39,8 +41,6 @@ class PairEntry(BaseModel):
         commonality: prompts that hold for both.
         difference: class name to prompts that distinguish it from the other.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     classes: tuple[str, str]
     reason: str
@@ -54,7 +54,7 @@ class PairEntry(BaseModel):
         return self
 
 
-class ClassPrompts(BaseModel):
+class ClassPrompts(_Written):
     """Prompts of one class that were not written about one partner.
 
     Attributes:
@@ -62,19 +62,15 @@ class ClassPrompts(BaseModel):
         difference: what distinguishes it from others.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     commonality: list[Text] = []
     difference: list[Text] = []
 
 
-class PromptStore(BaseModel):
+class PromptStore(_Written):
     """The written prompts of one data set.
 
     `class_prompts` may be left out; they serve pairs that `pairs` says nothing about.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     schema_version: int
     dataset: str

@@ -5,9 +5,11 @@ from __future__ import annotations
 import glob
 import json
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -44,13 +46,15 @@ class Checkpoint:
                 if value is not None:
                     tensors[f"optimizer.{index}.{name}"] = value
         # A tensor, not text in the header: its 100 MB are too few for the log of a long run.
-        text = bytearray(json.dumps(log).encode())
-        tensors[LOG] = torch.frombuffer(text, dtype=torch.uint8)
+        table = BytesIO()
+        pl.DataFrame(log, infer_schema_length=None).write_ipc(table)
+        tensors[LOG] = torch.frombuffer(bytearray(table.getvalue()), dtype=torch.uint8)
+        record = {"state": json.dumps({"step": step})}
         plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
         with atomic_path(self.path) as temporary:
             # Not save_file: it writes a file of its own beside, which a kill would leave there
             # under a name that tells nobody whose it was.
-            temporary.write_bytes(save(plain, {"step": str(step)}))
+            temporary.write_bytes(save(plain, record))
 
     def load(
         self, model: torch.nn.Module, optimizer: torch.optim.Optimizer
@@ -63,10 +67,10 @@ class Checkpoint:
             return 0, []
         try:
             with safe_open(self.path, framework="pt") as file:
-                step = int((file.metadata() or {})["step"])
+                step: int = json.loads((file.metadata() or {})["state"])["step"]
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            log: list[dict[str, float | None]] = json.loads(tensors.pop(LOG).numpy().tobytes())
-        except (SafetensorError, OSError, ValueError, KeyError):
+            log = pl.read_ipc(tensors.pop(LOG).numpy().tobytes()).to_dicts()
+        except (SafetensorError, pl.exceptions.PolarsError, OSError, ValueError, KeyError):
             return 0, []
         prefix = "model."
         model.load_state_dict(

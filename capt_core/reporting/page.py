@@ -26,10 +26,9 @@ from capt_core.reporting.figures import (
     confusion_heatmap,
     training_curves,
 )
-from capt_core.reporting.html import page_template
+from capt_core.reporting.html import page_template, thumbnail
 from capt_core.reporting.inputs import SHOWN_METHOD, DatasetReport
 from capt_core.reporting.summary import METRICS, in_words, method_name, result_tables
-from capt_core.reporting.thumbnails import thumbnail
 
 _LEAST_SCALE = 1.0  # percent; keeps the colour scale of a faultless model from collapsing
 

@@ -11,8 +11,7 @@ from capt_core.data.splits import prompt_name
 from capt_core.errors import CaptError
 from capt_core.prompts.generation import COMMONALITY, DIFFERENCE, KINDS
 from capt_core.prompts.llm.checks import Rules
-from capt_core.prompts.reading import read_json
-from capt_core.prompts.store import SCHEMA_VERSION, ClassPrompts, PromptStore
+from capt_core.prompts.store import SCHEMA_VERSION, ClassPrompts, PromptStore, read_json
 from capt_core.prompts.texts import (
     NameFinder,
     duplicates,

@@ -13,29 +13,164 @@ checkpoint.
 from __future__ import annotations
 
 import argparse
-import json
+import multiprocessing
 import os
-import subprocess
-import sys
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
 
+import numpy as np
 import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torch.nn import functional
 
-from benchmarks.speed_inputs import Bench, random_weights
+from capt_core import load_backbone, study
 from capt_core.backbone.identity import TINY_CLIP
-from capt_core.errors import CaptError
-from capt_core.methods.capt.views import asked_views
+from capt_core.methods.capt.adapter import dynamic_weight
+from capt_core.methods.capt.model import CaptModel
+from capt_core.methods.capt.objective import Objective
+from capt_core.methods.capt.rows import Anchor
+from capt_core.methods.capt.settings import Adapter, CaptSettings, Train
+from capt_core.methods.capt.training import Trainer, TrainingData
+from capt_core.methods.capt.views import CachedViews, ViewSource, asked_views, live_views
+from capt_core.params import Runtime, method_section
+from capt_core.torchvision_ops import ensure_torchvision
 
-PROJECT = Path(__file__).resolve().parents[1]
 PRESETS = ("paper", "fast")
 INFERENCE = ("paper", "fast", "recommended")
 PLAIN = "plain CLIP"
+CLASSES = 50
+CENTRES = 5
+PHOTOGRAPH = (375, 500)  # rows and columns of a usual benchmark image
+COSINE = 0.8  # between an anchor and its representatives
+SEED = 1
+
+
+class Bench:
+    """The inputs of all measurements: a frozen CLIP, made-up photographs, random text features.
+
+    Args:
+        options: from the command line.
+        folder: for the weights, the photographs and the caches.
+    """
+
+    def __init__(self, options: argparse.Namespace, folder: Path) -> None:
+        self.options = options
+        self.folder = folder
+        weights = None
+        if options.backbone != TINY_CLIP:
+            weights = folder / "random.safetensors"
+            if not weights.is_file():
+                random_weights(options.backbone, weights)
+        self.backbone = load_backbone(
+            options.backbone,
+            checkpoint=weights,
+            device=options.device,
+            precision=options.precision,
+        )
+        self.clock = time.process_time if options.clock == "processor" else time.perf_counter
+        rows = options.batch * (1 + options.pairs)
+        self.files = made_up_photographs(folder / "photographs", rows)
+        self.labels = [row % CLASSES for row in range(rows)]
+        self.draws = torch.Generator().manual_seed(SEED)
+        self.text_width = int(self.backbone.clip.visual.output_dim)
+        self.texts = self._unit_vectors(CLASSES).to(self.backbone.device)
+
+    def settings(self, variant: str, steps: int) -> CaptSettings:
+        """A variant's settings with this run's batch, and one step in each epoch."""
+        change = study.variant(variant).change
+        settings = method_section("capt", CaptSettings, None, change=change)
+        changed = {"batch_size": self.options.batch, "epochs": steps}
+        if settings.train.cache_prefix and settings.train.augmentation != "none":
+            changed["views"] = self.options.views
+        return settings.model_copy(update={"train": settings.train.model_copy(update=changed)})
+
+    def model(self, settings: CaptSettings) -> CaptModel:
+        """A fresh model on the backbone's device."""
+        centres = {name: self._unit_vectors(CENTRES) for name in ("commonality", "difference")}
+        tower = self.backbone.clip.visual
+        model = CaptModel(tower, centres, settings.adapter, settings.experts, SEED)
+        return model.to(self.backbone.device)
+
+    def anchors(self, settings: Adapter) -> list[Anchor]:
+        """The anchors of one step, each with its own representatives."""
+        pairs = self.options.pairs
+        weight = dynamic_weight(torch.tensor(COSINE), settings.scale, settings.exponent).item()
+        return [
+            Anchor(first, tuple(range(first + 1, first + 1 + pairs)), (weight,) * pairs)
+            for first in range(0, len(self.files), 1 + pairs)
+        ]
+
+    def cached_views(self, settings: CaptSettings, model: CaptModel, name: str) -> CachedViews:
+        """The cache of every view that training asks for, made unless a folder has it."""
+        source = self._source(settings.train)
+        asked = asked_views(self.anchors(settings.adapter), settings.train)
+        return CachedViews(model, self.backbone, source, asked, self.folder / name, "made up")
+
+    def trainer(self, variant: str, steps: int) -> Trainer:
+        """The trainer as `Capt.fit` sets it up."""
+        settings = self.settings(variant, steps)
+        model = self.model(settings)
+        objective = Objective(
+            settings.losses, self.texts, self.texts, logit_scale=self.backbone.logit_scale
+        )
+        views = (
+            self.cached_views(settings, model, "cache")
+            if settings.train.cache_prefix
+            else live_views(model, self.backbone, self._source(settings.train))
+        )
+        data = TrainingData(self.anchors(settings.adapter), self.labels, objective, views)
+        return Trainer(model, self.backbone, data, settings.train, SEED)
+
+    def synchronise(self) -> None:
+        """Wait until the device has done what it was asked to."""
+        if self.backbone.device.type == "cuda":
+            torch.cuda.synchronize()
+
+    def seconds(self, work: Callable[[], object]) -> float:
+        """Time that some work takes on the device."""
+        self.synchronise()
+        began = self.clock()
+        work()
+        self.synchronise()
+        return self.clock() - began
+
+    def _source(self, train: Train) -> ViewSource:
+        noise, workers = train.representative_noise, Runtime().workers
+        return ViewSource(self.files, train.augmentation, noise, SEED, workers)
+
+    def _unit_vectors(self, count: int) -> torch.Tensor:
+        vectors = torch.randn(count, self.text_width, generator=self.draws)
+        return functional.normalize(vectors, dim=-1)
+
+
+def random_weights(name: str, path: Path) -> None:
+    """Write a freshly initialised open_clip model as a checkpoint."""
+    ensure_torchvision()
+    import open_clip
+
+    torch.manual_seed(SEED)
+    clip = open_clip.create_model(name, load_weights=False)
+    save_file({key: value.contiguous() for key, value in clip.state_dict().items()}, path)
+
+
+def made_up_photographs(folder: Path, count: int) -> dict[int, Path]:
+    """Coloured noise as JPEG files, by number."""
+    folder.mkdir(exist_ok=True)
+    files = {number: folder / f"{number:04d}.jpg" for number in range(count)}
+    draws = np.random.default_rng(SEED)
+    for path in files.values():
+        # Coarse noise, scaled up: JPEG of pixel noise would take far longer to decode.
+        coarse = draws.integers(0, 256, (PHOTOGRAPH[0] // 8, PHOTOGRAPH[1] // 8, 3), np.uint8)
+        Image.fromarray(coarse).resize(PHOTOGRAPH[::-1]).save(path, quality=90)
+    return files
 
 
 @dataclass(frozen=True)
@@ -98,31 +233,30 @@ def measure_inference(bench: Bench) -> dict[str, list[float]]:
         PLAIN: bench.backbone.clip.encode_image
     }
     encoders |= {name: bench.model(bench.settings(name, 1)).eval() for name in INFERENCE}
-
-    def encode(encoder: Callable[[torch.Tensor], torch.Tensor]) -> float:
-        def passes() -> None:
-            for _ in range(bench.options.passes):
-                encoder(images)
-
-        with bench.backbone.precision():
-            seconds = bench.seconds(passes)
-        return float(count * bench.options.passes / seconds)
-
-    for encoder in encoders.values():
-        encode(encoder)
     rates: dict[str, list[float]] = {name: [] for name in encoders}
-    for _ in range(bench.options.inference_turns):
+    for turn in range(1 + bench.options.inference_turns):
         for name, encoder in encoders.items():
-            rates[name].append(encode(encoder))
+
+            def passes(encoder: Callable[[torch.Tensor], torch.Tensor] = encoder) -> None:
+                for _ in range(bench.options.passes):
+                    encoder(images)
+
+            with bench.backbone.precision():
+                seconds = bench.seconds(passes)
+            if turn:  # the first one warms up
+                rates[name].append(count * bench.options.passes / seconds)
     return rates
 
 
-def memory_of(bench: Bench, preset: str) -> int:
+def memory_of(preset: str, options: argparse.Namespace, folder: Path) -> int:
     """Peak memory of two training steps, in bytes.
 
     On a GPU all that torch allocates there; on the CPU by how much the resident set of this
     process grows, which leaves out the interpreter and the weights.
     """
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    bench = Bench(options, folder)
     trainer = bench.trainer(preset, 2)
     if bench.backbone.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
@@ -135,47 +269,31 @@ def memory_of(bench: Bench, preset: str) -> int:
 
 
 def _resident(field: str) -> int:
-    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
-        if line.startswith(f"{field}:"):
-            return int(line.split()[1]) * 1024
-    raise CaptError(f"/proc/self/status: no line {field}; memory on the CPU needs Linux")
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:")) * 1024
 
 
-def measure_memory(
-    arguments: Sequence[str], checkpoint: Path | None, folder: Path
-) -> dict[str, int]:
+def measure_memory(options: argparse.Namespace, folder: Path) -> dict[str, int]:
     """`memory_of` both presets, each in a process of its own."""
+    # With a fixed threshold glibc gives large blocks back at once; kept ones would hide growth.
+    os.environ["MALLOC_MMAP_THRESHOLD_"] = str(64 * 1024)
     found = {}
     for preset in PRESETS:
-        words = [*arguments, "--memory-of", preset, "--folder", str(folder)]
-        if checkpoint:
-            words += ["--checkpoint", str(checkpoint)]
-        done = subprocess.run(
-            [sys.executable, "-m", "benchmarks.capt_speed", *words],
-            cwd=PROJECT,
-            # With a fixed threshold glibc gives large blocks back at once; kept ones would hide
-            # growth.
-            env={**os.environ, "MALLOC_MMAP_THRESHOLD_": str(64 * 1024)},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode:
-            raise CaptError(f"memory of {preset} could not be measured:\n{done.stderr}")
-        found[preset] = int(json.loads(done.stdout))
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(1, mp_context=context) as process:
+            found[preset] = process.submit(memory_of, preset, options, folder).result()
     return found
 
 
 def to_markdown(result: Measurement, bench: Bench) -> str:
     """The measurements as Markdown tables."""
-    options, backbone = bench.options, bench.backbone
-    device = backbone.device.type
+    options, device = bench.options, bench.backbone.device.type
+    memory = "peak" if device == "cuda" else "growth"
     if device == "cuda":
         device = torch.cuda.get_device_name()
     else:
         device = f"CPU, {torch.get_num_threads()} threads, {options.clock} time"
     paper = median(result.step_seconds["paper"])
-    memory = "peak" if backbone.device.type == "cuda" else "growth"
     lines = [
         f"{options.backbone}, {options.precision}, {device}, torch {torch.__version__}.",
         "",
@@ -211,7 +329,7 @@ def to_markdown(result: Measurement, bench: Bench) -> str:
             f"| {label} | {median(rates):.1f} | {median(shares):.1%} "
             f"| {min(shares):.1%} to {max(shares):.1%} |"
         )
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -219,7 +337,6 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Speed and memory of CAPT beside plain CLIP.")
     add = parser.add_argument
     add("--backbone", default="ViT-B-16", help="tiny-clip or an open_clip model")
-    add("--checkpoint", type=Path, help="its weights; random ones if not given")
     add("--device", default="cpu", choices=("cpu", "cuda"))
     add("--precision", default="fp32", choices=("fp32", "bf16"))
     add("--batch", type=int, default=4, help="anchors of a step")
@@ -232,53 +349,27 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--passes", type=int, default=1, help="forward passes in each turn")
     add("--threads", type=int, help="of torch on the CPU")
     add("--clock", default="wall", choices=("wall", "processor"), help="what seconds are")
-    add(
-        "--params",
-        type=Path,
-        help="settings that the variants change; the packaged ones if not given",
-    )
-    add("--markdown", type=Path, help="file to write the report to")
-    add("--folder", type=Path, help=argparse.SUPPRESS)
-    add("--memory-of", choices=PRESETS, help=argparse.SUPPRESS)
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.clock == "processor" and options.device == "cuda":
+        parser.error("--clock processor: a GPU's work takes no processor time; use wall")
+    return options
 
 
-def measure(options: argparse.Namespace, arguments: Sequence[str], folder: Path) -> str:
-    """All measurements; their report."""
-    if options.checkpoint is None and options.backbone != TINY_CLIP:
-        options.checkpoint = folder / "random.safetensors"
-        random_weights(options.backbone, options.checkpoint)
-    bench = Bench(options, folder)
-    result = Measurement(
-        step_seconds=measure_steps(bench),
-        step_bytes=measure_memory(arguments, options.checkpoint, folder),
-        cached_per_second=measure_caching(bench),
-        images_per_second=measure_inference(bench),
-    )
-    return to_markdown(result, bench)
-
-
-def main() -> int:
+def main() -> None:
     """Command line; see the module's docstring."""
     options = parse()
     if options.threads:
         torch.set_num_threads(options.threads)
-    try:
-        if options.clock == "processor" and options.device == "cuda":
-            raise CaptError("--clock processor: a GPU's work takes no processor time; use wall")
-        if options.memory_of:
-            print(json.dumps(memory_of(Bench(options, options.folder), options.memory_of)))
-            return 0
-        with tempfile.TemporaryDirectory() as name:
-            report = measure(options, sys.argv[1:], Path(name))
-    except CaptError as error:
-        print(error, file=sys.stderr)
-        return 2
-    print(report, end="")
-    if options.markdown:
-        options.markdown.write_text(report, encoding="utf-8")
-    return 0
+    with tempfile.TemporaryDirectory() as name:
+        bench = Bench(options, Path(name))
+        result = Measurement(
+            step_seconds=measure_steps(bench),
+            step_bytes=measure_memory(options, Path(name)),
+            cached_per_second=measure_caching(bench),
+            images_per_second=measure_inference(bench),
+        )
+        print(to_markdown(result, bench))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

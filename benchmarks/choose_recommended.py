@@ -24,8 +24,6 @@ from pathlib import Path
 
 import polars as pl
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch.nn import functional
 
 import capt_core
@@ -198,10 +196,8 @@ def main() -> None:
                         rows += [(name, candidate, seed, k, m.value) for k, m in metrics.items()]
                 print(f"fold {name}: done", flush=True)
     summary = summarise(pl.DataFrame(rows, schema=columns, orient="row"))
-    table = Table(*summary.columns)
-    for row in summary.iter_rows():
-        table.add_row(*(cell if isinstance(cell, str) else f"{cell:.2f}" for cell in row))
-    Console(width=170).print(table)
+    with pl.Config(tbl_rows=-1, tbl_width_chars=200, fmt_str_lengths=80, float_precision=2):
+        print(summary)
     good = summary.filter(enough())
     print(f"chosen: {good['candidate'][0]}" if len(good) else "none is enough")
 

@@ -26,12 +26,15 @@ LOW_SPACE = 2 * 1024**3
 _EXAMPLES = 3
 
 
+State = Literal["ok", "note", "fail"]
+
+
 @dataclass(frozen=True)
 class Finding:
     """One check: its subject, its result, and what to do (empty if nothing)."""
 
     check: str
-    state: Literal["ok", "note", "fail"]
+    state: State
     detail: str
     remedy: str = ""
 
@@ -59,21 +62,14 @@ def check_torchvision() -> Finding:
     try:
         declared = ensure_torchvision()
     except Exception as error:
-        return Finding(
-            name,
-            "fail",
-            f"cannot be imported: {' '.join(str(error).split())[:160]}",
-            "pip install -c constraints.txt torch torchvision",
-        )
-    versions = f"{metadata.version('torch')} and {metadata.version('torchvision')}"
+        return _not_importable(name, "torch torchvision", error)
+    detail = f"{metadata.version('torch')} and {metadata.version('torchvision')}"
     if declared:
-        return Finding(
-            name,
-            "ok",
-            f"{versions}; torchvision was built for another torch, its two missing operators "
-            "(nms, qnms) are declared at import and not needed",
+        detail += (
+            "; torchvision was built for another torch, its two missing operators (nms, qnms) are "
+            "declared at import and not needed"
         )
-    return Finding(name, "ok", versions)
+    return Finding(name, "ok", detail)
 
 
 def check_open_clip() -> Finding:
@@ -81,13 +77,13 @@ def check_open_clip() -> Finding:
     try:
         importlib.import_module("open_clip")
     except Exception as error:
-        return Finding(
-            "open_clip",
-            "fail",
-            f"cannot be imported: {' '.join(str(error).split())[:160]}",
-            "pip install -c constraints.txt open_clip_torch",
-        )
+        return _not_importable("open_clip", "open_clip_torch", error)
     return Finding("open_clip", "ok", metadata.version("open_clip_torch"))
+
+
+def _not_importable(name: str, packages: str, error: Exception) -> Finding:
+    detail = f"cannot be imported: {' '.join(str(error).split())[:160]}"
+    return Finding(name, "fail", detail, f"pip install -c constraints.txt {packages}")
 
 
 def check_gpu(settings: Settings) -> Finding:
@@ -96,31 +92,28 @@ def check_gpu(settings: Settings) -> Finding:
 
     if torch.cuda.is_available():
         return Finding("GPU", "ok", torch.cuda.get_device_name())
-    present = shutil.which("nvidia-smi") is not None or Path("/dev/nvidia0").exists()
     wanted = settings.runtime.device == "cuda"
-    if present:
+    state: State = "fail" if wanted else "note"
+    if shutil.which("nvidia-smi") is not None or Path("/dev/nvidia0").exists():
         return Finding(
             "GPU",
-            "fail" if wanted else "note",
+            state,
             f"the machine has one, torch {torch.__version__} does not see it",
             "check nvidia-smi; then install torch's CUDA build: "
             "pip install --force-reinstall torch torchvision",
         )
     remedy = "--set runtime.device=cpu" if wanted else ""
-    return Finding("GPU", "fail" if wanted else "note", "none; everything runs on the CPU", remedy)
+    return Finding("GPU", state, "none; everything runs on the CPU", remedy)
 
 
 def check_weights(settings: Settings) -> Finding:
     """Whether the backbone's weights are there."""
+    name = "backbone weights"
     try:
-        return Finding("backbone weights", "ok", backbone_identity(settings.backbone))
+        return Finding(name, "ok", backbone_identity(settings.backbone))
     except CaptError as error:
-        return Finding(
-            "backbone weights",
-            "fail",
-            str(error),
-            "--set backbone.checkpoint=FILE, or --set backbone.name=tiny-clip",
-        )
+        remedy = "--set backbone.checkpoint=FILE, or --set backbone.name=tiny-clip"
+        return Finding(name, "fail", str(error), remedy)
 
 
 def check_artifacts(folder: Path) -> Finding:

@@ -63,18 +63,7 @@ def run_stage(
     variant: str | None = None,
     given: dict[str, Any] | None = None,
 ) -> None:
-    """Run a stage.
-
-    Args:
-        name: of the stage.
-        dataset: its data set; None for a stage that covers all.
-        seed: few-shot draw; None takes the first of the settings.
-        params: settings file; None takes the packaged settings.
-        artifacts: folder of the artifacts.
-        overrides: ``section.key=value`` strings.
-        method: for a stage that is run per method.
-        variant: of the study.
-        given: options of the stage's own.
+    """Run a stage; `given` are options of its own, the others are as in `stage_run`.
 
     Raises:
         CaptError: a user's mistake.

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from functools import cache
-
-from capt_core.artifacts.features import feature_column, read_image_features
+from capt_core.artifacts.features import feature_column
 from capt_core.artifacts.schemas import BASE_TEXT_FEATURES
 from capt_core.artifacts.tables import write_table
 from capt_core.backbone.loading import UNTRAINED_WARNING, load_backbone
-from capt_core.data.dataset import image_root, load_dataset, load_fewshot
+from capt_core.data.dataset import load_dataset
 from capt_core.methods.fitting import fit_method
-from capt_core.methods.task import Task
 
-from .models import chosen_method
-from .run import Run, reporter, say
+from .models import chosen_method, few_shot_task
+from .run import Run, say
 from .stage import Stage
 
 STAGE = Stage(
@@ -33,25 +30,12 @@ STAGE = Stage(
 
 
 def main(run: Run) -> None:
-    settings, layout, paths = run.settings, run.layout, run.seed_layout
+    settings, paths = run.settings, run.seed_layout
     method = chosen_method(run, settings.fit_teacher.method)
-    prepared = load_dataset(layout)
+    prepared = load_dataset(run.layout)
     backbone = load_backbone(settings.backbone, settings.runtime)
     origin = prepared.provenance(backbone.identity)
-    model = fit_method(
-        method,
-        Task(
-            prepared,
-            load_fewshot(layout, prepared, settings.fewshot.shots, run.seed),
-            backbone,
-            run.seed,
-            settings.fewshot.shots,
-            features=cache(lambda: read_image_features(layout.image_features, origin)),
-            image_root=image_root(layout, settings.data.root),
-            workers=settings.runtime.workers,
-            reporter=reporter(),
-        ),
-    )
+    model = fit_method(method, few_shot_task(run, prepared, backbone, origin))
     texts = model.fitted.class_texts(model.classes).cpu()
     prompts = model.fitted.readable_prompts(model.classes)
     write_table(

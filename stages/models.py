@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import polars as pl
 import torch
 
+from capt_core.artifacts.features import read_image_features
 from capt_core.artifacts.provenance import Provenance
 from capt_core.backbone.loading import Backbone
-from capt_core.data.dataset import Dataset, image_root
+from capt_core.data.dataset import Dataset, image_root, load_fewshot
 from capt_core.methods.fitting import dataset_features
 from capt_core.methods.method import Method
 from capt_core.methods.model_file import load_model
 from capt_core.methods.registry import check_methods, method_class
+from capt_core.methods.task import Task
 from capt_core.methods.trained import TrainedModel
 from capt_core.params import method_section
 
@@ -40,6 +44,22 @@ def base_model(run: Run, backbone: Backbone, origin: Provenance) -> TrainedModel
     """
     path = run.seed_layout.base_model
     return load_model(path, backbone, expected=origin, remedy=run.remedy("fit-teacher"))
+
+
+def few_shot_task(run: Run, dataset: Dataset, backbone: Backbone, origin: Provenance) -> Task:
+    """The few-shot task of a run, without what is mined from a base model."""
+    settings, layout = run.settings, run.layout
+    return Task(
+        dataset,
+        load_fewshot(layout, dataset, settings.fewshot.shots, run.seed),
+        backbone,
+        run.seed,
+        settings.fewshot.shots,
+        features=cache(lambda: read_image_features(layout.image_features, origin)),
+        image_root=image_root(layout, settings.data.root),
+        workers=settings.runtime.workers,
+        reporter=reporter(),
+    )
 
 
 def model_features(

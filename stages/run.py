@@ -119,7 +119,14 @@ def stage_run(
     depend on the time or the machine.
 
     Args:
+        stage: its name.
+        dataset: its data set; None for a stage that covers all.
+        seed: few-shot draw; None takes the first of the settings.
         params: settings file; None takes the packaged settings.
+        artifacts: folder of the artifacts.
+        overrides: ``section.key=value`` strings.
+        method: for a stage that is run per method.
+        variant: of the study.
 
     Raises:
         CaptError: bad settings, or ``--set`` under DVC.

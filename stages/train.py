@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 
-from capt_core.artifacts.features import read_image_features
 from capt_core.artifacts.files import write_text
 from capt_core.artifacts.schemas import PROMPTS, REPRESENTATIVES, TRAINING_LOG, TRAINING_SPEED
 from capt_core.artifacts.tables import read_table, write_table
 from capt_core.artifacts.tensors import read_tensors
 from capt_core.backbone.loading import load_backbone
-from capt_core.data.dataset import image_root, load_dataset, load_fewshot
+from capt_core.data.dataset import load_dataset
 from capt_core.learning.loop import log_frame
 from capt_core.methods.fitting import fit_method
 from capt_core.methods.method import Need
-from capt_core.methods.task import Confusions, Task
+from capt_core.methods.task import Confusions
 
-from .models import base_model, chosen_method
-from .run import Run, first_process, reporter, say
+from .models import base_model, chosen_method, few_shot_task
+from .run import Run, first_process, say
 from .stage import Stage
 
 STAGE = Stage(
@@ -63,21 +63,13 @@ def main(run: Run) -> None:
             settings.build_bank.source,
         )
 
-    task = Task(
-        prepared,
-        load_fewshot(layout, prepared, settings.fewshot.shots, run.seed),
-        backbone,
-        run.seed,
-        settings.fewshot.shots,
-        features=cache(lambda: read_image_features(layout.image_features, origin)),
-        image_root=image_root(layout, settings.data.root),
+    task = replace(
+        few_shot_task(run, prepared, backbone, origin),
         prompts=cache(lambda: read_table(PROMPTS, paths.prompts, origin)),
         confusions=confusions,
         base_model=base_model(run, backbone, origin).fitted if needs_base else None,
         work=layout.work,
         checkpoint_steps=settings.train.checkpoint_steps,
-        workers=settings.runtime.workers,
-        reporter=reporter(),
     )
     model = fit_method(chosen, task)
     if not first_process():

@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from benchmarks.capt_speed import (
+    Bench,
     Measurement,
     measure_inference,
     measure_steps,
     parse,
     to_markdown,
 )
-from benchmarks.speed_inputs import Bench
 from capt_core.methods.capt.views import asked_views
 
 SHORT = ("--backbone", "tiny-clip", "--turns", "1", "--steps", "1", "--inference-turns", "2")

@@ -32,9 +32,9 @@ This page is written by `python -m capt_core.artifacts.documentation artifacts/R
 _OTHER_FILES = (
     ("<dataset>/images/", "prepare", "images, only where the project draws them (`proctex`)"),
     (
-        "<dataset>/seed<S>/teacher.json",
+        "<dataset>/seed<S>/base_model.safetensors",
         "fit-teacher",
-        "the base model's `method`, its `logit_scale`, and whether the backbone is `untrained`",
+        "the base model, as `train` writes models",
     ),
     (
         "<dataset>/seed<S>/prompt_centres.safetensors",

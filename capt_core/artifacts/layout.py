@@ -10,6 +10,17 @@ from capt_core.artifacts.files import file_digest
 from capt_core.errors import CaptError
 
 
+class _Below:
+    """A path below a folder of a layout, which the attribute `start` of the layout names."""
+
+    def __init__(self, name: str, start: str = "folder") -> None:
+        self._name, self._start = name, start
+
+    def __get__(self, layout: object, owner: type) -> Path:
+        folder: Path = getattr(layout, self._start)
+        return folder / self._name
+
+
 @dataclass(frozen=True)
 class Layout:
     """Paths of one data set's artifacts.
@@ -27,56 +38,36 @@ class Layout:
     dataset: str
     shared: Path | None = None
 
+    samples = _Below("samples.parquet")
+    classes = _Below("classes.parquet")
+    rejected = _Below("rejected.parquet")
+    images = _Below("images")
+    """Images that the project draws itself; empty for data sets read from ``data.root``."""
+    fewshot_lists = _Below("fewshot")
+    """Folder of the few-shot lists of all seeds."""
+    image_features = _Below("image_features.parquet")
+    text_features = _Below("text_features.parquet")
+    embeddings = _Below("embeddings", "work")
+    """Prompt embeddings that a later run may reuse; below `work`, so not an output."""
+
     @property
     def folder(self) -> Path:
         """What all seeds and variants share."""
         return (self.shared or self.root) / self.dataset
 
     @property
-    def samples(self) -> Path:
-        return self.folder / "samples.parquet"
-
-    @property
-    def classes(self) -> Path:
-        return self.folder / "classes.parquet"
-
-    @property
-    def rejected(self) -> Path:
-        return self.folder / "rejected.parquet"
-
-    @property
-    def images(self) -> Path:
-        """Images that the project draws itself; empty for data sets read from ``data.root``."""
-        return self.folder / "images"
-
-    @property
-    def fewshot_lists(self) -> Path:
-        """Folder of the few-shot lists of all seeds."""
-        return self.folder / "fewshot"
-
-    def fewshot(self, shots: int | str, seed: int | str) -> Path:
-        return self.fewshot_lists / f"shots{shots}-seed{seed}.parquet"
-
-    @property
-    def image_features(self) -> Path:
-        return self.folder / "image_features.parquet"
-
-    @property
-    def text_features(self) -> Path:
-        return self.folder / "text_features.parquet"
-
-    @property
     def work(self) -> Path:
         """Files that interrupted work resumes from; not an output of any stage."""
         return (self.shared or self.root) / "work"
 
-    @property
-    def embeddings(self) -> Path:
-        """Prompt embeddings that a later run may reuse; below `work`, so not an output."""
-        return self.work / "embeddings"
+    def fewshot(self, shots: int | str, seed: int | str) -> Path:
+        return self.fewshot_lists / f"shots{shots}-seed{seed}.parquet"
 
     def seed(self, seed: int | str) -> SeedLayout:
         return SeedLayout(self.root / self.dataset / f"seed{seed}")
+
+    def evaluation(self, method: str, seed: int | str) -> Path:
+        return ReportLayout(self.root).evaluations / self.dataset / f"{method}-seed{seed}.parquet"
 
     def digests(self, paths: Sequence[Path]) -> dict[str, str]:
         """Digests of those of the files that exist, by path relative to the artifacts folder."""
@@ -99,9 +90,6 @@ class Layout:
             if file_digest(path) != digest:
                 raise CaptError(f"{path}: changed since it was evaluated; {remedy}")
 
-    def evaluation(self, method: str, seed: int | str) -> Path:
-        return ReportLayout(self.root).evaluations / self.dataset / f"{method}-seed{seed}.parquet"
-
 
 @dataclass(frozen=True)
 class SeedLayout:
@@ -109,56 +97,21 @@ class SeedLayout:
 
     folder: Path
 
-    @property
-    def base_model(self) -> Path:
-        """The fitted method whose errors are studied."""
-        return self.folder / "base_model.safetensors"
-
-    @property
-    def base_text_features(self) -> Path:
-        """Class texts of the base model."""
-        return self.folder / "base_text_features.parquet"
-
-    @property
-    def predictions(self) -> Path:
-        """Predictions of the base model; those of a run are in its `RunLayout`."""
-        return self.folder / "predictions.parquet"
-
-    @property
-    def confusion_bank(self) -> Path:
-        return self.folder / "confusion_bank.parquet"
-
-    @property
-    def confusion_statistics(self) -> Path:
-        return self.folder / "confusion_statistics.parquet"
-
-    @property
-    def pairs(self) -> Path:
-        return self.folder / "pairs.parquet"
-
-    @property
-    def class_pairs(self) -> Path:
-        return self.folder / "class_pairs.parquet"
-
-    @property
-    def prompts(self) -> Path:
-        return self.folder / "prompts.parquet"
-
-    @property
-    def prompt_clusters(self) -> Path:
-        return self.folder / "prompt_clusters.parquet"
-
-    @property
-    def prompt_centres(self) -> Path:
-        return self.folder / "prompt_centres.safetensors"
-
-    @property
-    def prompt_separation(self) -> Path:
-        return self.folder / "prompt_separation.parquet"
-
-    @property
-    def representatives(self) -> Path:
-        return self.folder / "representatives.parquet"
+    base_model = _Below("base_model.safetensors")
+    """The fitted method whose errors are studied."""
+    base_text_features = _Below("base_text_features.parquet")
+    """Class texts of the base model."""
+    predictions = _Below("predictions.parquet")
+    """Predictions of the base model; those of a run are in its `RunLayout`."""
+    confusion_bank = _Below("confusion_bank.parquet")
+    confusion_statistics = _Below("confusion_statistics.parquet")
+    pairs = _Below("pairs.parquet")
+    class_pairs = _Below("class_pairs.parquet")
+    prompts = _Below("prompts.parquet")
+    prompt_clusters = _Below("prompt_clusters.parquet")
+    prompt_centres = _Below("prompt_centres.safetensors")
+    prompt_separation = _Below("prompt_separation.parquet")
+    representatives = _Below("representatives.parquet")
 
     def run(self, method: str) -> RunLayout:
         return RunLayout(self.folder / method)
@@ -170,57 +123,26 @@ class RunLayout:
 
     folder: Path
 
-    @property
-    def model(self) -> Path:
-        return self.folder / "model.safetensors"
-
-    @property
-    def training_log(self) -> Path:
-        return self.folder / "training_log.parquet"
-
-    @property
-    def predictions(self) -> Path:
-        return self.folder / "predictions.parquet"
-
-    @property
-    def metrics(self) -> Path:
-        return self.folder / "metrics.json"
-
-    @property
-    def loss_plot(self) -> Path:
-        return self.folder / "plots" / "loss.csv"
-
-    @property
-    def confusion_plot(self) -> Path:
-        return self.folder / "plots" / "confusion.csv"
+    model = _Below("model.safetensors")
+    training_log = _Below("training_log.parquet")
+    predictions = _Below("predictions.parquet")
+    metrics = _Below("metrics.json")
+    loss_plot = _Below("plots/loss.csv")
+    confusion_plot = _Below("plots/confusion.csv")
 
 
 @dataclass(frozen=True)
 class ReportLayout:
     """Paths of what covers all data sets."""
 
-    root: Path
+    folder: Path
 
-    @property
-    def evaluations(self) -> Path:
-        """Folder of the evaluation records of all data sets, methods and seeds."""
-        return self.root / "evaluations"
-
-    @property
-    def results(self) -> Path:
-        return self.root / "results.parquet"
-
-    @property
-    def results_csv(self) -> Path:
-        return self.root / "results.csv"
-
-    @property
-    def results_markdown(self) -> Path:
-        return self.root / "results.md"
-
-    @property
-    def html(self) -> Path:
-        return self.root / "report.html"
+    evaluations = _Below("evaluations")
+    """Folder of the evaluation records of all data sets, methods and seeds."""
+    results = _Below("results.parquet")
+    results_csv = _Below("results.csv")
+    results_markdown = _Below("results.md")
+    html = _Below("report.html")
 
 
 @dataclass(frozen=True)
@@ -229,9 +151,10 @@ class StudyLayout:
 
     root: Path
 
-    @property
-    def folder(self) -> Path:
-        return self.root / "study"
+    folder = _Below("study", "root")
+    results = _Below("results.parquet")
+    markdown = _Below("study.md")
+    html = _Below("study.html")
 
     def variant(self, name: str) -> Path:
         """Folder that takes the place of the artifacts folder when a variant runs."""
@@ -240,15 +163,3 @@ class StudyLayout:
     def evaluations(self, variant: str, dataset: str) -> list[Path]:
         """Evaluation records of a variant, sorted."""
         return sorted((ReportLayout(self.variant(variant)).evaluations / dataset).glob("*.parquet"))
-
-    @property
-    def results(self) -> Path:
-        return self.folder / "results.parquet"
-
-    @property
-    def markdown(self) -> Path:
-        return self.folder / "study.md"
-
-    @property
-    def html(self) -> Path:
-        return self.folder / "study.html"

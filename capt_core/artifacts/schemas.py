@@ -36,14 +36,18 @@ from capt_core.artifacts.columns import (
     count,
     share,
 )
+from capt_core.artifacts.layout import Layout, ReportLayout
 from capt_core.artifacts.provenance import Provenance
 from capt_core.artifacts.tables import Column, Table, read_record, read_table
 from capt_core.errors import CaptError
 
+_DATA = Layout(Path(), "<dataset>")
+_SEED = _DATA.seed("<S>")
+
 SAMPLES = Table(
     "samples",
     "prepare",
-    "<dataset>/samples.parquet",
+    str(_DATA.samples),
     "One row per image: train, val, test, each in the order of the split file, or else class by "
     "class in the order of the file names' code points.",
     [SAMPLE, PATH, *CLASS, SPLIT],
@@ -53,7 +57,7 @@ SAMPLES = Table(
 CLASSES = Table(
     "classes",
     "prepare",
-    "<dataset>/classes.parquet",
+    str(_DATA.classes),
     "One row per class, named as in the split file, the folder or `classes.yaml`.",
     [*CLASS, GROUP, Column("template", TEXT, "prompt; `{}` stands for the class name")],
     key=["class_id"],
@@ -62,7 +66,7 @@ CLASSES = Table(
 REJECTED = Table(
     "rejected",
     "prepare",
-    "<dataset>/rejected.parquet",
+    str(_DATA.rejected),
     "One row per image left out by `data.on_bad_image=quarantine`, with control characters in "
     "names escaped; usually empty.",
     [
@@ -83,7 +87,7 @@ REJECTED = Table(
 FEWSHOT = Table(
     "fewshot",
     "prepare",
-    "<dataset>/fewshot/shots<K>-seed<S>.parquet",
+    str(_DATA.fewshot("<K>", "<S>")),
     "One row per image of the few-shot draw: K training and min(K, 4) validation images of every "
     "class, equal to what the CoOp line of code draws for this seed.",
     [
@@ -99,7 +103,7 @@ FEWSHOT = Table(
 IMAGE_FEATURES = Table(
     "image_features",
     "extract-features",
-    "<dataset>/image_features.parquet",
+    str(_DATA.image_features),
     "One row per image of the data set, as the frozen image tower embeds it.",
     [SAMPLE, FEATURE],
     key=["sample_id"],
@@ -108,7 +112,7 @@ IMAGE_FEATURES = Table(
 TEXT_FEATURES = Table(
     "text_features",
     "extract-features",
-    "<dataset>/text_features.parquet",
+    str(_DATA.text_features),
     "One row per class, as the frozen text tower embeds its hand-written prompt.",
     TEXT_FEATURES_COLUMNS,
     key=["class_id"],
@@ -117,7 +121,7 @@ TEXT_FEATURES = Table(
 BASE_TEXT_FEATURES = Table(
     "base_text_features",
     "fit-teacher",
-    "<dataset>/seed<S>/base_text_features.parquet",
+    str(_SEED.base_text_features),
     "One row per class, as the base model of a draw embeds it; equal to `text_features` for "
     "`fit_teacher.method=clip`.",
     TEXT_FEATURES_COLUMNS,
@@ -127,7 +131,7 @@ BASE_TEXT_FEATURES = Table(
 PREDICTIONS = Table(
     "predictions",
     "infer-teacher",
-    "<dataset>/seed<S>/predictions.parquet",
+    str(_SEED.predictions),
     "One row per image, as the base model classifies it among the classes of its own half.",
     PREDICTIONS_COLUMNS,
     key=["sample_id"],
@@ -136,7 +140,7 @@ PREDICTIONS = Table(
 RUN_PREDICTIONS = Table(
     "run_predictions",
     "evaluate",
-    "<dataset>/seed<S>/<method>/predictions.parquet",
+    str(_SEED.run("<method>").predictions),
     "One row per test image and per training image that could enter the bank, as the trained "
     "method classifies it among the classes of its own half.",
     PREDICTIONS_COLUMNS,
@@ -146,7 +150,7 @@ RUN_PREDICTIONS = Table(
 CONFUSION_BANK = Table(
     "confusion_bank",
     "build-bank",
-    "<dataset>/seed<S>/confusion_bank.parquet",
+    str(_SEED.confusion_bank),
     "One row per misclassified training image of a base class and class it was taken for; with "
     "`build_bank.source=augmented_views` an image may be taken for several classes, and may be "
     "right in the test view (the bank's correction rate counts those that are wrong there).",
@@ -165,7 +169,7 @@ CONFUSION_BANK = Table(
 CONFUSION_STATISTICS = Table(
     "confusion_statistics",
     "build-bank",
-    "<dataset>/seed<S>/confusion_statistics.parquet",
+    str(_SEED.confusion_statistics),
     "One row per class and class it was taken for, most frequent first; pairs never seen are left "
     "out.",
     [
@@ -180,7 +184,7 @@ CONFUSION_STATISTICS = Table(
 PAIRS = Table(
     "pairs",
     "mine-pairs",
-    "<dataset>/seed<S>/pairs.parquet",
+    str(_SEED.pairs),
     "One row per few-shot training image of a base class and class it is likely confused with "
     "(eq. 6 and 7; with `mine_pairs.selection=any` by eq. 8 over the bank).",
     [
@@ -209,7 +213,7 @@ PAIRS = Table(
 CLASS_PAIRS = Table(
     "class_pairs",
     "mine-pairs",
-    "<dataset>/seed<S>/class_pairs.parquet",
+    str(_SEED.class_pairs),
     "One row per base class and class it is likely confused with.",
     [
         *CLASS,
@@ -231,7 +235,7 @@ CLASS_PAIRS = Table(
 PROMPTS = Table(
     "prompts",
     "generate-prompts",
-    "<dataset>/seed<S>/prompts.parquet",
+    str(_SEED.prompts),
     "One row per prompt that describes a pair of classes.",
     [
         *CLASS,
@@ -252,7 +256,7 @@ PROMPTS = Table(
 PROMPT_CLUSTERS = Table(
     "prompt_clusters",
     "cluster-prompts",
-    "<dataset>/seed<S>/prompt_clusters.parquet",
+    str(_SEED.prompt_clusters),
     "One row per kind of prompt and class: its place in the K-means clustering of the classes' "
     "mean prompt embeddings (eq. 12), one clustering per kind.",
     [
@@ -268,7 +272,7 @@ PROMPT_CLUSTERS = Table(
 PROMPT_SEPARATION = Table(
     "prompt_separation",
     "cluster-prompts",
-    "<dataset>/seed<S>/prompt_separation.parquet",
+    str(_SEED.prompt_separation),
     "One row per ordered pair of classes, worst first: whether the difference prompts of a class "
     "against the other are nearer to its own images than to the other's (few-shot training images "
     "of base classes, in the frozen base model's space).",
@@ -293,7 +297,7 @@ PROMPT_SEPARATION = Table(
 REPRESENTATIVES = Table(
     "representatives",
     "mine-samples",
-    "<dataset>/seed<S>/representatives.parquet",
+    str(_SEED.representatives),
     "One row per image of `pairs`, confusing class and image that represents this confusion best "
     "(eq. 8), by cosine to the image.",
     [
@@ -320,7 +324,7 @@ REPRESENTATIVES = Table(
 TRAINING_LOG = Table(
     "training_log",
     "train",
-    "<dataset>/seed<S>/<method>/training_log.parquet",
+    str(_SEED.run("<method>").training_log),
     "One row per training step; empty for methods without training.",
     [
         STEP,
@@ -352,7 +356,7 @@ _RESULTS_KEY = ("dataset", "method", "variant", "protocol", "seed", "metric")
 EVALUATION = Table(
     "evaluation",
     "evaluate",
-    "evaluations/<dataset>/<method>-seed<S>.parquet",
+    str(_DATA.evaluation("<method>", "<S>")),
     "One row per metric of a run.",
     RESULTS_COLUMNS,
     key=_RESULTS_KEY,
@@ -361,7 +365,7 @@ EVALUATION = Table(
 RESULTS = Table(
     "results",
     "report",
-    "results.parquet",
+    str(ReportLayout(Path()).results),
     "One row per run and metric: the rows of all `evaluation` tables.",
     RESULTS_COLUMNS,
     key=_RESULTS_KEY,

@@ -149,7 +149,8 @@ def _tiny(settings: params.Backbone) -> tuple[Any, Tokenizer, Preprocess]:
     if settings.checkpoint is None:
         return tiny_clip.load_model(), tiny_clip.Tokenizer(), preprocess
     model = tiny_clip.build_model()
-    _load_weights(model, Path(settings.checkpoint).expanduser())
+    path = Path(settings.checkpoint).expanduser()
+    _assign(model, _read_weights(path)[0], path)
     return model, tiny_clip.Tokenizer(), preprocess
 
 
@@ -211,11 +212,6 @@ def _without_warnings() -> Iterator[None]:
         yield
     finally:
         logging.disable(logging.NOTSET)
-
-
-def _load_weights(model: nn.Module, path: Path) -> None:
-    state, _ = _read_weights(path)
-    _assign(model, state, path)
 
 
 def _read_weights(path: Path) -> tuple[dict[str, torch.Tensor], bool]:

@@ -68,13 +68,6 @@ class Dataset:
     def provenance(self, backbone: str = "", settings: str = "") -> Provenance:
         return Provenance(self.name, self.fingerprint, backbone, settings)
 
-    def with_names(self, frame: pl.DataFrame, id_column: str, name_column: str) -> pl.DataFrame:
-        """Add the class name that belongs to a column of class ids."""
-        names = self.classes.select(
-            pl.col("class_id").alias(id_column), pl.col("class_name").alias(name_column)
-        )
-        return frame.join(names, on=id_column, how="left", maintain_order="left")
-
     def paths(self, sample_ids: pl.Series, image_root: Path | None = None) -> Sequence[Path]:
         """Image files of the given samples, in their order.
 

@@ -18,7 +18,7 @@ from capt_core.errors import CaptError
 DEPTH = 4
 MOST_FOLDERS = 20_000
 _TRIED = 5  # images searched for per folder of the split
-_VALIDATION = re.compile(r"ILSVRC2012_val_\d{8}\.JPEG")
+_VALIDATION = "ILSVRC2012_val_*.JPEG"
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def _class_folder_hints(spec: DatasetSpec, base: Path, folders: list[Path]) -> l
         expected = base / spec.folder / spec.images / part
         if _has_classes(expected, pattern):
             continue
-        flat = next((folder for folder in folders if _is_unsorted(folder)), None)
+        flat = next((folder for folder in folders if any(folder.glob(_VALIDATION))), None)
         named = {part, split}
         if spec.class_names or not part:
             named |= {Path(spec.images).name, spec.folder}
@@ -190,11 +190,6 @@ def _has_classes(folder: Path, pattern: re.Pattern[str]) -> bool:
             return any(pattern.fullmatch(entry.name) and entry.is_dir() for entry in entries)
     except OSError:
         return False
-
-
-def _is_unsorted(folder: Path) -> bool:
-    with os.scandir(folder) as entries:
-        return any(_VALIDATION.fullmatch(entry.name) for entry in entries)
 
 
 def _link(place: Path, expected: Path) -> str:

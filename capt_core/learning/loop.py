@@ -16,11 +16,11 @@ from capt_core.learning.optimisation import (
     Optimisation,
     ParameterGroup,
     epoch_batches,
+    epoch_learning_rates,
     make_optimizer,
     set_learning_rate,
 )
 from capt_core.learning.processes import Processes
-from capt_core.learning.schedule import epoch_learning_rates
 from capt_core.learning.watch import CHECK_EVERY, loss_warning, schedule_warning
 from capt_core.reporter import Advance
 

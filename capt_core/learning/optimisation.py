@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -53,6 +54,25 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     """Set every group's rate to `rate` times the group's own factor."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group["factor"]
+
+
+def epoch_learning_rates(
+    base: float, epochs: int, warmup_epochs: int, warmup_rate: float
+) -> list[float]:
+    """A constant warm-up, then a cosine over all epochs (the CoOp line's schedule).
+
+    The cosine starts at the base rate right after the warm-up but is stretched over the full
+    number of epochs, so that the last rate stays above zero.
+
+    Returns:
+        One rate per epoch.
+    """
+    rates = []
+    for epoch in range(epochs):
+        progress = (epoch - warmup_epochs) / epochs
+        cosine = base * (1 + math.cos(math.pi * progress)) / 2
+        rates.append(warmup_rate if epoch < warmup_epochs else cosine)
+    return rates
 
 
 def epoch_batches(count: int, batch_size: int, seed: int, epoch: int) -> Iterator[list[int]]:

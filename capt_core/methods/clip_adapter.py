@@ -13,7 +13,7 @@ from capt_core.backbone.loading import Backbone
 from capt_core.learning.loop import Batch, Record
 from capt_core.learning.optimisation import Optimisation
 from capt_core.learning.randomness import draw_seed
-from capt_core.methods.feature_training import class_positions, train_on_features
+from capt_core.methods.feature_training import train_on_features, trained_images
 from capt_core.methods.method import Classes, Fitted, Method
 from capt_core.methods.task import Task
 from capt_core.methods.zero_shot import class_logits
@@ -80,21 +80,18 @@ class ClipAdapter(Method):
 
     def fit(self, task: Task) -> AdaptedByBottleneck:
         backbone, device = task.backbone, task.backbone.device
-        images = task.few_shot()
+        images = trained_images(task)
         width = images.features.shape[1]
         fitted = AdaptedByBottleneck(self, backbone, width, task.seed).to(device)
         texts = fitted.class_texts(Classes.of(task.dataset))[task.trained_classes].to(device)
-        features = images.features.to(device)
-        labels = class_positions(images.labels, task.trained_classes).to(device)
 
         def loss_of(batch: Batch) -> tuple[torch.Tensor, Record]:
-            moved = fitted.adapt(features[batch.samples])
+            moved = fitted.adapt(images.features[batch.samples])
             logits = class_logits(moved, texts, backbone.logit_scale)
-            return functional.cross_entropy(logits, labels[batch.samples]), {}
+            return functional.cross_entropy(logits, images.labels[batch.samples]), {}
 
-        return train_on_features(
-            self, task, fitted, list(fitted.parameters()), len(labels), loss_of
-        )
+        parameters = list(fitted.parameters())
+        return train_on_features(self, task, fitted, parameters, len(images.labels), loss_of)
 
     def restore(
         self, backbone: Backbone, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]

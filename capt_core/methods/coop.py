@@ -19,7 +19,7 @@ from capt_core.errors import CaptError
 from capt_core.learning.loop import Batch, Record
 from capt_core.learning.optimisation import Optimisation
 from capt_core.learning.randomness import generator
-from capt_core.methods.feature_training import class_positions, train_on_features
+from capt_core.methods.feature_training import train_on_features, trained_images
 from capt_core.methods.method import Classes, Fitted, Method
 from capt_core.methods.task import Task
 from capt_core.methods.zero_shot import class_logits
@@ -165,23 +165,21 @@ class CoOp(Method):
     Settings = CoOpSettings
 
     def fit(self, task: Task) -> LearnedContext:
-        backbone, device = task.backbone, task.backbone.device
+        backbone = task.backbone
         start = initial_context(self.settings, backbone, task.seed)
-        fitted = LearnedContext(self, backbone, start).to(device)
-        images = task.few_shot()
+        fitted = LearnedContext(self, backbone, start).to(backbone.device)
+        images = trained_images(task)
         names = [task.dataset.prompt_names[class_id] for class_id in task.trained_classes]
         tokens = _tokens(names, len(fitted.context), backbone)
-        features = images.features.to(device)
-        labels = class_positions(images.labels, task.trained_classes).to(device)
 
         def loss_of(batch: Batch) -> tuple[torch.Tensor, Record]:
             with backbone.precision():
                 encoded = encode_with_context(backbone.clip, tokens, fitted.context)
             texts = functional.normalize(encoded.float(), dim=-1)
-            logits = class_logits(features[batch.samples], texts, backbone.logit_scale)
-            return functional.cross_entropy(logits, labels[batch.samples]), {}
+            logits = class_logits(images.features[batch.samples], texts, backbone.logit_scale)
+            return functional.cross_entropy(logits, images.labels[batch.samples]), {}
 
-        return train_on_features(self, task, fitted, [fitted.context], len(labels), loss_of)
+        return train_on_features(self, task, fitted, [fitted.context], len(images.labels), loss_of)
 
     def restore(
         self, backbone: Backbone, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]

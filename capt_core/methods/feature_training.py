@@ -13,7 +13,7 @@ from capt_core.learning.loop import Batch, Loop, Record
 from capt_core.learning.optimisation import ParameterGroup
 from capt_core.learning.processes import Processes
 from capt_core.methods.method import Fitted, Method
-from capt_core.methods.task import Task
+from capt_core.methods.task import FewShotFeatures, Task
 
 _Fitted = TypeVar("_Fitted", bound=Fitted)
 
@@ -22,6 +22,13 @@ def class_positions(labels: torch.Tensor, class_ids: Sequence[int]) -> torch.Ten
     """Positions among `class_ids` of class ids [N]."""
     position = {class_id: index for index, class_id in enumerate(class_ids)}
     return torch.tensor([position[label] for label in labels.tolist()], dtype=torch.long)
+
+
+def trained_images(task: Task) -> FewShotFeatures:
+    """The few-shot images on the backbone's device; labels are positions among trained classes."""
+    images, device = task.few_shot(), task.backbone.device
+    labels = class_positions(images.labels, task.trained_classes)
+    return FewShotFeatures(images.features.to(device), labels.to(device))
 
 
 def train_on_features(

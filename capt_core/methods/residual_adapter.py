@@ -17,7 +17,7 @@ from capt_core.backbone.loading import Backbone
 from capt_core.learning.loop import Batch, Record
 from capt_core.learning.optimisation import Optimisation
 from capt_core.methods.descriptions import described_vectors, retained_texts, retention_seen
-from capt_core.methods.feature_training import class_positions, train_on_features
+from capt_core.methods.feature_training import train_on_features, trained_images
 from capt_core.methods.method import Classes, Fitted, Method, Need, named_vectors
 from capt_core.methods.retention import distillation_loss
 from capt_core.methods.task import Task
@@ -95,25 +95,25 @@ class ResidualAdapter(Method):
         all_texts = plain.class_texts(Classes.of(task.dataset))
         retained = retained_texts(task, all_texts, settings.retention_names)
         compared = Fitted(self, backbone, vectors).with_vectors(Classes.of(task.dataset), all_texts)
-        images = task.few_shot()
+        images = trained_images(task)
         residual = Residual(images.features.shape[1], settings.hidden, task.seed)
         fitted = AdaptedByResidual(self, backbone, residual, vectors).to(backbone.device)
         device, scale = backbone.device, backbone.logit_scale
-        features, labels = images.features.to(device), class_positions(images.labels, base)
-        texts, retained, labels = compared[base].to(device), retained.to(device), labels.to(device)
+        texts, retained = compared[base].to(device), retained.to(device)
 
         def loss_of(batch: Batch) -> tuple[torch.Tensor, Record]:
-            frozen = features[batch.samples]
+            frozen = images.features[batch.samples]
             moved = fitted.adapt(frozen)
             logits = class_logits(moved, texts, scale)
-            original = functional.cross_entropy(logits, labels[batch.samples])
+            original = functional.cross_entropy(logits, images.labels[batch.samples])
             kept = distillation_loss(moved, frozen, retained, scale)
             parts = {"original_loss": original.item(), "retention_loss": kept.item()}
             return original + settings.retention_weight * kept, parts
 
         parameters = list(fitted.residual.parameters())
         given = {"texts": texts, "retained": retained}
-        return train_on_features(self, task, fitted, parameters, len(labels), loss_of, given)
+        count = len(images.labels)
+        return train_on_features(self, task, fitted, parameters, count, loss_of, given)
 
     def restore(
         self, backbone: Backbone, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]

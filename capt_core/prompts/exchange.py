@@ -11,8 +11,7 @@ from capt_core.data.splits import prompt_name
 from capt_core.errors import CaptError
 from capt_core.prompts.generation import COMMONALITY, DIFFERENCE, KINDS
 from capt_core.prompts.llm.checks import Rules
-from capt_core.prompts.reading import read_json
-from capt_core.prompts.store import SCHEMA_VERSION, ClassPrompts, PromptStore
+from capt_core.prompts.store import SCHEMA_VERSION, ClassPrompts, PromptStore, read_json
 from capt_core.prompts.texts import (
     NameFinder,
     duplicates,
@@ -34,16 +33,17 @@ class Finding:
 
 @dataclass
 class ClassLists:
-    """Sentences per class of the data set, with what was found on the way."""
+    """Sentences per class of the data set, with what was found in their file on the way."""
 
+    file: str
     texts: dict[str, list[str]] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
 
     def note(self, text: str) -> None:
-        self.findings.append(Finding("note", text))
+        self.findings.append(Finding("note", f"{self.file}: {text}"))
 
     def problem(self, text: str) -> None:
-        self.findings.append(Finding("problem", text))
+        self.findings.append(Finding("problem", f"{self.file}: {text}"))
 
 
 def read_class_lists(path: Path, class_names: Sequence[str], rules: Rules) -> ClassLists:
@@ -59,8 +59,10 @@ def read_class_lists(path: Path, class_names: Sequence[str], rules: Rules) -> Cl
     Raises:
         CaptError: the file cannot be read or is no such JSON at all.
     """
-    document = _read(path)
-    lists = ClassLists()
+    document = read_json(path)
+    if not isinstance(document, dict) or not document:
+        raise CaptError(f"{path}: expected an object of class -> list of sentences")
+    lists = ClassLists(path.name)
     by_words = {words_of(name): name for name in class_names}
     unknown = [key for key in document if words_of(key) not in by_words]
     finder = NameFinder({*class_names, *unknown})
@@ -69,16 +71,16 @@ def read_class_lists(path: Path, class_names: Sequence[str], rules: Rules) -> Cl
         if name is None:
             continue
         if name in lists.texts:
-            lists.note(f"{path.name}: class {name} has several keys; their sentences are joined")
+            lists.note(f"class {name} has several keys; their sentences are joined")
         if not isinstance(value, list):
-            lists.problem(f"{path.name}: {key}: expected a list of sentences")
+            lists.problem(f"{key}: expected a list of sentences")
             continue
-        lists.texts.setdefault(name, []).extend(_sound(path, key, value, rules, lists))
-    _tell_classes(path, class_names, unknown, document, lists)
-    _leave_out_unknown(path, unknown, finder, lists)
+        lists.texts.setdefault(name, []).extend(_sound(key, value, rules, lists))
+    _tell_classes(class_names, unknown, document, lists)
+    _leave_out_unknown(unknown, finder, lists)
     every = [text for texts in lists.texts.values() for text in texts]
     if note := template_note(every, finder):
-        lists.note(f"{path.name}: {note}")
+        lists.note(note)
     return lists
 
 
@@ -160,39 +162,27 @@ def exported(
         yield f"{dataset}_prompt_{word}.json", class_lists(stores, kind)
 
 
-def _read(path: Path) -> dict[str, Any]:
-    document = read_json(path)
-    if not isinstance(document, dict) or not document:
-        raise CaptError(f"{path}: expected an object of class -> list of sentences")
-    return document
-
-
-def _sound(
-    path: Path, key: str, value: Sequence[object], rules: Rules, lists: ClassLists
-) -> list[str]:
+def _sound(key: str, value: Sequence[object], rules: Rules, lists: ClassLists) -> list[str]:
     """Sentences of one class that can be used."""
     texts = [one_line(v) for v in value if isinstance(v, str) and words_of(v)]
     if len(texts) < len(value):
-        lists.problem(
-            f"{path.name}: {key}: {len(value) - len(texts)} entries are empty or no sentences"
-        )
+        lists.problem(f"{key}: {len(value) - len(texts)} entries are empty or no sentences")
     elif not texts:
-        lists.problem(f"{path.name}: {key}: the list is empty")
+        lists.problem(f"{key}: the list is empty")
     long = [text for text in texts if rules.token_count(text) > rules.context_length]
     if long:
         lists.problem(
-            f"{path.name}: {key}: {len(long)} sentences have more than {rules.context_length} "
+            f"{key}: {len(long)} sentences have more than {rules.context_length} "
             f"tokens, such as {long[0][:60]!r}"
         )
     short = [text for text in texts if text not in set(long)]
     twice = duplicates(short)
     if twice:
-        lists.note(f"{path.name}: {key}: {len(twice)} sentences occur twice; kept once")
+        lists.note(f"{key}: {len(twice)} sentences occur twice; kept once")
     return list({words_of(text): text for text in reversed(short)}.values())[::-1]
 
 
 def _tell_classes(
-    path: Path,
     class_names: Sequence[str],
     unknown: Sequence[str],
     document: Mapping[str, Any],
@@ -200,16 +190,14 @@ def _tell_classes(
 ) -> None:
     missing = [name for name in class_names if name not in lists.texts]
     if len(unknown) == len(document):
-        lists.problem(f"{path.name}: none of its classes is in the data set")
+        lists.problem("none of its classes is in the data set")
     elif unknown:
-        lists.note(f"{path.name}: {len(unknown)} classes are not in the data set: {_some(unknown)}")
+        lists.note(f"{len(unknown)} classes are not in the data set: {_some(unknown)}")
     if missing:
-        lists.problem(f"{path.name}: {len(missing)} classes are missing: {_some(missing)}")
+        lists.problem(f"{len(missing)} classes are missing: {_some(missing)}")
 
 
-def _leave_out_unknown(
-    path: Path, unknown: Sequence[str], finder: NameFinder, lists: ClassLists
-) -> None:
+def _leave_out_unknown(unknown: Sequence[str], finder: NameFinder, lists: ClassLists) -> None:
     """Sentences that compare with a class outside the data set serve no pair of it."""
     foreign, dropped = set(unknown), 0
     for name, texts in lists.texts.items():
@@ -219,7 +207,7 @@ def _leave_out_unknown(
     if dropped:
         left = [name for name, texts in lists.texts.items() if not texts]
         without = f", which leaves none for {_some(left)}" if left else ""
-        lists.note(f"{path.name}: {dropped} sentences name such classes and are left out{without}")
+        lists.note(f"{dropped} sentences name such classes and are left out{without}")
 
 
 def _some(names: Sequence[str]) -> str:

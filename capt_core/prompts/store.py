@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from importlib import resources
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import (
     BaseModel,
@@ -17,20 +17,21 @@ from pydantic import (
 )
 
 from capt_core.errors import CaptError
-from capt_core.prompts.reading import read_json
 
 Text = Annotated[str, Field(pattern=r"\S")]
 
 
-class ClassEntry(BaseModel):
-    """What is visible in one class."""
-
+class _Written(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ClassEntry(_Written):
+    """What is visible in one class."""
 
     attributes: list[Text] = Field(min_length=1)
 
 
-class PairEntry(BaseModel):
+class PairEntry(_Written):
     """What was written about an unordered pair of classes.
 
     Attributes:
@@ -39,8 +40,6 @@ class PairEntry(BaseModel):
         commonality: prompts that hold for both.
         difference: class name to prompts that distinguish it from the other.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     classes: tuple[str, str]
     reason: str
@@ -54,7 +53,7 @@ class PairEntry(BaseModel):
         return self
 
 
-class ClassPrompts(BaseModel):
+class ClassPrompts(_Written):
     """Prompts of one class that were not written about one partner.
 
     Attributes:
@@ -62,19 +61,15 @@ class ClassPrompts(BaseModel):
         difference: what distinguishes it from others.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     commonality: list[Text] = []
     difference: list[Text] = []
 
 
-class PromptStore(BaseModel):
+class PromptStore(_Written):
     """The written prompts of one data set.
 
     `class_prompts` may be left out; they serve pairs that `pairs` says nothing about.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     schema_version: int
     dataset: str
@@ -107,6 +102,43 @@ def store_text(store: PromptStore) -> str:
     if not store.class_prompts:
         del content["class_prompts"]
     return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+
+
+def read_json(path: Path) -> Any:
+    """The JSON of a file in UTF-8, with or without a byte order mark.
+
+    People edit these files: what a lenient reader would silently drop is an error.
+
+    Raises:
+        CaptError: it cannot be read, is no UTF-8 or no JSON, holds escapes that are no characters,
+            or has a key twice, of which only the last would be kept.
+    """
+    repeated: list[str] = []
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for key, value in pairs:
+            if key in found:
+                repeated.append(key)
+            found[key] = value
+        return found
+
+    try:
+        document = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=unique)
+        json.dumps(document, ensure_ascii=False).encode()
+    except OSError as error:
+        raise CaptError(f"{path}: cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise CaptError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from error
+    except UnicodeEncodeError as error:
+        raise CaptError(f"{path}: holds escapes that are no characters (\\ud800...)") from error
+    except RecursionError as error:
+        raise CaptError(f"{path}: nested too deeply") from error
+    except ValueError as error:
+        raise CaptError(f"{path}: not valid JSON ({error})") from error
+    if repeated:
+        raise CaptError(f"{path}: the key {min(repeated)!r} occurs twice; only one would be kept")
+    return document
 
 
 def shipped_store(dataset: str) -> Path | None:

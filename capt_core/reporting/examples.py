@@ -52,6 +52,16 @@ class Example:
     right: int
     runs: int
 
+    @property
+    def pictures(self) -> list[tuple[str, Picture]]:
+        """Its pictures in reading order, each with the role in which it is shown."""
+        roles = {
+            "This": self.sample,
+            "taken for": self.taken_for,
+            "representative": self.representative,
+        }
+        return [(role, picture) for role, picture in roles.items() if picture is not None]
+
 
 def pair_examples(report: DatasetReport, pair: ConfusedPair) -> list[Example]:
     """Up to three mistakes of a pair, the surest ones first.

@@ -60,12 +60,13 @@ _EXPERTS = {"sample": "#0072b2", "commonality": "#e69f00", "difference": "#cc3d3
 
 
 @dataclass(frozen=True)
-class Curve:
-    """One panel of the training curves: its title, what it means, and the figure as SVG."""
+class Panel:
+    """A figure on the page: its title, the SVG, and in words what it means and shows (`alt`)."""
 
     title: str
-    meaning: str
     svg: bytes
+    meaning: str
+    alt: str
 
 
 def confusion_heatmap(rates: Matrix, names: Sequence[str], maximum: float) -> bytes:
@@ -100,7 +101,7 @@ def change_heatmap(change: Matrix, names: Sequence[str], maximum: float) -> byte
     return _heatmap(change, names, (-maximum, maximum), cmap, "percentage points", "{:+.0f}")
 
 
-def training_curves(logs: Mapping[int, pl.DataFrame]) -> list[Curve]:
+def training_curves(logs: Mapping[int, pl.DataFrame]) -> list[Panel]:
     """Panels over training steps, one line per seed.
 
     Args:
@@ -147,7 +148,11 @@ def training_curves(logs: Mapping[int, pl.DataFrame]) -> list[Curve]:
         ("Residual gate", "share of the experts' output that is added", by_seed("residual_gate")),
     )
     drafts = [(title, meaning, _panel(draw)) for title, meaning, draw in panels]
-    return [Curve(title, meaning, svg) for title, meaning, svg in drafts if svg]
+    return [
+        Panel(title, svg, meaning, f"{title} over training steps, {meaning}")
+        for title, meaning, svg in drafts
+        if svg
+    ]
 
 
 def study_chart(

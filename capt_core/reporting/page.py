@@ -3,36 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import polars as pl
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from capt_core.methods.registry import BASE_METHOD
 from capt_core.reporting.confusions import (
     GROUPS,
-    Change,
-    ConfusedPair,
     HalfConfusion,
     change,
     confused_pairs,
     half_confusion,
     most_confused_classes,
 )
-from capt_core.reporting.examples import Example, Picture, pair_examples
+from capt_core.reporting.examples import pair_examples
 from capt_core.reporting.figures import (
     LARGEST_AXIS,
     SMALL_AXIS,
+    Panel,
     change_heatmap,
     confusion_heatmap,
     training_curves,
 )
+from capt_core.reporting.html import page_template, thumbnail
 from capt_core.reporting.inputs import SHOWN_METHOD, DatasetReport
-from capt_core.reporting.result_rows import result_tables
-from capt_core.reporting.summary import METRICS, in_words, method_name
-from capt_core.reporting.thumbnails import Thumbnail, data_uri, thumbnail
+from capt_core.reporting.summary import METRICS, in_words, method_name, result_tables
 
 _LEAST_SCALE = 1.0  # percent; keeps the colour scale of a faultless model from collapsing
 
@@ -51,17 +47,14 @@ def render_page(summary: pl.DataFrame, datasets: Sequence[DatasetReport], pairs:
     Raises:
         CaptError: an example image is missing or not readable.
     """
-    environment = Environment(
-        loader=PackageLoader("capt_core.reporting"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+    template = page_template(
+        "report.html.jinja",
+        count=_count,
+        in_words=in_words,
+        method_name=lambda method: method_name(method, ""),
+        signed=_signed,
+        thumbnail=thumbnail,
     )
-    environment.filters["in_words"] = in_words
-    environment.filters["signed"] = _signed
-    environment.filters["count"] = _count
-    template = environment.get_template("report.html.jinja")
     return template.render(
         metrics=METRICS,
         tables=result_tables(summary),
@@ -73,99 +66,19 @@ def render_page(summary: pl.DataFrame, datasets: Sequence[DatasetReport], pairs:
     )
 
 
-@dataclass(frozen=True)
-class Panel:
-    """A figure on the page: `uri` holds the SVG, `alt` says what it shows."""
-
-    title: str
-    uri: str
-    alt: str
-    meaning: str = ""
-
-
-@dataclass(frozen=True)
-class ShownPicture:
-    """A picture with its pixels; `role` says why it stands there."""
-
-    role: str
-    picture: Picture
-    thumbnail: Thumbnail
-
-
-@dataclass(frozen=True)
-class ShownExample:
-    """An example with its pixels, in reading order."""
-
-    example: Example
-    pictures: list[ShownPicture]
-
-
-@dataclass(frozen=True)
-class ShownPair:
-    """A confused pair; `scale` is the rate, in percent, that fills a bar."""
-
-    pair: ConfusedPair
-    scale: float
-    examples: list[ShownExample]
-
-
-@dataclass(frozen=True)
-class Half:
-    """One half of a data set's classes.
-
-    `wide` asks for room for the heatmaps' many classes; `omitted` says which classes these leave
-    out.
-    """
-
-    group: str
-    class_count: int
-    change: Change | None
-    panels: list[Panel]
-    wide: bool
-    omitted: str
-    pairs: list[ShownPair]
-
-
-@dataclass(frozen=True)
-class Section:
+def _section(report: DatasetReport, anchor: str, pairs: int) -> dict[str, Any]:
     """A data set on the page."""
-
-    report: DatasetReport
-    anchor: str
-    facts: list[str]
-    halves: list[Half]
-    curves: list[Panel]
-    runs: list[dict[str, Any]]
-
-
-def _section(report: DatasetReport, anchor: str, pairs: int) -> Section:
-    halves = [
-        _half(report, half, pairs)
-        for half in (half_confusion(report, group) for group in GROUPS)
-        if half.names
-    ]
-    curves = [
-        Panel(
-            curve.title,
-            data_uri(curve.svg, "image/svg+xml"),
-            f"{curve.title} over training steps, {curve.meaning}",
-            curve.meaning,
-        )
-        for curve in training_curves({run.seed: run.training_log for run in report.shown_runs})
-    ]
-    runs = [
-        {
-            "method": method_name(run.method, ""),
-            "seed": run.seed,
-            "settings": run.provenance.settings,
-            "backbone": run.provenance.backbone,
-            "fingerprint": run.provenance.dataset_fingerprint,
-        }
-        for run in sorted(
+    halves = (half_confusion(report, group) for group in GROUPS)
+    return {
+        "report": report,
+        "anchor": anchor,
+        "facts": _facts(report),
+        "halves": [_half(report, half, pairs) for half in halves if half.names],
+        "curves": training_curves({run.seed: run.training_log for run in report.shown_runs}),
+        "runs": sorted(
             report.runs, key=lambda run: (run.method != BASE_METHOD, run.method, run.seed)
-        )
-    ]
-    return Section(report, anchor, _facts(report), halves, curves, runs)
+        ),
+    }
 
 
 def _facts(report: DatasetReport) -> list[str]:
@@ -188,24 +101,22 @@ def _facts(report: DatasetReport) -> list[str]:
     return facts
 
 
-def _half(report: DatasetReport, half: HalfConfusion, pairs: int) -> Half:
+def _half(report: DatasetReport, half: HalfConfusion, pairs: int) -> dict[str, Any]:
+    """One half of a data set's classes."""
     positions = most_confused_classes(half, LARGEST_AXIS)
     found = confused_pairs(half, pairs)
-    scale = max([_LEAST_SCALE, *(rate for pair in found for rate in _rates(pair))])
-    return Half(
-        half.group,
-        len(half.names),
-        change(report, half.group),
-        _heatmaps(half.restricted(positions), method_name(report.base_model, "")),
-        len(positions) > SMALL_AXIS,
-        _omitted(half, positions),
-        [
-            ShownPair(
-                pair, scale, [_shown(report, example) for example in pair_examples(report, pair)]
-            )
-            for pair in found
-        ],
-    )
+    rates = [rate for pair in found for rate in (pair.rate_before, pair.rate_after)]
+    return {
+        "group": half.group,
+        "class_count": len(half.names),
+        "change": change(report, half.group),
+        "panels": _heatmaps(half.restricted(positions), method_name(report.base_model, "")),
+        "wide": len(positions) > SMALL_AXIS,  # room for the heatmaps' many classes
+        "omitted": _omitted(half, positions),
+        "pairs": [(pair, pair_examples(report, pair)) for pair in found],
+        # The rate, in percent, that fills a bar.
+        "scale": max([_LEAST_SCALE, *(rate for rate in rates if rate is not None)]),
+    }
 
 
 def _heatmaps(half: HalfConfusion, base: str) -> list[Panel]:
@@ -223,9 +134,9 @@ def _heatmaps(half: HalfConfusion, base: str) -> list[Panel]:
         panels.append(
             Panel(
                 "Change",
-                data_uri(svg, "image/svg+xml"),
-                f"Heatmap of the change in confusion rates, {half.group} classes",
+                svg,
                 "blue became rarer, red more frequent",
+                f"Heatmap of the change in confusion rates, {half.group} classes",
             )
         )
     return panels
@@ -241,8 +152,7 @@ def _rates_panel(
             f" Most frequent: {half.names[row]} taken for {half.names[column]},"
             f" {rates[row, column]:.0f} %."
         )
-    svg = confusion_heatmap(rates, half.names, scale)
-    return Panel(title, data_uri(svg, "image/svg+xml"), alt, meaning)
+    return Panel(title, confusion_heatmap(rates, half.names, scale), meaning, alt)
 
 
 def _omitted(half: HalfConfusion, positions: Sequence[int]) -> str:
@@ -259,26 +169,6 @@ def _omitted(half: HalfConfusion, positions: Sequence[int]) -> str:
 
 def _errors(half: HalfConfusion) -> float:
     return float(half.before.sum() - np.trace(half.before))
-
-
-def _shown(report: DatasetReport, example: Example) -> ShownExample:
-    roles = (
-        ("This", example.sample),
-        ("taken for", example.taken_for),
-        ("representative", example.representative),
-    )
-    return ShownExample(
-        example,
-        [
-            ShownPicture(role, picture, thumbnail(report.image_root / picture.path))
-            for role, picture in roles
-            if picture is not None
-        ],
-    )
-
-
-def _rates(pair: ConfusedPair) -> list[float]:
-    return [rate for rate in (pair.rate_before, pair.rate_after) if rate is not None]
 
 
 def _largest(values: np.ndarray) -> float:

@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import polars as pl
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from capt_core.evaluation.metrics import harmonic_mean
 from capt_core.reporting.figures import study_chart
-from capt_core.reporting.thumbnails import data_uri
+from capt_core.reporting.html import page_template
 from capt_core.study import Row, Table
 
 ACCURACIES = ("base_accuracy", "novel_accuracy", "harmonic_mean")
@@ -201,13 +200,6 @@ def to_markdown(results: pl.DataFrame, tables: Sequence[Table], images: int) -> 
 
 def to_html(results: pl.DataFrame, tables: Sequence[Table], images: int) -> str:
     """The same tables with a chart each, as a page that needs nothing but itself."""
-    environment = Environment(
-        loader=PackageLoader("capt_core.reporting"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     shown = []
     for table in tables:
         headings, rows = table_cells(results, table)
@@ -218,7 +210,6 @@ def to_html(results: pl.DataFrame, tables: Sequence[Table], images: int) -> str:
             ]
             for name in ACCURACIES
         }
-        chart = study_chart([row.label for row in table.rows], series)
         shown.append(
             {
                 "anchor": table.name,
@@ -226,9 +217,8 @@ def to_html(results: pl.DataFrame, tables: Sequence[Table], images: int) -> str:
                 "source": table.source,
                 "headings": headings,
                 "rows": rows,
-                "chart": data_uri(chart, "image/svg+xml"),
+                "chart": study_chart([row.label for row in table.rows], series),
                 "texts": [text for text in (tendency(results, table), table.remark) if text],
             }
         )
-    template = environment.get_template("study.html.jinja")
-    return template.render(lead=lead(results, images), tables=shown)
+    return page_template("study.html.jinja").render(lead=lead(results, images), tables=shown)

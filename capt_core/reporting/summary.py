@@ -1,9 +1,10 @@
-"""Results over seeds and data sets, as a frame, Markdown and CSV."""
+"""Results over seeds and data sets, as a frame, rows for people, Markdown and CSV."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import polars as pl
 
@@ -91,6 +92,73 @@ def summarise(results: pl.DataFrame, not_averaged: Collection[str] = ()) -> pl.D
     )
 
 
+@dataclass(frozen=True)
+class Cell:
+    """One number in percent; all None where there is nothing to tell.
+
+    Attributes:
+        mean: over seeds.
+        sd: population standard deviation over seeds; None for fewer than two.
+        delta: difference to zero-shot CLIP's mean, percentage points; None for itself.
+        seeds: how many seeds have a value, named only where not all have.
+        best: best of the data set.
+    """
+
+    mean: float | None = None
+    sd: float | None = None
+    delta: float | None = None
+    seeds: int | None = None
+    best: bool = False
+
+
+@dataclass(frozen=True)
+class MethodRow:
+    """A method's results on one data set, cells in the order of `METRICS`.
+
+    `sees` says what it saw beyond few-shot images of base classes and their names.
+    """
+
+    method: str
+    sees: str
+    base_model: bool
+    seeds: int | None
+    cells: list[Cell]
+
+
+@dataclass(frozen=True)
+class DatasetRows:
+    """The methods measured on one data set, or the average over data sets."""
+
+    dataset: str
+    rows: list[MethodRow]
+
+
+@dataclass(frozen=True)
+class ResultTable:
+    """The results under one protocol."""
+
+    protocol: str
+    datasets: list[DatasetRows]
+
+
+def result_tables(summary: pl.DataFrame) -> list[ResultTable]:
+    """Results by protocol, data set and method, in the order of `summary`."""
+    tables = []
+    for protocol in summary["protocol"].unique(maintain_order=True).to_list():
+        part = summary.filter(pl.col("protocol") == protocol)
+        names = part["dataset"].unique(maintain_order=True).to_list()
+        tables.append(
+            ResultTable(
+                protocol,
+                [
+                    _dataset_rows(name, part.filter(pl.col("dataset") == name).to_dicts())
+                    for name in names
+                ],
+            )
+        )
+    return tables
+
+
 def to_markdown(summary: pl.DataFrame, notes: Mapping[str, Sequence[str]] | None = None) -> str:
     """Results as Markdown, one table per protocol.
 
@@ -103,16 +171,16 @@ def to_markdown(summary: pl.DataFrame, notes: Mapping[str, Sequence[str]] | None
         for text in texts:
             lines += [f"> **{_plain(dataset)}: {text}**", ""]
     headings = ["Data set", "Method", "Sees", "Seeds", *(metric.heading for metric in METRICS)]
-    for protocol in summary["protocol"].unique(maintain_order=True).to_list():
-        lines += [f"## {_plain(in_words(protocol))}", ""]
+    for table in result_tables(summary):
+        lines += [f"## {_plain(in_words(table.protocol))}", ""]
         lines.append(f"| {' | '.join(headings)} |")
         lines.append(f"|{'---|' * 3}{'---:|' * (len(headings) - 3)}")
-        for row in summary.filter(pl.col("protocol") == protocol).iter_rows(named=True):
-            seeds = MISSING if row["seeds"] is None else str(row["seeds"])
-            name = method_name(row["method"], row["variant"])
-            numbers = (_cell(row, metric) for metric in METRICS)
-            cells = [row["dataset"], name, row["sees"], seeds, *numbers]
-            lines.append(f"| {' | '.join(_plain(cell) for cell in cells)} |")
+        for part in table.datasets:
+            for row in part.rows:
+                seeds = MISSING if row.seeds is None else str(row.seeds)
+                numbers = (_text(cell, row.seeds) for cell in row.cells)
+                cells = [part.dataset, row.method, row.sees, seeds, *numbers]
+                lines.append(f"| {' | '.join(_plain(cell) for cell in cells)} |")
         lines.append("")
     lines.append(
         "Percent; mean ± population standard deviation over seeds. The harmonic mean is taken "
@@ -181,16 +249,62 @@ def _with_harmonic_of_means(frame: pl.DataFrame) -> pl.DataFrame:
     return frame.with_columns(pl.Series("harmonic_mean_mean", means, dtype=pl.Float64))
 
 
-def _cell(row: Mapping[str, object], metric: Metric) -> str:
-    mean, sd, seeds = (row[f"{metric.name}_{part}"] for part in ("mean", "sd", "seeds"))
+def _dataset_rows(dataset: str, rows: Sequence[Mapping[str, Any]]) -> DatasetRows:
+    base = next((row for row in rows if row["method"] == BASE_METHOD), None)
+    best = {metric.name: _best(rows, metric) for metric in METRICS}
+    return DatasetRows(
+        dataset,
+        [
+            MethodRow(
+                method_name(row["method"], row["variant"]),
+                row["sees"],
+                row is base,
+                row["seeds"],
+                [_cell(row, metric, base, best[metric.name]) for metric in METRICS],
+            )
+            for row in rows
+        ],
+    )
+
+
+def _best(rows: Sequence[Mapping[str, Any]], metric: Metric) -> float | None:
+    """The best mean; None where fewer than two rows compete."""
+    means: list[float] = [
+        row[f"{metric.name}_mean"]
+        for row in rows
+        if described_change(row, metric) and row[f"{metric.name}_mean"] is not None
+    ]
+    if len(means) < 2:
+        return None
+    return max(means) if metric.higher_is_better else min(means)
+
+
+def _cell(
+    row: Mapping[str, Any], metric: Metric, base: Mapping[str, Any] | None, best: float | None
+) -> Cell:
+    mean = row[f"{metric.name}_mean"]
     if mean is None or not described_change(row, metric):
+        return Cell()
+    seeds = row[f"{metric.name}_seeds"]
+    delta = None
+    if metric.accuracy and base is not None and row is not base:
+        reference = base[f"{metric.name}_mean"]
+        delta = None if reference is None else mean - reference
+    return Cell(
+        mean,
+        row[f"{metric.name}_sd"] if seeds is not None and seeds > 1 else None,
+        delta,
+        None if seeds == row["seeds"] else seeds,
+        mean == best,
+    )
+
+
+def _text(cell: Cell, seeds: int | None) -> str:
+    if cell.mean is None:
         return MISSING
-    text = f"{mean:.2f}"
-    if isinstance(seeds, int) and seeds > 1:
-        text += f" ± {sd:.2f}"
-    if seeds is not None and seeds != row["seeds"]:
-        text += f" ({seeds} of {row['seeds']} seeds)"
-    return text
+    spread = "" if cell.sd is None else f" ± {cell.sd:.2f}"
+    counted = "" if cell.seeds is None else f" ({cell.seeds} of {seeds} seeds)"
+    return f"{cell.mean:.2f}{spread}{counted}"
 
 
 def _plain(text: str) -> str:

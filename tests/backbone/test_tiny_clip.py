@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from importlib import resources
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,10 +13,14 @@ from torch import nn
 
 from capt_core.backbone import tiny_clip
 from capt_core.backbone.tiny_clip import measure
-from capt_core.backbone.tiny_clip.corpus import TextureSet, load_set, render_set, save_set
-from capt_core.backbone.tiny_clip.image_stage import ImageStage, train_image_tower
-from capt_core.backbone.tiny_clip.optimisation import Meter, adamw, rate_share
-from capt_core.backbone.tiny_clip.text_stage import TextStage, train_text_tower
+from capt_core.backbone.tiny_clip.corpus import TextureSet, render_set
+from capt_core.backbone.tiny_clip.optimisation import Meter, rate_share
+from capt_core.backbone.tiny_clip.towers import (
+    ImageStage,
+    TextStage,
+    train_image_tower,
+    train_text_tower,
+)
 from capt_core.data.proctex import CLASS_NAMES, PRETRAIN_SPLIT, TEMPLATE, captions
 
 
@@ -148,10 +151,6 @@ def test_zero_shot_is_far_above_chance_in_both_halves(
     accuracy = measure.zero_shot(features, names)
     assert accuracy["base"] > 35  # chance is 6.7
     assert accuracy["novel"] > 35
-    counts = measure.confusion_counts(features, names)
-    assert counts.sum() == len(fresh.labels)
-    assert counts[:15, 15:].sum() == counts[15:, :15].sum() == 0
-    assert counts[:15].trace() / 180 == pytest.approx(accuracy["base"] / 100)
 
 
 def test_linear_probe_learns_separable_features_and_wants_enough_images() -> None:
@@ -163,24 +162,13 @@ def test_linear_probe_learns_separable_features_and_wants_enough_images() -> Non
         measure.linear_probe(features, features, range(15), shots=5, seed=0)
 
 
-def test_sets_do_not_depend_on_workers_and_survive_writing(
-    few_textures: TextureSet, tmp_path: Path
-) -> None:
-    save_set(few_textures, tmp_path)
-    back = load_set(tmp_path)
-    assert back.facts == few_textures.facts
-    assert back.images.tobytes() == few_textures.images.tobytes()
+def test_sets_do_not_depend_on_workers(few_textures: TextureSet) -> None:
     assert few_textures.labels.tolist() == [label for label in range(30) for _ in range(4)]
     parallel = render_set(0, PRETRAIN_SPLIT, 4, workers=2)
     assert parallel.images.tobytes() == few_textures.images.tobytes()
 
 
-def test_learning_rate_follows_the_schedule_from_its_base() -> None:
-    parameter = nn.Parameter(torch.ones(2, 2))
-    optimizer, rate = adamw([("weight", parameter)], 0.1, 0.0)
-    for share in (0.5, 0.5, 1.0):
-        rate(share)
-        assert optimizer.param_groups[0]["lr"] == pytest.approx(0.1 * share)
+def test_learning_rate_follows_the_schedule() -> None:
     assert rate_share(0, 100, 10) == pytest.approx(0.1)
     assert rate_share(50, 100, 10) == pytest.approx(0.5)
     assert rate_share(99, 100, 10) < 0.001
@@ -197,16 +185,13 @@ def test_meter_refuses_a_loss_that_stands_still_or_is_no_number() -> None:
         meter.add(float("nan"), 0.0)
 
 
-def test_both_stages_train_and_repeat_themselves(few_textures: TextureSet, tmp_path: Path) -> None:
-    settings = ImageStage(steps=12, whole_steps=2, batch=40, warm_up=4, checkpoint_every=6)
-    logs = [
-        train_image_tower(few_textures, settings, 0, tmp_path / f"{run}.safetensors")
-        for run in ("first", "second")
-    ]
-    assert logs[0] == logs[1]
-    assert logs[0][-1]["loss"] < logs[0][0]["loss"]
-    first, second = ((tmp_path / f"{r}.safetensors").read_bytes() for r in ("first", "second"))
-    assert first == second
+def test_both_stages_train_and_repeat_themselves(few_textures: TextureSet) -> None:
+    settings = ImageStage(steps=12, whole_steps=2, batch=40, warm_up=4, report_every=6)
+    (first, log), (second, again) = (train_image_tower(few_textures, settings, 0) for _ in range(2))
+    assert log == again
+    assert log[-1]["loss"] < log[0]["loss"]
+    assert first.keys() == second.keys()
+    assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
 
     tokenizer = tiny_clip.Tokenizer()
     torch.manual_seed(0)

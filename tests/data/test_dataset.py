@@ -60,12 +60,8 @@ def test_a_few_shot_list_of_other_images_is_refused(tmp_path: Path) -> None:
         load_fewshot(layout, dataset, 8, 1)
 
 
-def test_names_and_paths_follow_the_ids() -> None:
+def test_paths_follow_the_ids() -> None:
     dataset = toy_dataset([2, 0, 1], 3)
-    frame = pl.DataFrame({"rank": [1, 2, 3], "class_id": [1, 2, 1]})
-    named = dataset.with_names(frame, "class_id", "class_name")
-    assert named["class_name"].to_list() == ["c1", "c2", "c1"]
-    assert named.drop("class_name").equals(frame)
     paths = dataset.paths(pl.Series([2, 0]), Path("/images"))
     assert list(paths) == [Path("/images/c1/2.png"), Path("/images/c2/0.png")]
     assert (len(paths), paths[1], list(paths[:1])) == (2, list(paths)[1], list(paths)[:1])

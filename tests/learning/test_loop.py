@@ -13,8 +13,7 @@ from capt_core.errors import CaptError
 from capt_core.learning import loop as loop_module
 from capt_core.learning.checkpoint import Checkpoint
 from capt_core.learning.loop import Batch, Record, log_frame, mean_record
-from capt_core.learning.optimisation import make_optimizer
-from capt_core.learning.schedule import epoch_learning_rates
+from capt_core.learning.optimisation import epoch_learning_rates, make_optimizer
 from tests.learning.toy import COUNT, optimisation, toy_loop
 
 

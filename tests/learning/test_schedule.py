@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from capt_core.learning.schedule import epoch_learning_rates
+from capt_core.learning.optimisation import epoch_learning_rates
 
 
 def test_five_epochs_after_one_of_warm_up() -> None:

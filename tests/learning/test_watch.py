@@ -12,7 +12,7 @@ import torch
 from capt_core.learning import loop as loop_module
 from capt_core.learning.checkpoint import Checkpoint
 from capt_core.learning.loop import Loop
-from capt_core.learning.schedule import epoch_learning_rates
+from capt_core.learning.optimisation import epoch_learning_rates
 from capt_core.learning.watch import CHECK_EVERY, loss_warning, schedule_warning
 from tests.learning.toy import SECTION, interrupt, optimisation, toy_loop
 

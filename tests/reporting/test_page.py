@@ -22,6 +22,7 @@ from capt_core.reporting.confusions import (
     most_confused_classes,
 )
 from capt_core.reporting.examples import pair_examples
+from capt_core.reporting.html import thumbnail
 from capt_core.reporting.inputs import (
     EMBEDDED_NOTE,
     not_averaged,
@@ -29,7 +30,6 @@ from capt_core.reporting.inputs import (
 )
 from capt_core.reporting.page import render_page
 from capt_core.reporting.summary import summarise
-from capt_core.reporting.thumbnails import thumbnail
 from tests.reporting.report_inputs import TEACHER, dataset_report, pets_results, predictions
 
 

@@ -10,11 +10,11 @@ import pytest
 
 from capt_core.backbone.loading import UNTRAINED_WARNING
 from capt_core.evaluation.metrics import harmonic_mean
-from capt_core.reporting.result_rows import result_tables
 from capt_core.reporting.summary import (
     AVERAGE,
     METRICS,
     method_name,
+    result_tables,
     summarise,
     to_csv,
     to_markdown,

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,24 +50,6 @@ def render_set(seed: int, split: str, per_class: int, workers: int = 1) -> Textu
         parts = [render(label) for label in labels]
     images = np.concatenate([images for images, _ in parts])
     return TextureSet(images, tuple(fact for _, facts in parts for fact in facts))
-
-
-def save_set(textures: TextureSet, folder: Path) -> None:
-    """Write ``images.npy`` and ``facts.json`` into an existing folder."""
-    np.save(folder / "images.npy", textures.images, allow_pickle=False)
-    text = json.dumps([asdict(facts) for facts in textures.facts])
-    (folder / "facts.json").write_text(text, encoding="utf-8")
-
-
-def load_set(folder: Path) -> TextureSet:
-    """Read what :func:`save_set` wrote.
-
-    Raises:
-        FileNotFoundError: the folder holds no such set.
-    """
-    facts = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
-    images: NDArray[np.uint8] = np.load(folder / "images.npy", allow_pickle=False)
-    return TextureSet(images, tuple(ImageFacts(**fields) for fields in facts))
 
 
 def _render_class(

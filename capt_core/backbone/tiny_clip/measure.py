@@ -1,4 +1,4 @@
-"""Zero-shot accuracy, confusions and linear probes of the tiny model on rendered textures."""
+"""Zero-shot accuracy and linear probes of the tiny model on rendered textures."""
 
 from __future__ import annotations
 
@@ -54,32 +54,15 @@ def embed_class_names(model: CLIP, tokenizer: Tokenizer) -> NDArray[np.float32]:
     return values
 
 
-def predict(
-    features: Features, class_features: NDArray[np.float32], classes: range
-) -> NDArray[np.int64]:
-    """Label of the nearest class name among ``classes`` for each image, (n,)."""
-    scores = features.values @ class_features[list(classes)].T
-    return np.asarray(scores.argmax(axis=1) + classes.start, dtype=np.int64)
-
-
 def zero_shot(features: Features, class_features: NDArray[np.float32]) -> dict[str, float]:
     """Accuracy in per cent within each half (15 classes compete) and over all 30 classes."""
     halves = HALVES | {"all": range(len(CLASS_NAMES))}
     accuracies = {}
     for name, classes in halves.items():
         part = features.of(classes)
-        right = predict(part, class_features, classes) == part.labels
-        accuracies[name] = 100 * float(right.mean())
+        nearest = (part.values @ class_features[list(classes)].T).argmax(axis=1) + classes.start
+        accuracies[name] = 100 * float((nearest == part.labels).mean())
     return accuracies
-
-
-def confusion_counts(features: Features, class_features: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Images by true and predicted class, (30, 30); only classes of one half compete."""
-    counts = np.zeros((len(CLASS_NAMES), len(CLASS_NAMES)), dtype=np.int64)
-    for classes in HALVES.values():
-        part = features.of(classes)
-        np.add.at(counts, (part.labels, predict(part, class_features, classes)), 1)
-    return counts
 
 
 def linear_probe(pool: Features, test: Features, classes: range, shots: int, seed: int) -> float:

@@ -1,17 +1,76 @@
-"""What the two pretraining stages share: batches, optimizer, schedule, log, atomic writing."""
+"""The loop of the two pretraining stages: batches, optimizer, schedule, log."""
 
 from __future__ import annotations
 
 import math
-import os
 import time
-from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import nn
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Length and rates of a stage's training."""
+
+    steps: int
+    batch: int = 128
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.1
+    warm_up: int = 150
+    report_every: int = 200
+
+
+def minimise(
+    stage: str,
+    settings: Schedule,
+    parameters: Sequence[nn.Parameter],
+    rows: Iterator[torch.Tensor],
+    loss_of: Callable[[int, torch.Tensor], tuple[torch.Tensor, torch.Tensor]],
+    after_step: Callable[[], object] = lambda: None,
+) -> list[dict[str, float]]:
+    """Train parameters with AdamW, without decay of vectors, and gradients clipped to norm 1.
+
+    Args:
+        stage: named in what is printed.
+        settings: length and rates.
+        parameters: what is trained.
+        rows: row numbers of each step's batch.
+        loss_of: from step and row numbers to the loss and the share of hits, both scalars.
+        after_step: called after each optimiser step.
+
+    Returns:
+        The log.
+
+    Raises:
+        RuntimeError: the loss is not finite, or has not fallen.
+    """
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": settings.weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.98), eps=1e-6)
+    meter = Meter(stage, settings.batch)
+    for step in range(settings.steps):
+        chosen = next(rows)
+        for group in optimizer.param_groups:
+            group["lr"] = settings.learning_rate * rate_share(
+                step, settings.steps, settings.warm_up
+            )
+        loss, hits = loss_of(step, chosen)
+        optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        after_step()
+        meter.add(loss.item(), hits.item())
+        if (step + 1) % settings.report_every == 0 or step + 1 == settings.steps:
+            meter.report(step + 1)
+    meter.check()
+    return meter.rows
 
 
 def batches(count: int, size: int, rng: np.random.Generator) -> Iterator[torch.Tensor]:
@@ -20,24 +79,6 @@ def batches(count: int, size: int, rng: np.random.Generator) -> Iterator[torch.T
         order = torch.from_numpy(rng.permutation(count))
         for start in range(0, count - size + 1, size):
             yield order[start : start + size]
-
-
-def adamw(
-    parameters: Iterable[tuple[str, nn.Parameter]], learning_rate: float, weight_decay: float
-) -> tuple[torch.optim.Optimizer, Callable[[float], None]]:
-    """AdamW without decay of vectors, and a function that sets its rate to a share of the base."""
-    tensors = [p for _, p in parameters]
-    groups = [
-        {"params": [p for p in tensors if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in tensors if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    optimizer = torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.98), eps=1e-6)
-
-    def rate(share: float) -> None:
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate * share
-
-    return optimizer, rate
 
 
 def rate_share(step: int, steps: int, warm_up: int) -> float:
@@ -79,11 +120,3 @@ class Meter:
         """Raise RuntimeError unless the loss has fallen: a dead learning rate must not pass."""
         if len(self.rows) > 1 and self.rows[-1]["loss"] >= self.rows[0]["loss"]:
             raise RuntimeError(f"{self._stage}: the loss did not fall")
-
-
-def save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
-    """Write a safetensors file so that no reader ever sees half of it."""
-    partial = path.with_suffix(".partial")
-    save_file({name: t.contiguous() for name, t in tensors.items()}, partial)
-    partial.chmod(0o644)  # safetensors makes it private
-    os.replace(partial, path)

@@ -69,19 +69,18 @@ def download(
         CaptError: the server refuses or cannot be reached, the content is not the expected one, or
             the disk is full.
     """
-    patience = patience or Patience()
     path = target.with_name(f"{target.name}.part")
     with writing(path), path.open("ab") as stream:
-        part = _Part(path, stream)
+        part = _Part(file, web_address(url), path, stream, patience or Patience(), advance)
         resumed = part.size > 0
         advance(part.size)
-        _receive(file, url, part, patience, advance)
-        problem = content_problem(file, part.path)
+        part.receive()
+        problem = content_problem(file, path)
         if problem and resumed:
             # What an earlier run left may be of another version.
-            part.restart(None, advance)
-            _receive(file, url, part, patience, advance)
-            problem = content_problem(file, part.path)
+            part.restart(None)
+            part.receive()
+            problem = content_problem(file, path)
         if problem:
             part.discard()
             raise CaptError(
@@ -89,28 +88,6 @@ def download(
                 f"elsewhere and put it at {target}"
             )
         part.finish(target)
-
-
-def _receive(
-    file: RemoteFile, url: str, part: _Part, patience: Patience, advance: Callable[[int], None]
-) -> None:
-    """Attempt until the file is complete; attempts that bring something are not counted."""
-    failures, furthest = 0, part.size
-    while True:
-        try:
-            _attempt(file, web_address(url), part, patience, advance)
-            return
-        except _TemporaryError as error:
-            # Bytes that come again after a part was discarded are nothing new: a server that
-            # breaks off and forgets in turn would be asked for ever.
-            failures = 1 if part.size > furthest else failures + 1
-            furthest = max(furthest, part.size)
-            if failures >= patience.attempts:
-                raise CaptError(
-                    f"{_public(url)}: {error} ({failures} attempts); run the same command again "
-                    f"later, it goes on after {part.size} bytes"
-                ) from error
-        time.sleep(patience.pause * 2 ** (failures - 1))
 
 
 def content_problem(file: RemoteFile, path: Path) -> str | None:
@@ -164,17 +141,20 @@ class _TemporaryError(Exception):
     """A failure that another attempt may not meet."""
 
 
+@dataclass
 class _Part:
     """A file being received, and a note on the version that the server said it sends."""
 
-    def __init__(self, path: Path, stream: BinaryIO) -> None:
-        self.path = path
-        self._stream = stream
-        self._note = path.with_name(f"{path.name}.json")
+    file: RemoteFile
+    url: str
+    path: Path
+    stream: BinaryIO
+    patience: Patience
+    advance: Callable[[int], None]
 
     @property
     def size(self) -> int:
-        return os.fstat(self._stream.fileno()).st_size
+        return os.fstat(self.stream.fileno()).st_size
 
     @property
     def version(self) -> str | None:
@@ -185,26 +165,130 @@ class _Part:
             return None
         return version if isinstance(version, str) else None
 
-    def restart(self, version: str | None, advance: Callable[[int], None]) -> None:
-        advance(-self.size)
-        self._stream.truncate(0)
+    @property
+    def _note(self) -> Path:
+        return self.path.with_name(f"{self.path.name}.json")
+
+    def restart(self, version: str | None) -> None:
+        self.advance(-self.size)
+        self.stream.truncate(0)
         self._note.write_text(json.dumps({"version": version}), encoding="utf-8")
 
-    def append(self, data: bytes) -> None:
-        self._stream.seek(0, os.SEEK_END)
-        self._stream.write(data)
-        self._stream.flush()
-
     def discard(self) -> None:
-        self._stream.close()  # Windows deletes and renames no open file
+        self.stream.close()  # Windows deletes and renames no open file
         self.path.unlink(missing_ok=True)
         self._note.unlink(missing_ok=True)
 
     def finish(self, target: Path) -> None:
-        os.fsync(self._stream.fileno())
-        self._stream.close()
+        os.fsync(self.stream.fileno())
+        self.stream.close()
         self.path.replace(target)
         self._note.unlink(missing_ok=True)
+
+    def receive(self) -> None:
+        """Attempt until the file is complete; attempts that bring something are not counted."""
+        failures, furthest = 0, self.size
+        while True:
+            try:
+                self._attempt()
+                return
+            except _TemporaryError as error:
+                # Bytes that come again after a part was discarded are nothing new: a server that
+                # breaks off and forgets in turn would be asked for ever.
+                failures = 1 if self.size > furthest else failures + 1
+                furthest = max(furthest, self.size)
+                if failures >= self.patience.attempts:
+                    raise CaptError(
+                        f"{_public(self.url)}: {error} ({failures} attempts); run the same command "
+                        f"again later, it goes on after {self.size} bytes"
+                    ) from error
+            time.sleep(self.patience.pause * 2 ** (failures - 1))
+
+    def _attempt(self) -> None:
+        """Ask for what is missing and take what comes.
+
+        Raises:
+            _TemporaryError: the connection broke, or the server is busy.
+            CaptError: the server will not give this file.
+        """
+        expected = self.file.size
+        if expected is not None and self.size == expected:
+            return
+        if expected is not None and self.size > expected:
+            self.restart(None)
+        try:
+            answer = self._open()
+        except urllib.error.HTTPError as error:
+            if error.code == 416 and self.size:
+                # Nothing after what has arrived: it is complete, or of another version.
+                if _total(error.headers) == self.size:
+                    return
+                self.restart(None)
+                raise _TemporaryError(
+                    "the server no longer has the version that was begun"
+                ) from error
+            if error.code in _TEMPORARY:
+                raise _TemporaryError(f"the server answers {error.code} {error.reason}") from error
+            # urllib's own reason about redirections takes three lines.
+            reason = str(error.reason).partition("\n")[0].rstrip(".")
+            self._refuse(f"the server answers {error.code} {reason}", error)
+        except (http.client.HTTPException, OSError) as error:
+            raise _TemporaryError(f"no connection ({_reason(error)})") from error
+        with answer:
+            self._take(answer, self._prepare(answer))
+
+    def _open(self) -> Any:
+        headers = {"User-Agent": "capt-stage", "Accept-Encoding": "identity"}
+        if self.size:
+            headers["Range"] = f"bytes={self.size}-"
+            version = self.version
+            if version is not None and not version.startswith("W/"):
+                headers["If-Range"] = version
+        request = urllib.request.Request(self.url, headers=headers)
+        return _OPENER.open(request, timeout=self.patience.timeout)
+
+    def _prepare(self, answer: Any) -> int | None:
+        """Check that an answer fits what is expected and what has arrived; the full size."""
+        headers, expected = answer.headers, self.file.size
+        version = headers.get("ETag") or headers.get("Last-Modified")
+        if answer.status == 206 and _first_byte(headers) != self.size:
+            self.restart(None)
+            raise _TemporaryError("the server sends another range than the one asked for")
+        if answer.status == 206 and self.version and version and version != self.version:
+            # Not every server heeds If-Range: the rest of another version must not be appended.
+            self.restart(None)
+            raise _TemporaryError("the server has another version than the one that was begun")
+        length = headers.get("Content-Length")
+        known = length is not None and length.isdecimal()
+        total = _total(headers) if answer.status == 206 else int(length) if known else None
+        if expected is not None and total is not None and total != expected:
+            self._refuse(f"the server has {total} bytes, expected {expected}: another file")
+        if answer.status != 206:
+            self.restart(version)
+        wanted = total if expected is None else expected
+        if wanted is not None:
+            check_room(self.path.parent, wanted - self.size, self.file.name)
+        return wanted
+
+    def _take(self, answer: Any, limit: int | None) -> None:
+        while data := _read(answer):
+            if limit is None:
+                check_room(self.path.parent, len(data), self.file.name)
+            elif self.size + len(data) > limit:
+                self.discard()
+                self._refuse(f"the server sends more than {limit} bytes")
+            self.stream.seek(0, os.SEEK_END)
+            self.stream.write(data)
+            self.stream.flush()
+            self.advance(len(data))
+        if limit is not None and self.size < limit:
+            raise _TemporaryError(f"the connection ended after {self.size} of {limit} bytes")
+
+    def _refuse(self, what: str, cause: BaseException | None = None) -> NoReturn:
+        raise CaptError(
+            f"{_public(self.url)}: {what}; get the file elsewhere and put it in place, or name "
+            "another source with --mirror"
+        ) from cause
 
 
 @contextmanager
@@ -241,101 +325,12 @@ def writing(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _attempt(
-    file: RemoteFile, url: str, part: _Part, patience: Patience, advance: Callable[[int], None]
-) -> None:
-    """Ask for what is missing and take what comes.
-
-    Raises:
-        _TemporaryError: the connection broke, or the server is busy.
-        CaptError: the server will not give this file.
-    """
-    if file.size is not None and part.size == file.size:
-        return
-    if file.size is not None and part.size > file.size:
-        part.restart(None, advance)
-    try:
-        answer = _open(url, part, patience.timeout)
-    except urllib.error.HTTPError as error:
-        if error.code == 416 and part.size:
-            # Nothing after what has arrived: it is complete, or of another version.
-            if _total(error.headers) == part.size:
-                return
-            part.restart(None, advance)
-            raise _TemporaryError("the server no longer has the version that was begun") from error
-        if error.code in _TEMPORARY:
-            raise _TemporaryError(f"the server answers {error.code} {error.reason}") from error
-        _refused(url, f"the server answers {error.code} {_first_line(error.reason)}", error)
-    except (http.client.HTTPException, OSError) as error:
-        raise _TemporaryError(f"no connection ({_reason(error)})") from error
-    with answer:
-        total = _prepare(file, url, answer, part, advance)
-        _take(file, url, answer, part, total, advance)
-
-
-def _prepare(
-    file: RemoteFile, url: str, answer: Any, part: _Part, advance: Callable[[int], None]
-) -> int | None:
-    """Check that an answer fits what is expected and what has arrived; returns the full size."""
-    headers = answer.headers
-    version = headers.get("ETag") or headers.get("Last-Modified")
-    if answer.status == 206 and _first_byte(headers) != part.size:
-        part.restart(None, advance)
-        raise _TemporaryError("the server sends another range than the one asked for")
-    if answer.status == 206 and part.version and version and version != part.version:
-        # Not every server heeds If-Range: the rest of another version must not be appended.
-        part.restart(None, advance)
-        raise _TemporaryError("the server has another version than the one that was begun")
-    length = headers.get("Content-Length")
-    known = length is not None and length.isdecimal()
-    total = _total(headers) if answer.status == 206 else int(length) if known else None
-    if file.size is not None and total is not None and total != file.size:
-        _refused(url, f"the server has {total} bytes, expected {file.size}: another file")
-    if answer.status != 206:
-        part.restart(version, advance)
-    wanted = file.size if file.size is not None else total
-    if wanted is not None:
-        check_room(part.path.parent, wanted - part.size, file.name)
-    return total
-
-
-def _take(
-    file: RemoteFile,
-    url: str,
-    answer: Any,
-    part: _Part,
-    total: int | None,
-    advance: Callable[[int], None],
-) -> None:
-    limit = file.size if file.size is not None else total
-    while data := _read(answer):
-        if limit is None:
-            check_room(part.path.parent, len(data), file.name)
-        elif part.size + len(data) > limit:
-            part.discard()
-            _refused(url, f"the server sends more than {limit} bytes")
-        part.append(data)
-        advance(len(data))
-    if limit is not None and part.size < limit:
-        raise _TemporaryError(f"the connection ended after {part.size} of {limit} bytes")
-
-
 def _read(answer: Any) -> bytes:
     try:
         data: bytes = answer.read1(_CHUNK)
     except (http.client.HTTPException, OSError) as error:
         raise _TemporaryError(f"the connection broke ({_reason(error)})") from error
     return data
-
-
-def _open(url: str, part: _Part, timeout: float) -> Any:
-    headers = {"User-Agent": "capt-stage", "Accept-Encoding": "identity"}
-    if part.size:
-        headers["Range"] = f"bytes={part.size}-"
-        version = part.version
-        if version is not None and not version.startswith("W/"):
-            headers["If-Range"] = version
-    return _OPENER.open(urllib.request.Request(url, headers=headers), timeout=timeout)
 
 
 class _WebOnly(urllib.request.HTTPRedirectHandler):
@@ -366,13 +361,6 @@ def _total(headers: Any) -> int | None:
     return int(total) if total.isdecimal() else None
 
 
-def _refused(url: str, what: str, cause: BaseException | None = None) -> NoReturn:
-    raise CaptError(
-        f"{_public(url)}: {what}; get the file elsewhere and put it in place, or name another "
-        "source with --mirror"
-    ) from cause
-
-
 def _public(url: str) -> str:
     """An address without user name, password and query, which may hold secrets."""
     parts = urlsplit(url)
@@ -382,11 +370,6 @@ def _public(url: str) -> str:
     port = f":{parts.port}" if parts.port else ""
     query = "?..." if parts.query else ""
     return f"{parts.scheme}://{host}{port}{parts.path}{query}"
-
-
-def _first_line(reason: object) -> str:
-    """A server's reason on one line; urllib's own about redirections takes three."""
-    return str(reason).partition("\n")[0].rstrip(".")
 
 
 def _reason(error: BaseException) -> str:

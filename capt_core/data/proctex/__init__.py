@@ -10,7 +10,6 @@ from capt_core.data.proctex.classes import (
     GROUPS,
     NEIGHBOURS,
     TEMPLATE,
-    class_index,
     coarse_word,
 )
 from capt_core.data.proctex.drawing import IMAGE_SIZE
@@ -34,7 +33,6 @@ __all__ = [
     "SPLITS",
     "TEMPLATE",
     "ImageFacts",
-    "class_index",
     "coarse_word",
     "render_image",
     "render_with_facts",

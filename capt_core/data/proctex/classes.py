@@ -71,15 +71,6 @@ NEIGHBOURS: Final[dict[str, tuple[str, ...]]] = {
 _COARSE_OF: Final = {name: COARSE_WORDS[group] for group, names in GROUPS.items() for name in names}
 
 
-def class_index(name: str) -> int:
-    """Label of a class name.
-
-    Raises:
-        ValueError: no texture has this name.
-    """
-    return CLASS_NAMES.index(name)
-
-
 def coarse_word(name: str) -> str:
     """Everyday word for the family of a class, such as ``checked`` for ``waffled``.
 

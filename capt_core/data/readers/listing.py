@@ -54,7 +54,7 @@ def to_split(listing: Listing, where: str, data: Data, rejects: Rejects) -> Spli
         raise CaptError(f"{where}: no images found; known endings are .jpg, .png, .webp and others")
     labels = listing.labels if listing.labels is not None else sorted_labels(rows["label"].unique())
     counts = dict(rows.group_by("label").len().iter_rows())
-    missing = _missing(rows)
+    missing = {"val", "test"} - set(rows["split"].drop_nulls().unique())
     kept = []
     for label in labels:
         if label not in counts:
@@ -68,7 +68,8 @@ def to_split(listing: Listing, where: str, data: Data, rejects: Rejects) -> Spli
             kept.append(label)
     if len(kept) < len(counts):
         rows = rows.filter(pl.col("label").is_in(kept))
-    drawn = {split: share for split, share in _shares(data).items() if split in missing}
+    shares = {"val": data.val_share, "test": data.test_share}
+    drawn = {split: share for split, share in shares.items() if split in missing}
     notes = list(listing.notes)
     if drawn:
         rows = draw_splits(rows, drawn, data.split_seed)
@@ -116,14 +117,6 @@ def draw_splits(rows: pl.DataFrame, shares: dict[str, float], seed: int) -> pl.D
             for _ in range(min(wanted, len(order) - 1)):
                 splits[order.pop()] = split
     return rows.with_columns(pl.Series("split", splits, dtype=pl.String))
-
-
-def _shares(data: Data) -> dict[str, float]:
-    return {"val": data.val_share, "test": data.test_share}
-
-
-def _missing(rows: pl.DataFrame) -> set[str]:
-    return {"val", "test"} - set(rows["split"].drop_nulls().unique())
 
 
 def _drawn_note(rows: pl.DataFrame, drawn: dict[str, float], seed: int) -> str:

@@ -40,18 +40,20 @@ def read_own(source: Path, data: Data, rejects: Rejects) -> tuple[SplitData, str
     layout = _layout(root, files) if data.layout == "auto" else data.layout
     where = str(files[0] if len(files) == 1 else source)
     if layout == "class_folders":
-        return to_split(read_class_folders(root, rejects), str(source), data, rejects), str(source)
-    if layout == "split_folders":
-        return to_split(read_split_folders(root, rejects), str(source), data, rejects), str(source)
-    if not files:
+        listing, where = read_class_folders(root, rejects), str(source)
+    elif layout == "split_folders":
+        listing, where = read_split_folders(root, rejects), str(source)
+    elif not files:
         raise CaptError(
             f"{source}: data.layout={layout}, but there is no such file; set data.table"
         )
-    if layout == "split_json":
+    elif layout == "split_json":
         return _with_image_folder(read_split_json(files[0], rejects), root, files[0]), where
-    if layout == "image_table":
-        return to_split(read_image_tables(files, root, rejects), where, data, rejects), where
-    return to_split(read_tables(files, root), where, data, rejects), where
+    elif layout == "image_table":
+        listing = read_image_tables(files, root, rejects)
+    else:
+        listing = read_tables(files, root)
+    return to_split(listing, where, data, rejects), where
 
 
 def _tables(root: Path, data: Data) -> list[Path]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import nn
@@ -14,12 +13,6 @@ from capt_core.methods.capt.semantic_expert import SemanticExpert
 from capt_core.methods.capt.settings import EXPERTS, Experts
 
 ROUTER_STD = 0.02
-
-
-class Expert(Protocol):
-    """Maps features [L, D] to [L, D]."""
-
-    def __call__(self, features: torch.Tensor) -> torch.Tensor: ...
 
 
 def route(features: torch.Tensor, router: torch.Tensor, active: int) -> torch.Tensor:

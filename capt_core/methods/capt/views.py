@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -155,11 +156,7 @@ def live_views(
     model: CaptModel, backbone: Backbone, source: ViewSource, with_features: bool = True
 ) -> Views:
     """Views computed at every call, with the base model's features if a loss needs them."""
-
-    def views(asked: Sequence[View]) -> Prefix:
-        return compute_prefix(model, backbone, source, asked, with_features)
-
-    return views
+    return partial(compute_prefix, model, backbone, source, with_features=with_features)
 
 
 class CachedViews:

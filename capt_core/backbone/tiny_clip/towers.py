@@ -1,44 +1,49 @@
-"""First pretraining stage: the image tower learns what rendered photographs show."""
+"""The two pretraining stages: the image tower with labels, then the text tower on captions."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
 
 from capt_core.backbone.tiny_clip.corpus import TextureSet
 from capt_core.backbone.tiny_clip.model import build_model, normalise
-from capt_core.backbone.tiny_clip.optimisation import (
-    Meter,
-    adamw,
-    batches,
-    rate_share,
-    save_tensors,
-)
+from capt_core.backbone.tiny_clip.optimisation import Schedule, batches, minimise
+from capt_core.backbone.tiny_clip.tokenizer import Tokenizer
 from capt_core.data.proctex import CLASS_NAMES, COLOURS
+from capt_core.data.proctex.captions import CaptionStyle, caption
 from capt_core.data.proctex.images import ORIENTATIONS, SIZE_LIMITS
+
+if TYPE_CHECKING:
+    from open_clip.model import CLIP
 
 _COLOUR_NAMES: Final = tuple(COLOURS)
 
 
 @dataclass(frozen=True)
-class ImageStage:
+class ImageStage(Schedule):
     """Settings of the image tower's training."""
 
     steps: int = 3000
     whole_steps: int = 400  # the last steps see every patch, as at inference
-    batch: int = 128
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.1
-    warm_up: int = 150
     patch_dropout: float = 0.5
-    checkpoint_every: int = 200
+
+
+@dataclass(frozen=True)
+class TextStage(Schedule):
+    """Settings of the text tower's training."""
+
+    steps: int = 350
+    weight_decay: float = 0.05
+    warm_up: int = 50
+    report_every: int = 50
+    fine_name: float = 0.03
 
 
 class VisibleFacts(nn.Module):
@@ -73,50 +78,84 @@ class VisibleFacts(nn.Module):
 
 
 def train_image_tower(
-    textures: TextureSet, settings: ImageStage, seed: int, checkpoint: Path
-) -> list[dict[str, float]]:
+    textures: TextureSet, settings: ImageStage, seed: int
+) -> tuple[dict[str, torch.Tensor], list[dict[str, float]]]:
     """Train the image tower to tell what the photographs show.
 
     Args:
         textures: the pretraining images.
         settings: length and rates of the training.
         seed: seed of initial weights, order and augmentation.
-        checkpoint: file the image tower is written to from time to time, and at the end.
 
     Returns:
-        The log.
+        The image tower's tensors by name, and the log.
     """
     torch.manual_seed(seed)
     # The text tower is built with it and thrown away; one token keeps it small.
     tower = build_model(patch_dropout=settings.patch_dropout, vocabulary_size=1).visual
     heads = VisibleFacts(tower.output_dim)
-    parameters = [*tower.named_parameters(), *heads.named_parameters()]
-    optimizer, rate = adamw(parameters, settings.learning_rate, settings.weight_decay)
     images = torch.from_numpy(textures.images).permute(0, 3, 1, 2)
     targets = _fact_targets(textures)
-    rows = batches(len(images), settings.batch, np.random.default_rng(seed))
-    meter = Meter("image tower", settings.batch)
     tower.train()
-    for step in range(settings.steps):
+
+    def loss_of(step: int, chosen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         if step == settings.steps - settings.whole_steps:
             tower.patch_dropout = nn.Identity()
-        chosen = next(rows)
         pixels = normalise(images[chosen])
         if step % 2 == 1:
             pixels = pixels.flip(3)
-        rate(rate_share(step, settings.steps, settings.warm_up))
-        features = tower(pixels)
-        loss, recognised = heads(features, {name: t[chosen] for name, t in targets.items()})
-        optimizer.zero_grad()
-        torch.autograd.backward(loss)
-        nn.utils.clip_grad_norm_([p for _, p in parameters], 1.0)
-        optimizer.step()
-        meter.add(loss.item(), recognised.item())
-        if (step + 1) % settings.checkpoint_every == 0 or step + 1 == settings.steps:
-            meter.report(step + 1)
-            save_tensors(tower.state_dict(), checkpoint)
-    meter.check()
-    return meter.rows
+        loss, recognised = heads(tower(pixels), {name: t[chosen] for name, t in targets.items()})
+        return loss, recognised
+
+    parameters = [*tower.parameters(), *heads.parameters()]
+    rows = batches(len(images), settings.batch, np.random.default_rng(seed))
+    log = minimise("image tower", settings, parameters, rows, loss_of)
+    return tower.state_dict(), log
+
+
+def train_text_tower(
+    model: CLIP,
+    textures: TextureSet,
+    features: NDArray[np.float32],
+    tokenizer: Tokenizer,
+    settings: TextStage,
+    seed: int,
+) -> list[dict[str, float]]:
+    """Train the text tower against frozen image features.
+
+    Args:
+        model: its text tower and temperature are trained in place, from their present weights.
+        textures: the pretraining images; only their facts are used, for captions.
+        features: their image features of unit length, (n, 128).
+        tokenizer: tokens of the captions.
+        settings: length and rates of the training.
+        seed: seed of captions and order.
+
+    Returns:
+        The log.
+    """
+    torch.manual_seed(seed)
+    rng = np.random.default_rng((seed, 1))
+    style = CaptionStyle(fine_name=settings.fine_name)
+    image_features = torch.from_numpy(features)
+    pairs = torch.arange(settings.batch)
+    model.train()
+
+    def loss_of(_step: int, chosen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        texts = [caption(rng, textures.facts[i], style)[0] for i in chosen.tolist()]
+        text_features = model.encode_text(tokenizer(texts), normalize=True)
+        scores = model.logit_scale.exp() * image_features[chosen] @ text_features.T
+        loss = functional.cross_entropy(scores, pairs) + functional.cross_entropy(scores.T, pairs)
+        return loss / 2, (scores.argmax(1) == pairs).float().mean()
+
+    def limit_temperature() -> None:
+        model.logit_scale.data.clamp_(0, math.log(100))
+
+    parameters = [p for name, p in model.named_parameters() if not name.startswith("visual.")]
+    rows = batches(len(features), settings.batch, rng)
+    log = minimise("text tower", settings, parameters, rows, loss_of, limit_temperature)
+    model.eval()
+    return log
 
 
 def _fact_targets(textures: TextureSet) -> dict[str, torch.Tensor]:

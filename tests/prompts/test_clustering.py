@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import numpy as np
 import numpy.typing as npt
 import polars as pl
@@ -16,7 +12,7 @@ from hypothesis import strategies as st
 from capt_core.artifacts.schemas import PROMPT_CLUSTERS
 from capt_core.artifacts.tables import schema_problem
 from capt_core.prompts.clustering import class_means, cluster_centres, cluster_table, unit
-from tests.conftest import PROJECT
+from tests.processes import python
 
 Array = npt.NDArray[np.float64]
 
@@ -99,19 +95,12 @@ def test_centres_of_any_points(rows: int, clusters: int, seed: int) -> None:
 
 def test_the_number_of_threads_does_not_matter() -> None:
     program = (
-        "import sys, numpy as np; from tests.prompts.test_clustering import *; "
-        "sys.stdout.buffer.write(cluster_centres(directions(300, 0, 64), 7, 3, 1)[0].tobytes())"
+        "from tests.prompts.test_clustering import *; "
+        "print(cluster_centres(directions(300, 0, 64), 7, 3, 1)[0].tobytes().hex())"
     )
-    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
-    environment |= {"OMP_NUM_THREADS": "3", "OPENBLAS_NUM_THREADS": "3"}
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=PROJECT,
-        env=environment,
-        capture_output=True,
-        check=True,
-    )
-    assert done.stdout == cluster_centres(directions(300, 0, 64), 7, 3, 1)[0].tobytes()
+    done = python("-c", program, OMP_NUM_THREADS="3", OPENBLAS_NUM_THREADS="3")
+    found = cluster_centres(directions(300, 0, 64), 7, 3, 1)[0]
+    assert done.stdout == f"{found.tobytes().hex()}\n"
 
 
 def test_noise_of_the_last_digit_does_not_reach_the_centres() -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ from capt_core.data.fetching.download import Patience, download, web_address
 from capt_core.data.registry import RemoteFile
 from capt_core.errors import CaptError
 from tests.data.fetching.server import Hostile, remote
+from tests.processes import python
 from tests.refusals import refusal
 
 QUICK = Patience(attempts=4, pause=0.0, timeout=5.0)
@@ -207,5 +206,5 @@ def test_every_module_is_imported_where_there_is_no_fcntl() -> None:
         "    if module.name != 'capt_core.__main__':\n"
         "        importlib.import_module(module.name)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    done = python("-c", code)
     assert done.returncode == 0, done.stderr[-500:]

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import ast
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +10,7 @@ import pytest
 
 from stages.commands import STAGES, TOOLS
 from tests.conftest import PROJECT
+from tests.processes import python
 
 LAYERS = (
     {"errors", "reporter", "torchvision_ops"},
@@ -66,31 +64,6 @@ def place_of(path: Path) -> str:
     return path.relative_to(PROJECT / "capt_core").parts[0].removesuffix(".py")
 
 
-def test_imports_are_seen_in_every_form(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # The other tests here rest on this reader.
-    monkeypatch.setattr("tests.test_architecture.PROJECT", tmp_path)
-    path = tmp_path / "capt_core" / "data" / "sample.py"
-    path.parent.mkdir(parents=True)
-    path.write_text(
-        "import os.path\n"
-        "from capt_core import params\n"
-        "def f():\n"
-        "    from capt_core.methods.capt import model\n"
-        "    from . import images\n"
-        "    from ..errors import CaptError\n"
-    )
-    assert list(imported(path)) == [
-        "os.path",
-        "capt_core.params",
-        "capt_core.methods.capt.model",
-        "capt_core.data.images",
-        "capt_core.errors.CaptError",
-    ]
-    assert part_of("capt_core.methods.capt.model") == "methods"
-    assert part_of("capt_core.__version__") is part_of("os.path") is None
-    assert place_of(path) == "data"
-
-
 def test_every_part_of_the_library_has_its_layer() -> None:
     found = {place_of(path) for path in LIBRARY}
     assert found <= LAYER_OF.keys()
@@ -116,14 +89,7 @@ def test_help_imports_no_stage_and_nothing_heavy() -> None:
         "import sys; from stages.cli import app; app(['--help'], standalone_mode=False); "
         f"print(*sorted({UNUSED!r} & set(sys.modules)), file=sys.stderr)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=PROJECT,
-        env={**os.environ, "PYTHONPATH": str(PROJECT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = python("-c", program)
     assert done.returncode == 0, done.stderr
     assert "prepare" in done.stdout
     assert done.stderr.strip() == ""

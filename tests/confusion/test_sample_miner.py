@@ -24,6 +24,8 @@ from capt_core.params import MineSamples
 from tests.toys import toy_dataset
 
 Cell = tuple[int, int]
+Pair = tuple[int, int, int, int]
+Case = tuple[list[int], dict[Cell, list[int]], list[Pair]]
 
 
 def test_the_representative_by_hand() -> None:
@@ -70,7 +72,7 @@ def test_candidates_by_source_the_best_first() -> None:
     assert [samples for _, samples in BankCells({}).candidates(0, 1)] == [[], [], []]
 
 
-def pairs_of(*rows: tuple[int, int, int, int]) -> pl.DataFrame:
+def pairs_of(*rows: Pair) -> pl.DataFrame:
     columns = ("sample_id", "pseudo_label_id", "rank", "class_id")
     return pl.DataFrame(rows, schema=dict.fromkeys(columns, pl.Int64), orient="row")
 
@@ -114,28 +116,6 @@ def test_representatives_by_hand() -> None:
     assert schema_problem(REPRESENTATIVES, found) is None
 
 
-def test_an_empty_bank_falls_back_to_training_images_of_the_pairs_class() -> None:
-    dataset = toy_dataset([0, 0, 1, 1, 1], 5)
-    features = torch.eye(5)
-    found = mine(dataset, pairs_of((0, 0, 1, 1), (1, 0, 1, 1)), {}, features)
-    assert found["source"].to_list() == ["random_train"] * 2
-    assert set(found["representative_id"]) <= {2, 3, 4}
-
-
-def test_an_empty_bank_may_be_skipped() -> None:
-    dataset = toy_dataset([0, 1], 5)
-    found = mine(dataset, pairs_of((0, 0, 1, 1)), {}, torch.eye(2), fallback="skip")
-    assert found.is_empty()
-    assert schema_problem(REPRESENTATIVES, found) is None
-
-
-def test_a_class_without_any_other_image_has_no_representative() -> None:
-    # The anchor is the only image of class 1, and the pair is class 1: it was taken for class 0.
-    dataset = toy_dataset([0, 1], 5)
-    found = mine(dataset, pairs_of((1, 0, 1, 1), (0, 0, 1, 1)), {}, torch.eye(2))
-    assert found.select("sample_id", "representative_id").rows() == [(0, 1)]
-
-
 def test_random_draws_repeat_under_a_seed() -> None:
     dataset = toy_dataset([0] + [1] * 50, 5)
     pairs = pairs_of(*((0, 0, rank, 1) for rank in range(1, 6)))
@@ -146,7 +126,7 @@ def test_random_draws_repeat_under_a_seed() -> None:
 
 
 @st.composite
-def cases(draw: st.DrawFn) -> tuple[list[int], dict[Cell, list[int]], list[tuple[int, ...]]]:
+def cases(draw: st.DrawFn) -> Case:
     """Classes of some samples, bank cells among them, and pairs."""
     class_of = draw(st.lists(st.integers(0, 3), min_size=1, max_size=10))
     cells: dict[Cell, list[int]] = {}
@@ -187,20 +167,6 @@ def test_several_representatives_by_hand() -> None:
     assert fewer.equals(found.head(4))
 
 
-def test_a_random_choice_leaves_the_bank_alone() -> None:
-    dataset = toy_dataset([0, *[1] * 30], 5)
-    features = torch.nn.functional.normalize(torch.ones(31, 2), dim=1)
-    pairs = pairs_of((0, 0, 1, 1), (1, 0, 1, 1))
-    found = mine(
-        dataset, pairs, {(1, 0): [3]}, features, choice="random", fallback="skip", representatives=3
-    )
-    assert found["source"].to_list() == ["random_train"] * 6
-    for _, rows in found.group_by("sample_id"):
-        assert rows["representative_id"].n_unique() == 3
-    assert set(found["representative_id"]) != {3}
-    assert 1 not in found.filter(sample_id=1)["representative_id"]
-
-
 def test_the_whole_bank_whatever_an_image_was_taken_for() -> None:
     dataset = toy_dataset([0, 1, 1, 1, 0, 1], 5)
     cells = {(1, 0): [3], (1, 2): [1], (0, 1): [4]}
@@ -226,7 +192,7 @@ def test_similarities_to_the_whole_bank_by_hand() -> None:
     st.integers(0, 99),
 )
 def test_representatives_of_any_bank(
-    case: tuple[list[int], dict[Cell, list[int]], list[tuple[int, ...]]],
+    case: Case,
     fallback: str,
     choice: str,
     count: int,
@@ -238,13 +204,8 @@ def test_representatives_of_any_bank(
     features = torch.nn.functional.normalize(
         torch.randn(len(class_of), 3, generator=torch.Generator().manual_seed(seed)), dim=1
     )
-    frame = pl.DataFrame(
-        pairs,
-        schema=dict.fromkeys(("sample_id", "pseudo_label_id", "rank", "class_id"), pl.Int64),
-        orient="row",
-    )
     settings = {"fallback": fallback, "choice": choice, "representatives": count}
-    found = mine(dataset, frame, cells, features, seed, whole_bank, **settings)
+    found = mine(dataset, pairs_of(*pairs), cells, features, seed, whole_bank, **settings)
     assert schema_problem(REPRESENTATIVES, found) is None
     assert (found["sample_id"] != found["representative_id"]).all()
     assert found["cosine"].is_between(-1 - 1e-6, 1 + 1e-6).all()

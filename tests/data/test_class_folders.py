@@ -12,8 +12,8 @@ from capt_core.data.preparation import draw_list
 from capt_core.data.readers import read_split
 from capt_core.data.registry import dataset_spec
 from capt_core.data.splits import SplitData
-from capt_core.errors import CaptError
 from capt_core.params import Data
+from tests.refusals import refusal
 
 WNIDS = ("n01440764", "n03773504", "n04008634", "n04355933", "n04356056")
 NAMES = "\n".join(
@@ -30,8 +30,9 @@ def touch(root: Path, *paths: str) -> None:
         (root / path).write_bytes(b"")
 
 
-def imagenet(root: Path) -> Path:
-    for wnid in reversed(WNIDS):
+def imagenet(root: Path, order: tuple[str, ...] = WNIDS[::-1]) -> Path:
+    """ImageNet with five classes, whose folders are made in some order."""
+    for wnid in order:
         for image in ("10", "2", "1"):
             touch(root / "imagenet/images/train" / wnid, f"{wnid}_{image}.JPEG")
         touch(root / "imagenet/images/val" / wnid, f"ILSVRC2012_val_{wnid[-3:]}.JPEG")
@@ -41,13 +42,6 @@ def imagenet(root: Path) -> Path:
 
 def read(name: str, root: Path) -> SplitData:
     return read_split(dataset_spec(name), Data(root=str(root)))[0]
-
-
-def refusal(name: str, root: Path) -> str:
-    with pytest.raises(CaptError) as caught:
-        read(name, root)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def test_imagenet_is_listed_by_class_and_name(tmp_path: Path) -> None:
@@ -87,12 +81,8 @@ def test_few_shot_lists_of_imagenet_repeat(tmp_path: Path) -> None:
 
 def test_the_order_of_creation_does_not_matter(tmp_path: Path) -> None:
     one = read("imagenet", imagenet(tmp_path / "one"))
-    for wnid in WNIDS:
-        touch(tmp_path / "two/imagenet/images/val" / wnid, f"ILSVRC2012_val_{wnid[-3:]}.JPEG")
-        for image in ("1", "2", "10"):
-            touch(tmp_path / "two/imagenet/images/train" / wnid, f"{wnid}_{image}.JPEG")
-    (tmp_path / "two/imagenet/classnames.txt").write_text(NAMES)
-    assert read("imagenet", tmp_path / "two").samples.equals(one.samples)
+    two = read("imagenet", imagenet(tmp_path / "two", WNIDS))
+    assert one.samples.equals(two.samples)
 
 
 def test_imagenet_v2_folders_are_numbers(tmp_path: Path) -> None:
@@ -110,7 +100,7 @@ def test_imagenet_v2_folders_are_numbers(tmp_path: Path) -> None:
         ("10/b.jpeg", 2, "test"),
     ]
     touch(images, "n01440764/d.jpeg")
-    assert "expected folders named 0, 1, 2" in refusal("imagenet_v2", tmp_path)
+    assert "expected folders named 0, 1, 2" in refusal(read, "imagenet_v2", tmp_path)
 
 
 @pytest.mark.parametrize("name", ["imagenet_a", "imagenet_r", "imagenet_sketch"])
@@ -130,14 +120,16 @@ def test_a_variant_has_the_classes_it_has(tmp_path: Path, name: str) -> None:
 def test_what_is_missing_or_not_sorted_is_named(tmp_path: Path) -> None:
     root = imagenet(tmp_path)
     (root / "imagenet" / "classnames.txt").write_text("n01440764 tench\n")
-    assert "no name for the class folder 'n03773504' (4 such folders)" in refusal("imagenet", root)
+    assert "no name for the class folder 'n03773504' (4 such folders)" in refusal(
+        read, "imagenet", root
+    )
     (root / "imagenet" / "classnames.txt").unlink()
-    assert "looked for the class names" in refusal("imagenet", root)
+    assert "looked for the class names" in refusal(read, "imagenet", root)
     val = root / "imagenet/images/val"
     for folder in list(val.iterdir()):
         for image in folder.iterdir():
             image.rename(val / image.name)
         folder.rmdir()
-    assert f"{val}: no class folders" in refusal("imagenet", root)
+    assert f"{val}: no class folders" in refusal(read, "imagenet", root)
     val.rename(root / "imagenet/val")
-    assert f"looked for the test folder {val}" in refusal("imagenet", root)
+    assert f"looked for the test folder {val}" in refusal(read, "imagenet", root)

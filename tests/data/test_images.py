@@ -20,6 +20,7 @@ from capt_core.data.image_checks import ImageCheck, check_image, check_images
 from capt_core.data.images import Preprocess, image_batches, open_image
 from capt_core.errors import CaptError
 from capt_core.torchvision_ops import ensure_torchvision
+from tests.refusals import refusal
 
 STYLE = Preprocess(8, (0.5, 0.5, 0.5), (0.25, 0.5, 1.0))
 
@@ -78,16 +79,14 @@ def test_deep_grey_images_keep_their_contrast(tmp_path: Path) -> None:
     assert 100 < opened.mean() < 155
 
 
-def refusal(path: Path) -> str:
-    with pytest.raises(CaptError) as caught:
-        open_image(path)
-    assert str(caught.value).startswith(f"{path}: ")
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+def open_refusal(path: Path) -> str:
+    message = refusal(open_image, path)
+    assert message.startswith(f"{path}: ")
+    return message
 
 
 def test_a_missing_image_is_named(tmp_path: Path) -> None:
-    assert "image missing" in refusal(tmp_path / "gone.jpg")
+    assert "image missing" in open_refusal(tmp_path / "gone.jpg")
     assert check_image(tmp_path / "gone.jpg", "decode").problem == "missing"
     assert check_image(tmp_path / "gone.jpg", "exists").problem == "missing"
 
@@ -96,7 +95,7 @@ def test_a_missing_image_is_named(tmp_path: Path) -> None:
 def test_a_file_that_is_no_image_is_named(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "image.jpg"
     path.write_bytes(content)
-    assert "not a readable image" in refusal(path)
+    assert "not a readable image" in open_refusal(path)
     problem = check_image(path, "decode").problem
     assert problem is not None
     assert problem.startswith("unreadable")
@@ -107,7 +106,7 @@ def test_a_file_that_is_no_image_is_named(tmp_path: Path, content: bytes) -> Non
 def test_a_truncated_image_is_named(tmp_path: Path, name: str) -> None:
     path = photo(tmp_path, name)
     path.write_bytes(path.read_bytes()[:-200])
-    assert "quarantine" in refusal(path)
+    assert "quarantine" in open_refusal(path)
     check = check_image(path, "decode")
     assert check.problem is not None
     assert check.digest == ""
@@ -146,7 +145,7 @@ def test_the_closeness_of_a_look_decides_what_is_seen(tmp_path: Path) -> None:
 
 
 def test_a_folder_is_no_image(tmp_path: Path) -> None:
-    assert "not a readable image" in refusal(tmp_path)
+    assert "not a readable image" in open_refusal(tmp_path)
     assert check_image(tmp_path, "decode").problem is not None
 
 

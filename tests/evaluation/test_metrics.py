@@ -33,7 +33,8 @@ AFTER = predictions(dict(enumerate([True, False, True, False, True, True, True, 
 
 
 @pytest.mark.parametrize(
-    ("base", "novel", "mean"), [(76.47, 67.88, 71.92), (82.28, 75.14, 78.55), (0.0, 0.0, 0.0)]
+    ("base", "novel", "mean"),
+    [(76.47, 67.88, 71.92), (82.28, 75.14, 78.55), (60, 30, 40), (0, 80, 0), (0, 0, 0)],
 )
 def test_harmonic_mean(base: float, novel: float, mean: float) -> None:
     assert harmonic_mean(base, novel) == pytest.approx(mean, abs=0.005)

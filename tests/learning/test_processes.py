@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import polars as pl
@@ -17,9 +14,9 @@ from polars.testing import assert_frame_equal
 from safetensors.torch import load_file
 
 from capt_core.learning.processes import Processes
-from tests.conftest import PROJECT
 from tests.learning import train_toy
 from tests.methods.capt.toy import toy_files
+from tests.processes import python
 
 EPOCHS = 3
 
@@ -66,16 +63,9 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
         folder.mkdir()
         toy_files(folder)
     train_toy.main("capt", one, EPOCHS)
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    script = ["-m", "tests.learning.train_toy", "capt", str(two), str(EPOCHS)]
-    done = subprocess.run(
-        [*launcher, "--nproc-per-node", "2", *script],
-        cwd=PROJECT,
-        env={**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    script = ["-m", "tests.learning.train_toy", "capt", two, EPOCHS]
+    done = python(*launcher, *script, OMP_NUM_THREADS="1")
     assert done.returncode == 0, done.stderr
     assert "Starting with 2 processes" in done.stderr
     # Batches of odd numbers of rows are among them: the last row fills up a share.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import signal
 import time
 from collections.abc import Callable
@@ -22,6 +21,7 @@ from capt_core.learning.loop import Loop, Trained
 from capt_core.learning.optimisation import make_optimizer
 from tests.learning import train_toy
 from tests.learning.toy import interrupt, optimisation, toy_loop
+from tests.processes import PROCESSES
 
 SETTINGS = {
     "sgd": optimisation(epochs=3, accumulate=2, momentum=0.9, weight_decay=0.01),
@@ -159,9 +159,6 @@ def steps_of(path: Path | None) -> int:
 
 STEPS_KILLED = train_toy.EPOCHS * train_toy.STEPS_PER_EPOCH
 
-# Processes that are forked from one that has imported everything start quickly.
-PROCESSES = multiprocessing.get_context("forkserver")
-
 
 def kill_when(training: str, folder: Path, moment: Callable[[], bool]) -> None:
     """Start a training in a process, and kill it as soon as something is so."""
@@ -182,7 +179,6 @@ def kill_when(training: str, folder: Path, moment: Callable[[], bool]) -> None:
 def test_killed_training_ends_as_if_it_was_not(tmp_path: Path, training: str) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     train_toy.main(training, whole)
-    PROCESSES.set_forkserver_preload(["tests.learning.train_toy"])
     work = killed / "train"
     work.mkdir(parents=True)
 

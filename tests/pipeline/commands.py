@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from stages.commands import PIPELINE
-
-PROJECT = Path(__file__).resolve().parents[2]
+from tests.conftest import PROJECT
+from tests.processes import environment, python
 
 SMALL = (
     "prepare.proctex_train=12",
@@ -48,18 +47,12 @@ def arguments(
 
 
 def capt(
-    stage: str,
-    dataset: str,
-    artifacts: Path,
-    overrides: Sequence[str] = (),
-    method: str | None = None,
-    variant: str | None = None,
+    stage: str, dataset: str, artifacts: Path, overrides: Sequence[str] = (), **options: str | None
 ) -> None:
-    """Run a stage in this process; its errors are raised."""
+    """Run a stage in this process, perhaps for a `method` or `variant`; its errors are raised."""
     from stages.cli import app
 
-    words = arguments(stage, dataset, artifacts, overrides, method, variant)
-    app(words, standalone_mode=False)
+    app(arguments(stage, dataset, artifacts, overrides, **options), standalone_mode=False)
 
 
 def run_pipeline(artifacts: Path, dataset: str, overrides: Sequence[str]) -> None:
@@ -68,20 +61,13 @@ def run_pipeline(artifacts: Path, dataset: str, overrides: Sequence[str]) -> Non
         capt(stage, dataset, artifacts, overrides)
     for method in ("clip", "capt"):
         for stage in ("train", "evaluate"):
-            capt(stage, dataset, artifacts, overrides, method)
+            capt(stage, dataset, artifacts, overrides, method=method)
     capt("report", dataset, artifacts, overrides)
 
 
-def command(words: Sequence[str], cwd: Path = PROJECT) -> subprocess.CompletedProcess[str]:
+def command(words: Sequence[str]) -> subprocess.CompletedProcess[str]:
     """Run `capt-stage` as its own process."""
-    return subprocess.run(
-        [sys.executable, "-m", "stages.cli", *words],
-        cwd=cwd,
-        env=_environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return python("-m", "stages.cli", *words)
 
 
 def start(words: Sequence[str]) -> subprocess.Popen[bytes]:
@@ -89,17 +75,10 @@ def start(words: Sequence[str]) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [sys.executable, "-m", "stages.cli", *words],
         cwd=PROJECT,
-        env=_environment(),
+        env=environment(),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-
-
-def _environment() -> dict[str, str]:
-    """The environment of an activated virtual environment."""
-    scripts = str(Path(sys.executable).parent)
-    path = os.pathsep.join((scripts, os.environ.get("PATH", "")))
-    return {**os.environ, "PYTHONPATH": str(PROJECT), "PATH": path}
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -57,7 +57,7 @@ def test_a_stage_runs_on_what_it_declares(
     before = contents(root)
 
     with settings_read() as read:
-        capt(name, "proctex", root, (*SMALL, *FURTHER.get(name, ())), method)
+        capt(name, "proctex", root, (*SMALL, *FURTHER.get(name, ())), method=method)
 
     after = contents(root)
     assert {path: after[path] for path in before} == before

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import polars as pl
 import pytest
 from PIL import Image
+from safetensors.torch import save_file
 
-from capt_core.errors import CaptError
-from stages.cli import main
+from capt_core.backbone.tiny_clip import build_model
 from tests.pipeline.commands import BEFORE_TRAINING, SMALL, arguments, capt, command
+from tests.refusals import refusal
 
 
 def make_dtd(root: Path, classes: tuple[str, ...] = ("banded", "dotted", "lined", "woven")) -> Path:
@@ -35,11 +35,7 @@ def make_dtd(root: Path, classes: tuple[str, ...] = ("banded", "dotted", "lined"
 
 def refused(stage: str, dataset: str, artifacts: Path, *overrides: str) -> str:
     """The message of a refused stage."""
-    with pytest.raises(CaptError) as caught:
-        capt(stage, dataset, artifacts, overrides)
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
+    return refusal(capt, stage, dataset, artifacts, overrides)
 
 
 def test_one_line_and_exit_code_2(tmp_path: Path) -> None:
@@ -53,24 +49,6 @@ def test_one_line_and_exit_code_2(tmp_path: Path) -> None:
 def test_set_is_refused_under_dvc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DVC_STAGE", "prepare@proctex")
     assert "edit params.yaml" in refused("prepare", "proctex", tmp_path, "fewshot.shots=1")
-
-
-def test_wrong_type(tmp_path: Path) -> None:
-    message = refused("train", "proctex", tmp_path, "methods.capt.train.epochs=many")
-    assert "methods.capt.train.epochs" in message
-    assert "many" in message
-
-
-def test_unknown_data_set(tmp_path: Path) -> None:
-    assert "did you mean dtd?" in refused("prepare", "dtdd", tmp_path)
-
-
-def test_unknown_method(small: Path) -> None:
-    with pytest.raises(
-        CaptError,
-        match="known: clip, clip_prompts, linear_probe, coop, clip_adapter, residual_adapter, capt",
-    ):
-        capt("train", "proctex", small, method="capt2")
 
 
 @pytest.mark.parametrize(
@@ -102,28 +80,6 @@ def test_report_without_runs(tmp_path: Path) -> None:
     assert "capt-stage evaluate" in refused("report", "proctex", tmp_path)
 
 
-def test_data_root_not_set(tmp_path: Path) -> None:
-    assert "data.root" in refused("prepare", "dtd", tmp_path)
-
-
-def test_data_root_missing(tmp_path: Path) -> None:
-    message = refused("prepare", "dtd", tmp_path / "a", f"data.root={tmp_path}/nowhere")
-    assert f"{tmp_path}/nowhere" in message
-
-
-def test_data_root_is_the_data_set_itself(tmp_path: Path) -> None:
-    root = make_dtd(tmp_path / "data")
-    message = refused("prepare", "dtd", tmp_path / "a", f"data.root={root}/dtd")
-    assert f"use its parent: {root}" in message
-
-
-def test_wrong_layout_says_what_was_looked_for(tmp_path: Path) -> None:
-    root = make_dtd(tmp_path / "data")
-    (root / "dtd" / "images").rename(root / "dtd" / "pictures")
-    message = refused("prepare", "dtd", tmp_path / "a", f"data.root={root}")
-    assert f"looked for the image folder {root}/dtd/images" in message
-
-
 def test_unreadable_image_is_named_or_quarantined(tmp_path: Path) -> None:
     root = make_dtd(tmp_path / "data")
     bad = root / "dtd/images/banded/banded_00.jpg"
@@ -153,14 +109,6 @@ def test_class_left_without_images(tmp_path: Path) -> None:
     assert "no training images" in message
 
 
-def test_duplicate_class_names(tmp_path: Path) -> None:
-    root = make_dtd(tmp_path / "data")
-    path = root / "dtd/split_zhou_DescribableTextures.json"
-    path.write_text(path.read_text().replace('3, "woven"', '3, "Dotted"'))
-    message = refused("prepare", "dtd", tmp_path / "a", f"data.root={root}")
-    assert "classes 1 and 3" in message
-
-
 def test_a_single_base_class_has_nothing_to_be_confused_with(tmp_path: Path) -> None:
     root = make_dtd(tmp_path / "data", ("banded", "dotted"))
     setting = f"data.root={root}"
@@ -180,14 +128,15 @@ def test_artifact_of_another_data_set(copy: Path, tmp_path: Path) -> None:
     assert "capt-stage" in message
 
 
-def test_artifact_of_another_backbone(copy: Path, tmp_path: Path) -> None:
-    from safetensors.torch import save_file
-
-    from capt_core.backbone.tiny_clip import build_model
-
+def random_weights(path: Path) -> str:
+    """The setting that takes fresh weights for the embedded CLIP."""
     state = {name: value.contiguous() for name, value in build_model().state_dict().items()}
-    save_file(state, tmp_path / "other.safetensors")
-    setting = f"backbone.checkpoint={tmp_path}/other.safetensors"
+    save_file(state, path)
+    return f"backbone.checkpoint={path}"
+
+
+def test_artifact_of_another_backbone(copy: Path, tmp_path: Path) -> None:
+    setting = random_weights(tmp_path / "other.safetensors")
     message = refused("mine-pairs", "proctex", copy, *SMALL, setting)
     assert "made from another backbone" in message
     assert "run: capt-stage fit-teacher --dataset proctex" in message
@@ -196,13 +145,7 @@ def test_artifact_of_another_backbone(copy: Path, tmp_path: Path) -> None:
 def test_untrained_weights_are_called_so(
     copy: Path, again: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from safetensors.torch import save_file
-
-    from capt_core.backbone.tiny_clip import build_model
-
-    state = {name: value.contiguous() for name, value in build_model().state_dict().items()}
-    save_file(state, tmp_path / "random.safetensors")
-    setting = f"backbone.checkpoint={tmp_path}/random.safetensors"
+    setting = random_weights(tmp_path / "random.safetensors")
     for stage in BEFORE_TRAINING[1:]:
         again(stage, setting)
     again("train", setting, "methods.capt.train.epochs=1", method="capt")
@@ -214,23 +157,6 @@ def test_untrained_weights_are_called_so(
     again("report", setting)
     assert "these numbers mean nothing" in (copy / "report.html").read_text()
     assert "these numbers mean nothing" in (copy / "results.md").read_text()
-
-
-def test_a_missing_extra_is_named(
-    copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setitem(sys.modules, "anthropic", None)
-    monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-of-a-test")
-    changes = ["provider=anthropic", "store=none"]
-    settings = [*SMALL, *(f"generate_prompts.{change}" for change in changes)]
-    words = arguments("generate-prompts", "proctex", copy, settings)
-    monkeypatch.setattr(sys, "argv", ["capt-stage", *words])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    assert ended.value.code == 2
-    what, _, remedy = capsys.readouterr().err.partition("; run: ")
-    assert what == "error: generate_prompts.provider=anthropic needs the extra [llm]"
-    assert remedy == 'pip install "capt-stage[llm]"\n'
 
 
 def test_artifacts_folder_cannot_be_written(tmp_path: Path) -> None:

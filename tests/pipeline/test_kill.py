@@ -25,7 +25,7 @@ def test_killed_stage(copy: Path, stage: str, method: str | None) -> None:
     words = arguments(stage, "proctex", copy, overrides, method)
     old = contents(copy)
     began = time.monotonic()
-    capt(stage, "proctex", copy, overrides, method)
+    capt(stage, "proctex", copy, overrides, method=method)
     duration = time.monotonic() - began
     new = contents(copy)
     assert new != old
@@ -46,7 +46,7 @@ def test_killed_stage(copy: Path, stage: str, method: str | None) -> None:
         for name in old.keys() - found.keys():
             assert name in images, f"{name} is gone after kill {kill}"
 
-    capt(stage, "proctex", copy, overrides, method)
+    capt(stage, "proctex", copy, overrides, method=method)
     final = {name: data for name, data in contents(copy).items() if not _temporary(name)}
     assert final == new
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
 import pytest
 
-from tests.pipeline.commands import PROJECT
+from tests.conftest import PROJECT
+from tests.processes import python
 
 BUILD = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"
 
@@ -27,9 +25,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("pyproject.toml", "setup.py", "params.yaml", "README.md", "LICENSE"):
         shutil.copy(PROJECT / name, source)
     target = tmp_path_factory.mktemp("wheel")
-    subprocess.run(
-        [sys.executable, "-c", BUILD, str(target)], cwd=source, check=True, capture_output=True
-    )
+    python("-c", BUILD, target, cwd=source).check_returncode()
     (wheel,) = target.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(target / "unpacked")
@@ -55,14 +51,7 @@ def test_the_wheel_holds_the_library_and_the_commands_under_their_own_name(
 
 def test_it_runs_in_an_empty_folder(installed: Path, tmp_path: Path) -> None:
     def run(*words: str) -> str:
-        done = subprocess.run(
-            [sys.executable, *words],
-            cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": str(installed)},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        done = python(*words, cwd=tmp_path, code=installed)
         assert done.returncode == 0, done.stderr
         return done.stdout
 

@@ -11,7 +11,7 @@ import pytest
 from safetensors.torch import load_file
 
 from capt_core.errors import CaptError
-from tests.pipeline.commands import BEFORE_TRAINING, SMALL, command, contents, run_pipeline
+from tests.pipeline.commands import BEFORE_TRAINING, SMALL, contents, run_pipeline
 
 
 def test_the_same_inputs_give_the_same_bytes(small: Path, tmp_path: Path) -> None:
@@ -19,31 +19,6 @@ def test_the_same_inputs_give_the_same_bytes(small: Path, tmp_path: Path) -> Non
     first, second = contents(small), contents(tmp_path / "again")
     assert first.keys() == second.keys()
     assert [name for name in first if first[name] != second[name]] == []
-
-
-def test_help_lists_the_stages_in_order_one_line_each() -> None:
-    text = command(["--help"]).stdout
-    lines = [line for line in text.splitlines() if line.strip("│ ").split(" ")[0] in STAGE_WORDS]
-    assert [line.strip("│ ").split(" ")[0] for line in lines] == STAGE_WORDS
-    after = text.splitlines()
-    first, last = after.index(lines[0]), after.index(lines[-1])
-    assert last - first == len(STAGE_WORDS) - 1
-
-
-STAGE_WORDS = [
-    "prepare",
-    "extract-features",
-    "fit-teacher",
-    "infer-teacher",
-    "build-bank",
-    "mine-pairs",
-    "generate-prompts",
-    "cluster-prompts",
-    "mine-samples",
-    "train",
-    "evaluate",
-    "report",
-]
 
 
 def test_training_changes_its_own_tensors_only(small: Path) -> None:

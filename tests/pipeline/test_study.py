@@ -36,11 +36,6 @@ def test_a_variant_runs_beside_the_main_artifacts(copy: Path) -> None:
     assert (copy / "study" / "study.html").is_file()
 
 
-def test_an_unknown_variant_is_refused(small: Path) -> None:
-    with pytest.raises(CaptError, match=r"no variant 'papr'; known: recommended"):
-        capt("study", "proctex", small, SMALL, variant="papr")
-
-
 def test_a_study_without_runs_says_how_to_get_them(small: Path) -> None:
     with pytest.raises(CaptError, match=r"no variant has been evaluated.*study/dvc\.yaml"):
         capt("study-report", "proctex", small, SMALL)

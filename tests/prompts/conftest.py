@@ -24,6 +24,12 @@ PAIRS = [
     ConfusedPair(("banded", "lined"), (7, 3)),
     ConfusedPair(("lined", "polka-dotted"), (0, 1)),
 ]
+STEPS = [
+    ["1 banded", "1 lined", "1 polka-dotted"],
+    ["2 banded/lined", "2 lined/polka-dotted"],
+    ["3 banded/lined", "3 lined/polka-dotted"],
+]
+"""The questions about them, step by step."""
 
 
 @pytest.fixture

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import numpy as np
 import numpy.typing as npt
 import polars as pl
@@ -16,7 +12,7 @@ from hypothesis import strategies as st
 from capt_core.artifacts.schemas import PROMPT_CLUSTERS
 from capt_core.artifacts.tables import schema_problem
 from capt_core.prompts.clustering import class_means, cluster_centres, cluster_table, unit
-from tests.conftest import PROJECT
+from tests.processes import python
 
 Array = npt.NDArray[np.float64]
 
@@ -55,40 +51,28 @@ def test_class_means_do_not_depend_on_the_order_of_prompts(rows: int, seed: int)
     np.testing.assert_allclose(np.linalg.norm(means, axis=1), 1)
 
 
-def test_centres_by_hand() -> None:
-    # Two near 0 degrees, three near 90, one at 200: largest cluster first.
-    points = angles(0, 88, 92, 10, 90, 200)
-    centres, labels = cluster_centres(points, 3, 10, 0)
-    assert labels.tolist() == [1, 0, 0, 1, 0, 2]
-    np.testing.assert_allclose(centres, angles(90, 5, 200), atol=1e-6)
-    assert centres.dtype == np.float32
-
-
-def test_equal_clusters_are_ordered_by_their_first_member() -> None:
-    points = angles(200, 90, 0, 92, 2, 202)
-    _, labels = cluster_centres(points, 3, 10, 0)
-    assert labels.tolist() == [0, 1, 2, 1, 2, 0]
-
-
-def test_there_are_no_more_clusters_than_described_classes() -> None:
-    points = angles(0, 120, 240)
-    centres, labels = cluster_centres(points, 5, 10, 0)
-    # Each class is its own centre, in order.
-    np.testing.assert_allclose(centres, points, atol=1e-6)
-    assert labels.tolist() == [0, 1, 2]
-
-
 @pytest.mark.filterwarnings("error")
-def test_classes_that_say_the_same_share_a_centre() -> None:
-    centres, labels = cluster_centres(angles(0, 90, 0, 0), 4, 10, 0)
-    np.testing.assert_allclose(centres, angles(0, 90), atol=1e-6)
-    assert labels.tolist() == [0, 1, 0, 0]
-
-
-def test_one_class_is_one_cluster() -> None:
-    centres, labels = cluster_centres(angles(30), 5, 10, 0)
-    np.testing.assert_allclose(centres, angles(30), atol=1e-6)
-    assert labels.tolist() == [0]
+@pytest.mark.parametrize(
+    ("points", "clusters", "centres", "labels"),
+    [
+        # Two near 0 degrees, three near 90, one at 200: largest cluster first.
+        ([0, 88, 92, 10, 90, 200], 3, [90, 5, 200], [1, 0, 0, 1, 0, 2]),
+        # Equal clusters are ordered by their first member.
+        ([200, 90, 0, 92, 2, 202], 3, [201, 91, 1], [0, 1, 2, 1, 2, 0]),
+        # There are no more clusters than classes, and each is its own centre, in order.
+        ([0, 120, 240], 5, [0, 120, 240], [0, 1, 2]),
+        ([30], 5, [30], [0]),
+        # Classes that say the same share a centre.
+        ([0, 90, 0, 0], 4, [0, 90], [0, 1, 0, 0]),
+    ],
+)
+def test_centres_by_hand(
+    points: list[float], clusters: int, centres: list[float], labels: list[int]
+) -> None:
+    found, taken = cluster_centres(angles(*points), clusters, 10, 0)
+    assert taken.tolist() == labels
+    np.testing.assert_allclose(found, angles(*centres), atol=1e-6)
+    assert found.dtype == np.float32
 
 
 @given(st.integers(1, 12), st.integers(1, 6), st.integers(0, 999))
@@ -109,28 +93,14 @@ def test_centres_of_any_points(rows: int, clusters: int, seed: int) -> None:
         np.testing.assert_allclose(centres[k], mean / np.linalg.norm(mean), atol=2e-6)
 
 
-def test_clustering_repeats_bit_for_bit() -> None:
-    points = directions(40, 0, 16)
-    one, again = (cluster_centres(points, 5, 10, 3) for _ in range(2))
-    assert one[0].tobytes() == again[0].tobytes()
-    assert one[1].tolist() == again[1].tolist()
-
-
 def test_the_number_of_threads_does_not_matter() -> None:
     program = (
-        "import sys, numpy as np; from tests.prompts.test_clustering import *; "
-        "sys.stdout.buffer.write(cluster_centres(directions(300, 0, 64), 7, 3, 1)[0].tobytes())"
+        "from tests.prompts.test_clustering import *; "
+        "print(cluster_centres(directions(300, 0, 64), 7, 3, 1)[0].tobytes().hex())"
     )
-    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
-    environment |= {"OMP_NUM_THREADS": "3", "OPENBLAS_NUM_THREADS": "3"}
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=PROJECT,
-        env=environment,
-        capture_output=True,
-        check=True,
-    )
-    assert done.stdout == cluster_centres(directions(300, 0, 64), 7, 3, 1)[0].tobytes()
+    done = python("-c", program, OMP_NUM_THREADS="3", OPENBLAS_NUM_THREADS="3")
+    found = cluster_centres(directions(300, 0, 64), 7, 3, 1)[0]
+    assert done.stdout == f"{found.tobytes().hex()}\n"
 
 
 def test_noise_of_the_last_digit_does_not_reach_the_centres() -> None:

@@ -21,6 +21,7 @@ from capt_core.prompts.generation import Written
 from capt_core.prompts.inspection import class_page, store_findings
 from capt_core.prompts.store import PromptStore, load_store, shipped_store, store_text
 from tests.prompts.conftest import rules
+from tests.refusals import refusal
 
 NAMES = ["banded", "lined", "polka-dotted"]
 SOUND = {
@@ -111,11 +112,9 @@ def test_missing_classes_are_named(tmp_path: Path) -> None:
     ],
 )
 def test_damaged_files_are_refused(tmp_path: Path, content: Any, words: str) -> None:
-    with pytest.raises(CaptError) as caught:
-        read(tmp_path, content)
-    assert words in str(caught.value)
-    assert str(tmp_path / "prompts.json") in str(caught.value)
-    assert "\n" not in str(caught.value)
+    message = refusal(read, tmp_path, content)
+    assert words in message
+    assert str(tmp_path / "prompts.json") in message
 
 
 def test_a_missing_file_and_a_byte_order_mark(tmp_path: Path) -> None:
@@ -135,14 +134,14 @@ def test_template_filled_files_are_recognised(tmp_path: Path) -> None:
     assert str(tmp_path) not in store_text(store)
 
 
-def small_store() -> PromptStore:
+@pytest.fixture(scope="module")
+def store() -> PromptStore:
     path = shipped_store("proctex")
     assert path is not None
     return load_store(path)
 
 
-def test_an_export_can_be_imported_again(tmp_path: Path) -> None:
-    store = small_store()
+def test_an_export_can_be_imported_again(tmp_path: Path, store: PromptStore) -> None:
     names = list(store.classes)
     lists = {}
     files = {}
@@ -166,16 +165,14 @@ def test_an_export_can_be_imported_again(tmp_path: Path) -> None:
     assert load_store(write(tmp_path, store_text(again)), "proctex") == again
 
 
-def test_a_store_survives_its_own_text(tmp_path: Path) -> None:
-    store = small_store()
+def test_a_store_survives_its_own_text(tmp_path: Path, store: PromptStore) -> None:
     path = shipped_store("proctex")
     assert path is not None
     assert store_text(store) == path.read_text(encoding="utf-8")
     assert load_store(write(tmp_path, store_text(store))) == store
 
 
-def test_cupl_export_holds_the_difference_prompts() -> None:
-    store = small_store()
+def test_cupl_export_holds_the_difference_prompts(store: PromptStore) -> None:
     ((name, content),) = exported([store], "cupl", "proctex")
     assert name == "proctex_prompt.json"
     assert content == class_lists([store], "difference")
@@ -184,8 +181,7 @@ def test_cupl_export_holds_the_difference_prompts() -> None:
     assert set(entry.difference[entry.classes[0]]) <= set(content[entry.classes[0]])
 
 
-def test_the_first_store_counts_when_stores_are_merged() -> None:
-    store = small_store()
+def test_the_first_store_counts_when_stores_are_merged(store: PromptStore) -> None:
     other = store.model_copy(
         update={
             "source": "other",
@@ -198,8 +194,7 @@ def test_the_first_store_counts_when_stores_are_merged() -> None:
     assert both.by_pair()[frozenset(store.pairs[0].classes)].reason == "another reason"
 
 
-def test_a_page_about_a_class() -> None:
-    store = small_store()
+def test_a_page_about_a_class(store: PromptStore) -> None:
     entry = next(e for e in store.pairs if "lined" in e.classes)
     partner = next(name for name in entry.classes if name != "lined")
     page = "\n".join(class_page([store], "LINED"))
@@ -214,8 +209,7 @@ def test_a_page_about_a_class() -> None:
         list(class_page([store], "lined", "velvet"))
 
 
-def test_verification_finds_what_is_wrong_with_a_store() -> None:
-    store = small_store()
+def test_verification_finds_what_is_wrong_with_a_store(store: PromptStore) -> None:
     names = list(store.classes)
     assert list(store_findings(store, rules(), names)) == []
     first = store.pairs[0]

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from capt_core.errors import CaptError
 from capt_core.prompts.store import load_store, shipped_store
+from tests.refusals import refusal
 
 
 def sound() -> dict[str, Any]:
@@ -37,12 +37,10 @@ def write(folder: Path, document: object) -> Path:
     return path
 
 
-def refusal(path: Path) -> str:
-    with pytest.raises(CaptError) as caught:
-        load_store(path)
-    assert str(path) in str(caught.value)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+def store_refusal(path: Path) -> str:
+    message = refusal(load_store, path)
+    assert str(path) in message
+    return message
 
 
 def test_a_sound_store_is_read(tmp_path: Path) -> None:
@@ -51,11 +49,8 @@ def test_a_sound_store_is_read(tmp_path: Path) -> None:
     assert store.classes["banded"].attributes == ["parallel bands"]
     (entry,) = store.pairs
     assert entry.difference["blotchy"] == ["irregular edges"]
-
-
-def test_pairs_are_found_in_either_order(tmp_path: Path) -> None:
-    store = load_store(write(tmp_path, sound()))
-    assert store.by_pair()[frozenset(("blotchy", "banded"))] is store.pairs[0]
+    # Pairs are found in either order.
+    assert store.by_pair()[frozenset(("blotchy", "banded"))] is entry
 
 
 def changed(*path: object, value: object = None, remove: bool = False) -> dict[str, Any]:
@@ -97,59 +92,45 @@ PAIR: dict[str, Any] = sound()["pairs"][0]
         (changed("pairs", 0, "difference", "blotchy", remove=True), "pairs.0"),
         (changed("pairs", 0, "difference", "braided", value=["x"]), "pairs.0"),
         (changed("pairs", 0, "difference", "banded", value="text"), "pairs.0.difference.banded"),
+        # Nothing would tell this class from the other, and no message would say so.
+        (changed("pairs", 0, "difference", "banded", value=[]), "pairs.0.difference.banded"),
+        (changed("pairs", 0, "difference", "banded", value=["  "]), "pairs.0.difference.banded.0"),
+        (changed("pairs", 0, "commonality", value=["  "]), "pairs.0.commonality.0"),
+        ([], "top level"),
+        (3, "top level"),
+        (None, "top level"),
     ],
 )
-def test_the_place_of_a_mistake_is_named(
-    tmp_path: Path, document: dict[str, Any], where: str
-) -> None:
+def test_the_place_of_a_mistake_is_named(tmp_path: Path, document: object, where: str) -> None:
     path = write(tmp_path, document)
-    assert refusal(path).startswith(f"{path}: {where}: ")
-
-
-def test_a_direction_without_prompts_is_refused(tmp_path: Path) -> None:
-    # Nothing would tell this class from the other, and no message would say so.
-    path = write(tmp_path, changed("pairs", 0, "difference", "banded", value=[]))
-    assert "pairs.0" in refusal(path)
-
-
-@pytest.mark.parametrize("kind", ["commonality", "difference"])
-def test_an_empty_prompt_is_refused(tmp_path: Path, kind: str) -> None:
-    place = ("commonality",) if kind == "commonality" else ("difference", "banded")
-    path = write(tmp_path, changed("pairs", 0, *place, value=["  "]))
-    assert "pairs.0" in refusal(path)
+    assert store_refusal(path).startswith(f"{path}: {where}: ")
 
 
 def test_a_pair_written_twice_is_refused(tmp_path: Path) -> None:
     document = sound()
     again = {**document["pairs"][0], "classes": ["blotchy", "banded"], "reason": "other"}
     path = write(tmp_path, {**document, "pairs": [document["pairs"][0], again]})
-    assert "pairs" in refusal(path)
+    assert "pairs" in store_refusal(path)
 
 
 @pytest.mark.parametrize("content", ["", "{", "not json", '{"pairs": [}'])
 def test_a_file_that_is_not_json_is_named(tmp_path: Path, content: str) -> None:
-    assert "not valid JSON" in refusal(write(tmp_path, content))
-
-
-@pytest.mark.parametrize("content", ["[]", "3", "null"])
-def test_json_of_another_kind_is_refused(tmp_path: Path, content: str) -> None:
-    refusal(write(tmp_path, content))
+    assert "not valid JSON" in store_refusal(write(tmp_path, content))
 
 
 def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "prompts.json"
     path.write_bytes(b"\xff\xfe{}")
-    assert "not UTF-8 text (byte 0)" in refusal(path)
+    assert "not UTF-8 text (byte 0)" in store_refusal(path)
 
 
 def test_what_would_be_lost_without_a_word_is_refused(tmp_path: Path) -> None:
     text = json.dumps(sound())
     twice = text.replace('"classes": {', '"classes": {"banded": {"attributes": ["lost"]}, ', 1)
-    assert "the key 'banded' occurs twice" in refusal(write(tmp_path, twice))
-    assert "'pairs' occurs twice" in refusal(write(tmp_path, text[:-1] + ', "pairs": []}'))
+    assert "the key 'banded' occurs twice" in store_refusal(write(tmp_path, twice))
+    assert "'pairs' occurs twice" in store_refusal(write(tmp_path, text[:-1] + ', "pairs": []}'))
     unnamed = text.replace('"classes": {', r'"classes": {"\ud800": {"attributes": ["a"]}, ', 1)
-    assert "no characters" in refusal(write(tmp_path, unnamed))
-    assert "top level: " in refusal(write(tmp_path, []))
+    assert "no characters" in store_refusal(write(tmp_path, unnamed))
 
 
 def test_a_byte_order_mark_is_no_damage(tmp_path: Path) -> None:
@@ -159,15 +140,15 @@ def test_a_byte_order_mark_is_no_damage(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("version", [0, 2])
 def test_another_version_is_refused(tmp_path: Path, version: int) -> None:
-    message = refusal(write(tmp_path, changed("schema_version", value=version)))
+    message = store_refusal(write(tmp_path, changed("schema_version", value=version)))
     assert f"schema_version {version}, this program reads 1" in message
 
 
 def test_a_missing_file_names_the_setting(tmp_path: Path) -> None:
-    message = refusal(tmp_path / "gone.json")
+    message = store_refusal(tmp_path / "gone.json")
     assert message.startswith("generate_prompts.store: ")
     assert "No such file" in message
-    assert "generate_prompts.store" in refusal(tmp_path)  # a folder
+    assert "generate_prompts.store" in store_refusal(tmp_path)  # a folder
 
 
 def test_only_some_data_sets_have_a_shipped_store() -> None:

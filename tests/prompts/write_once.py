@@ -1,10 +1,10 @@
-"""Has prompts written as a process of its own: `write_once FOLDER PROVIDER PAIRS`."""
+"""Has prompts written in a process of its own."""
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
-import sys
 from pathlib import Path
 
 from capt_core.prompts.llm import batches
@@ -12,6 +12,7 @@ from capt_core.prompts.llm.reasoning import ConfusedPair
 from capt_core.prompts.llm.service import KEY_VARIABLE
 from capt_core.prompts.llm.writing import write_prompts
 from tests.prompts.conftest import Desk, quiet
+from tests.prompts.llm_server import KEY
 
 
 def pairs_of(count: int) -> list[ConfusedPair]:
@@ -20,14 +21,12 @@ def pairs_of(count: int) -> list[ConfusedPair]:
     return [ConfusedPair((a, b), (1, 2)) for a, b in itertools.pairwise(names)]
 
 
-def main() -> None:
-    folder, provider, count = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+def main(url: str, folder: Path, provider: str, count: int, output: Path) -> None:
+    """Write prompts for so many pairs with the service at `url`; what is said goes to a file."""
+    os.environ.update({"ANTHROPIC_BASE_URL": url, KEY_VARIABLE: KEY})
     batches.FIRST_LOOK = batches.OTHER_PROCESS = 0.02
     pairs = pairs_of(count)
     desk = Desk(folder, [name for pair in pairs for name in pair.classes])
     reasoning = desk.reasoning(provider=provider, concurrency=3, timeout=20.0)
-    write_prompts(reasoning, pairs, os.environ[KEY_VARIABLE], quiet, print)
-
-
-if __name__ == "__main__":
-    main()
+    with output.open("w", buffering=1) as file, contextlib.redirect_stdout(file):
+        write_prompts(reasoning, pairs, KEY, quiet, print)

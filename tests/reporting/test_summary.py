@@ -7,9 +7,9 @@ from io import StringIO
 
 import polars as pl
 import pytest
+from capt_core.reporting.result_rows import result_tables
 
 from capt_core.backbone.loading import UNTRAINED_WARNING
-from capt_core.evaluation.metrics import harmonic_mean
 from capt_core.reporting.summary import (
     AVERAGE,
     METRICS,
@@ -25,14 +25,6 @@ from tests.reporting.report_inputs import pets_results, results
 def _row(summary: pl.DataFrame, dataset: str, method: str) -> dict[str, object]:
     rows = summary.filter(pl.col("dataset") == dataset, pl.col("method") == method)
     return rows.row(0, named=True)
-
-
-@pytest.mark.parametrize(
-    ("base", "novel", "expected"),
-    [(82.28, 75.14, 78.55), (60, 30, 40), (0, 80, 0), (0, 0, 0), (70, 70, 70)],
-)
-def test_harmonic_mean(base: float, novel: float, expected: float) -> None:
-    assert harmonic_mean(base, novel) == pytest.approx(expected, abs=0.005)
 
 
 def _two_seeds() -> pl.DataFrame:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import socket
-import subprocess
-import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +13,8 @@ from capt_core.data.fetching.download import Patience, download, web_address
 from capt_core.data.registry import RemoteFile
 from capt_core.errors import CaptError
 from tests.data.fetching.server import Hostile, remote
+from tests.processes import python
+from tests.refusals import refusal
 
 QUICK = Patience(attempts=4, pause=0.0, timeout=5.0)
 CONTENT = b"content" + bytes(range(256)) * 400
@@ -29,14 +30,10 @@ def get(
     return folder / "file.bin"
 
 
-def refusal(
-    server: Hostile, folder: Path, behaviour: str, content: bytes = CONTENT, **changes: object
-) -> str:
-    with pytest.raises(CaptError) as caught:
-        get(server, folder, behaviour, content, **changes)
+def refused(server: Hostile, folder: Path, *served: Any, **changes: object) -> str:
+    message = refusal(get, server, folder, *served, **changes)
     assert not (folder / "file.bin").exists()
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+    return message
 
 
 @pytest.mark.parametrize(
@@ -52,7 +49,7 @@ def test_a_file_arrives_whole(
 
 
 def test_an_interrupted_download_goes_on(server: Hostile, tmp_path: Path) -> None:
-    message = refusal(server, tmp_path, "stuck")
+    message = refused(server, tmp_path, "stuck")
     third = len(CONTENT) // 3
     assert f"the connection ended after {third} of {len(CONTENT)} bytes (4 attempts)" in message
     assert f"it goes on after {third} bytes" in message
@@ -64,7 +61,7 @@ def test_an_interrupted_download_goes_on(server: Hostile, tmp_path: Path) -> Non
 def test_progress_counts_what_was_there_and_what_is_thrown_away(
     server: Hostile, tmp_path: Path
 ) -> None:
-    refusal(server, tmp_path, "stuck")
+    refused(server, tmp_path, "stuck")
     told: list[int] = []
     url = server.put("file.bin", CONTENT, "plain")  # sends all of it again
     download(remote("file.bin", CONTENT), url, tmp_path / "file.bin", QUICK, told.append)
@@ -73,14 +70,14 @@ def test_progress_counts_what_was_there_and_what_is_thrown_away(
 
 
 def test_a_part_of_another_version_is_thrown_away(server: Hostile, tmp_path: Path) -> None:
-    refusal(server, tmp_path, "stuck", b"old" * 30000, size=90000)
+    refused(server, tmp_path, "stuck", b"old" * 30000, size=90000)
     assert (tmp_path / "file.bin.part").stat().st_size == 30000
     # The server's ETag is not that of the part, so it sends the whole file.
     assert get(server, tmp_path, "ranges").read_bytes() == CONTENT
 
 
 def test_the_rest_of_another_version_is_not_appended(server: Hostile, tmp_path: Path) -> None:
-    refusal(server, tmp_path, "stuck", b"old" * 30000, size=None, sha256=None)
+    refused(server, tmp_path, "stuck", b"old" * 30000, size=None, sha256=None)
     # No checksum would notice: only the ETag says that the server's file has changed.
     found = get(server, tmp_path, "stubborn", size=None, sha256=None)
     assert found.read_bytes() == CONTENT
@@ -89,7 +86,7 @@ def test_the_rest_of_another_version_is_not_appended(server: Hostile, tmp_path: 
 def test_a_server_that_breaks_off_and_forgets_in_turn_is_given_up(
     server: Hostile, tmp_path: Path
 ) -> None:
-    assert "(4 attempts)" in refusal(server, tmp_path, "forgets")
+    assert "(4 attempts)" in refused(server, tmp_path, "forgets")
 
 
 def test_a_part_that_came_from_elsewhere_is_tried_once_and_then_anew(
@@ -111,10 +108,10 @@ def test_a_part_that_is_whole_or_too_long(
 
 
 def test_a_wrong_checksum_is_refused_and_nothing_kept(server: Hostile, tmp_path: Path) -> None:
-    message = refusal(server, tmp_path, "ranges", CONTENT[:-1] + b"!")
+    message = refused(server, tmp_path, "ranges", CONTENT[:-1] + b"!")
     assert "its sha256 is" in message
     assert list(tmp_path.iterdir()) == []
-    message = refusal(server, tmp_path, "ranges", sha256=None, md5="0" * 32)
+    message = refused(server, tmp_path, "ranges", sha256=None, md5="0" * 32)
     assert "its md5 is" in message
 
 
@@ -134,17 +131,17 @@ def test_a_wrong_checksum_is_refused_and_nothing_kept(server: Hostile, tmp_path:
 def test_what_a_server_must_not_do(
     server: Hostile, tmp_path: Path, behaviour: str, message: str
 ) -> None:
-    assert message in refusal(server, tmp_path, behaviour)
+    assert message in refused(server, tmp_path, behaviour)
 
 
 def test_more_bytes_than_declared_are_not_taken(server: Hostile, tmp_path: Path) -> None:
-    message = refusal(server, tmp_path, "unsized", CONTENT + b"more")
+    message = refused(server, tmp_path, "unsized", CONTENT + b"more")
     assert "sends more than 102407 bytes" in message
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_page_in_place_of_a_file_without_checksum(server: Hostile, tmp_path: Path) -> None:
-    message = refusal(server, tmp_path, "html", size=None, sha256=None)
+    message = refused(server, tmp_path, "html", size=None, sha256=None)
     assert "a web page instead of the file" in message
 
 
@@ -160,7 +157,7 @@ def test_a_file_of_unknown_size_and_checksum_still_arrives(server: Hostile, tmp_
 
 
 def test_a_server_that_answers_another_range(server: Hostile, tmp_path: Path) -> None:
-    refusal(server, tmp_path, "stuck")
+    refused(server, tmp_path, "stuck")
     assert get(server, tmp_path, "wrong_range").read_bytes() == CONTENT
 
 
@@ -188,7 +185,7 @@ def test_room_is_looked_for_first(
     server: Hostile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "RESERVE", 10**18)
-    assert "free some space" in refusal(server, tmp_path, "ranges")
+    assert "free some space" in refused(server, tmp_path, "ranges")
     assert (tmp_path / "file.bin.part").stat().st_size == 0
 
 
@@ -209,5 +206,5 @@ def test_every_module_is_imported_where_there_is_no_fcntl() -> None:
         "    if module.name != 'capt_core.__main__':\n"
         "        importlib.import_module(module.name)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    done = python("-c", code)
     assert done.returncode == 0, done.stderr[-500:]

@@ -12,9 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from capt_core import params
 from capt_core.backbone.encoding import encode_texts
-from capt_core.backbone.loading import Backbone, load_backbone
+from capt_core.backbone.loading import Backbone
 from capt_core.data.proctex import CLASS_NAMES, TEMPLATE
 from capt_core.methods.retention import (
     RetentionNames,
@@ -29,11 +28,6 @@ from tests.methods.capt.reference import normal
 
 def features(rows: int, width: int, seed: int) -> torch.Tensor:
     return functional.normalize(normal(rows, width, seed=seed), dim=1)
-
-
-@pytest.fixture(scope="module")
-def tiny() -> Backbone:
-    return load_backbone(params.Backbone(), params.Runtime(device="cpu"))
 
 
 def test_the_distillation_loss_by_hand() -> None:
@@ -93,20 +87,22 @@ def test_the_feature_loss_by_hand() -> None:
     assert float(feature_loss(tuned, base)) == pytest.approx(1 - 0.4 / 3)
 
 
-def test_the_names_that_are_looked_over(tiny: Backbone) -> None:
+def test_the_names_that_are_looked_over(backbone: Backbone) -> None:
     class_texts = features(5, 128, 0).float()
 
     def found(names: RetentionNames) -> torch.Tensor:
-        return retention_texts(names, class_texts, [0, 1, 3], TEMPLATE, tiny)
+        return retention_texts(names, class_texts, [0, 1, 3], TEMPLATE, backbone)
 
     assert torch.equal(found("training"), class_texts[[0, 1, 3]])
     assert torch.equal(found("all"), class_texts)
-    words = known_vocabulary(tiny)
+    words = known_vocabulary(backbone)
     generic = found("generic")
-    assert torch.equal(generic, encode_texts([TEMPLATE.format(word) for word in words], tiny))
+    assert torch.equal(generic, encode_texts([TEMPLATE.format(word) for word in words], backbone))
     torch.testing.assert_close(generic.norm(dim=1), torch.ones(len(words)))
     # They depend on no class at all.
-    assert torch.equal(retention_texts("generic", class_texts[:1], [0], TEMPLATE, tiny), generic)
+    assert torch.equal(
+        retention_texts("generic", class_texts[:1], [0], TEMPLATE, backbone), generic
+    )
 
 
 def test_the_generic_vocabulary_names_no_class() -> None:
@@ -117,11 +113,11 @@ def test_the_generic_vocabulary_names_no_class() -> None:
     assert not set(words) & {name.lower() for name in CLASS_NAMES}
 
 
-def test_a_backbone_looks_over_the_words_it_knows(tiny: Backbone) -> None:
-    known = known_vocabulary(tiny)
+def test_a_backbone_looks_over_the_words_it_knows(backbone: Backbone) -> None:
+    known = known_vocabulary(backbone)
     assert len(known) >= 50
     words = generic_vocabulary()
     assert known == [word for word in words if word in set(known)]
-    unknown = tiny.tokenizer.unknown_words  # type: ignore[attr-defined]
+    unknown = backbone.tokenizer.unknown_words  # type: ignore[attr-defined]
     assert [word for word in words if not unknown(word)] == known
     assert len(known) < len(words)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import polars as pl
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from capt_core.methods.capt.rows import (
     Anchor,
@@ -44,21 +42,3 @@ def test_the_alpha_of_an_anchor(choice: AnchorAlpha, alpha: float) -> None:
     rows = build_rows([Anchor(0, (2, 3, 1), alphas)], LABELS, 9.0, choice)
     # Representatives keep their own, whatever the anchor takes.
     assert rows.alphas.tolist() == [alpha, *alphas]
-
-
-@given(st.lists(st.floats(0.05, 5.0), min_size=1, max_size=6))
-def test_the_alpha_of_an_anchor_lies_among_its_representatives(alphas: list[float]) -> None:
-    for choice in ("mean", "max", "first"):
-        found = anchor_weight(alphas, 9.0, choice)
-        assert min(alphas) - 1e-9 <= found <= max(alphas) + 1e-9
-
-
-@given(st.permutations(range(6)), st.integers(1, 4))
-def test_several_representatives_of_one_image_are_several_rows(
-    order: list[int], count: int
-) -> None:
-    representatives = tuple(order[:count])
-    rows = build_rows([Anchor(0, representatives, (1.0,) * count)], list(range(6)), 5.0)
-    assert rows.sample_ids == [0, *representatives]
-    assert rows.labels.tolist() == [0, *representatives]
-    assert rows.retrieved.all()

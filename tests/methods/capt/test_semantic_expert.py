@@ -76,18 +76,6 @@ def test_the_feed_forward_form_is_two_layers_with_clips_activation(
 @pytest.mark.parametrize(
     ("form", "look_up"), [("memory", memory_lookup), ("feed_forward", feed_forward_lookup)]
 )
-def test_a_fresh_semantic_expert_looks_up_its_projected_centres(form: str, look_up: object) -> None:
-    assert callable(look_up)
-    centres = functional.normalize(normal(3, TEXT_WIDTH).float(), dim=1)
-    fresh = expert(centres, form=form)
-    features = normal(5, WIDTH, seed=1).float()
-    projected = centres @ fresh.projection
-    torch.testing.assert_close(fresh(features), look_up(features, projected, projected))
-
-
-@pytest.mark.parametrize(
-    ("form", "look_up"), [("memory", memory_lookup), ("feed_forward", feed_forward_lookup)]
-)
 def test_bias_and_offsets_are_added_to_keys_and_values(form: str, look_up: object) -> None:
     assert callable(look_up)
     trained = expert(torch.eye(TEXT_WIDTH)[:2], form=form)

@@ -15,7 +15,6 @@ from capt_core import params
 from capt_core.artifacts.schemas import TRAINING_LOG
 from capt_core.artifacts.tables import schema_problem
 from capt_core.backbone.loading import load_backbone
-from capt_core.errors import CaptError
 from capt_core.learning.checkpoint import Checkpoint
 from capt_core.learning.loop import Trained
 from capt_core.learning.optimisation import epoch_batches
@@ -79,16 +78,6 @@ def test_a_cached_prefix_trains_as_computing_it_anew(
     state = weights(live)
     for name, value in weights(cached).items():
         torch.testing.assert_close(value, state[name], rtol=1e-5, atol=tolerance, msg=name)
-
-
-def test_equal_seeds_give_equal_bits_and_other_seeds_other_weights(tmp_path: Path) -> None:
-    settings = paper_preset.train(epochs=2, batch_size=2, learning_rate=0.01)
-    one = fit(tmp_path, settings)
-    torch.manual_seed(5)
-    same(fit(tmp_path, settings), one)
-    other = toy_trainer(tmp_path, settings)
-    other.seed = 2
-    assert not other.fit().log["loss"].equals(one[1].log["loss"])
 
 
 def step_gradients(trainer: Trainer, batch: list[Anchor]) -> dict[str, torch.Tensor]:
@@ -174,19 +163,6 @@ def test_the_residual_gate_has_a_rate_of_its_own() -> None:
     assert (others.factor, gate.factor) == (1.0, 30.0)
     assert list(gate.parameters) == [model.experts.residual_gate]
     assert len(others.parameters) + 1 == len(list(model.parameters()))
-
-
-def test_the_frozen_tower_stays_bit_for_bit(tmp_path: Path) -> None:
-    trainer = toy_trainer(tmp_path, paper_preset.train(epochs=2, batch_size=2, learning_rate=0.1))
-    clip = trainer.backbone.clip
-    before = {name: value.clone() for name, value in clip.state_dict().items()}
-    start = weights(trainer)
-    trainer.fit()
-    assert all(torch.equal(value, before[name]) for name, value in clip.state_dict().items())
-    changed = [name for name, value in weights(trainer).items() if not value.equal(start[name])]
-    assert "adapters.0.kernel" in changed
-    assert "experts.residual_gate" in changed
-    assert not any(name.endswith("centres") for name in changed)
 
 
 def test_what_was_learnt_is_interpolated_once_at_the_end(tmp_path: Path) -> None:
@@ -280,14 +256,13 @@ def test_what_no_loss_asks_for_is_not_in_the_log(tmp_path: Path) -> None:
     assert all(fitted.log[name].null_count() == fitted.log.height for name in nothing)
 
 
-@pytest.mark.parametrize(("alpha", "used"), [("constant", 5.0), ("learned", 5.0)])
-def test_the_log_tells_the_alpha_that_was_used(tmp_path: Path, alpha: str, used: float) -> None:
+@pytest.mark.parametrize("alpha", ["constant", "learned"])
+def test_the_log_tells_the_alpha_that_was_used(tmp_path: Path, alpha: str) -> None:
     _, fitted = fit(tmp_path, PLAIN_SGD, alpha=alpha)
     row = fitted.log.row(0, named=True)
-    assert (row["alpha_min"], row["alpha_mean"], row["alpha_max"]) == (used, used, used)
-    if alpha == "learned":
-        # Once the kernels have left zero, it learns.
-        assert fitted.log["alpha_mean"].to_list()[-1] != used
+    assert (row["alpha_min"], row["alpha_mean"], row["alpha_max"]) == (5.0, 5.0, 5.0)
+    # Once the kernels have left zero, a learned one learns.
+    assert (fitted.log["alpha_mean"].to_list()[-1] == 5.0) == (alpha == "constant")
 
 
 @pytest.mark.parametrize(("choice", "alpha"), [("mean", 3.5), ("max", 4.5), ("first", 4.5)])
@@ -335,12 +310,3 @@ def test_a_model_without_experts_or_without_adapters_trains(tmp_path: Path) -> N
         fresh = toy_model(trainer.backbone, **arguments)
         moved = [n for n, v in weights(trainer).items() if not v.equal(fresh.state_dict()[n])]
         assert moved, arguments
-
-
-def test_a_loss_that_is_no_number_stops_the_training(tmp_path: Path) -> None:
-    settings = PLAIN_SGD.model_copy(update={"epochs": 20, "learning_rate": 1e20})
-    checkpoint = Checkpoint(tmp_path / "checkpoint.safetensors", 1)
-    with pytest.raises(
-        CaptError, match=r"the loss is nan at step \d+; lower methods\.capt\.train\.learning_rate"
-    ):
-        fit(tmp_path, settings, checkpoint=checkpoint)

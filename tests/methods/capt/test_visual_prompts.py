@@ -56,37 +56,6 @@ def test_step_0_is_the_tower_with_its_prompts(clip: Any, depth: int, blocks: Any
         assert not torch.isclose(model(photos()), expected).all(dim=1).any()
 
 
-def test_prompts_of_deeper_blocks_than_the_tower_has_are_not_used(clip: Any) -> None:
-    prompts = drawn_prompts(5)
-    with torch.no_grad():
-        found = capt_model(clip, visual_prompts=prompts)(photos())
-        assert torch.equal(found, capt_model(clip, visual_prompts=prompts[:3])(photos()))
-
-
-@pytest.mark.parametrize("form", ["broadcast", "unsummed", "swapped"])
-@pytest.mark.parametrize("depth", [1, 3])
-def test_adapters_change_patch_tokens_only(clip: Any, form: str, depth: int) -> None:
-    model = capt_model(clip, visual_prompts=drawn_prompts(depth), form=form)
-    randomise(model)
-    seen: list[torch.Tensor] = []
-    for adapter in model.adapters.values():
-        adapter.register_forward_hook(lambda _, given, out: seen.extend((given[0], out)))
-    with torch.no_grad():
-        tokens = model.frozen_prefix(photos())
-        assert tokens.shape == (4, 1 + 16 + 2, 32)
-        model.features(tokens, ALPHAS)
-    assert len(seen) == 6
-    for before, after in zip(seen[::2], seen[1::2], strict=True):
-        assert torch.equal(after[:, 0], before[:, 0])
-        assert torch.equal(after[:, 17:], before[:, 17:])
-        assert not torch.isclose(after[:, 1:17], before[:, 1:17]).all(dim=2).any()
-    # What comes before a deeper block's own prompts was thrown away.
-    if depth == 3:
-        own = drawn_prompts(3)
-        assert torch.equal(seen[2][:, 17:], own[1].expand(4, -1, -1))
-        assert torch.equal(seen[4][:, 17:], own[2].expand(4, -1, -1))
-
-
 @pytest.mark.parametrize("depth", [1, 3])
 def test_the_forward_pass_with_prompts_spelled_out(clip: Any, depth: int) -> None:
     prompts = drawn_prompts(depth)

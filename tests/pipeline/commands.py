@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from stages.commands import PIPELINE
-from tests.conftest import PROJECT
+from tests.conftest import PROJECT as PROJECT
 from tests.processes import environment, python
 
 SMALL = (

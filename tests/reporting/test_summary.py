@@ -7,7 +7,6 @@ from io import StringIO
 
 import polars as pl
 import pytest
-from capt_core.reporting.result_rows import result_tables
 
 from capt_core.backbone.loading import UNTRAINED_WARNING
 from capt_core.reporting.summary import (

@@ -14,9 +14,14 @@ from capt_core.artifacts.schemas import EVALUATION, RESULTS
 from capt_core.artifacts.tables import read_table, write_table
 from capt_core.data.dataset import image_root, load_dataset
 from capt_core.params import settings_hash
-from capt_core.reporting.inputs import DatasetReport, not_averaged, notes_by_dataset
+from capt_core.reporting.inputs import (
+    DatasetReport,
+    find_runs,
+    not_averaged,
+    notes_by_dataset,
+    read_dataset_report,
+)
 from capt_core.reporting.page import render_page
-from capt_core.reporting.runs import find_runs, read_dataset_report
 from capt_core.reporting.summary import summarise, to_csv, to_markdown
 
 from . import options

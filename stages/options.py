@@ -59,7 +59,7 @@ Set = Annotated[
 ]
 Variant = Annotated[
     str | None,
-    typer.Option(help="Variant in the settings; its artifacts are in study/<variant>/."),
+    typer.Option(help="Entry of capt_core/ablations.yaml; its artifacts are in study/<variant>/."),
 ]
 Method = Annotated[str, typer.Option(help="Method, e.g. clip or capt.")]
 Json = Annotated[

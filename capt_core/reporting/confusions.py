@@ -103,7 +103,7 @@ def half_confusion(report: DatasetReport, group: str) -> HalfConfusion:
     """Count the test confusions of one half."""
     classes = report.classes.filter(pl.col("group") == group).sort("class_id")
     class_ids = classes["class_id"].to_list()
-    before = np.mean([_counts(entry.teacher, class_ids) for entry in report.seeds], axis=0)
+    before = np.mean([_counts(entry.base_predictions, class_ids) for entry in report.seeds], axis=0)
     after = [_counts(run.predictions, class_ids) for run in report.shown_runs]
     return HalfConfusion(
         group,
@@ -159,7 +159,7 @@ def change(report: DatasetReport, group: str) -> Change | None:
         return None
     images = wrong = corrected = broken = 0
     for run in runs:
-        before = _test_images(report.teacher_of(run.seed)).filter(pl.col("group") == group)
+        before = _test_images(report.base_predictions_of(run.seed)).filter(pl.col("group") == group)
         if before.is_empty():
             return None
         images = before.height

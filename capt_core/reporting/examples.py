@@ -71,7 +71,7 @@ def pair_examples(report: DatasetReport, pair: ConfusedPair) -> list[Example]:
     """
     test = (
         report.seeds[0]
-        .teacher.filter(
+        .base_predictions.filter(
             pl.col("split") == "test",
             pl.col("true_class_id") == pair.true_id,
             pl.col("pseudo_label_id") == pair.taken_id,
@@ -145,7 +145,7 @@ def _explained(source: str, paired: str, taken: str) -> tuple[str, str]:
 
 def _typical_images(report: DatasetReport, pair: ConfusedPair) -> list[Picture]:
     """Images of the class the sample was taken for, those recognised most surely first."""
-    images = report.seeds[0].teacher.filter(pl.col("true_class_id") == pair.taken_id)
+    images = report.seeds[0].base_predictions.filter(pl.col("true_class_id") == pair.taken_id)
     recognised = images.filter("correct")
     caption = "never recognised" if recognised.is_empty() else "surely recognised"
     rows = (images if recognised.is_empty() else recognised).sort(

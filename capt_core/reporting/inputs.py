@@ -38,13 +38,13 @@ class SeedReport:
 
     Attributes:
         seed: of the draw.
-        teacher: table `predictions`, of the base model.
+        base_predictions: table `predictions`, of the base model.
         bank: table `confusion_bank`; may be empty.
         representatives: table `representatives`; may be empty.
     """
 
     seed: int
-    teacher: pl.DataFrame
+    base_predictions: pl.DataFrame
     bank: pl.DataFrame
     representatives: pl.DataFrame
 
@@ -96,9 +96,9 @@ class DatasetReport:
     untrained: bool = False
     embedded: bool = False
 
-    def teacher_of(self, seed: int) -> pl.DataFrame:
+    def base_predictions_of(self, seed: int) -> pl.DataFrame:
         """Table `predictions` of the base model that belongs to a draw."""
-        return next(entry.teacher for entry in self.seeds if entry.seed == seed)
+        return next(entry.base_predictions for entry in self.seeds if entry.seed == seed)
 
     @property
     def shown_runs(self) -> list[RunReport]:

@@ -141,7 +141,7 @@ def test_base_model_alone(tmp_path: Path) -> None:
 def test_a_faultless_base_model(tmp_path: Path) -> None:
     report = dataset_report(tmp_path)
     perfect = predictions([(key, split, true, true) for key, split, true, _ in TEACHER])
-    seed = replace(report.seeds[0], teacher=perfect)
+    seed = replace(report.seeds[0], base_predictions=perfect)
     report = replace(report, seeds=[seed], runs=[replace(report.runs[0], predictions=perfect)])
     text = _Elements(render_page(summarise(pets_results()), [report])).text
     assert text.count("The base model makes no mistake here.") == 2

@@ -20,15 +20,12 @@ def test_thirty_classes_in_two_halves_of_whole_groups() -> None:
         assert base.issuperset(names) or base.isdisjoint(names)
 
 
-def test_neighbours_stay_in_the_half_and_exclude_the_class_itself() -> None:
+def test_every_class_has_renderers_and_neighbours_in_its_half() -> None:
     for name, neighbours in proctex.NEIGHBOURS.items():
         half = proctex.class_index(name) < 15
         assert len(neighbours) >= 2
         assert name not in neighbours
         assert all((proctex.class_index(other) < 15) == half for other in neighbours)
-
-
-def test_every_class_has_neighbours_and_renderers() -> None:
     assert set(proctex.NEIGHBOURS) == set(RENDERERS) == set(proctex.CLASS_NAMES)
     assert all(len(renderers) >= 2 for renderers in RENDERERS.values())
 

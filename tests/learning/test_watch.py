@@ -149,8 +149,5 @@ def test_what_a_resumed_training_has_learnt_before_counts(
     warnings = warnings_of(toy_loop(settings, kept))
     # Two epochs of warm-up; the 58 losses from before the interruption are looked at as well.
     assert seen == [80, 120]
-    assert warnings == []
-
-
-def test_training_that_learns_is_left_alone() -> None:
-    assert warnings_of(toy_loop(optimisation(**LEARNING))) == []
+    # Training that learns is left alone, resumed or not.
+    assert warnings == warnings_of(toy_loop(optimisation(**LEARNING))) == []

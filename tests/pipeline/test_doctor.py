@@ -24,14 +24,12 @@ def doctor(*words: str) -> Result:
     return CliRunner().invoke(app, ["doctor", "--params", str(PROJECT / "params.yaml"), *words])
 
 
-def test_a_sound_installation(tmp_path: Path) -> None:
+def test_a_sound_installation_and_a_missing_root(tmp_path: Path) -> None:
     result = doctor("--artifacts", str(tmp_path))
     assert result.exit_code == 0, result.output
     for word in ("open_clip", "GPU", "weights", "artifacts", "proctex", "API key"):
         assert word in result.stdout
-
-
-def test_troubles_end_in_exit_code_1(tmp_path: Path) -> None:
+    # Troubles end in exit code 1.
     result = doctor("--dataset", "dtd", "--artifacts", str(tmp_path))
     assert result.exit_code == 1
     assert "data.root" in result.stdout

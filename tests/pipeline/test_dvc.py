@@ -17,7 +17,7 @@ from capt_core.study import variants
 from stages import pipeline
 from stages.commands import PIPELINE
 from stages.stage import Place
-from tests.pipeline.commands import PROJECT
+from tests.conftest import PROJECT
 
 DVC: dict[str, Any] = yaml.safe_load((PROJECT / "dvc.yaml").read_text())["stages"]
 STUDY: dict[str, Any] = yaml.safe_load((PROJECT / "study" / "dvc.yaml").read_text())["stages"]

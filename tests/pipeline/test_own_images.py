@@ -11,7 +11,8 @@ import yaml
 from capt_core.artifacts.layout import Layout
 from capt_core.data.dataset import image_root
 from capt_core.data.proctex import CLASS_NAMES
-from tests.pipeline.commands import PROJECT, capt, command, contents, run_pipeline
+from tests.conftest import PROJECT
+from tests.pipeline.commands import capt, command, contents, run_pipeline
 from tests.refusals import refusal
 from tests.toys import draw_photographs
 

@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 from capt_core.errors import CaptError
 from stages.cli import app
 from stages.run import termination_as_interrupt
-from tests.pipeline.commands import PROJECT, SMALL
+from tests.conftest import PROJECT
+from tests.pipeline.commands import SMALL
 from tests.prompts.llm_server import KEY, LlmServer, running
 from tests.refusals import refusal
 

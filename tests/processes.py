@@ -13,7 +13,12 @@ from tests.conftest import PROJECT
 # They start quickly: forked from one that has imported everything.
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(
-    ["anthropic", "tests.learning.train_toy", "tests.prompts.write_once"]
+    [
+        "anthropic",
+        "tests.learning.train_toy",
+        "tests.prompts.write_once",
+        *(f"stages.{stage}" for stage in ("prepare", "extract_features", "mine_pairs", "train")),
+    ]
 )
 
 

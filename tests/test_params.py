@@ -16,6 +16,7 @@ from capt_core.methods.linear_probe import LinearProbeSettings
 from capt_core.methods.registry import _BUILT_IN, check_methods, method_class
 from capt_core.params import Data, Matrix, Settings, load_settings, method_section, settings_hash
 from capt_core.settings_file import PACKAGED_PARAMS, Section, packaged_settings
+from tests.refusals import refusal
 
 MATRIX = "datasets: [dtd]\nseeds: [1]\ncompare: [clip]\n"
 
@@ -34,18 +35,14 @@ def capt(path: Path | None, *overrides: str, dataset: str | None = None) -> Capt
     return method_section("capt", CaptSettings, path, dataset, overrides)
 
 
-def refusal(path: Path, *overrides: str, dataset: str | None = None) -> str:
+def file_refusal(path: Path, *overrides: str, dataset: str | None = None) -> str:
     """The one line that refuses a file, on reading all sections or CAPT's own."""
 
     def read() -> None:
         load_settings(path, dataset, overrides)
         capt(path, *overrides, dataset=dataset)
 
-    with pytest.raises(CaptError) as caught:
-        read()
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
+    return refusal(read)
 
 
 def test_what_a_file_leaves_out_has_the_packaged_value(tmp_path: Path) -> None:
@@ -83,7 +80,7 @@ def test_what_a_file_leaves_out_has_the_packaged_value(tmp_path: Path) -> None:
 )
 def test_a_mistake_in_the_file_is_named(tmp_path: Path, body: str, parts: list[str]) -> None:
     path = write(tmp_path, body)
-    message = refusal(path)
+    message = file_refusal(path)
     assert message.startswith(str(path))
     for part in parts:
         assert part in message
@@ -123,7 +120,7 @@ def test_a_mistake_in_a_methods_section_is_named_with_its_full_path(
 ) -> None:
     path = write(tmp_path, in_capt(body))
     load_settings(path)  # does not know what a method's section holds
-    message = refusal(path)
+    message = file_refusal(path)
     assert message.startswith(f"{path}: methods.capt.{parts[0]}")
     for part in parts:
         assert part in message
@@ -143,7 +140,7 @@ def test_a_mistake_in_a_methods_section_is_named_with_its_full_path(
 def test_a_file_without_a_sound_matrix_is_refused(tmp_path: Path, text: str, part: str) -> None:
     path = tmp_path / "params.yaml"
     path.write_text(text, encoding="utf-8")
-    message = refusal(path)
+    message = file_refusal(path)
     assert str(path) in message
     assert part in message
 
@@ -156,16 +153,13 @@ def test_an_unknown_method_is_refused_with_those_that_are_known() -> None:
         method_class("clap")
 
 
-def test_a_missing_file_says_how_to_point_to_one(tmp_path: Path) -> None:
-    message = refusal(tmp_path / "params.yaml")
-    assert str(tmp_path / "params.yaml") in message
-    assert "--params" in message
-
-
-def test_a_file_in_another_encoding_is_a_users_mistake(tmp_path: Path) -> None:
+def test_a_missing_file_and_one_in_another_encoding_are_named(tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
+    message = file_refusal(path)
+    assert str(path) in message
+    assert "--params" in message
     path.write_bytes(MATRIX.encode() + "data: {root: /bilder/gärten}\n".encode("latin-1"))
-    assert str(path) in refusal(path)
+    assert str(path) in file_refusal(path)
 
 
 PER_DATASET = (
@@ -199,12 +193,12 @@ def test_every_per_dataset_entry_is_checked_whichever_is_asked_for(
     tmp_path: Path, dataset: str | None, entry: str, place: str
 ) -> None:
     path = write(tmp_path, f"per_dataset: {{dtd: {{{entry}}}}}\n")
-    message = refusal(path, dataset=dataset)
+    message = file_refusal(path, dataset=dataset)
     assert f"per_dataset.dtd: {place}unknown key; did you mean" in message
 
 
 def test_only_data_and_methods_can_differ_for_a_data_set(tmp_path: Path) -> None:
-    message = refusal(write(tmp_path, "per_dataset: {dtd: {fewshot: {shots: 4}}}\n"))
+    message = file_refusal(write(tmp_path, "per_dataset: {dtd: {fewshot: {shots: 4}}}\n"))
     assert "per_dataset.dtd: fewshot: unknown key; known: data, methods" in message
 
 
@@ -272,7 +266,7 @@ def test_overrides_are_typed_by_their_key(tmp_path: Path, override: str, value: 
     ],
 )
 def test_a_mistake_in_an_override_is_named(tmp_path: Path, override: str, parts: list[str]) -> None:
-    message = refusal(write(tmp_path, ""), override)
+    message = file_refusal(write(tmp_path, ""), override)
     for part in parts:
         assert part in message
 
@@ -300,7 +294,7 @@ def test_exponents_do_for_floats(tmp_path: Path, number: str) -> None:
 @pytest.mark.parametrize("key", ["train.learning_rate", "train.weight_decay", "adapter.scale"])
 @pytest.mark.parametrize("number", [".inf", ".nan"])
 def test_numbers_must_be_finite(tmp_path: Path, key: str, number: str) -> None:
-    assert key in refusal(write(tmp_path, ""), f"methods.capt.{key}={number}")
+    assert key in file_refusal(write(tmp_path, ""), f"methods.capt.{key}={number}")
 
 
 @pytest.mark.parametrize("text", ["[drafts", "@home", "*", "%tmp", "a: b: c"])

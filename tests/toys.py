@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import polars as pl
 import torch
+from PIL import Image
 from torch import nn
 
 from capt_core.data.dataset import Dataset
+from capt_core.data.proctex import render_image
 from capt_core.data.splits import class_groups
 
 
@@ -35,6 +38,15 @@ def toy_dataset(class_of: Sequence[int], class_count: int, split: str = "train")
         schema_overrides={"class_id": pl.Int64},
     )
     return Dataset("proctex", samples, classes, "0123456789abcdef")
+
+
+def draw_photographs(root: Path, names: Sequence[str]) -> None:
+    """A folder per class with ten images of the first classes of proctex each."""
+    for class_id, name in enumerate(names):
+        (root / name).mkdir()
+        for index in range(10):
+            pixels = render_image(1, "train", class_id, index)
+            Image.fromarray(pixels).save(root / name / f"photo {index}.png")
 
 
 def small_clip(

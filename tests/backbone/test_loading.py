@@ -14,12 +14,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from capt_core.backbone.identity import TINY_CLIP, backbone_identity
-from capt_core.backbone.loading import (
-    Backbone,
-    OpenClipTokenizer,
-    load_backbone,
-    looks_untrained,
-)
+from capt_core.backbone.loading import Backbone, OpenClipTokenizer, load_backbone, looks_untrained
 from capt_core.device import choose_device
 from capt_core.params import Backbone as Settings
 from capt_core.params import Runtime

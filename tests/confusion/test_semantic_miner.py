@@ -43,6 +43,9 @@ def test_scores_by_hand() -> None:
     torch.testing.assert_close(
         scores, torch.tensor([[-INF, 0.275, 0.40625]], dtype=torch.float64), rtol=0, atol=1e-12
     )
+    # An empty row leaves the confidences.
+    scores = confusion_scores(confidences, 0 * counts, torch.tensor([0]))
+    assert scores.tolist() == [[-INF, 0.2, 0.25]]
 
 
 def test_scores_take_the_row_of_the_pseudo_label_not_its_column() -> None:
@@ -51,12 +54,6 @@ def test_scores_take_the_row_of_the_pseudo_label_not_its_column() -> None:
     scores = confusion_scores(confidences, counts, torch.tensor([0, 2]))
     expected = torch.tensor([[-INF, 0.5, 0.35], [0.6, 0.1, -INF]], dtype=torch.float64)
     torch.testing.assert_close(scores, expected, rtol=0, atol=1e-12)
-
-
-def test_an_empty_row_leaves_the_confidences() -> None:
-    confidences = torch.tensor([[0.5, 0.2, 0.3]], dtype=torch.float64)
-    scores = confusion_scores(confidences, torch.zeros(3, 3, dtype=torch.long), torch.tensor([0]))
-    assert scores.tolist() == [[-INF, 0.2, 0.3]]
 
 
 def test_pairs_by_hand() -> None:
@@ -213,35 +210,3 @@ def test_similarities_take_the_place_of_scores() -> None:
     assert pairs.select(columns).rows() == [(0, 1, 2, 0.2), (0, 2, 1, 0.3)]
     assert pairs["score"].to_list() == [pytest.approx(0.5), pytest.approx(0.1)]
     assert schema_problem(PAIRS, pairs) is None
-
-
-@given(st.integers(1, 5), st.integers(2, 8), st.integers(1, 10), st.integers(0, 9999))
-def test_the_mined_class_is_never_its_own_pair(
-    images: int, base: int, asked: int, seed: int
-) -> None:
-    confidences, counts = random_case(images, base, seed, coarse=True)
-    dataset = toy_dataset([0] * images, 2 * base)
-    labels = torch.randint(0, base, (images,), generator=torch.Generator().manual_seed(seed))
-    own = pseudo_labels(confidences)
-    for mined, given_labels, similarities in (
-        (labels, labels, None),
-        (own, None, counts[own].double()),
-        (labels, labels, counts[labels].double()),
-    ):
-        pairs = mine_pairs(
-            dataset,
-            dataset.samples["sample_id"],
-            confidences,
-            counts,
-            asked,
-            labels=given_labels,
-            similarities=similarities,
-        )
-        assert pairs.height == images * min(asked, base - 1)
-        assert set(pairs["class_id"]) <= set(range(base))  # nothing novel
-        for image, mine_for in enumerate(mined.tolist()):
-            rows = pairs.filter(sample_id=image)
-            assert set(rows["pseudo_label_id"]) == {mine_for}
-            assert mine_for not in rows["class_id"]
-            assert rows["class_id"].n_unique() == rows.height
-            assert rows["score"].is_sorted(descending=True)

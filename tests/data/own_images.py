@@ -43,6 +43,18 @@ def class_folders(root: Path, **counts: int) -> Path:
     )
 
 
+def dtd(root: Path, names: Sequence[str] = ("banded", "dotted")) -> Path:
+    """DTD's layout with six images of each class; returns `data.root`."""
+    split: dict[str, list[list[object]]] = {"train": [], "val": [], "test": []}
+    for label, name in enumerate(names):
+        for index, part in enumerate(("train", "train", "train", "val", "test", "test")):
+            split[part].append([f"{name}/{name}_{index}.jpg", label, name])
+    paths = [str(row[0]) for rows in split.values() for row in rows]
+    write_images(root / "dtd" / "images", paths)
+    (root / "dtd" / "split_zhou_DescribableTextures.json").write_text(json.dumps(split))
+    return root
+
+
 def hugging_face_table(
     path: Path, labels: Sequence[int | str], names: Sequence[str] | None, group: int = 3
 ) -> Path:

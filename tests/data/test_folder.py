@@ -13,6 +13,7 @@ from capt_core.data.images import open_image
 from capt_core.data.preparation import draw_list
 from capt_core.errors import CaptError
 from tests.data.own_images import class_folders
+from tests.refusals import refusal
 
 
 def opened(root: Path | str, **changes: Any) -> Dataset:
@@ -47,10 +48,8 @@ def test_names_templates_and_base_classes(tmp_path: Path) -> None:
     assert opened(root, template="{}, a tree").prompts == ["oak, a tree", "beech, a tree"]
     with pytest.raises(CaptError, match="no class is called 'beach'; did you mean 'beech'"):
         opened(root, base_classes=["beach"])
-    with pytest.raises(CaptError, match="exactly one"):
-        opened(root, template="a tree")
-    with pytest.raises(CaptError, match="test_share"):
-        opened(root, test_share=1.5)
+    assert "exactly one" in refusal(opened, root, template="a tree")
+    assert "test_share" in refusal(opened, root, test_share=1.5)
 
 
 def test_a_bad_image_is_named_or_left_out(tmp_path: Path) -> None:
@@ -65,10 +64,8 @@ def test_a_bad_image_is_named_or_left_out(tmp_path: Path) -> None:
 
 
 def test_benchmarks_are_opened_by_name(tmp_path: Path) -> None:
-    with pytest.raises(CaptError, match="give the argument folder"):
-        open_dataset("proctex")
-    with pytest.raises(CaptError, match="dtd: give the argument root, the folder that holds dtd/"):
-        open_dataset("dtd")
+    assert "give the argument folder" in refusal(open_dataset, "proctex")
+    assert "dtd: give the argument root, the folder that holds dtd/" in refusal(open_dataset, "dtd")
     dataset = open_dataset("proctex", folder=tmp_path, images=(1, 1, 1))
     assert len(dataset.samples) == 90
     assert len(dataset.class_ids("base")) == len(dataset.class_ids("novel")) == 15
@@ -79,7 +76,5 @@ def test_benchmarks_are_opened_by_name(tmp_path: Path) -> None:
     assert paths[0].stat().st_mtime_ns == drawn
     other = open_dataset("proctex", folder=tmp_path, images=(1, 1, 1), seed=1)
     assert other.fingerprint != dataset.fingerprint
-    with pytest.raises(CaptError, match="did you mean 'dtd'"):
-        open_dataset("dtt")
-    with pytest.raises(CaptError, match=r"data\.root"):
-        open_dataset("dtd", tmp_path / "nowhere")
+    assert "did you mean 'dtd'" in refusal(open_dataset, "dtt")
+    assert "data.root" in refusal(open_dataset, "dtd", tmp_path / "nowhere")

@@ -16,21 +16,7 @@ from capt_core.data.registry import dataset_spec
 from capt_core.diagnosis import check_files, files_summary
 from capt_core.errors import CaptError
 from capt_core.params import Data
-from tests.data.own_images import photo_bytes, write_images
-
-NAMES = ("banded", "dotted")
-
-
-def dtd(root: Path) -> Path:
-    """DTD's layout: two classes of six images each; returns `data.root`."""
-    split: dict[str, list[list[object]]] = {"train": [], "val": [], "test": []}
-    for label, name in enumerate(NAMES):
-        for index, part in enumerate(("train", "train", "train", "val", "test", "test")):
-            split[part].append([f"{name}/{name}_{index}.jpg", label, name])
-    paths = [str(row[0]) for rows in split.values() for row in rows]
-    write_images(root / "dtd" / "images", paths)
-    (root / "dtd" / "split_zhou_DescribableTextures.json").write_text(json.dumps(split))
-    return root
+from tests.data.own_images import dtd, photo_bytes, write_images
 
 
 def inspect(root: Path, name: str = "dtd") -> Inspection:

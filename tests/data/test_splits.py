@@ -13,10 +13,7 @@ import pytest
 
 from capt_core.data.readers import read_split
 from capt_core.data.registry import DatasetSpec, dataset_spec
-from capt_core.data.splits import (
-    class_groups,
-    prompt_name,
-)
+from capt_core.data.splits import class_groups, prompt_name
 from capt_core.params import Data
 from tests.refusals import refusal
 
@@ -29,6 +26,11 @@ def sound() -> dict[str, Any]:
         "val": [["a/3.jpg", 0, "banded"]],
         "test": [["b/4.jpg", 1, "blotchy"], ["a/4.jpg", 0, "banded"]],
     }
+
+
+def train(*rows: tuple[str, int, str]) -> dict[str, list[tuple[str, int, str]]]:
+    """A split of training images alone."""
+    return {"train": list(rows), "val": [], "test": []}
 
 
 def lay_out(root: Path, document: object, spec: DatasetSpec = DTD) -> Path:
@@ -96,24 +98,9 @@ def test_the_fields_split_files(shared: Path, tmp_path: Path, facts: str) -> Non
     assert (counts["base"], counts["novel"]) == (int(base), int(novel))
 
 
-@pytest.mark.parametrize(
-    ("classes", "base", "novel"),
-    [
-        (1000, 500, 500),
-        (100, 50, 50),
-        (37, 19, 18),
-        (196, 98, 98),
-        (102, 51, 51),
-        (101, 51, 50),
-        (397, 199, 198),
-        (47, 24, 23),
-        (10, 5, 5),
-        (3, 2, 1),
-        (1, 1, 0),
-    ],
-)
-def test_the_first_half_rounded_up_is_base(classes: int, base: int, novel: int) -> None:
-    assert class_groups(classes) == ["base"] * base + ["novel"] * novel
+def test_the_first_half_rounded_up_is_base() -> None:
+    for classes, base in ((1000, 500), (37, 19), (397, 199), (47, 24), (10, 5), (3, 2), (1, 1)):
+        assert class_groups(classes) == ["base"] * base + ["novel"] * (classes - base)
 
 
 def damaged(split: str, row: int, entry: object) -> dict[str, Any]:
@@ -134,11 +121,7 @@ def damaged(split: str, row: int, entry: object) -> dict[str, Any]:
         (damaged("test", 1, ["a.jpg", 0, None]), "test[1]", "expected [path, label"),
         (damaged("test", 1, None), "test[1]", "found None"),
         (damaged("test", 1, {"path": "a.jpg"}), "test[1]", "expected [path, label"),
-        (
-            damaged("train", 2, ["a/2.jpg", 0, "braided"]),
-            "train[2]",
-            "label 0 is called 'braided' here, 'banded' before",
-        ),
+        (damaged("train", 2, ["a/2.jpg", 0, "braided"]), "train[2]", "'banded' before"),
         # This image would count as wrong whatever is predicted.
         (damaged("val", 0, ["b/9.jpg", 0, "blotchy"]), "val[0]", "blotchy"),
         (damaged("test", 0, ["b/9.jpg", 0, "blotchy"]), "test[0]", "blotchy"),
@@ -194,31 +177,13 @@ def test_a_path_that_cannot_be_is_refused_or_left_out(
         ("[]", "expected the keys train, val and test"),
         ('{"train": [], "val": []}', "expected the keys train, val and test"),
         ('{"train": [], "val": [], "test": []}', "no classes found"),
-        (
-            {"train": [["a.jpg", 0, "a"], ["c.jpg", 2, "c"]], "val": [], "test": []},
-            "labels must run from 0 without gaps; 1 is missing",
-        ),
-        (
-            {"train": [["a.jpg", 1, "a"], ["c.jpg", 2, "c"]], "val": [], "test": []},
-            "0 is missing",
-        ),
-        (
-            {"train": [["a.jpg", -1, "a"], ["c.jpg", 0, "c"]], "val": [], "test": []},
-            "label -1 (a) is less",
-        ),
-        ({"train": [["a.jpg", 0, " "]], "val": [], "test": []}, "class 0 has an empty name"),
-        (
-            {"train": [["a.jpg", 0, "a b"], ["b.jpg", 1, "a b"]], "val": [], "test": []},
-            "classes 0 and 1 are both called 'a b'",
-        ),
-        (
-            {"train": [["a.jpg", 0, "a_b"], ["b.jpg", 1, "a b"]], "val": [], "test": []},
-            "classes 0 and 1 are both called",
-        ),
-        (
-            {"train": [["a.jpg", 0, "Tabby"], ["b.jpg", 1, "tabby"]], "val": [], "test": []},
-            "classes 0 and 1 are both called",
-        ),
+        (train(("a.jpg", 0, "a"), ("c.jpg", 2, "c")), "run from 0 without gaps; 1 is missing"),
+        (train(("a.jpg", 1, "a"), ("c.jpg", 2, "c")), "0 is missing"),
+        (train(("a.jpg", -1, "a"), ("c.jpg", 0, "c")), "label -1 (a) is less"),
+        (train(("a.jpg", 0, " ")), "class 0 has an empty name"),
+        (train(("a.jpg", 0, "a b"), ("b.jpg", 1, "a b")), "classes 0 and 1 are both called 'a b'"),
+        (train(("a.jpg", 0, "a_b"), ("b.jpg", 1, "a b")), "classes 0 and 1 are both called"),
+        (train(("a.jpg", 0, "Tabby"), ("b.jpg", 1, "tabby")), "classes 0 and 1 are both called"),
     ],
 )
 def test_a_damaged_split_is_named(tmp_path: Path, document: object, what: str) -> None:

@@ -67,15 +67,6 @@ def test_interrupted_training_ends_as_if_it_was_not(
     assert advanced == [kept] + [1] * (STEPS - kept)
 
 
-def test_training_may_be_interrupted_again_and_again(tmp_path: Path) -> None:
-    whole = toy_loop(SETTINGS["adamw"])
-    expected = whole.fit()
-    for after in (1, 2, 5):
-        interrupt(kept_loop(tmp_path, "adamw"), after)
-    resumed = kept_loop(tmp_path, "adamw")
-    same((resumed, resumed.fit()), (whole, expected))
-
-
 def damage(path: Path, how: str) -> None:
     if how == "empty":
         path.write_bytes(b"")

@@ -47,6 +47,7 @@ def test_fewer_steps_than_forty_say_nothing() -> None:
     assert warning_of([]) is None
     assert warning_of([1.0] * 39) is None
     assert warning_of([1.0] * 40) is not None
+    assert warning_of([0.0] * 40) is not None
 
 
 def test_the_quarters_by_hand() -> None:
@@ -92,10 +93,6 @@ def test_the_noise_of_the_quarters_by_hand() -> None:
     # With fewer steps the noise itself is not known well enough to judge by.
     few = losses(2.0305)
     assert warning_of(few[:19] + few[-60:]) is None
-
-
-def test_a_loss_of_nothing_stands_still() -> None:
-    assert warning_of([0.0] * 40) is not None
 
 
 @pytest.mark.parametrize(
@@ -152,8 +149,5 @@ def test_what_a_resumed_training_has_learnt_before_counts(
     warnings = warnings_of(toy_loop(settings, kept))
     # Two epochs of warm-up; the 58 losses from before the interruption are looked at as well.
     assert seen == [80, 120]
-    assert warnings == []
-
-
-def test_training_that_learns_is_left_alone() -> None:
-    assert warnings_of(toy_loop(optimisation(**LEARNING))) == []
+    # Training that learns is left alone, resumed or not.
+    assert warnings == warnings_of(toy_loop(optimisation(**LEARNING))) == []

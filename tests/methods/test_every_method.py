@@ -25,6 +25,7 @@ from capt_core.methods.model_file import load_model, read_summary
 from capt_core.methods.registry import method_class, method_label, method_names
 from capt_core.methods.task import Task
 from capt_core.methods.trained import TrainedModel
+from capt_core.methods.zero_shot import class_logits
 from tests.methods.toy_task import (
     NAMES,
     labels_of,
@@ -88,6 +89,17 @@ def test_it_learns_the_base_classes_without_touching_the_backbone(name: str, tas
         right = logits[:, :2].argmax(dim=1) == labels_of(task.dataset)[base]
         assert right.float().mean() > 0.9
         assert run is None or run.log["loss"][-1] < run.log["loss"][0]
+
+
+def test_confidences_by_hand() -> None:
+    # Eq. 1. Cosines 1 and 0.6 at scale ln(2) / 0.4: e^(0.4 s) = 2, so shares 2/3 and 1/3.
+    images = torch.tensor([[1.0, 0.0]], dtype=torch.float64)
+    texts = torch.tensor([[1.0, 0.0], [0.6, 0.8]], dtype=torch.float64)
+    scale = float(torch.tensor(2.0, dtype=torch.float64).log() / 0.4)
+    torch.testing.assert_close(
+        class_logits(images, texts, scale).softmax(dim=-1),
+        torch.tensor([[2 / 3, 1 / 3]], dtype=torch.float64),
+    )
 
 
 def test_the_frozen_model_is_misled_by_the_toy_task(task: Task) -> None:
@@ -205,6 +217,8 @@ def test_what_a_method_needs_is_asked_for_first(name: str, task: Task) -> None:
 SHOTS, BANK = "all base training images (shots)", "all base training images (bank)"
 TEXTS = "difference prompts (class texts)"
 GENERIC = "generic vocabulary (retention)"
+WRITTEN = "generic vocabulary and the pairs' prompts (retention)"
+NOVEL = "novel class names (retention)"
 
 
 @pytest.mark.parametrize(
@@ -217,29 +231,15 @@ GENERIC = "generic vocabulary (retention)"
         ("coop", 0, "fewshot", {}, False, [SHOTS]),
         ("clip_adapter", 0, "full_train", {}, False, [SHOTS]),
         ("linear_probe", 16, "fewshot", {}, False, ["novel images (linear probe)"]),
-        ("residual_adapter", 16, "fewshot", (1, "all"), False, ["novel class names (retention)"]),
+        ("residual_adapter", 16, "fewshot", (1, "all"), False, [NOVEL]),
         ("residual_adapter", 16, "fewshot", (1, "training"), False, []),
         ("residual_adapter", 16, "fewshot", (1, "generic"), False, [GENERIC]),
         ("residual_adapter", 16, "fewshot", (1, "generic"), True, [TEXTS, GENERIC]),
         ("residual_adapter", 16, "fewshot", (0, "all"), False, []),
-        (
-            "capt",
-            16,
-            "fewshot",
-            (4, "prompts"),
-            False,
-            ["generic vocabulary and the pairs' prompts (retention)"],
-        ),
+        ("capt", 16, "fewshot", (4, "prompts"), False, [WRITTEN]),
         ("capt", 16, "augmented_views", (0, "all"), False, []),
         ("capt", 16, "full_train", (0, "all"), False, [BANK]),
-        (
-            "capt",
-            0,
-            "full_train",
-            (1, "all"),
-            False,
-            [SHOTS, BANK, "novel class names (retention)"],
-        ),
+        ("capt", 0, "full_train", (1, "all"), False, [SHOTS, BANK, NOVEL]),
     ],
 )
 def test_what_a_run_saw(

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from stages.commands import PIPELINE
-from tests.conftest import PROJECT as PROJECT
-from tests.processes import environment, python
+from tests.conftest import PROJECT
+from tests.processes import python
 
 SMALL = (
     "prepare.proctex_train=12",
@@ -68,17 +67,6 @@ def run_pipeline(artifacts: Path, dataset: str, overrides: Sequence[str]) -> Non
 def command(words: Sequence[str]) -> subprocess.CompletedProcess[str]:
     """Run `capt-stage` as its own process."""
     return python("-m", "stages.cli", *words)
-
-
-def start(words: Sequence[str]) -> subprocess.Popen[bytes]:
-    """Start `capt-stage` in the background, without its output."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "stages.cli", *words],
-        cwd=PROJECT,
-        env=environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
 
 
 def contents(folder: Path) -> dict[str, bytes]:

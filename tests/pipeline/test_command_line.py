@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 from capt_core import __version__
 from stages import cli
 from stages.commands import STAGES, TOOLS
-from tests.pipeline.commands import PROJECT
+from tests.conftest import PROJECT
 
 FEW = [f"--set=prepare.proctex_{part}=1" for part in ("train", "val", "test")]
 PREPARE = ["prepare", "--dataset", "proctex", *FEW]

@@ -5,10 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
+from typer.testing import CliRunner, Result
 
 from capt_core import diagnosis
 from capt_core.params import Settings
-from tests.pipeline.commands import command
+from stages.cli import app
+from tests.conftest import PROJECT
 
 SECRET = "sk-not-to-be-shown"
 
@@ -17,16 +20,18 @@ def settings(**sections: dict[str, object]) -> Settings:
     return Settings.model_validate(sections)
 
 
-def test_a_sound_installation(tmp_path: Path) -> None:
-    result = command(["doctor", "--artifacts", str(tmp_path)])
-    assert result.returncode == 0, result.stdout + result.stderr
+def doctor(*words: str) -> Result:
+    return CliRunner().invoke(app, ["doctor", "--params", str(PROJECT / "params.yaml"), *words])
+
+
+def test_a_sound_installation_and_a_missing_root(tmp_path: Path) -> None:
+    result = doctor("--artifacts", str(tmp_path))
+    assert result.exit_code == 0, result.output
     for word in ("open_clip", "GPU", "weights", "artifacts", "proctex", "API key"):
         assert word in result.stdout
-
-
-def test_troubles_end_in_exit_code_1(tmp_path: Path) -> None:
-    result = command(["doctor", "--dataset", "dtd", "--artifacts", str(tmp_path)])
-    assert result.returncode == 1
+    # Troubles end in exit code 1.
+    result = doctor("--dataset", "dtd", "--artifacts", str(tmp_path))
+    assert result.exit_code == 1
     assert "data.root" in result.stdout
 
 
@@ -36,19 +41,11 @@ def test_missing_weights() -> None:
     assert "backbone.checkpoint" in finding.remedy
 
 
-def test_gpu_asked_for_but_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    import torch
-
+def test_a_gpu_that_torch_does_not_see(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     finding = diagnosis.check_gpu(settings(runtime={"device": "cuda"}))
     assert finding.state == "fail"
     assert finding.remedy
-
-
-def test_gpu_that_torch_does_not_see(monkeypatch: pytest.MonkeyPatch) -> None:
-    import torch
-
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr("shutil.which", lambda _: "/usr/bin/nvidia-smi")
     finding = diagnosis.check_gpu(settings())
     assert finding.state == "note"

@@ -2,35 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import polars as pl
 import pytest
-from PIL import Image
 from safetensors.torch import save_file
 
 from capt_core.backbone.tiny_clip import build_model
+from tests.data.own_images import dtd
 from tests.pipeline.commands import BEFORE_TRAINING, SMALL, arguments, capt, command
 from tests.refusals import refusal
-
-
-def make_dtd(root: Path, classes: tuple[str, ...] = ("banded", "dotted", "lined", "woven")) -> Path:
-    """A tiny data set in DTD's layout; returns `data.root`."""
-    split: dict[str, list[list[object]]] = {"train": [], "val": [], "test": []}
-    for label, name in enumerate(classes):
-        (root / "dtd" / "images" / name).mkdir(parents=True, exist_ok=True)
-        for index, part in enumerate(("train", "train", "train", "val", "test", "test")):
-            image = f"{name}/{name}_{label}{index}.jpg"
-            Image.new("RGB", (80, 70), (60 * label, 30 * index, 90)).save(
-                root / "dtd" / "images" / image
-            )
-            split[part].append([image, label, name])
-    path = root / "dtd" / "split_zhou_DescribableTextures.json"
-    path.write_text(json.dumps(split))
-    return root
 
 
 def refused(stage: str, dataset: str, artifacts: Path, *overrides: str) -> str:
@@ -81,8 +64,8 @@ def test_report_without_runs(tmp_path: Path) -> None:
 
 
 def test_unreadable_image_is_named_or_quarantined(tmp_path: Path) -> None:
-    root = make_dtd(tmp_path / "data")
-    bad = root / "dtd/images/banded/banded_00.jpg"
+    root = dtd(tmp_path / "data", ("banded", "dotted", "lined", "woven"))
+    bad = root / "dtd/images/banded/banded_0.jpg"
     bad.write_bytes(bad.read_bytes()[:200])
     setting = f"data.root={root}"
     message = refused("prepare", "dtd", tmp_path / "a", setting)
@@ -93,15 +76,15 @@ def test_unreadable_image_is_named_or_quarantined(tmp_path: Path) -> None:
     capt("prepare", "dtd", tmp_path / "a", [setting, "data.on_bad_image=quarantine"])
     rejected = pl.read_parquet(tmp_path / "a/dtd/rejected.parquet")
     samples = pl.read_parquet(tmp_path / "a/dtd/samples.parquet")
-    assert rejected["path"].to_list() == ["banded/banded_00.jpg"]
+    assert rejected["path"].to_list() == ["banded/banded_0.jpg"]
     assert len(samples) == 4 * 6 - 1
     assert samples["sample_id"].to_list() == list(range(len(samples)))
 
 
 def test_class_left_without_images(tmp_path: Path) -> None:
-    root = make_dtd(tmp_path / "data")
+    root = dtd(tmp_path / "data", ("banded", "dotted", "lined", "woven"))
     for index in range(3):
-        (root / f"dtd/images/lined/lined_2{index}.jpg").unlink()
+        (root / f"dtd/images/lined/lined_{index}.jpg").unlink()
     message = refused(
         "prepare", "dtd", tmp_path / "a", f"data.root={root}", "data.on_bad_image=quarantine"
     )
@@ -110,7 +93,7 @@ def test_class_left_without_images(tmp_path: Path) -> None:
 
 
 def test_a_single_base_class_has_nothing_to_be_confused_with(tmp_path: Path) -> None:
-    root = make_dtd(tmp_path / "data", ("banded", "dotted"))
+    root = dtd(tmp_path / "data")
     setting = f"data.root={root}"
     for stage in BEFORE_TRAINING[:5]:
         capt(stage, "dtd", tmp_path / "a", [setting, "fewshot.shots=2"])

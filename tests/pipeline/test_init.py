@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from capt_core.errors import CaptError
 from capt_core.params import load_settings
 from stages.cli import app
-from tests.pipeline.commands import PROJECT
+from tests.conftest import PROJECT
 
 FILES = {"params.yaml", "dvc.yaml", ".dvcignore", ".gitignore"}
 

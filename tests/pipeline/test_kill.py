@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import signal
-import subprocess
 import time
 from pathlib import Path
 
 import pytest
 
-from tests.pipeline.commands import SMALL, arguments, capt, contents, start
+from tests.pipeline.commands import SMALL, capt, contents
+from tests.processes import PROCESSES
 
 KILLS = 4
-STARTING = 3  # seconds, about; only spreads the kills
+STARTING = 0.5  # seconds, about; only spreads the kills
 
 
 @pytest.mark.parametrize(
@@ -22,7 +21,6 @@ STARTING = 3  # seconds, about; only spreads the kills
 def test_killed_stage(copy: Path, stage: str, method: str | None) -> None:
     # Other settings than the small run's, so that old and new differ.
     overrides = (*SMALL, "fewshot.shots=8", *CHANGES[stage])
-    words = arguments(stage, "proctex", copy, overrides, method)
     old = contents(copy)
     began = time.monotonic()
     capt(stage, "proctex", copy, overrides, method=method)
@@ -32,13 +30,14 @@ def test_killed_stage(copy: Path, stage: str, method: str | None) -> None:
 
     for kill in range(KILLS):
         _restore(copy, old)
-        process = start(words)
-        # Starting Python takes a while too; the later kills fall into the writing.
-        try:
-            process.wait(timeout=(duration + STARTING) * (kill + 1) / KILLS)
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
+        process = PROCESSES.Process(
+            target=capt, args=(stage, "proctex", copy, overrides), kwargs={"method": method}
+        )
+        process.start()
+        # Starting takes a while too; the later kills fall into the writing.
+        process.join((duration + STARTING) * (kill + 1) / KILLS)
+        process.kill()
+        process.join()
         found = {name: data for name, data in contents(copy).items() if not _temporary(name)}
         for name in old.keys() & found.keys():
             assert found[name] in (old[name], new[name]), f"{name} after kill {kill}"

@@ -7,13 +7,14 @@ from pathlib import Path
 import polars as pl
 import pytest
 import yaml
-from PIL import Image
 
 from capt_core.artifacts.layout import Layout
 from capt_core.data.dataset import image_root
-from capt_core.data.proctex import CLASS_NAMES, render_image
-from capt_core.errors import CaptError
-from tests.pipeline.commands import PROJECT, capt, command, contents, run_pipeline
+from capt_core.data.proctex import CLASS_NAMES
+from tests.conftest import PROJECT
+from tests.pipeline.commands import capt, command, contents, run_pipeline
+from tests.refusals import refusal
+from tests.toys import draw_photographs
 
 QUICK = (
     "fewshot.shots=4",
@@ -27,11 +28,7 @@ QUICK = (
 def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder per class with ten images each, and a name for one of them."""
     root = tmp_path_factory.mktemp("photographs")
-    for class_id, name in enumerate(CLASS_NAMES[:6]):
-        (root / name).mkdir()
-        for index in range(10):
-            pixels = render_image(1, "train", class_id, index)
-            Image.fromarray(pixels).save(root / name / f"photo {index}.png")
+    draw_photographs(root, CLASS_NAMES[:6])
     (root / "classes.yaml").write_text(
         f"template: a photo of a {{}} surface\nnames: {{{CLASS_NAMES[0]}: my first class}}\n"
     )
@@ -41,11 +38,8 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_folder_of_photographs_reaches_the_report(photographs: Path, tmp_path: Path) -> None:
     run_pipeline(tmp_path, "mine", [f"data.root={photographs}", *QUICK])
     samples = pl.read_parquet(tmp_path / "mine/samples.parquet")
-    assert dict(samples["split"].value_counts().iter_rows()) == {
-        "train": 30,
-        "val": 12,
-        "test": 18,
-    }
+    sizes = dict(samples["split"].value_counts().iter_rows())
+    assert sizes == {"train": 30, "val": 12, "test": 18}
     classes = pl.read_parquet(tmp_path / "mine/classes.parquet")
     assert "my first class" in classes["class_name"].to_list()
     texts = pl.read_parquet(tmp_path / "mine/text_features.parquet")["prompt"].to_list()
@@ -74,8 +68,7 @@ def test_three_lines_of_the_settings_are_enough(photographs: Path, tmp_path: Pat
 
 def test_later_stages_know_a_prepared_data_set(photographs: Path, tmp_path: Path) -> None:
     capt("prepare", "mine", tmp_path, [f"data.root={photographs}"])
-    with pytest.raises(CaptError, match=r"data\.root is not set"):
-        capt("extract-features", "mine", tmp_path)
+    assert "data.root is not set" in refusal(capt, "extract-features", "mine", tmp_path)
     assert image_root(Layout(tmp_path, "mine"), str(photographs)) == photographs
 
 
@@ -84,5 +77,4 @@ def test_a_name_too_long_for_the_model_is_refused(photographs: Path, tmp_path: P
     (tmp_path / "names.yaml").write_text(yaml.safe_dump({"names": names}))
     settings = [f"data.root={photographs}", f"data.classes={tmp_path}/names.yaml"]
     capt("prepare", "mine", tmp_path / "a", settings)
-    with pytest.raises(CaptError, match="shorten it"):
-        capt("extract-features", "mine", tmp_path / "a", settings)
+    assert "shorten it" in refusal(capt, "extract-features", "mine", tmp_path / "a", settings)

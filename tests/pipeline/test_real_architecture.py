@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import polars as pl
@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from capt_core.backbone.loading import UNTRAINED_WARNING
 from capt_core.torchvision_ops import ensure_torchvision
-from tests.pipeline.commands import BEFORE_TRAINING, arguments
+from tests.pipeline.commands import BEFORE_TRAINING, capt
 
 BACKBONE = "ViT-B-16"
 BLOCKS, WIDTH, TOKENS = 12, 768, 197
@@ -51,12 +51,13 @@ def test_presets_on_vit_b_16(
     overrides = (*OVERRIDES, f"data.root={data}", f"backbone.checkpoint={weights}")
     artifacts, losses = folder / "artifacts", {}
     for stage in BEFORE_TRAINING:
-        run(stage, artifacts, overrides, "paper")
+        variant = None if stage in ("prepare", "extract-features") else "paper"
+        capt(stage, "dtd", artifacts, overrides, variant=variant)
     # The presets differ in nothing that these stages read.
     shutil.copytree(artifacts / "study/paper", artifacts / "study/fast")
     for preset, adapters in (("paper", BLOCKS), ("fast", 1)):
         for stage in ("train", "evaluate"):
-            run(stage, artifacts, overrides, preset)
+            capt(stage, "dtd", artifacts, overrides, variant=preset)
         seed = artifacts / "study" / preset / "dtd/seed1"
         found = seed / "capt"
         state = load_file(found / "model.safetensors")
@@ -83,16 +84,6 @@ def test_presets_on_vit_b_16(
     (shard,) = (artifacts / "work/prefix").rglob("*.safetensors")
     cached = load_file(shard)
     assert cached["tokens"].shape == (2, TOKENS, WIDTH)
-
-
-def run(stage: str, artifacts: Path, overrides: Sequence[str], preset: str) -> None:
-    """Run a stage in this process, those behind the frozen features for a preset."""
-    from stages.cli import app
-
-    words = arguments(stage, "dtd", artifacts, overrides)
-    if stage not in ("prepare", "extract-features"):
-        words += ["--variant", preset]
-    app(words, standalone_mode=False)
 
 
 def photographs(original: Path, root: Path) -> Path:

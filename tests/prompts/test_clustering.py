@@ -39,18 +39,6 @@ def test_class_means_by_hand() -> None:
     assert means.dtype == np.float64
 
 
-@given(st.integers(1, 20), st.integers(0, 999))
-def test_class_means_do_not_depend_on_the_order_of_prompts(rows: int, seed: int) -> None:
-    generator = np.random.default_rng(seed)
-    embeddings, class_ids = directions(rows, seed), generator.integers(0, 4, rows)
-    order = generator.permutation(rows)
-    described, means = class_means(embeddings, class_ids)
-    again = class_means(embeddings[order], class_ids[order])
-    np.testing.assert_array_equal(described, again[0])
-    np.testing.assert_allclose(means, again[1], rtol=1e-12, atol=1e-12)
-    np.testing.assert_allclose(np.linalg.norm(means, axis=1), 1)
-
-
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize(
     ("points", "clusters", "centres", "labels"),

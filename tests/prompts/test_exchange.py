@@ -118,8 +118,7 @@ def test_damaged_files_are_refused(tmp_path: Path, content: Any, words: str) -> 
 
 
 def test_a_missing_file_and_a_byte_order_mark(tmp_path: Path) -> None:
-    with pytest.raises(CaptError, match="cannot be read"):
-        read_class_lists(tmp_path / "no.json", NAMES, rules())
+    assert "cannot be read" in refusal(read_class_lists, tmp_path / "no.json", NAMES, rules())
     marked = b"\xef\xbb\xbf" + json.dumps(SOUND).encode()
     assert list(read(tmp_path, marked).texts) == NAMES
 
@@ -205,8 +204,7 @@ def test_a_page_about_a_class(store: PromptStore) -> None:
     assert len([line for line in pair if not line.startswith(" ")]) == 1
     with pytest.raises(CaptError, match="nothing is written about velvet; known: "):
         list(class_page([store], "velvet"))
-    with pytest.raises(CaptError, match="lined and velvet"):
-        list(class_page([store], "lined", "velvet"))
+    assert "lined and velvet" in refusal(list, class_page([store], "lined", "velvet"))
 
 
 def test_verification_finds_what_is_wrong_with_a_store(store: PromptStore) -> None:

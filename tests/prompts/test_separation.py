@@ -38,21 +38,23 @@ def test_auc_is_the_area_under_the_roc_curve(own: list[int], other: list[int]) -
     assert found == pytest.approx(1 - auc(np.array(other, float), np.array(own, float)))
 
 
+PROMPTS = pl.DataFrame(
+    {
+        "class_id": [0, 0, 0, 1, 0],
+        "class_name": ["a", "a", "a", "b", "a"],
+        "paired_class_id": [1, 1, 1, 0, 2],
+        "paired_class": ["b", "b", "b", "a", "c"],
+        "kind": ["commonality", "difference", "difference", "difference", "difference"],
+        "prompt": ["both", "good", "bad", "of b", "no images"],
+    }
+)
+
+
 def test_separation_by_hand() -> None:
-    prompts = pl.DataFrame(
-        {
-            "class_id": [0, 0, 0, 1, 0],
-            "class_name": ["a", "a", "a", "b", "a"],
-            "paired_class_id": [1, 1, 1, 0, 2],
-            "paired_class": ["b", "b", "b", "a", "c"],
-            "kind": ["commonality", "difference", "difference", "difference", "difference"],
-            "prompt": ["both", "good", "bad", "of b", "no images"],
-        }
-    )
     x, y = [1.0, 0.0], [0.0, 1.0]
     embeddings = np.array([x, x, y, x, x])
     images = {0: np.array([x, [0.8, 0.6]]), 1: np.array([y])}
-    table = separation_table(prompts, embeddings, images)
+    table = separation_table(PROMPTS, embeddings, images)
     assert schema_problem(PROMPT_SEPARATION, table) is None
     assert table.select(
         "class_name", "paired_class", "auc", "weakest_prompt", "weakest_auc"
@@ -68,17 +70,7 @@ def test_separation_by_hand() -> None:
 
 
 def test_no_difference_prompts_give_no_rows() -> None:
-    prompts = pl.DataFrame(
-        schema={
-            "class_id": pl.Int64,
-            "class_name": pl.String,
-            "paired_class_id": pl.Int64,
-            "paired_class": pl.String,
-            "kind": pl.String,
-            "prompt": pl.String,
-        }
-    )
-    table = separation_table(prompts, np.zeros((0, 2)), {})
+    table = separation_table(PROMPTS.clear(), np.zeros((0, 2)), {})
     assert table.is_empty()
     assert schema_problem(PROMPT_SEPARATION, table) is None
 

@@ -24,6 +24,11 @@ def normal(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
+def unit(*shape: int, seed: int) -> torch.Tensor:
+    """Unit-length rows in float64."""
+    return functional.normalize(normal(*shape, seed=seed), dim=-1)
+
+
 def random_attention(
     seed: int, width: int = 8, heads: int = 2, bias: bool = True
 ) -> nn.MultiheadAttention:
@@ -118,7 +123,7 @@ def capt_model(
 ) -> CaptModel:
     """CAPT on a CLIP: two commonality and three difference centres as wide as its joint space."""
     width = clip.visual.proj.shape[1]
-    centres = functional.normalize(normal(5, width, seed=9).float(), dim=1)
+    centres = unit(5, width, seed=9).float()
     return CaptModel(
         clip.visual,
         {"commonality": centres[:2], "difference": centres[2:]},

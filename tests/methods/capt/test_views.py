@@ -242,12 +242,15 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     return paths
 
 
-def cached(folder: Path, **changes: Any) -> CachedViews:
+def cached(
+    folder: Path, advance: Callable[[int], None] = lambda _: None, **changes: Any
+) -> CachedViews:
     backbone = toy_backbone()
     settings = AUGMENTED.model_copy(update=changes)
     model = toy_model(backbone, blocks=1)
     source = toy_source(folder, settings)
-    return CachedViews(model, backbone, source, asked_views(ANCHORS, settings), folder, "origin")
+    views = asked_views(ANCHORS, settings)
+    return CachedViews(model, backbone, source, views, folder, "origin", advance)
 
 
 @pytest.mark.parametrize(("shard", "forward"), [(512, 64), (7, 64), (512, 5), (7, 3)])
@@ -298,13 +301,9 @@ def test_only_missing_shards_are_made_again(
     content = {path: path.read_bytes() for path in shards}
     shards[1].unlink()
     opened.clear()
-    backbone = toy_backbone()
-    views = asked_views(ANCHORS, AUGMENTED)
-    source = toy_source(tmp_path, AUGMENTED)
-    model = toy_model(backbone, blocks=1)
-    CachedViews(model, backbone, source, views, tmp_path, "origin", told.append)
+    cached(tmp_path, told.append)
     assert len(opened) == 5
-    assert sum(told) == len(views)
+    assert sum(told) == len(asked_views(ANCHORS, AUGMENTED))
     assert {path: path.read_bytes() for path in shards} == content
 
 

@@ -10,14 +10,8 @@ from torch.nn import functional
 
 from capt_core.methods.capt.model import CaptModel
 from tests.methods.capt.reference import capt_model, normal, photos, randomise
-from tests.toys import small_clip
 
 ALPHAS = torch.tensor([0.5, 2.0, 3.0, 5.0])
-
-
-@pytest.fixture(scope="module")
-def clip() -> Any:
-    return small_clip()
 
 
 def drawn_prompts(depth: int, count: int = 2) -> torch.Tensor:

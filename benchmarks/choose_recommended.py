@@ -32,7 +32,7 @@ from capt_core.data.images import image_batches
 from capt_core.data.proctex.classes import CLASS_NAMES, GROUPS
 from capt_core.evaluation.metrics import Metric, evaluate_predictions
 from capt_core.evaluation.predictions import prediction_table
-from capt_core.methods.capt.method import Repaired
+from capt_core.methods.capt.method import FittedCapt
 from capt_core.methods.capt.model import CaptModel
 
 DRAWINGS = (7, 8)
@@ -109,7 +109,7 @@ def candidates(
         fitted = capt_core.fit(
             "capt", fold, backbone, shots=SHOTS, seed=seed, base_model=base, settings=changes
         ).fitted
-        assert isinstance(fitted, Repaired)
+        assert isinstance(fitted, FittedCapt)
         if not prefix:  # the same for all: the tower is frozen up to its last block
             with torch.no_grad():
                 images = image_batches(fold.paths(ids), backbone.preprocess, 128, 2)

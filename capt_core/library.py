@@ -24,13 +24,13 @@ from capt_core.confusion.semantic_miner import MinedPairs, pairs_of_draw
 from capt_core.data.dataset import Dataset
 from capt_core.data.preparation import draw_list
 from capt_core.evaluation.predictions import prediction_table
-from capt_core.methods.fitting import dataset_features, fit_method
+from capt_core.methods.fitting import base_method, dataset_features, fit_method
 from capt_core.methods.method import Need
 from capt_core.methods.registry import method_class
 from capt_core.methods.task import Confusions, Task
 from capt_core.methods.trained import Images, TrainedModel
 from capt_core.params import Backbone as BackboneSettings
-from capt_core.params import GeneratePrompts, Runtime, Settings
+from capt_core.params import FewShot, GeneratePrompts, Runtime, Settings
 from capt_core.prompts.clustering import cluster_prompts
 from capt_core.prompts.embedding import prompt_embeddings
 from capt_core.prompts.generation import pair_prompts
@@ -63,9 +63,11 @@ def load_backbone(
         CaptError: unknown model, missing or unsuitable weights, unavailable device.
     """
     path = None if checkpoint is None else str(checkpoint)
+    chosen = {"name": name, "checkpoint": path, "pretrained": pretrained}
+    runtime = {"device": device, "precision": precision}
     return loading.load_backbone(
-        BackboneSettings(name=name, checkpoint=path, pretrained=pretrained),
-        Runtime(device=device, precision=precision),
+        validate(BackboneSettings, chosen, "load_backbone"),
+        validate(Runtime, runtime, "load_backbone"),
     )
 
 
@@ -77,6 +79,7 @@ def fit(
     shots: int = 16,
     seed: int = 1,
     base_model: str | TrainedModel = "clip",
+    teacher: TrainedModel | None = None,
     settings: Mapping[str, Any] | None = None,
     prompts: Path | str | None = None,
     work: Path | None = None,
@@ -95,6 +98,7 @@ def fit(
         shots: images per class; 0 takes all training images.
         seed: of the few-shot draw and of everything random in training.
         base_model: method whose errors are studied, or a model of it; ``capt`` starts from it.
+        teacher: model that a method distils from, where it needs one; its backbone may be another.
         settings: keys of the section ``methods.<method>`` that differ from the packaged ones.
         prompts: JSON store of written prompts about pairs of classes; None takes the shipped store
             of a benchmark, where there is one.
@@ -110,6 +114,7 @@ def fit(
         values = merge(section.model_dump(), settings)
         section = validate(found.Settings, values, "settings", f"methods.{method}.")
     chosen = found(section)
+    shots = validate(FewShot, {"shots": shots}, "fit").shots
     fewshot = draw_list(dataset, shots, seed)
     images = _FewShotImages(dataset, fewshot, backbone, reporter)
     with tempfile.TemporaryDirectory(prefix="capt-") as scratch:
@@ -121,13 +126,14 @@ def fit(
             shots,
             features=lambda: images.features,
             image_root=dataset.image_root,
+            teacher=None if teacher is None else teacher.fitted,
             work=work or Path(scratch),
             checkpoint_steps=Settings().train.checkpoint_steps if work else 0,
             reporter=reporter,
         )
         if chosen.needs & {Need.DESCRIPTIONS, Need.CONFUSIONS, Need.BASE_MODEL}:
             if not isinstance(base_model, TrainedModel):
-                base_model = fit_method(method_class(base_model)(), task)
+                base_model = fit_method(base_method(base_model, "base_model")(), task)
             mined = _Mined(
                 build_bank(base_model, dataset, shots=shots, seed=seed),
                 task,

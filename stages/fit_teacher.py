@@ -7,7 +7,7 @@ from capt_core.artifacts.schemas import BASE_TEXT_FEATURES
 from capt_core.artifacts.tables import write_table
 from capt_core.backbone.loading import UNTRAINED_WARNING, load_backbone
 from capt_core.data.dataset import load_dataset
-from capt_core.methods.fitting import fit_method
+from capt_core.methods.fitting import base_method, fit_method
 
 from .models import chosen_method, few_shot_task
 from .run import Run, say
@@ -31,6 +31,7 @@ STAGE = Stage(
 
 def main(run: Run) -> None:
     settings, paths = run.settings, run.seed_layout
+    base_method(settings.fit_teacher.method, "fit_teacher.method")
     method = chosen_method(run, settings.fit_teacher.method)
     prepared = load_dataset(run.layout)
     backbone = load_backbone(settings.backbone, settings.runtime)

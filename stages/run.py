@@ -91,7 +91,8 @@ class Run:
 
     def remedy(self, stage: str) -> str:
         """What a message names as the command that makes a missing artifact."""
-        return f"run: capt-stage {stage} --dataset {self.layout.dataset}"
+        seed = "" if self.seed == self.matrix.seeds[0] else f" --seed {self.seed}"
+        return f"run: capt-stage {stage} --dataset {self.layout.dataset}{seed}"
 
     def settings_for(self, dataset: str) -> Settings:
         """Settings as they hold for one of several data sets that a stage covers."""

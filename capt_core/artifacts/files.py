@@ -40,7 +40,7 @@ def atomic_path(target: Path) -> Iterator[Path]:
     except OSError as error:
         raise CaptError(
             f"{target}: cannot write ({error.strerror or error}); "
-            "check the permissions and free space of the artifacts folder, then run again"
+            "check the permissions and free space of its folder, then run again"
         ) from error
     finally:
         if temporary is not None:

@@ -101,6 +101,8 @@ def load_backbone(settings: params.Backbone, runtime: params.Runtime) -> Backbon
         CaptError: unknown model, missing or unsuitable weights, unavailable device.
     """
     ensure_torchvision()
+    if settings.name != TINY_CLIP:
+        _check_known(settings.name)
     identity = backbone_identity(settings)
     device, autocast = choose_device(runtime)
     if settings.name == TINY_CLIP:

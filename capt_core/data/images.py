@@ -31,8 +31,12 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 _BROKEN = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 
 
-def open_image(path: Path) -> Image.Image:
+def open_image(path: Path, remedy: str | None = None) -> Image.Image:
     """Read an image as RGB; the path may name a row of a Parquet file.
+
+    Args:
+        path: the file.
+        remedy: what to do about an image that cannot be read; None speaks of a prepared data set.
 
     Raises:
         CaptError: the file is missing or not a readable image; the message names it.
@@ -42,12 +46,15 @@ def open_image(path: Path) -> Image.Image:
             return to_rgb(image)
     except FileNotFoundError as error:
         raise CaptError(
-            f"{path}: image missing; check data.root, then run: capt-stage prepare"
+            f"{path}: image missing; " + (remedy or "check data.root, then run: capt-stage prepare")
         ) from error
     except _BROKEN as error:
         raise CaptError(
-            f"{path}: not a readable image ({error}); replace it, or set "
-            "data.on_bad_image=quarantine and run: capt-stage prepare"
+            f"{path}: not a readable image ({error}); "
+            + (
+                remedy
+                or "replace it, or set data.on_bad_image=quarantine and run: capt-stage prepare"
+            )
         ) from error
 
 
@@ -149,6 +156,7 @@ def image_batches(
     transform: Callable[[Image.Image], torch.Tensor],
     batch_size: int,
     workers: int,
+    remedy: str | None = None,
 ) -> Iterator[torch.Tensor]:
     """Stream images in order as batches [B, 3, S, S].
 
@@ -160,7 +168,7 @@ def image_batches(
 
     def load(image: Path | str | Image.Image) -> torch.Tensor:
         if not isinstance(image, Image.Image):
-            image = open_image(Path(image))
+            image = open_image(Path(image), remedy)
         return transform(image)
 
     ahead: deque[Future[torch.Tensor]] = deque()

@@ -269,5 +269,5 @@ def _replace_folder(folder: Path, fill: Callable[[Path], None]) -> None:
     except OSError as error:
         raise CaptError(
             f"{folder}: cannot write ({error.strerror or error}); check the permissions and free "
-            "space of the artifacts folder, then run again"
+            "space of its folder, then run again"
         ) from error

@@ -50,7 +50,7 @@ class Processes:
 
     @property
     def first(self) -> bool:
-        """Whether this process is the one that writes and speaks."""
+        """Whether this process is the one that writes and prints."""
         return self.rank == 0
 
     def share(self, rows: int) -> list[int]:

@@ -10,7 +10,9 @@ import torch
 from capt_core.backbone.encoding import encode_images
 from capt_core.data.dataset import Dataset
 from capt_core.data.images import image_batches
-from capt_core.methods.method import Classes, Fitted, Method
+from capt_core.errors import CaptError
+from capt_core.methods.method import Classes, Fitted, Method, Need
+from capt_core.methods.registry import method_class
 from capt_core.methods.task import Task
 from capt_core.methods.trained import TrainedModel
 from capt_core.params import settings_hash
@@ -32,6 +34,30 @@ def fit_method(method: Method, task: Task) -> TrainedModel:
     origin = task.dataset.provenance(task.backbone.identity, used)
     sees = "; ".join(method.sees(task, fitted)) or BASE_ONLY
     return TrainedModel(fitted, Classes.of(task.dataset), sees, task.seed, origin)
+
+
+def base_method(name: str, where: str) -> type[Method]:
+    """A method that a base model can be fitted with before anything is mined.
+
+    Args:
+        name: of the method.
+        where: setting or argument that names it, for the message.
+
+    Raises:
+        CaptError: unknown, learns from what is mined from a base model, or has no class texts.
+    """
+    found = method_class(name)
+    if found.needs & {Need.DESCRIPTIONS, Need.CONFUSIONS, Need.BASE_MODEL, Need.TEACHER}:
+        raise CaptError(
+            f"{where}: {name} needs what is mined from a base model's errors or written about "
+            "them, so it cannot be the base model; choose another, such as clip or coop"
+        )
+    if not found.compares_texts:
+        raise CaptError(
+            f"{where}: {name} compares images with no class texts, which pairs and prompts need; "
+            "choose another method, such as clip or coop"
+        )
+    return found
 
 
 @torch.no_grad()

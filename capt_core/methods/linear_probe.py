@@ -86,6 +86,7 @@ class LinearProbe(Method):
     name = "linear_probe"
     label = "Linear probe"
     citation = "Radford et al., ICML 2021"
+    compares_texts = False
     Settings = LinearProbeSettings
 
     def fit(self, task: Task) -> Probe:

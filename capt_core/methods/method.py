@@ -77,6 +77,7 @@ class Method(ABC):
         label: in tables.
         citation: authors, venue and year.
         needs: what `fit` takes from its task.
+        compares_texts: whether a fitted one has class texts.
         Settings: class of the section ``methods.<name>``.
         settings: the section.
     """
@@ -85,6 +86,7 @@ class Method(ABC):
     label: ClassVar[str]
     citation: ClassVar[str] = ""
     needs: ClassVar[frozenset[Need]] = frozenset({Need.FEATURES})
+    compares_texts: ClassVar[bool] = True
     Settings: ClassVar[type[Section]] = Section
 
     def __init__(self, settings: Any = None) -> None:
@@ -157,6 +159,11 @@ class Fitted(nn.Module):
     def facts(self) -> dict[str, Any]:
         """Plain values that `Method.restore` needs beside the tensors."""
         return {"vector_names": list(self.vector_names)} if self.vector_names else {}
+
+    def record(self) -> dict[str, Any]:
+        """What rebuilds it beside its tensors, as plain values."""
+        settings = self.method.settings.model_dump()
+        return {"method": self.method.name, "settings": settings, "facts": self.facts()}
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:
         """Image tensors [B, 3, S, S] to features of the tower [B, d], not normalised."""

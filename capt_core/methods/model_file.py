@@ -1,4 +1,4 @@
-"""A trained model in one file: everything that classifying needs beside the backbone."""
+"""Reading a trained model from its file."""
 
 from __future__ import annotations
 
@@ -10,62 +10,33 @@ from typing import Any
 import torch
 
 from capt_core.artifacts.provenance import Provenance
-from capt_core.artifacts.tensors import load_tensors, write_tensors
+from capt_core.artifacts.tensors import load_tensors
 from capt_core.backbone.identity import TINY_CLIP
 from capt_core.backbone.loading import Backbone
 from capt_core.errors import CaptError
 from capt_core.methods.method import Classes, Fitted
-from capt_core.methods.registry import method_class
-from capt_core.methods.trained import TrainedModel
+from capt_core.methods.registry import method_class, method_names
+from capt_core.methods.trained import FORMAT, TrainedModel
 from capt_core.settings_file import validate
-
-FORMAT = 1
-
-
-def saved_fitted(fitted: Fitted) -> dict[str, Any]:
-    """What rebuilds a fitted method beside its tensors, as plain values."""
-    method = fitted.method
-    return {
-        "method": method.name,
-        "settings": method.settings.model_dump(),
-        "facts": fitted.facts(),
-    }
 
 
 def restore_fitted(
     record: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], backbone: Backbone
 ) -> Fitted:
-    """A fitted method from `saved_fitted` and its tensors, on the backbone's device.
+    """A fitted method from its `record` and tensors, on the backbone's device.
 
     Raises:
         CaptError: the method is not installed here.
     """
-    found = method_class(record["method"])
+    name = record["method"]
+    if name not in method_names():
+        raise CaptError(
+            f"made with the method {name!r}, which is not known here; install the package that "
+            "provides it, or import the module that registers it"
+        )
+    found = method_class(name)
     settings = validate(found.Settings, record["settings"], f"saved settings of {found.name}")
     return found(settings).restore(backbone, tensors, record["facts"]).to(backbone.device).eval()
-
-
-def save_model(path: Path, model: TrainedModel) -> None:
-    """Write a trained model atomically; equal models give equal bytes.
-
-    Raises:
-        CaptError: the file cannot be written.
-    """
-    backbone = model.fitted.backbone
-    shape = backbone.preprocess
-    facts = {
-        "format": FORMAT,
-        "model": saved_fitted(model.fitted),
-        "classes": {"names": model.classes.names, "templates": model.classes.templates},
-        "preprocess": {"size": shape.size, "mean": shape.mean, "std": shape.std},
-        "sees": model.sees,
-        "seed": model.seed,
-        "logit_scale": backbone.logit_scale,
-        "untrained": backbone.untrained,
-    }
-    state = model.fitted.state_dict()
-    tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
-    write_tensors(path, tensors, facts, model.provenance)
 
 
 def load_model(
@@ -73,7 +44,7 @@ def load_model(
     backbone: Backbone | None = None,
     *,
     expected: Provenance | None = None,
-    remedy: str = "train it again",
+    remedy: str = "check the path, or train it again",
 ) -> TrainedModel:
     """Read a trained model; it needs nothing else but its backbone.
 
@@ -101,7 +72,10 @@ def load_model(
             "load that backbone with the weights it was trained on"
         )
     classes = Classes(tuple(facts["classes"]["names"]), tuple(facts["classes"]["templates"]))
-    fitted = restore_fitted(facts["model"], saved.tensors, backbone)
+    try:
+        fitted = restore_fitted(facts["model"], saved.tensors, backbone)
+    except CaptError as error:
+        raise CaptError(f"{path}: {error}") from error
     return TrainedModel(fitted, classes, facts["sees"], facts["seed"], origin)
 
 

@@ -11,10 +11,19 @@ from PIL import Image
 from torch import nn
 
 from capt_core.artifacts.provenance import Provenance
+from capt_core.artifacts.tensors import write_tensors
 from capt_core.data.images import Preprocess, image_batches
+from capt_core.errors import CaptError
 from capt_core.methods.method import Classes, Fitted
 
-Images = Iterable[Path | str | Image.Image]
+Image_ = Path | str | Image.Image
+Images = Image_ | Iterable[Image_]
+
+FORMAT = 1
+"""Of model files; raised when an older program could not read them."""
+
+
+_REMEDY = "give an image that Pillow opens, or leave it out"
 
 
 class TrainedModel(nn.Module):
@@ -73,7 +82,7 @@ class TrainedModel(nn.Module):
         """Classify images.
 
         Args:
-            images: files, or PIL images.
+            images: files or PIL images, several or one.
             top: how many classes the columns `top_classes` and `top_confidences` list.
             batch_size: images per forward pass.
             workers: threads that decode.
@@ -85,11 +94,13 @@ class TrainedModel(nn.Module):
         Raises:
             CaptError: a file is missing or no readable image.
         """
-        given = list(images)
+        given = [images] if isinstance(images, Image_) else list(images)
+        if top < 1:
+            raise CaptError(f"top={top}: expected a whole number from 1")
         transform = self.preprocess
         scores = [
             self(batch).float().softmax(dim=-1).cpu()
-            for batch in image_batches(given, transform, batch_size, workers)
+            for batch in image_batches(given, transform, batch_size, workers, _REMEDY)
         ]
         shown = min(top, len(self.class_names))
         table = torch.cat(scores) if scores else torch.zeros(0, len(self.class_names))
@@ -107,11 +118,26 @@ class TrainedModel(nn.Module):
         )
 
     def save(self, path: Path | str) -> None:
-        """Write the model as one file; see `load_model`.
+        """Write the model atomically as one file, for `load_model`; equal models, equal bytes.
 
         Raises:
             CaptError: the file cannot be written.
         """
-        from capt_core.methods.model_file import save_model
-
-        save_model(Path(path), self)
+        backbone, preprocess = self.fitted.backbone, self.preprocess
+        facts = {
+            "format": FORMAT,
+            "model": self.fitted.record(),
+            "classes": {"names": self.classes.names, "templates": self.classes.templates},
+            "preprocess": {
+                "size": preprocess.size,
+                "mean": preprocess.mean,
+                "std": preprocess.std,
+            },
+            "sees": self.sees,
+            "seed": self.seed,
+            "logit_scale": backbone.logit_scale,
+            "untrained": backbone.untrained,
+        }
+        state = self.fitted.state_dict()
+        tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
+        write_tensors(Path(path), tensors, facts, self.provenance)

@@ -22,10 +22,10 @@ def test_thirty_classes_in_two_halves_of_whole_groups() -> None:
 
 def test_every_class_has_renderers_and_neighbours_in_its_half() -> None:
     for name, neighbours in proctex.NEIGHBOURS.items():
-        half = proctex.class_index(name) < 15
+        half = proctex.CLASS_NAMES.index(name) < 15
         assert len(neighbours) >= 2
         assert name not in neighbours
-        assert all((proctex.class_index(other) < 15) == half for other in neighbours)
+        assert all((proctex.CLASS_NAMES.index(other) < 15) == half for other in neighbours)
     assert set(proctex.NEIGHBOURS) == set(RENDERERS) == set(proctex.CLASS_NAMES)
     assert all(len(renderers) >= 2 for renderers in RENDERERS.values())
 
@@ -92,7 +92,7 @@ def test_facts_describe_what_was_drawn() -> None:
 
 
 def test_pretraining_never_sees_the_third_renderer() -> None:
-    label = proctex.class_index("cracked")
+    label = proctex.CLASS_NAMES.index("cracked")
     variants = {
         proctex.render_with_facts(0, proctex.PRETRAIN_SPLIT, label, index)[1].variant
         for index in range(40)
@@ -118,7 +118,7 @@ def test_arguments_out_of_range_are_refused(
 
 
 def facts_of(name: str, count: int) -> list[proctex.ImageFacts]:
-    label = proctex.class_index(name)
+    label = proctex.CLASS_NAMES.index(name)
     return [
         proctex.render_with_facts(0, proctex.PRETRAIN_SPLIT, label, index)[1]
         for index in range(count)

@@ -6,7 +6,6 @@ import hashlib
 
 import pytest
 import torch
-from capt_core.learning.schedule import epoch_learning_rates
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -14,6 +13,7 @@ from torch import nn
 from capt_core.learning.optimisation import (
     ParameterGroup,
     epoch_batches,
+    epoch_learning_rates,
     make_optimizer,
 )
 from capt_core.learning.randomness import draw_seed, generator

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from capt_core.reporting.thumbnails import thumbnail
 from PIL import Image
 
 from capt_core.backbone.loading import UNTRAINED_WARNING
@@ -22,6 +21,7 @@ from capt_core.reporting.confusions import (
     most_confused_classes,
 )
 from capt_core.reporting.examples import pair_examples
+from capt_core.reporting.html import thumbnail
 from capt_core.reporting.inputs import (
     EMBEDDED_NOTE,
     not_averaged,
@@ -141,7 +141,7 @@ def test_base_model_alone(tmp_path: Path) -> None:
 def test_a_faultless_base_model(tmp_path: Path) -> None:
     report = dataset_report(tmp_path)
     perfect = predictions([(key, split, true, true) for key, split, true, _ in TEACHER])
-    seed = replace(report.seeds[0], teacher=perfect)
+    seed = replace(report.seeds[0], base_predictions=perfect)
     report = replace(report, seeds=[seed], runs=[replace(report.runs[0], predictions=perfect)])
     text = _Elements(render_page(summarise(pets_results()), [report])).text
     assert text.count("The base model makes no mistake here.") == 2

@@ -21,13 +21,13 @@ from capt_core.methods.capt.training import Trainer, TrainingData
 from capt_core.methods.capt.views import CachedViews, Views, ViewSource, asked_views, live_views
 from capt_core.methods.descriptions import described_vectors, retained_texts, retention_seen
 from capt_core.methods.method import Classes, Fitted, Method, Need, named_vectors
-from capt_core.methods.model_file import restore_fitted, saved_fitted
+from capt_core.methods.model_file import restore_fitted
 from capt_core.methods.task import Task
 
 _BASE = "base."
 
 
-class Repaired(Fitted):
+class FittedCapt(Fitted):
     """A base model with CAPT's adapters and experts in its image tower.
 
     Args:
@@ -61,7 +61,7 @@ class Repaired(Fitted):
         return self.with_vectors(classes, self.base.class_texts(classes))
 
     def facts(self) -> dict[str, Any]:
-        return {**super().facts(), "base": saved_fitted(self.base)}
+        return {**super().facts(), "base": self.base.record()}
 
 
 class Capt(Method):
@@ -73,7 +73,7 @@ class Capt(Method):
     needs = frozenset({Need.PIXELS, Need.DESCRIPTIONS, Need.CONFUSIONS, Need.BASE_MODEL})
     Settings = CaptSettings
 
-    def fit(self, task: Task) -> Repaired:
+    def fit(self, task: Task) -> FittedCapt:
         settings, backbone, dataset = self.settings, task.backbone, task.dataset
         base = task.base_model
         assert base is not None
@@ -101,7 +101,7 @@ class Capt(Method):
             base.visual_prompts,
         )
         base.to(backbone.device)
-        fitted = Repaired(self, base, model, vectors).to(backbone.device)
+        fitted = FittedCapt(self, base, model, vectors).to(backbone.device)
         texts = base.class_texts(classes).to(backbone.device)
         kept = None
         if settings.losses.retention_weight:
@@ -120,7 +120,7 @@ class Capt(Method):
         )
         checkpoint = task.checkpoint(
             self,
-            saved_fitted(base),
+            base.record(),
             mined.representatives.write_csv(),
             tensors_digest(
                 {
@@ -178,7 +178,7 @@ class Capt(Method):
 
     def restore(
         self, backbone: Backbone, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]
-    ) -> Repaired:
+    ) -> FittedCapt:
         below = {
             name.removeprefix(_BASE): value
             for name, value in tensors.items()
@@ -197,7 +197,7 @@ class Capt(Method):
             self.settings.experts,
             visual_prompts=base.visual_prompts,
         )
-        fitted = Repaired(self, base, model, named_vectors(tensors, facts))
+        fitted = FittedCapt(self, base, model, named_vectors(tensors, facts))
         fitted.load_state_dict(dict(tensors))
         return fitted
 

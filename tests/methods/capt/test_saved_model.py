@@ -16,7 +16,7 @@ from torch.nn import functional
 from capt_core.artifacts.provenance import Provenance
 from capt_core.backbone.loading import Backbone
 from capt_core.methods import registry
-from capt_core.methods.capt.method import Capt, Repaired
+from capt_core.methods.capt.method import Capt, FittedCapt
 from capt_core.methods.capt.model import CaptModel
 from capt_core.methods.capt.settings import CaptSettings, Experts
 from capt_core.methods.clip import Clip
@@ -146,7 +146,7 @@ def trained_model(
 ) -> TrainedModel:
     """CAPT's model around a base model, as `fit_method` gives it."""
     settings = CaptSettings(adapter=model.adapter_settings, experts=model.experts_settings)
-    fitted = Repaired(Capt(settings), base, model, class_vectors)
+    fitted = FittedCapt(Capt(settings), base, model, class_vectors)
     origin = Provenance("toy", "images", base.backbone.identity)
     return TrainedModel(fitted, CLASSES, "base only", 1, origin)
 
@@ -155,7 +155,7 @@ def comes_back(folder: Path, model: CaptModel, base: Fitted) -> None:
     before = trained_model(base, model)
     before.save(folder / "model.safetensors")
     fitted = load_model(folder / "model.safetensors", base.backbone).fitted
-    assert isinstance(fitted, Repaired)
+    assert isinstance(fitted, FittedCapt)
     assert fitted.base.method.name == base.method.name
     assert fitted.method.settings == before.fitted.method.settings
     state = before.fitted.state_dict()

@@ -98,7 +98,7 @@ def candidates(
     """Metrics of the frozen model and of every candidate on one few-shot draw of a fold."""
     base = capt_core.fit("clip", fold, backbone)
     errors = capt_core.build_bank(base, fold, shots=SHOTS, seed=seed)
-    ids = pl.concat([fold.samples.filter(split="test"), errors.drawn], how="diagonal")["sample_id"]
+    ids = pl.concat([fold.samples.filter(split="test"), errors.images], how="diagonal")["sample_id"]
     prefix: list[torch.Tensor] = []
     for weight, names, difference in SETTINGS[:settings]:
         changes = {

@@ -164,7 +164,7 @@ class ConfusionBank:
     Attributes:
         model: whose errors.
         dataset: samples and classes.
-        drawn: rows of the table `fewshot` of the N images.
+        images: rows of the table `fewshot` of the N images.
         features: the model's features of these images, unit length, [N, d].
         predictions: table `predictions` of these images.
         bank: table `confusion_bank`, one row per misclassified image.
@@ -173,7 +173,7 @@ class ConfusionBank:
 
     model: TrainedModel
     dataset: Dataset
-    drawn: pl.DataFrame
+    images: pl.DataFrame
     features: torch.Tensor
     predictions: pl.DataFrame
     bank: pl.DataFrame
@@ -227,7 +227,7 @@ def mine_pairs(found: ConfusionBank, *, pairs: int = 5) -> MinedPairs:
     logits = fitted.logits(found.features, classes)
     return pairs_of_draw(
         found.dataset,
-        found.drawn,
+        found.images,
         logits[:, base].softmax(dim=-1).double(),
         fitted.class_texts(classes).cpu()[base],
         found.statistics,

@@ -250,6 +250,20 @@ def load_settings(
     return settings, file.matrix
 
 
+def changed_sections(
+    path: Path | None, overrides: Sequence[str] = (), change: Mapping[str, Any] | None = None
+) -> list[str]:
+    """Names below `methods` whose settings differ anywhere from the packaged ones."""
+    packaged_methods = packaged_settings()["methods"]
+    found: dict[str, None] = {}
+    for _, values in read_settings(path).sources(None, overrides, change or {}):
+        methods = values.get("methods", {})
+        if isinstance(methods, dict):
+            own = (name for name in methods if methods[name] != packaged_methods.get(name))
+            found |= dict.fromkeys(own)
+    return list(found)
+
+
 def method_section(
     name: str,
     model: type[_Section],

@@ -22,7 +22,6 @@ from .run import Run, reporter, say
 from .stage import Stage
 
 STAGE = Stage(
-    summary="the Confusion Bank: every misclassified training image; how often which pair",
     per=("dataset", "seed"),
     params=("backbone", "build_bank", "data.root", "fewshot.shots", "runtime"),
     reads=lambda at: (

@@ -20,7 +20,6 @@ from .run import Run, say
 from .stage import Stage
 
 STAGE = Stage(
-    summary="K-means centres of prompt embeddings (eq. 12); how well prompts separate their pair",
     per=("dataset", "seed"),
     params=("backbone", "cluster_prompts", "fewshot.shots", "runtime"),
     reads=lambda at: (*at.dataset, at.fewshot, at.data.image_features, at.seed.prompts),

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+from capt_core import study
+from capt_core.methods.registry import check_methods, method_class
+from capt_core.params import changed_sections, load_settings, method_section
 
 from . import options
 from .run import stage_run
@@ -68,5 +72,23 @@ def run_stage(
     Raises:
         CaptError: a user's mistake.
     """
+    change = study.variant(variant).change if variant else {}
+    _check_methods(params, dataset, overrides or (), change)
     with stage_run(name, dataset, seed, params, artifacts, overrides, method, variant) as run:
         module_of(name).main(run, **(given or {}))
+
+
+def _check_methods(
+    params: Path | None, dataset: str | None, overrides: Sequence[str], change: Mapping[str, Any]
+) -> None:
+    """Refuse a mistake in any method's settings before the first stage, not at the tenth.
+
+    Only sections that differ from the packaged ones are read, because that imports the method.
+    """
+    settings, matrix = load_settings(params, dataset, overrides, change)
+    where = "packaged settings" if params is None else str(params)
+    check_methods(settings.methods, f"{where}: methods")
+    check_methods(matrix.compare, f"{where}: compare")
+    check_methods([settings.fit_teacher.method], f"{where}: fit_teacher.method")
+    for name in changed_sections(params, overrides, change):
+        method_section(name, method_class(name).Settings, params, dataset, overrides, change)

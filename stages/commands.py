@@ -6,18 +6,18 @@ command line starts fast.
 """
 
 STAGES = {
-    "prepare": "List images and classes; draw the few-shot lists.",
-    "extract-features": "Encode images and class prompts, once.",
-    "fit-teacher": "Fit the base model whose errors are studied.",
+    "prepare": "List and check images and classes; draw the few-shot lists.",
+    "extract-features": "Encode images and class prompts with the frozen backbone, once.",
+    "fit-teacher": "Fit the base model whose errors are studied (zero-shot CLIP or another).",
     "infer-teacher": "Classify every image with the base model.",
-    "build-bank": "Collect misclassified training images; count pairs.",
-    "mine-pairs": "Find the classes each image is confused with.",
-    "generate-prompts": "Say what confused classes share and what not.",
-    "cluster-prompts": "Cluster the classes by what their prompts say.",
-    "mine-samples": "Retrieve the confusing image of every pair.",
-    "train": "Train a method on the frozen base model.",
-    "evaluate": "Score a method: base, novel, corrected, broken.",
-    "report": "Write results tables, figures and an HTML page.",
+    "build-bank": "Collect misclassified training images; count which pair how often.",
+    "mine-pairs": "Find the classes each image and class is confused with (eq. 6, 7).",
+    "generate-prompts": "Write what confused classes share and what tells them apart.",
+    "cluster-prompts": "Cluster prompt embeddings (eq. 12); see how well they separate pairs.",
+    "mine-samples": "Retrieve the most representative confusing images (eq. 8).",
+    "train": "Fit a method on the frozen backbone.",
+    "evaluate": "Score a method: base, novel, harmonic mean, corrected, broken.",
+    "report": "Write results tables, figures and one HTML page over all runs.",
 }
 """The stages, in the order of the pipeline."""
 

@@ -46,7 +46,7 @@ def main(
 ) -> None:
     overrides = [*(set_ or ()), *([f"data.root={data_root}"] if data_root else [])]
     settings, matrix = load_settings(params, dataset, overrides)
-    check_methods([*settings.methods, *matrix.compare])
+    check_methods([*settings.methods, *matrix.compare, settings.fit_teacher.method])
     check_sections(params, dataset, overrides)
     listed = dataset in matrix.datasets or Layout(artifacts, dataset).samples.is_file()
     check_dataset_name(dataset, settings.data, listed)

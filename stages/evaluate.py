@@ -23,7 +23,6 @@ from .run import Run, result, say
 from .stage import Stage
 
 STAGE = Stage(
-    summary="predictions per image; base, novel, harmonic mean, corrected, broken",
     per=("dataset", "method", "seed"),
     params=(
         "backbone",

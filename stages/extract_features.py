@@ -18,7 +18,6 @@ from .run import Run
 from .stage import Stage
 
 STAGE = Stage(
-    summary="frozen features of images and class prompts",
     per=("dataset",),
     params=("backbone", "data.root", "extract_features", "runtime"),
     reads=lambda at: (*at.dataset, at.data.images),

@@ -14,7 +14,6 @@ from .run import Run, say
 from .stage import Stage
 
 STAGE = Stage(
-    summary="the base model whose errors are studied: zero-shot CLIP or another fitted method",
     per=("dataset", "seed"),
     params=(
         "backbone",

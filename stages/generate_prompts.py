@@ -18,7 +18,6 @@ from .run import Run, progress, say, termination_as_interrupt, warn
 from .stage import Stage
 
 STAGE = Stage(
-    summary="what confused classes share and what tells them apart",
     per=("dataset", "seed"),
     params=("backbone", "generate_prompts"),
     reads=lambda at: (*at.dataset, at.seed.class_pairs),

@@ -16,7 +16,6 @@ from .run import Run, say
 from .stage import Stage
 
 STAGE = Stage(
-    summary="what the base model takes every image for, with confidences",
     per=("dataset", "seed"),
     params=("backbone", "data.root", "evaluate.batch_size", "infer_teacher", "runtime"),
     reads=lambda at: (

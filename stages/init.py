@@ -40,6 +40,8 @@ def main(
     seeds: Annotated[str | None, typer.Option(help="Few-shot draws: 1,2,3.")] = None,
 ) -> None:
     check_dataset_name(dataset, Data(), listed=True)
+    if root is not None and not root.expanduser().exists():
+        raise CaptError(f"--root {root}: no such file or folder")
     files = {
         "params.yaml": _params(dataset, _from(folder, root) if root else None, seeds),
         "dvc.yaml": dvc_yaml(with_code=False),

@@ -23,7 +23,6 @@ from .run import Run, say
 from .stage import Stage
 
 STAGE = Stage(
-    summary="semantic confusion pairs per image and per class (eq. 6, 7)",
     per=("dataset", "seed"),
     params=(
         "backbone",

@@ -16,7 +16,6 @@ from .run import Run, say
 from .stage import Stage
 
 STAGE = Stage(
-    summary="the most representative confusing images per image and pair (eq. 8)",
     per=("dataset", "seed"),
     params=("backbone", "fewshot.shots", "mine_pairs.selection", "mine_samples"),
     reads=lambda at: (

@@ -14,7 +14,7 @@ from capt_core.data.dataset import Dataset, image_root, load_fewshot
 from capt_core.methods.fitting import dataset_features
 from capt_core.methods.method import Method
 from capt_core.methods.model_file import load_model
-from capt_core.methods.registry import check_methods, method_class
+from capt_core.methods.registry import method_class
 from capt_core.methods.task import Task
 from capt_core.methods.trained import TrainedModel
 from capt_core.params import method_section
@@ -26,10 +26,9 @@ def chosen_method(run: Run, name: str) -> Method:
     """A method with its section of the settings.
 
     Raises:
-        CaptError: unknown method, here or in the settings, or a mistake in its section.
+        CaptError: unknown method, or a mistake in its section.
     """
     found, sources = method_class(name), run.sources
-    check_methods([*run.settings.methods, *run.matrix.compare], sources.name)
     section = method_section(
         name, found.Settings, sources.path, sources.dataset, sources.overrides, sources.change
     )

@@ -20,6 +20,7 @@ from capt_core.study import ABLATIONS, variants
 
 from .command import module_of
 from .commands import PIPELINE
+from .commands import STAGES as STAGES_HELP
 from .stage import Place, Stage
 from .study import seeded_stages
 
@@ -30,6 +31,7 @@ STUDY_DATASET = "proctex"
 
 _AXES = {"dataset": "${datasets}", "method": "${compare}", "seed": "${seeds}"}
 _HEAD = "# Written by `make pipeline` from the declarations in stages/; changes here are lost.\n"
+_PROJECT_HEAD = "# Written by `capt-stage init`; yours to change.\n"
 _TABLE = "<!-- The table is written by `make pipeline`. -->\n", "<!-- End of the table. -->\n"
 
 
@@ -65,7 +67,7 @@ def dvc_yaml(with_code: bool = True) -> str:
             "plots": [{path.as_posix(): dict(of)} for path, of in stage.plots(at).items()],
         }
         stages[name] = {key: value for key, value in entry.items() if value}
-    return _HEAD + _dump(stages)
+    return (_HEAD if with_code else _PROJECT_HEAD) + _dump(stages)
 
 
 def study_yaml() -> str:
@@ -113,8 +115,8 @@ def study_yaml() -> str:
 
 def stage_table() -> str:
     """The README's table of the stages."""
-    rows = [f"| `{name}` | {declared(name).summary} |" for name in PIPELINE]
-    return "\n".join(["| stage | what it writes below `artifacts/` |", "|---|---|", *rows]) + "\n"
+    rows = [f"| `{name}` | {text} |" for name, text in STAGES_HELP.items()]
+    return "\n".join(["| stage | what it does |", "|---|---|", *rows]) + "\n"
 
 
 def written_files() -> dict[str, str]:

@@ -18,7 +18,6 @@ from .run import Run
 from .stage import Stage
 
 STAGE = Stage(
-    summary="samples, classes, few-shot lists",
     per=("dataset",),
     params=("data", "fewshot.shots", "prepare", "seeds"),
     sources=("capt_core/benchmarks.yaml",),

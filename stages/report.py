@@ -30,7 +30,6 @@ from .run import Run
 from .stage import Stage
 
 STAGE = Stage(
-    summary="results tables and one HTML page over all runs",
     params=("data.root", "fewshot.shots", "report.pairs"),
     # Each record of an evaluation names what else the report shows of it, with digests.
     reads=lambda at: (at.report.evaluations,),

@@ -64,7 +64,6 @@ class Stage:
 
     Attributes:
         writes: artifacts it writes.
-        summary: what they are, for people.
         per: what it is run for every combination of.
         params: settings it reads, ``section`` or ``section.key``, in DVC's notation.
         reads: artifacts it reads.
@@ -74,7 +73,6 @@ class Stage:
     """
 
     writes: Paths
-    summary: str
     per: tuple[Axis, ...] = ()
     params: tuple[str, ...] = ()
     reads: Paths = lambda at: ()

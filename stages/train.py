@@ -21,7 +21,6 @@ from .run import Run, first_process, say
 from .stage import Stage
 
 STAGE = Stage(
-    summary="a fitted method (CAPT: adapter and experts) and a log",
     per=("dataset", "method", "seed"),
     params=(
         "backbone",

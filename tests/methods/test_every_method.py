@@ -281,7 +281,7 @@ def test_a_file_that_cannot_be_used_is_refused_in_one_line(task: Task, tmp_path:
         assert message.startswith(str(path))
         return message
 
-    assert "missing; train it again" in refused()
+    assert "missing; check the path" in refused()
     model = fitted("coop", task)
     model.save(path)
     other = replace(task.backbone, identity="tiny-clip@other")

@@ -23,7 +23,7 @@ from capt_core.methods.capt.settings import Train
 from capt_core.methods.capt.views import View, Views
 from capt_core.reporter import Advance
 
-MAX_ROWS = 1_000_000  # more rows than any batch has: numbers of fresh views never repeat
+VIEW_STRIDE = 1_000_000  # more rows than any batch has: numbers of fresh views never repeat
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ class Trainer:
             draws = generator("views", self.seed, batch.step, batch.number)
             numbers = torch.randint(self.settings.views, (count,), generator=draws).tolist()
         else:
-            first = (batch.step * self.settings.accumulate + batch.number) * MAX_ROWS
+            first = (batch.step * self.settings.accumulate + batch.number) * VIEW_STRIDE
             numbers = list(range(first, first + count))
         noise = self.settings.representative_noise > 0
         return [

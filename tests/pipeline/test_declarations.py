@@ -91,11 +91,13 @@ def settings_read() -> Iterator[set[str]]:
 
     def recorded(self: Section, name: str) -> Any:
         section = names.get(type(self))
-        # A section's own validators read it, whoever loads the settings.
-        validator = sys._getframe(1).f_globals.get("__name__") == type(self).__module__
+        # A section's own validators read it, whoever loads the settings, and so does the check of
+        # all methods' settings before any stage.
+        caller = sys._getframe(1).f_globals.get("__name__")
+        checking = caller in (type(self).__module__, "stages.command")
         if section and name == "model_dump":
             read.add(section)
-        elif section and name in type(self).model_fields and not validator:
+        elif section and name in type(self).model_fields and not checking:
             read.add(f"{section}.{name}")
         return object.__getattribute__(self, name)
 

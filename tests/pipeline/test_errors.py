@@ -147,3 +147,28 @@ def test_artifacts_folder_cannot_be_written(tmp_path: Path) -> None:
     message = refused("prepare", "proctex", tmp_path / "taken", *SMALL)
     assert "cannot write" in message
     assert (tmp_path / "taken").read_text() == "a file where a folder should be"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("methods.captt.train.epochs=3", "unknown method 'captt'"),
+        ("methods.capt.train.epoch=3", "methods.capt.train.epoch: unknown key; did you mean"),
+        ("methods.coop.epochs=many", "methods.coop.epochs: should be a valid integer"),
+        ("fit_teacher.method=clp", "fit_teacher.method: unknown method 'clp'"),
+    ],
+)
+def test_a_mistake_in_any_methods_settings_stops_the_first_stage(
+    tmp_path: Path, override: str, message: str
+) -> None:
+    assert message in refused("prepare", "proctex", tmp_path, override)
+    assert not (tmp_path / "proctex").exists()
+
+
+@pytest.mark.parametrize("method", ["capt", "residual_adapter", "linear_probe"])
+def test_a_method_that_cannot_be_the_base_model_is_refused_with_its_setting(
+    small: Path, method: str
+) -> None:
+    message = refused("fit-teacher", "proctex", small, f"fit_teacher.method={method}")
+    assert message.startswith(f"fit_teacher.method: {method} ")
+    assert "such as clip or coop" in message

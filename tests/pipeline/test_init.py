@@ -26,8 +26,9 @@ def test_the_settings_are_the_packaged_ones_with_the_project_s_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine/photo's \\1").mkdir(parents=True)
     shown = init("mine", "--dataset", "leaves", "--root", "mine/photo's \\1", "--seeds", "4,5")
-    assert {path.name for path in (tmp_path / "mine").iterdir()} == FILES
+    assert {path.name for path in (tmp_path / "mine").iterdir() if path.is_file()} == FILES
     assert "dvc repro" in shown
     settings, matrix = load_settings(tmp_path / "mine/params.yaml", "leaves")
     assert (matrix.datasets, list(matrix.seeds)) == (["leaves"], [4, 5])
@@ -40,7 +41,14 @@ def test_the_settings_are_the_packaged_ones_with_the_project_s_own(
     assert yaml.safe_load((tmp_path / "mine/dvc.yaml").read_text())["stages"]
 
 
+def test_a_root_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CaptError, match=r"--root .*nowhere: no such file or folder"):
+        init(str(tmp_path / "p"), "--dataset", "dtd", "--root", str(tmp_path / "nowhere"))
+    assert not (tmp_path / "p").exists()
+
+
 def test_an_absolute_root_stays_absolute(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
     init(str(tmp_path / "p"), "--dataset", "dtd", "--root", str(tmp_path / "data"))
     settings, _ = load_settings(tmp_path / "p/params.yaml", "dtd")
     assert settings.data.root == str(tmp_path / "data")

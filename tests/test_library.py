@@ -142,6 +142,17 @@ def test_the_bank_holds_the_errors_and_pairs_follow(
     assert set(mined.class_pairs["class_name"]) == set(CLASSES)
 
 
+def test_a_base_model_may_be_any_fitted_one(
+    dataset: capt_core.Dataset, backbone: capt_core.Backbone
+) -> None:
+    quick = {"train": {"epochs": 1}}
+    adapted = capt_core.fit("residual_adapter", dataset, backbone, settings={"epochs": 2})
+    model = capt_core.fit("capt", dataset, backbone, base_model=adapted, settings=quick)
+    assert model.fitted.facts()["base"]["method"] == "residual_adapter"
+    path = next(iter(dataset.paths(pl.Series([3]))))
+    assert capt_core.predict(model, path)["path"].to_list() == [str(path)]
+
+
 def test_mistakes_are_one_line(
     dataset: capt_core.Dataset, backbone: capt_core.Backbone, tmp_path: Path
 ) -> None:
@@ -155,7 +166,15 @@ def test_mistakes_are_one_line(
         (lambda: capt_core.load_model(tmp_path / "none.safetensors"), "missing"),
         (lambda: capt_core.open_folder(tmp_path / "nowhere"), "nowhere"),
         (lambda: capt_core.load_backbone("ViT-B-99"), "ViT-B-99"),
-        (lambda: capt_core.predict(model, [tmp_path / "none.png"]), "none.png"),
+        (lambda: capt_core.predict(model, [tmp_path / "none.png"]), "or leave it out"),
+        (lambda: capt_core.predict(model, "a.png", top=0), "top=0"),
+        (lambda: capt_core.read_table(str(tmp_path / "none.parquet")), "none.parquet: missing"),
+        (lambda: capt_core.fit("clip", dataset, backbone, shots=-1), "shots"),
+        (lambda: capt_core.load_backbone(device="tpu"), "device"),  # type: ignore[arg-type]
+        (
+            lambda: capt_core.fit("capt", dataset, backbone, base_model="clip_prompts"),
+            "base_model: clip_prompts needs what is mined",
+        ),
     ]
     for call, part in calls:
         assert part in refusal(call)

@@ -24,8 +24,9 @@ from capt_core.confusion.semantic_miner import MinedPairs, pairs_of_draw
 from capt_core.data.dataset import Dataset
 from capt_core.data.preparation import draw_list
 from capt_core.evaluation.predictions import prediction_table
+from capt_core.methods.clip import Clip
 from capt_core.methods.fitting import base_method, dataset_features, fit_method
-from capt_core.methods.method import Need
+from capt_core.methods.method import Fitted, Need
 from capt_core.methods.registry import method_class
 from capt_core.methods.task import Confusions, Task
 from capt_core.methods.trained import Images, TrainedModel
@@ -246,9 +247,6 @@ class _FewShotImages:
 
     @cached_property
     def features(self) -> torch.Tensor:
-        from capt_core.methods.clip import Clip
-        from capt_core.methods.method import Fitted
-
         plain = Fitted(Clip(), self.backbone)
         ids = self.fewshot["sample_id"].unique().sort()
         encoded = dataset_features(plain, self.dataset, ids, None, None, _BATCH, 2, self.reporter)

@@ -12,11 +12,13 @@ import torch
 from capt_core.artifacts.provenance import Provenance
 from capt_core.artifacts.tensors import load_tensors
 from capt_core.backbone.identity import TINY_CLIP
-from capt_core.backbone.loading import Backbone
+from capt_core.backbone.loading import Backbone, load_backbone
 from capt_core.errors import CaptError
 from capt_core.methods.method import Classes, Fitted
 from capt_core.methods.registry import method_class, method_names
 from capt_core.methods.trained import FORMAT, TrainedModel
+from capt_core.params import Backbone as BackboneSettings
+from capt_core.params import Runtime
 from capt_core.settings_file import validate
 
 
@@ -105,10 +107,6 @@ def read_summary(path: Path, expected: Provenance, remedy: str) -> ModelSummary:
 
 
 def _embedded(path: Path, identity: str) -> Backbone:
-    from capt_core.backbone.loading import load_backbone
-    from capt_core.params import Backbone as BackboneSettings
-    from capt_core.params import Runtime
-
     if not identity.startswith(f"{TINY_CLIP}@"):
         name, _, weights = identity.partition("@")
         raise CaptError(

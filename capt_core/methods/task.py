@@ -14,6 +14,7 @@ from capt_core.backbone.loading import Backbone
 from capt_core.data.dataset import Dataset
 from capt_core.errors import CaptError
 from capt_core.learning.checkpoint import Checkpoint
+from capt_core.params import settings_hash
 from capt_core.reporter import SILENT, Reporter
 
 if TYPE_CHECKING:
@@ -113,8 +114,6 @@ class Task:
 
     def checkpoint(self, method: Method, *depends_on: object) -> Checkpoint | None:
         """Where the state of a method's training is kept, under all that it depends on."""
-        from capt_core.params import settings_hash
-
         if self.work is None or not self.checkpoint_steps:
             return None
         key = settings_hash(

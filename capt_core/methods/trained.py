@@ -16,8 +16,8 @@ from capt_core.data.images import Preprocess, image_batches
 from capt_core.errors import CaptError
 from capt_core.methods.method import Classes, Fitted
 
-Image_ = Path | str | Image.Image
-Images = Image_ | Iterable[Image_]
+OneImage = Path | str | Image.Image
+Images = OneImage | Iterable[OneImage]
 
 FORMAT = 1
 """Of model files; raised when an older program could not read them."""
@@ -94,7 +94,7 @@ class TrainedModel(nn.Module):
         Raises:
             CaptError: a file is missing or no readable image.
         """
-        given = [images] if isinstance(images, Image_) else list(images)
+        given = [images] if isinstance(images, OneImage) else list(images)
         if top < 1:
             raise CaptError(f"top={top}: expected a whole number from 1")
         transform = self.preprocess

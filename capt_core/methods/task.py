@@ -97,13 +97,13 @@ class Task:
     def few_shot(self, split: str = "train", group: str = "base") -> FewShotFeatures:
         """Drawn images of one split and one half of the classes, in the order of the draw."""
         assert self.features is not None
-        rows = self.drawn(split, group)
+        rows = self.few_shot_rows(split, group)
         return FewShotFeatures(
             self.features()[rows["sample_id"].to_list()],
             torch.tensor(rows["class_id"].to_list(), dtype=torch.long),
         )
 
-    def drawn(self, split: str = "train", group: str = "base") -> pl.DataFrame:
+    def few_shot_rows(self, split: str = "train", group: str = "base") -> pl.DataFrame:
         """Rows of `fewshot` of one split (`train`, `val`) and one half (`base`, `novel`)."""
         members = self.dataset.class_ids(group)
         return self.fewshot.filter(pl.col("split") == split, pl.col("class_id").is_in(members))

@@ -35,7 +35,7 @@ def swapped(task: Task) -> tuple[Task, torch.Tensor, torch.Tensor]:
     labels = torch.tensor(task.dataset.samples["class_id"].to_list())
     noise = torch.randn(len(labels), texts.shape[1], generator=torch.Generator().manual_seed(0))
     features = functional.normalize(texts[labels ^ 1] + 0.05 * noise, dim=1)
-    drawn = task.drawn()
+    drawn = task.few_shot_rows()
     return (
         with_features(task, features),
         features[drawn["sample_id"].to_list()],

@@ -42,7 +42,7 @@ def test_it_compares_with_class_means(tmp_path: Path) -> None:
     task = toy_task(backbone, tmp_path)
     model = fit_method(registry.method_class(NAME)(), task)
     texts = model.fitted.class_texts(model.classes)
-    rows = task.drawn().filter(class_id=1)["sample_id"].to_list()
+    rows = task.few_shot_rows().filter(class_id=1)["sample_id"].to_list()
     assert task.features is not None
     mean = torch.stack([task.features()[row] for row in rows]).mean(dim=0)
     torch.testing.assert_close(texts[1], mean / mean.norm())

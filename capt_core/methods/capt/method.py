@@ -109,7 +109,7 @@ class Capt(Method):
         compared = fitted.with_vectors(classes, texts)[trained]
         objective = Objective(settings.losses, compared, kept, backbone.logit_scale)
         anchors = build_anchors(
-            task.drawn()["sample_id"].to_list(),
+            task.few_shot_rows()["sample_id"].to_list(),
             mined.representatives,
             settings.adapter.scale,
             settings.adapter.exponent,

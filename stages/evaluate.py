@@ -14,6 +14,7 @@ from capt_core.backbone.loading import UNTRAINED_WARNING, load_backbone
 from capt_core.data.dataset import load_dataset, load_fewshot
 from capt_core.evaluation.metrics import evaluate_predictions, evaluation_rows
 from capt_core.evaluation.predictions import prediction_table
+from capt_core.methods.method import Need
 from capt_core.methods.model_file import load_model
 from capt_core.params import settings_hash
 
@@ -89,14 +90,15 @@ def main(run: Run, json: options.Json = False) -> None:
         metrics, run.dataset, run.method, run.variant or "default", model.sees, run.seed
     )
     # The report shows more of a run than its metrics: the record names these tables.
-    shown = (
+    shown = [
         paths.predictions,
         paths.training_log,
         run.seed_layout.base_model,
         run.seed_layout.predictions,
         run.seed_layout.confusion_bank,
-        run.seed_layout.representatives,
-    )
+    ]
+    if Need.CONFUSIONS in model.fitted.method.needs:
+        shown.append(run.seed_layout.representatives)
     record = replace(origin, inputs=layout.digests(shown))
     write_table(EVALUATION, rows, layout.evaluation(run.method, run.seed), record)
     lines = [

@@ -15,10 +15,9 @@ from capt_core.artifacts.tables import Column, Table
 _LEAD = """\
 # Artifacts
 
-What the stages write. Everything here but this page and the `metrics.json` files is git-ignored
-and tracked by DVC. Tables are Parquet: `polars.read_parquet(path)` opens them, and
-`capt_core.artifacts.schemas.open_table(path)` checks them as well. Class names stand beside ids, so
-no codebook is needed. All ids are 64-bit integers.
+What the stages write. Everything here but this page is git-ignored and tracked by DVC. Tables are
+Parquet: `polars.read_parquet(path)` opens them, and `capt_core.read_table(path)` checks them as well.
+Class names stand beside ids, so no codebook is needed. All ids are 64-bit integers.
 
 Every table carries, in its file metadata under the key `capt`, its name and version, the data set,
 a fingerprint of its images and classes, the backbone (name and digest of its weights) and a digest
@@ -26,7 +25,7 @@ of the settings it was made with. A stage refuses a table made from other data o
 backbone and says which stage to run again. It does not refuse other *settings*: rerunning one
 stage by hand with `--set` is allowed, and `dvc status` shows what no longer matches `params.yaml`.
 
-This page is written by `python -m capt_core.artifacts.documentation artifacts/README.md`.
+This page is written by `make pipeline` from the declarations in `capt_core/artifacts`.
 """
 
 _OTHER_FILES = (
@@ -45,11 +44,11 @@ _OTHER_FILES = (
     (
         "<dataset>/seed<S>/<method>/model.safetensors",
         "train",
-        "what was learned, and what `evaluate` needs to score it; the frozen CLIP is not in it. "
-        "Where difference prompts take part (`class_texts.difference_weight`), `class_texts` holds "
-        "the text features of all classes, [C, d]: a class prompt's feature plus the weighted mean "
-        "of the class's written difference prompts, at unit length. Novel classes, for which no "
-        "pair is mined, have none",
+        "the trained model, for `capt_core.load_model` and `capt-stage predict`: what was learned, "
+        "class names, preprocessing, method, settings, provenance; the frozen CLIP is not in it. "
+        "Where images of a class are compared with more than its prompt, `class_vectors` holds a "
+        "unit-length row for each such class: its prompt's feature plus the weighted mean of its "
+        "written difference prompts",
     ),
     ("<dataset>/seed<S>/<method>/plots/loss.csv", "train", "loss by step, for `dvc plots`"),
     ("<dataset>/seed<S>/<method>/metrics.json", "evaluate", "the metrics of `evaluation`"),

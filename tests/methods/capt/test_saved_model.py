@@ -130,7 +130,7 @@ class Prompted(Method):
     name, label = "prompted", "Prompted"
 
     def fit(self, task: Task) -> Never:
-        raise NotImplementedError
+        raise AssertionError("it is restored, never fitted")
 
     def restore(
         self, backbone: Backbone, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]

@@ -16,7 +16,7 @@ _LEAD = """\
 # Artifacts
 
 What the stages write. Everything here but this page is git-ignored and tracked by DVC. Tables are
-Parquet: `polars.read_parquet(path)` opens them, and `capt_core.read_table(path)` checks them as well.
+Parquet: `polars.read_parquet(path)` opens them, `capt_core.read_table(path)` checks them as well.
 Class names stand beside ids, so no codebook is needed. All ids are 64-bit integers.
 
 Every table carries, in its file metadata under the key `capt`, its name and version, the data set,

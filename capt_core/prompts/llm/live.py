@@ -33,7 +33,13 @@ class LiveRun(Run):
         waiting = deque(tasks)
         failures: list[BaseException] = []
 
-        def work() -> None:
+        def work(ended: threading.Event) -> None:
+            try:
+                work_through()
+            finally:
+                ended.set()
+
+        def work_through() -> None:
             while not self.service.stop.is_set():
                 try:
                     task = waiting.popleft()
@@ -53,18 +59,21 @@ class LiveRun(Run):
                     self.service.stop.wait(CLAIMED_ELSEWHERE)
 
         count = min(self.reasoning.settings.concurrency, len(tasks))
-        threads = [threading.Thread(target=work, daemon=True) for _ in range(count)]
-        for thread in threads:
-            thread.start()
+        ends = [threading.Event() for _ in range(count)]
+        threads = [threading.Thread(target=work, args=(end,), daemon=True) for end in ends]
         try:
             for thread in threads:
-                while thread.is_alive():
-                    thread.join(0.2)
+                thread.start()
+            # Not Thread.join: where Ctrl-C interrupts that, Python 3.11 takes the thread for ended,
+            # and the answer on its way would be lost (bpo-45274).
+            for ended in ends:
+                ended.wait()
         except KeyboardInterrupt:
             self.service.stop.set()
             self.store.warn("interrupted; waiting for the calls under way, which are paid for")
-            for thread in threads:
-                thread.join()
+            for thread, ended in zip(threads, ends, strict=True):
+                while thread.is_alive() and not ended.wait(0.2):
+                    pass
             raise
         if failures:
             raise failures[0]

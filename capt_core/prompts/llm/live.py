@@ -67,7 +67,8 @@ class LiveRun(Run):
             # Not Thread.join: where Ctrl-C interrupts that, Python 3.11 takes the thread for ended,
             # and the answer on its way would be lost (bpo-45274).
             for ended in ends:
-                ended.wait()
+                while not ended.wait(0.2):
+                    pass
         except KeyboardInterrupt:
             self.service.stop.set()
             self.store.warn("interrupted; waiting for the calls under way, which are paid for")

@@ -285,7 +285,9 @@ class _Mined:
         assert task.features is not None
         chosen = settings.cluster_prompts
         texts = self.prompts["prompt"].to_list()
-        embeddings: np.ndarray = prompt_embeddings(texts, task.backbone, None)
+        embeddings: np.ndarray = prompt_embeddings(
+            texts, task.backbone, task.work and task.work / "embeddings"
+        )
         clusters = cluster_prompts(
             self.prompts, embeddings, chosen.clusters, chosen.restarts, task.seed
         )

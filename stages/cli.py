@@ -19,7 +19,6 @@ from .console import Output, output
 
 EXTRAS = {
     "anthropic": "llm",
-    "httpx2": "llm",
     "lightning_fabric": "distributed",
     "onnx": "export",
     "onnxruntime": "export",

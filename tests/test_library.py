@@ -143,6 +143,10 @@ def test_a_base_model_may_be_any_fitted_one(
     adapted = capt_core.fit("residual_adapter", dataset, backbone, settings={"epochs": 2})
     model = capt_core.fit("capt", dataset, backbone, base_model=adapted, settings=quick)
     assert model.fitted.facts()["base"]["method"] == "residual_adapter"
+    # What the base model saw stands beside CAPT's results, too.
+    without = {**quick, "losses": {"retention_weight": 0.0}}
+    bare = capt_core.fit("capt", dataset, backbone, base_model=adapted, settings=without)
+    assert adapted.sees == bare.sees == "generic vocabulary (retention)"
     path = next(iter(dataset.paths(pl.Series([3]))))
     assert capt_core.predict(model, path)["path"].to_list() == [str(path)]
 

@@ -218,7 +218,7 @@ class Fitted(nn.Module):
         return self.logits(self.image_features(images), classes)
 
     def seen_in_texts(self) -> list[str]:
-        """What the class texts tell of classes beside their names."""
+        """What the class texts say of classes beside their names."""
         written = Need.DESCRIPTIONS in self.method.needs and self.vector_names
         return ["difference prompts (class texts)"] if written else []
 

@@ -203,12 +203,16 @@ class Capt(Method):
 
     def sees(self, task: Task, fitted: Fitted) -> list[str]:
         assert task.confusions is not None
+        base = task.base_model
+        assert base is not None
         losses = self.settings.losses
         found = ["all base training images (shots)"] if task.shots == 0 else []
         if task.confusions().bank_source == "full_train":
             found.append("all base training images (bank)")
         retention = retention_seen(losses.retention_weight, losses.retention_names)
-        return found + fitted.seen_in_texts() + retention
+        own = found + fitted.seen_in_texts() + retention
+        # What its base model saw, CAPT has seen too.
+        return list(dict.fromkeys([*own, *base.method.sees(task, base)]))
 
 
 def training_labels(dataset: Dataset, trained: list[int]) -> list[int]:

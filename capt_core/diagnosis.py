@@ -19,7 +19,7 @@ from capt_core.data.inspection import FAILS, KINDS, NOTES, Inspection, list_file
 from capt_core.data.layout_hints import layout_hints
 from capt_core.data.registry import DatasetSpec, dataset_spec
 from capt_core.data.splits import QUARANTINE, SplitData, prompt_name
-from capt_core.errors import CaptError, one_line
+from capt_core.errors import CaptError, one_line, reason
 from capt_core.params import Settings
 
 LOW_SPACE = 2 * 1024**3
@@ -82,7 +82,7 @@ def check_open_clip() -> Finding:
 
 
 def _not_importable(name: str, packages: str, error: Exception) -> Finding:
-    detail = f"cannot be imported: {' '.join(str(error).split())[:160]}"
+    detail = f"cannot be imported: {reason(error)}"
     return Finding(name, "fail", detail, f"pip install -c constraints.txt {packages}")
 
 

@@ -1,4 +1,4 @@
-"""Errors that the user can correct."""
+"""Errors that the user can correct, and how messages quote values."""
 
 # Names of files may hold any character; a message stays one printable line.
 _ESCAPES = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}
@@ -9,6 +9,22 @@ _ESCAPES |= {0x2029: "\\u2029"}
 def one_line(text: str) -> str:
     """Text on one line: control characters escaped, undecodable bytes of file names shown."""
     return text.translate(_ESCAPES).encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def shown(value: object, limit: int = 100) -> str:
+    """A value as a message may quote it: its repr on one line, at most `limit` characters."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # a number of thousands of digits, endless nesting
+        return f"a {type(value).__name__} too large to show"
+    text = one_line(text)
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."
+
+
+def reason(error: BaseException, limit: int = 160) -> str:
+    """What another library's error says, as one line of at most `limit` characters."""
+    text = one_line(" ".join(str(error).split())) or type(error).__name__
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."
 
 
 class CaptError(Exception):

@@ -16,7 +16,7 @@ from capt_core import params
 from capt_core.backbone.identity import TINY_CLIP, backbone_identity
 from capt_core.data.images import Preprocess
 from capt_core.device import choose_device
-from capt_core.errors import CaptError
+from capt_core.errors import CaptError, reason
 from capt_core.torchvision_ops import ensure_torchvision
 
 UNTRAINED_WARNING = "The backbone's weights are untrained: these numbers mean nothing."
@@ -180,7 +180,7 @@ def _open_clip(settings: params.Backbone) -> tuple[Any, Tokenizer, Preprocess]:
         except Exception as error:
             raise CaptError(
                 f"backbone {settings.name}: weights {settings.pretrained!r} could not be had "
-                f"({' '.join(str(error).split())[:200]}); get the file and set backbone.checkpoint"
+                f"({reason(error)}); get the file and set backbone.checkpoint"
             ) from error
     visual = clip.visual
     sizes = visual.image_size if isinstance(visual.image_size, tuple) else (visual.image_size,)
@@ -232,8 +232,7 @@ def _read_weights(path: Path) -> tuple[dict[str, torch.Tensor], bool]:
         document = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise CaptError(
-            f"backbone.checkpoint: {path}: not a readable weights file "
-            f"({' '.join(str(error).split())[:160]})"
+            f"backbone.checkpoint: {path}: not a readable weights file ({reason(error)})"
         ) from error
     weights = document.get("state_dict", document) if isinstance(document, dict) else None
     if not isinstance(weights, dict) or not all(

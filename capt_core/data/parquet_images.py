@@ -9,7 +9,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from capt_core.errors import CaptError
+from capt_core.errors import CaptError, reason
 
 if TYPE_CHECKING:
     import pyarrow.parquet as pq
@@ -43,8 +43,7 @@ def open_table(path: Path) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(path)
     except (OSError, pa.ArrowException) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise CaptError(f"{path}: not a readable Parquet file ({reason})") from error
+        raise CaptError(f"{path}: not a readable Parquet file ({reason(error)})") from error
 
 
 def image_column(table: pq.ParquetFile) -> str | None:
@@ -73,7 +72,7 @@ def read_column(table: pq.ParquetFile, column: str, group: int | None = None) ->
     try:
         rows = table.read([column]) if group is None else table.read_row_group(group, [column])
     except pa.ArrowException as error:
-        raise OSError(" ".join(str(error).split())[:160]) from error
+        raise OSError(reason(error)) from error
     return rows.column(0)
 
 

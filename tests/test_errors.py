@@ -5,7 +5,7 @@ from capt_core.errors import reason, shown
 
 def test_a_value_is_quoted_on_one_line_of_at_most_a_hundred_characters() -> None:
     assert shown("a\nb") == "'a\\nb'"
-    assert len(shown("x" * 1000)) == 100 and shown("x" * 1000).endswith("...")
+    assert shown("x" * 1000) == "'" + "x" * 96 + "..."
 
 
 def test_values_that_cannot_be_written_out_are_named_by_their_type() -> None:

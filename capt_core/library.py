@@ -31,7 +31,7 @@ from capt_core.methods.registry import method_class
 from capt_core.methods.task import Confusions, Task
 from capt_core.methods.trained import Images, TrainedModel
 from capt_core.params import Backbone as BackboneSettings
-from capt_core.params import FewShot, GeneratePrompts, Runtime, Settings
+from capt_core.params import FewShot, GeneratePrompts, Runtime, Settings, check_seed
 from capt_core.prompts.clustering import cluster_prompts
 from capt_core.prompts.embedding import prompt_embeddings
 from capt_core.prompts.generation import pair_prompts
@@ -116,6 +116,7 @@ def fit(
         section = validate(found.Settings, values, "settings", f"methods.{method}.")
     chosen = found(section)
     shots = validate(FewShot, {"shots": shots}, "fit").shots
+    seed = check_seed(seed, "fit: seed")
     fewshot = draw_list(dataset, shots, seed)
     images = _FewShotImages(dataset, fewshot, backbone, reporter)
     with tempfile.TemporaryDirectory(prefix="capt-") as scratch:
@@ -193,10 +194,11 @@ def build_bank(
         seed: of the draw.
 
     Raises:
-        CaptError: an image cannot be read.
+        CaptError: an image cannot be read; shots or a seed out of range.
     """
     members = dataset.class_ids("base")
-    drawn = draw_list(dataset, shots, seed).filter(
+    shots = validate(FewShot, {"shots": shots}, "build_bank").shots
+    drawn = draw_list(dataset, shots, check_seed(seed, "build_bank: seed")).filter(
         pl.col("split") == "train", pl.col("class_id").is_in(members)
     )
     ids = drawn["sample_id"]

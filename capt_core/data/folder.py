@@ -15,7 +15,7 @@ from capt_core.data.readers import read_split
 from capt_core.data.registry import DATASETS, OWN_TEMPLATE, DatasetSpec
 from capt_core.data.splits import SPLITS
 from capt_core.errors import CaptError
-from capt_core.params import Data
+from capt_core.params import Data, Prepare, check_seed
 from capt_core.settings_file import validate
 
 OnBadImage = Literal["error", "quarantine"]
@@ -54,7 +54,7 @@ def open_folder(
     values: dict[str, object] = {
         "root": str(root),
         "on_bad_image": on_bad_image,
-        "split_seed": seed,
+        "split_seed": check_seed(seed, "open_folder: seed"),
         **{key: share for key, share in given.items() if share is not None},
     }
     entry = {"name": name, "reader": "own", "template": template or OWN_TEMPLATE}
@@ -99,6 +99,8 @@ def open_dataset(
     if spec.reader == "proctex":
         if folder is None:
             raise CaptError("proctex: give the argument folder, into which its images are drawn")
+        counts = {f"proctex_{part}": count for part, count in zip(SPLITS, images, strict=True)}
+        validate(Prepare, {"proctex_seed": check_seed(seed, "proctex: seed"), **counts}, name)
         target = Path(folder) / "-".join(map(str, ("proctex", seed, *images)))
         split = draw_proctex(target, dict(zip(SPLITS, images, strict=True)), seed, keep=True)
         return _checked(spec, Source(split, target), on_bad_image)

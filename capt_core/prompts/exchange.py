@@ -11,7 +11,7 @@ from capt_core.data.splits import prompt_name
 from capt_core.errors import CaptError
 from capt_core.prompts.generation import COMMONALITY, DIFFERENCE, KINDS
 from capt_core.prompts.llm.checks import Rules
-from capt_core.prompts.store import SCHEMA_VERSION, ClassPrompts, PromptStore, read_json
+from capt_core.prompts.store import SCHEMA_VERSION, ClassPrompts, PromptStore
 from capt_core.prompts.texts import (
     NameFinder,
     duplicates,
@@ -19,6 +19,7 @@ from capt_core.prompts.texts import (
     template_note,
     words_of,
 )
+from capt_core.text_file import read_json
 
 NAMED = 8  # classes named in one finding
 

@@ -91,7 +91,7 @@ def read_text(path: Path, advice: str = "", largest: int = LARGEST_TEXT) -> str:
         ) from error
 
 
-def read_json(path: Path, advice: str = "") -> Any:
+def read_json(path: Path, advice: str = "", any_text: bool = False) -> Any:
     """The JSON of a file in UTF-8, with or without a byte order mark.
 
     People edit these files: what a lenient reader would silently drop or change is an error.
@@ -99,6 +99,7 @@ def read_json(path: Path, advice: str = "") -> Any:
     Args:
         path: the file.
         advice: what to do where it is of no use, for the message.
+        any_text: let escapes that are no characters pass, for callers that name their place.
 
     Raises:
         CaptError: as `read_text`; no JSON; a key twice, of which only the last would be kept;
@@ -132,7 +133,7 @@ def read_json(path: Path, advice: str = "") -> Any:
             parse_int=_whole,
         )
         # Only an escape can bring half of a surrogate pair into text that was UTF-8.
-        if "\\u" in text:
+        if "\\u" in text and not any_text:
             json.dumps(document, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
         raise CaptError(

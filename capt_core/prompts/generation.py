@@ -11,6 +11,7 @@ from capt_core.data.splits import prompt_name
 from capt_core.errors import CaptError
 from capt_core.prompts.store import PromptStore, normal_name
 from capt_core.prompts.texts import NameFinder
+from capt_core.text_file import cut
 
 COMMONALITY = "commonality"
 DIFFERENCE = "difference"
@@ -92,7 +93,7 @@ def pair_prompts(
                     break
             else:
                 if not fill:
-                    missing.setdefault(frozenset((name, paired)), f"{name}/{paired}")
+                    missing.setdefault(frozenset((name, paired)), f"{cut(name)}/{cut(paired)}")
                     continue
                 texts, source = list(template_prompts(kind, templates[name], name, paired)), ""
             for position, text in enumerate(texts[:count]):

@@ -196,8 +196,9 @@ def _explain(model: type[BaseModel], problems: Sequence[Mapping[str, Any]]) -> s
     found = shown(problem["input"])
     if not problem["msg"].startswith(_SHOULD):
         return f"{problem['msg'][0].lower()}{problem['msg'][1:]}, found {found}"
-    expected = " or ".join(each["msg"].removeprefix(_SHOULD) for each in problems)
+    expected = " or ".join(_INSTANCE.sub("", each["msg"][len(_SHOULD) :]) for each in problems)
     return f"should be {expected}, found {found}"
 
 
 _SHOULD = "Input should be "
+_INSTANCE = re.compile(r" or instance of \w+$")

@@ -34,6 +34,10 @@ _FLOAT = re.compile(
     r"|\.(?:nan|NaN|NAN)"
 )
 _LEADING_ZERO = re.compile(r"[-+]?0[0-9]+")
+# Control characters, and what only some readers of YAML take for the end of a line.
+_STRANGE = re.compile(
+    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029\ufeff\ufffe\uffff]"
+)
 _MERGE = "<<"
 
 _RESOLVER = yaml.resolver.Resolver()
@@ -72,12 +76,17 @@ def other_reading(text: str, value: Scalar) -> str | None:
     Numbers such as ``1e-3`` and ``-.5`` are text in YAML 1.1 and pass: nobody means text by them,
     and DVC reads the number.
     """
-    kind = _RESOLVER.resolve(yaml.ScalarNode, text, (True, False)).removeprefix(_TAG)
+    kind = _usual_tag(text, plain=True).removeprefix(_TAG)
     if kind == "int" and _LEADING_ZERO.fullmatch(text):
         return "an octal number"
     if kind == _kind(value) or (kind == "str" and isinstance(value, float)):
         return None
     return _KINDS.get(kind, f"its {kind} key")
+
+
+def _usual_tag(text: str, plain: bool) -> str:
+    tag: str = _RESOLVER.resolve(yaml.ScalarNode, text, (plain, not plain))  # type: ignore[no-untyped-call]
+    return tag
 
 
 def _kind(value: Scalar) -> str:
@@ -129,6 +138,10 @@ def parse_yaml(
             finite; tags, control characters; more nesting or aliases than any such file has.
     """
     reader = _Reader(where, as_text, numbered)
+    if strange := _STRANGE.search(text):
+        line = f"line {text.count(chr(10), 0, strange.start()) + 1}: " if numbered else ""
+        character = f"{ord(strange[0]):02x}"
+        raise CaptError(f"{where}: {line}holds the character \\x{character}; remove it")
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
         value = None if root is None else reader.value(root, key, 0)
@@ -164,7 +177,9 @@ class _Reader:
             return self._scalar(node, key)
         if isinstance(node, yaml.SequenceNode):
             self._refuse_tag(node, key, "seq")
-            return [self.value(n, f"{key}.{i}", depth + 1) for i, n in enumerate(node.value)]
+            items = enumerate(node.value)
+            return [self.value(item, _join(key, str(i)), depth + 1) for i, item in items]
+        assert isinstance(node, yaml.MappingNode)
         self._refuse_tag(node, key, "map")
         return self._mapping(node, key, depth)
 
@@ -182,7 +197,7 @@ class _Reader:
                     name_node, key, f"the key {shown(name)} stands there twice{also}; keep one"
                 )
             first[same] = name_node.start_mark.line + 1
-            place = f"{key}.{name}" if key else name
+            place = _join(key, name)
             self.lines.setdefault(place, first[same])
             if name == _MERGE and name_node.style is None and not self._as_text:
                 for mapping in self._merged(value_node, place, depth):
@@ -203,7 +218,7 @@ class _Reader:
             raise self._error(node, key, "a key must be a word, not a list or a mapping")
         if node.value == _MERGE and node.style is None:
             return _MERGE
-        place = f"{key}.{node.value}" if key else str(node.value)
+        place = _join(key, str(node.value))
         name = self._scalar(node, place)
         if not isinstance(name, str):
             kind = _KINDS[_kind(name)]
@@ -215,8 +230,7 @@ class _Reader:
         if unfit := unfit_character(text):
             raise self._error(node, key, f"holds the character {unfit}, which no setting can have")
         plain = node.style is None
-        tag = _RESOLVER.resolve(yaml.ScalarNode, text, (plain, not plain))
-        self._refuse_tag(node, key, tag.removeprefix(_TAG))
+        self._refuse_tag(node, key, _usual_tag(text, plain).removeprefix(_TAG))
         if self._as_text or not plain:
             return text
         try:
@@ -242,6 +256,10 @@ class _Reader:
         line = f"line {node.start_mark.line + 1}: " if self._numbered else ""
         place = f"{cut(key)}: " if key else ""
         return CaptError(f"{self._where}: {line}{place}{problem}")
+
+
+def _join(key: str, name: str) -> str:
+    return f"{key}.{name}" if key else name
 
 
 def _ambiguous(old: str, new: str) -> str:

@@ -76,7 +76,7 @@ def renamed(data: SplitData, names: ClassFile, path: Path) -> SplitData:
     for label in names.names:
         if label not in labels:
             near = difflib.get_close_matches(label, labels, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else "remove the line"
+            hint = f"did you mean {shown(near[0])}?" if near else "remove the line"
             raise CaptError(f"{path}: names: no class is labelled {shown(label)}; {hint}")
     called = [names.names.get(label, label) for label in data.class_names]
     return replace(data, class_names=called, template=names.template or data.template)

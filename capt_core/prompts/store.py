@@ -146,7 +146,9 @@ def load_store(path: Path, dataset: str | None = None) -> PromptStore:
         version = shown(store.schema_version)
         raise CaptError(f"{path}: schema_version {version}, this program reads {SCHEMA_VERSION}")
     if dataset is not None and store.dataset != dataset:
-        raise CaptError(f"{path}: written for data set {shown(store.dataset)}, not {dataset!r}")
+        raise CaptError(
+            f"{path}: written for data set {shown(store.dataset)}, not {shown(dataset)}"
+        )
     return store
 
 

@@ -118,7 +118,7 @@ class Fetcher:
         for name in only:
             if name not in known:
                 raise CaptError(
-                    f"{self.spec.name}: no file {name!r}; known: {', '.join(known) or 'none'}"
+                    f"{self.spec.name}: no file {shown(name)}; known: {', '.join(known) or 'none'}"
                 )
         if not known:
             raise CaptError(

@@ -105,7 +105,7 @@ def test_a_mistake_in_the_file_is_named(tmp_path: Path, body: str, parts: list[s
     assert message.startswith(str(path))
     for part in parts:
         assert part in message
-    assert len(message) < len(str(path)) + 300
+    assert len(message) < len(str(path)) + 350
 
 
 @pytest.mark.parametrize(

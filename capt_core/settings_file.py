@@ -113,7 +113,9 @@ def _override_value(model: type[Section], path: Sequence[str], text: str) -> obj
     where = f"--set {cut('.'.join(path))}={cut(text)}"
     if _expects_text(model, path):
         if unfit := unfit_character(text):
-            raise CaptError(f"{where}: holds the character {unfit}, which no setting can have")
+            raise CaptError(
+                f"{where}: holds the character {unfit}, which nothing here can have; remove it"
+            )
         return None if text.strip() in ("null", "~") else text
     if not text.strip():
         return ""

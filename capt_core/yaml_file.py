@@ -228,7 +228,9 @@ class _Reader:
     def _scalar(self, node: yaml.ScalarNode, key: str) -> Scalar:
         text = str(node.value)
         if unfit := unfit_character(text):
-            raise self._error(node, key, f"holds the character {unfit}, which no setting can have")
+            raise self._error(
+                node, key, f"holds the character {unfit}, which nothing here can have; remove it"
+            )
         plain = node.style is None
         self._refuse_tag(node, key, _usual_tag(text, plain).removeprefix(_TAG))
         if self._as_text or not plain:

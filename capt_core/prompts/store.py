@@ -135,7 +135,7 @@ def load_store(path: Path, dataset: str | None = None) -> PromptStore:
     Raises:
         CaptError: as `read_json`, or not of the store's form; the message says where.
     """
-    document = read_json(path, "name a file of prompts in generate_prompts.store")
+    document = read_json(path, "correct it or name another file in generate_prompts.store")
     try:
         store = PromptStore.model_validate(document)
     except ValidationError as error:
@@ -159,5 +159,5 @@ def _explain(problem: ErrorDetails) -> str:
         return "is missing"
     if problem["type"] == "value_error":
         return reason(problem["ctx"]["error"])
-    message = problem["msg"].partition(" or instance of")[0]
+    message = problem["msg"].partition(" or instance of")[0].removeprefix("Input ")
     return f"{message[0].lower()}{message[1:]}, found {shown(problem['input'])}"

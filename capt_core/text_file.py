@@ -47,6 +47,19 @@ def usable_path(path: str | None) -> str | None:
     return path
 
 
+def user_path(path: Path | str, where: str) -> Path:
+    """A path that is given as an argument or option, named `where`, with ``~`` written out.
+
+    Raises:
+        CaptError: as `usable_path`.
+    """
+    try:
+        usable_path(str(path))
+    except ValueError as error:
+        raise CaptError(f"{where}: {error}") from error
+    return Path(path).expanduser()
+
+
 def named(path: Path) -> str:
     """A path as messages name it; one too long for any file system is shown in part."""
     text = str(path)

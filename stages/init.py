@@ -16,6 +16,7 @@ from capt_core.data.registry import check_dataset_name, dataset_spec
 from capt_core.errors import CaptError, shown
 from capt_core.params import Data, check_seed
 from capt_core.settings_file import PACKAGED_PARAMS
+from capt_core.text_file import user_path
 from capt_core.yaml_file import core_value, other_reading
 
 from .console import result
@@ -41,7 +42,7 @@ def main(
     seeds: Annotated[str | None, typer.Option(help="Few-shot draws: 1,2,3.")] = None,
 ) -> None:
     check_dataset_name(dataset, Data(), listed=True)
-    if root is not None and not root.expanduser().exists():
+    if root is not None and not user_path(root, "--root").exists():
         raise CaptError(f"--root {root}: no such file or folder")
     files = {
         "params.yaml": _params(dataset, _from(folder, root) if root else None, seeds),

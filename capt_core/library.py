@@ -37,7 +37,7 @@ from capt_core.prompts.embedding import prompt_embeddings
 from capt_core.prompts.generation import pair_prompts
 from capt_core.prompts.sources import written_store
 from capt_core.reporter import SILENT, Reporter
-from capt_core.settings_file import merge, validate
+from capt_core.settings_file import mapping, merge, validate
 
 _BATCH = 128
 
@@ -112,7 +112,7 @@ def fit(
     found = method_class(method)
     section = found.Settings()
     if settings:
-        values = merge(section.model_dump(), settings)
+        values = merge(section.model_dump(), mapping(settings, "fit: settings"))
         section = validate(found.Settings, values, "settings", f"methods.{method}.")
     chosen = found(section)
     shots = validate(FewShot, {"shots": shots}, "fit").shots

@@ -67,7 +67,7 @@ _Model = TypeVar("_Model", bound=Section)
 
 def mapping(value: object, where: str) -> dict[str, Any]:
     """A value that must be a mapping; CaptError names `where` it is not."""
-    if not isinstance(value, dict):
+    if not isinstance(value, Mapping):
         found = "nothing" if value is None else shown(value)
         raise CaptError(f"{where}: expected keys and values, found {found}")
     return dict(value)

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from ruamel.yaml import YAML, YAMLError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from capt_core.errors import CaptError
 from capt_core.yaml_file import DEEPEST, core_value, load_yaml, other_reading, parse_yaml

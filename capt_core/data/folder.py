@@ -17,6 +17,7 @@ from capt_core.data.splits import SPLITS
 from capt_core.errors import CaptError, shown
 from capt_core.params import Data, Prepare, check_seed
 from capt_core.settings_file import validate
+from capt_core.text_file import user_path
 
 OnBadImage = Literal["error", "quarantine"]
 
@@ -50,6 +51,7 @@ def open_folder(
     Raises:
         CaptError: no known layout, a bad image (unless quarantined), a wrong argument.
     """
+    user_path(root, "open_folder: root")
     given = {"val_share": val_share, "test_share": test_share}
     values: dict[str, object] = {
         "root": str(root),
@@ -101,10 +103,14 @@ def open_dataset(
     if spec.reader == "proctex":
         if folder is None:
             raise CaptError("proctex: give the argument folder, into which its images are drawn")
-        counts = {f"proctex_{part}": count for part, count in zip(SPLITS, images, strict=True)}
-        validate(Prepare, {"proctex_seed": check_seed(seed, "proctex: seed"), **counts}, name)
-        target = Path(folder) / "-".join(map(str, ("proctex", seed, *images)))
-        split = draw_proctex(target, dict(zip(SPLITS, images, strict=True)), seed, keep=True)
+        if len(list(images)) != len(SPLITS):
+            raise CaptError(f"proctex: images: expected three numbers, found {shown(images)}")
+        seed = check_seed(seed, "proctex: seed")
+        counts = dict(zip(SPLITS, images, strict=True))
+        validate(Prepare, {f"proctex_{part}": count for part, count in counts.items()}, name)
+        named = "-".join(map(str, ("proctex", seed, *images)))
+        target = user_path(folder, "proctex: folder") / named
+        split = draw_proctex(target, counts, seed, keep=True)
         return _checked(spec, Source(split, target), on_bad_image)
     if root is None:
         raise CaptError(f"{name}: give the argument root, the folder that holds {spec.folder}/")

@@ -54,7 +54,7 @@ def test_a_root_is_written_so_that_it_is_read_as_text(
 
 def test_a_root_that_no_folder_can_be_is_refused(tmp_path: Path) -> None:
     for root in ("~no-such-user-here/x", "x" * 300):
-        with pytest.raises(CaptError, match="^--root: "):
+        with pytest.raises(CaptError, match=r"^--root: "):
             init(str(tmp_path), "--dataset", "dtd", "--root", root)
 
 

@@ -31,13 +31,13 @@ from capt_core.methods.registry import method_class
 from capt_core.methods.task import Confusions, Task
 from capt_core.methods.trained import Images, TrainedModel
 from capt_core.params import Backbone as BackboneSettings
-from capt_core.params import FewShot, GeneratePrompts, Runtime, Settings
+from capt_core.params import FewShot, GeneratePrompts, Runtime, Settings, check_seed
 from capt_core.prompts.clustering import cluster_prompts
 from capt_core.prompts.embedding import prompt_embeddings
 from capt_core.prompts.generation import pair_prompts
 from capt_core.prompts.sources import written_store
 from capt_core.reporter import SILENT, Reporter
-from capt_core.settings_file import merge, validate
+from capt_core.settings_file import mapping, merge, validate
 
 _BATCH = 128
 
@@ -112,10 +112,11 @@ def fit(
     found = method_class(method)
     section = found.Settings()
     if settings:
-        values = merge(section.model_dump(), settings)
+        values = merge(section.model_dump(), mapping(settings, "fit: settings"))
         section = validate(found.Settings, values, "settings", f"methods.{method}.")
     chosen = found(section)
     shots = validate(FewShot, {"shots": shots}, "fit").shots
+    seed = check_seed(seed, "fit: seed")
     fewshot = draw_list(dataset, shots, seed)
     images = _FewShotImages(dataset, fewshot, backbone, reporter)
     with tempfile.TemporaryDirectory(prefix="capt-") as scratch:
@@ -193,10 +194,11 @@ def build_bank(
         seed: of the draw.
 
     Raises:
-        CaptError: an image cannot be read.
+        CaptError: an image cannot be read; shots or a seed out of range.
     """
     members = dataset.class_ids("base")
-    drawn = draw_list(dataset, shots, seed).filter(
+    shots = validate(FewShot, {"shots": shots}, "build_bank").shots
+    drawn = draw_list(dataset, shots, check_seed(seed, "build_bank: seed")).filter(
         pl.col("split") == "train", pl.col("class_id").is_in(members)
     )
     ids = drawn["sample_id"]

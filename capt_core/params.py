@@ -5,79 +5,105 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, SupportsIndex, TypeVar
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, field_validator
 
+from capt_core.errors import CaptError, shown
 from capt_core.settings_file import (
     Section,
     mapping,
     merge,
     packaged,
     packaged_settings,
-    read_yaml,
     validate,
     with_overrides,
 )
+from capt_core.text_file import cut, usable_path
+from capt_core.yaml_file import Document, load_yaml
 
 _Section = TypeVar("_Section", bound=Section)
 
+MOST_SEED = 2**32 - 1
+"""The largest seed that every generator of random numbers takes."""
+MOST_IN_BATCH = 65_536
+
+Seed = Annotated[int, Field(ge=0, le=MOST_SEED)]
+
+
+def check_seed(seed: object, where: str) -> int:
+    """A seed that is given as an argument or an option, named `where`.
+
+    Raises:
+        CaptError: no whole number from 0 to `MOST_SEED`.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, SupportsIndex):
+        raise CaptError(f"{where}: should be a whole number, found {shown(seed)}")
+    number = seed.__index__()
+    if not 0 <= number <= MOST_SEED:
+        raise CaptError(f"{where}: should be from 0 to {MOST_SEED}, found {shown(number)}")
+    return number
+
 
 class Data(Section, path="data"):
-    root: str | None = packaged()
+    root: str | None = packaged(min_length=1)
     on_bad_image: Literal["error", "quarantine"] = packaged()
     layout: Literal[
         "auto", "class_folders", "split_folders", "table", "image_table", "split_json"
     ] = packaged()
-    table: str | None = packaged()
-    classes: str | None = packaged()
+    table: str | None = packaged(min_length=1)
+    classes: str | None = packaged(min_length=1)
     val_share: float = packaged(ge=0, lt=1)
     test_share: float = packaged(ge=0, lt=1)
-    split_seed: int = packaged(ge=0)
+    split_seed: int = packaged(ge=0, le=MOST_SEED)
+
+    _paths = field_validator("root", "table", "classes")(usable_path)
 
 
 class FewShot(Section, path="fewshot"):
-    shots: int = packaged(ge=0)
+    shots: int = packaged(ge=0, le=1_000_000)
 
 
 class Backbone(Section, path="backbone"):
-    name: str = packaged()
-    checkpoint: str | None = packaged()
-    pretrained: str | None = packaged()
+    name: str = packaged(min_length=1)
+    checkpoint: str | None = packaged(min_length=1)
+    pretrained: str | None = packaged(min_length=1)
+
+    _paths = field_validator("checkpoint")(usable_path)
 
 
 class Runtime(Section, path="runtime"):
     device: Literal["auto", "cpu", "cuda"] = packaged()
     precision: Literal["fp32", "bf16", "fp16"] = packaged()
-    workers: int = packaged(ge=0)
+    workers: int = packaged(ge=0, le=256)
 
 
 class Prepare(Section, path="prepare"):
     check_images: Literal["decode", "exists", "none"] = packaged()
-    proctex_seed: int = packaged(ge=0)
-    proctex_train: int = packaged(ge=1)
-    proctex_val: int = packaged(ge=1)
-    proctex_test: int = packaged(ge=1)
+    proctex_seed: int = packaged(ge=0, le=MOST_SEED)
+    proctex_train: int = packaged(ge=1, le=100_000)
+    proctex_val: int = packaged(ge=1, le=100_000)
+    proctex_test: int = packaged(ge=1, le=100_000)
 
 
 class ExtractFeatures(Section, path="extract_features"):
-    batch_size: int = packaged(ge=1)
+    batch_size: int = packaged(ge=1, le=MOST_IN_BATCH)
 
 
 class FitTeacher(Section, path="fit_teacher"):
-    method: str = packaged()
+    method: str = packaged(min_length=1)
 
 
 class InferTeacher(Section, path="infer_teacher"):
-    top_classes: int = packaged(ge=1)
+    top_classes: int = packaged(ge=1, le=100_000)
 
 
 class BuildBank(Section, path="build_bank"):
     source: Literal["fewshot", "full_train", "augmented_views"] = packaged()
-    views: int = packaged(ge=1)
-    batch_size: int = packaged(ge=1)
+    views: int = packaged(ge=1, le=1000)
+    batch_size: int = packaged(ge=1, le=MOST_IN_BATCH)
 
 
 class MinePairs(Section, path="mine_pairs"):
@@ -91,21 +117,23 @@ class GeneratePrompts(Section, path="generate_prompts"):
     provider: Literal[
         "anthropic", "anthropic-batch", "store-only", "store-or-template", "template"
     ] = packaged()
-    store: str | None = packaged()
-    prompts: int = packaged(ge=1)
-    model: str = packaged()
-    instructions: str | None = packaged()
-    answers: str | None = packaged()
-    attempts: int = packaged(ge=1)
+    store: str | None = packaged(min_length=1)
+    prompts: int = packaged(ge=1, le=100)
+    model: str = packaged(min_length=1)
+    instructions: str | None = packaged(min_length=1)
+    answers: str | None = packaged(min_length=1)
+    attempts: int = packaged(ge=1, le=100)
     concurrency: int = packaged(ge=1, le=64)
-    retries: int = packaged(ge=0)
-    timeout: float = packaged(gt=0)
-    max_tokens: int = packaged(ge=256)
+    retries: int = packaged(ge=0, le=1000)
+    timeout: float = packaged(gt=0, le=86_400)
+    max_tokens: int = packaged(ge=256, le=1_000_000)
+
+    _paths = field_validator("store", "instructions", "answers")(usable_path)
 
 
 class ClusterPrompts(Section, path="cluster_prompts"):
-    clusters: int = packaged(ge=1)
-    restarts: int = packaged(ge=1)
+    clusters: int = packaged(ge=1, le=10_000)
+    restarts: int = packaged(ge=1, le=1000)
 
 
 class MineSamples(Section, path="mine_samples"):
@@ -115,15 +143,15 @@ class MineSamples(Section, path="mine_samples"):
 
 
 class Train(Section, path="train"):
-    checkpoint_steps: int = packaged(ge=0)
+    checkpoint_steps: int = packaged(ge=0, le=1_000_000_000)
 
 
 class Evaluate(Section, path="evaluate"):
-    batch_size: int = packaged(ge=1)
+    batch_size: int = packaged(ge=1, le=MOST_IN_BATCH)
 
 
 class Report(Section, path="report"):
-    pairs: int = packaged(ge=1)
+    pairs: int = packaged(ge=1, le=1000)
 
 
 class Settings(Section):
@@ -156,9 +184,9 @@ class Settings(Section):
 class Matrix(Section, path=""):
     """What ``dvc repro`` fans out over: every data set x seed x method."""
 
-    datasets: list[str] = packaged(min_length=1)
-    seeds: list[Annotated[int, Field(ge=0)]] = packaged(min_length=1)
-    compare: list[str] = packaged(min_length=1)
+    datasets: list[Annotated[str, Field(min_length=1)]] = packaged(min_length=1)
+    seeds: list[Seed] = packaged(min_length=1)
+    compare: list[Annotated[str, Field(min_length=1)]] = packaged(min_length=1)
 
 
 class PerDataset(Section):
@@ -180,12 +208,14 @@ class SettingsFile:
         shared: what holds for every data set, as plain values.
         per_dataset: what differs, by data set.
         matrix: what `dvc repro` fans out over.
+        lines: line of every key of the file, by its path.
     """
 
     path: Path | None
     shared: Mapping[str, Any]
     per_dataset: Mapping[str, Mapping[str, Any]]
     matrix: Matrix
+    lines: Mapping[str, int]
 
     @property
     def name(self) -> str:
@@ -194,34 +224,57 @@ class SettingsFile:
 
     def sources(
         self, dataset: str | None, overrides: Sequence[str], change: Mapping[str, Any]
-    ) -> Iterator[tuple[str, dict[str, Any]]]:
-        """All values after each further source that is merged in, with the source's name."""
+    ) -> Iterator[Source]:
+        """All values after each further source that is merged in."""
         values = dict(self.shared)
-        yield self.name, values
+        yield Source(self.name, values, self.lines)
         for name, differing in self.per_dataset.items():
-            merged = merge(values, differing)
-            yield f"{self.name}: per_dataset.{name}", merged
+            place = f"per_dataset.{cut(name)}"
+            lines = _below(f"per_dataset.{name}.", self.lines)
+            yield Source(f"{self.name}: {place}", merge(values, differing), lines)
         values = merge(merge(values, self.per_dataset.get(dataset or "", {})), change)
-        yield self.name, values
+        yield Source(self.name, values)
         if overrides:
-            yield "--set", with_overrides(Settings, values, overrides)
+            yield Source("--set", with_overrides(Settings, values, overrides))
+
+
+@dataclass(frozen=True)
+class Source:
+    """Settings after one more source is merged in.
+
+    Attributes:
+        where: the source, for messages.
+        values: sections and their values.
+        lines: line of every key in the source, by its path, where it is a file.
+    """
+
+    where: str
+    values: Mapping[str, Any]
+    lines: Mapping[str, int] = field(default_factory=dict)
+
+
+def _below(prefix: str, lines: Mapping[str, int]) -> dict[str, int]:
+    return {key.removeprefix(prefix): line for key, line in lines.items() if key.startswith(prefix)}
 
 
 def read_settings(path: Path | None) -> SettingsFile:
     """Read a params file.
 
     Raises:
-        CaptError: unreadable file, unknown key outside the sections, wrong type or value.
+        CaptError: unreadable or empty file, unknown key outside the sections, wrong type or value.
     """
-    document = dict(packaged_settings()) if path is None else read_yaml(path)
+    advice = "run from the project folder or give --params FILE"
+    read = Document(packaged_settings()) if path is None else load_yaml(path, advice)
     where = "packaged settings" if path is None else str(path)
+    document = mapping(read.value, where)
     keys = {key: document.pop(key) for key in Matrix.model_fields if key in document}
-    matrix = validate(Matrix, keys, where)
+    matrix = validate(Matrix, keys, where, lines=read.lines)
     differing = mapping(document.pop("per_dataset", {}), f"{where}: per_dataset")
     for name, entry in differing.items():
-        place = f"{where}: per_dataset.{name}"
-        validate(PerDataset, mapping(entry, place), place)
-    return SettingsFile(path, document, differing, matrix)
+        place = f"{where}: per_dataset.{cut(name)}"
+        lines = _below(f"per_dataset.{name}.", read.lines)
+        validate(PerDataset, mapping(entry, place), place, lines=lines)
+    return SettingsFile(path, document, differing, matrix, read.lines)
 
 
 def load_settings(
@@ -245,8 +298,8 @@ def load_settings(
     """
     file = read_settings(path)
     settings = Settings()
-    for where, values in file.sources(dataset, overrides, change or {}):
-        settings = validate(Settings, values, where)
+    for source in file.sources(dataset, overrides, change or {}):
+        settings = validate(Settings, source.values, source.where, lines=source.lines)
     return settings, file.matrix
 
 
@@ -256,8 +309,8 @@ def changed_sections(
     """Names below `methods` whose settings differ anywhere from the packaged ones."""
     packaged_methods = packaged_settings()["methods"]
     found: dict[str, None] = {}
-    for _, values in read_settings(path).sources(None, overrides, change or {}):
-        methods = values.get("methods", {})
+    for source in read_settings(path).sources(None, overrides, change or {}):
+        methods = source.values.get("methods", {})
         if isinstance(methods, dict):
             own = (name for name in methods if methods[name] != packaged_methods.get(name))
             found |= dict.fromkeys(own)
@@ -278,10 +331,11 @@ def method_section(
         CaptError: unknown key, wrong type or value; the message names it.
     """
     section = model()
-    for where, values in read_settings(path).sources(dataset, overrides, change or {}):
-        own = mapping(values.get("methods", {}), f"{where}: methods").get(name, {})
+    for source in read_settings(path).sources(dataset, overrides, change or {}):
+        where = source.where
+        own = mapping(source.values.get("methods", {}), f"{where}: methods").get(name, {})
         entry = mapping(own, f"{where}: methods.{name}")
-        section = validate(model, entry, where, f"methods.{name}.")
+        section = validate(model, entry, where, f"methods.{name}.", source.lines)
     return section
 
 

@@ -9,10 +9,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from capt_core.errors import CaptError
+from capt_core.errors import CaptError, reason, shown
+from capt_core.text_file import cut, unfit_character
+from capt_core.yaml_file import load_yaml, parse_yaml
 
 PACKAGED_PARAMS = Path(__file__).with_name("params.yaml")
 """The packaged settings: the one source of defaults."""
@@ -29,7 +30,7 @@ _PACKAGED = object()
 @cache
 def packaged_settings() -> dict[str, Any]:
     """The packaged settings as plain values."""
-    return read_yaml(PACKAGED_PARAMS)
+    return mapping(load_yaml(PACKAGED_PARAMS).value, str(PACKAGED_PARAMS))
 
 
 class Section(BaseModel):
@@ -39,7 +40,10 @@ class Section(BaseModel):
     with `packaged()` take their defaults from it, so that no default stands twice.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+    # Defaults are validated, too: a whole number in the packaged file does for a float.
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, validate_default=True
+    )
 
     def __init_subclass__(cls, *, path: str | None = None, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -52,7 +56,6 @@ class Section(BaseModel):
         values: Any = packaged_settings()
         for key in filter(None, path.split(".")):
             values = values[key]
-        values = _floats(cls, values)
         for name, field in cls.model_fields.items():
             if field.default is _PACKAGED:
                 field.default = values[name]
@@ -62,32 +65,11 @@ class Section(BaseModel):
 _Model = TypeVar("_Model", bound=Section)
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file.
-
-    Raises:
-        CaptError: unreadable, no YAML, or no mapping.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise CaptError(
-            f"{path}: cannot read the settings ({error.strerror}); "
-            "run from the project folder or give --params FILE"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise CaptError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from error
-    try:
-        document = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise CaptError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
-    return mapping(document or {}, str(path))
-
-
 def mapping(value: object, where: str) -> dict[str, Any]:
     """A value that must be a mapping; CaptError names `where` it is not."""
-    if not isinstance(value, dict):
-        raise CaptError(f"{where}: expected keys and values, found {value!r}")
+    if not isinstance(value, Mapping):
+        found = "nothing" if value is None else shown(value)
+        raise CaptError(f"{where}: expected keys and values, found {found}")
     return dict(value)
 
 
@@ -114,8 +96,8 @@ def with_overrides(
     for override in overrides:
         key, equals, text = override.partition("=")
         section, *names = key.strip().split(".")
-        if not (equals and names and section and all(names)):
-            raise CaptError(f"--set {override}: expected section.key=value")
+        if not (equals and section and all(names) and 1 <= len(names) <= MOST_PARTS):
+            raise CaptError(f"--set {cut(override)}: expected section.key=value")
         path = [section.replace("-", "_"), *names]
         change: Any = _override_value(model, path, text)
         for name in reversed(path):
@@ -124,14 +106,20 @@ def with_overrides(
     return merged
 
 
+MOST_PARTS = 10  # of a key of --set below its section
+
+
 def _override_value(model: type[Section], path: Sequence[str], text: str) -> object:
+    where = f"--set {cut('.'.join(path))}={cut(text)}"
     if _expects_text(model, path):
+        if unfit := unfit_character(text):
+            raise CaptError(
+                f"{where}: holds the character {unfit}, which nothing here can have; remove it"
+            )
         return None if text.strip() in ("null", "~") else text
-    try:
-        return yaml.safe_load(text) if text.strip() else ""
-    except yaml.YAMLError as error:
-        key = ".".join(path)
-        raise CaptError(f"--set {key}={text}: the value is not valid YAML") from error
+    if not text.strip():
+        return ""
+    return parse_yaml(text, where, numbered=False).value
 
 
 def _expects_text(model: type[BaseModel], path: Sequence[str]) -> bool:
@@ -148,7 +136,11 @@ def _expects_text(model: type[BaseModel], path: Sequence[str]) -> bool:
 
 
 def validate(
-    model: type[_Model], values: Mapping[str, Any], where: str, prefix: str = ""
+    model: type[_Model],
+    values: Mapping[str, Any],
+    where: str,
+    prefix: str = "",
+    lines: Mapping[str, int] | None = None,
 ) -> _Model:
     """A section from plain values.
 
@@ -157,18 +149,28 @@ def validate(
         values: its keys and values.
         where: file or option that they come from.
         prefix: path of the section in it, ending in a point; empty for the whole file.
+        lines: line of every key of that file by its path, for messages.
 
     Raises:
         CaptError: unknown key, wrong type or value; the message names it and where it is.
     """
     try:
-        return model.model_validate(_floats(model, values))
+        return model.model_validate(dict(values))
     except ValidationError as error:
         problems = error.errors()
         location = _location(problems[0])
         # A value of several types fails once for each of them.
         alike = [problem for problem in problems if _location(problem) == location]
-        raise CaptError(f"{where}: {prefix}{location}: {_explain(model, alike)}") from error
+        place = cut(f"{prefix}{location}")
+        line = _line(f"{prefix}{location}", lines or {})
+        raise CaptError(f"{where}: {place}: {_explain(model, alike)}{line}") from error
+
+
+def _line(key: str, lines: Mapping[str, int]) -> str:
+    """Where a key stands, or what holds it, as the end of a message."""
+    while key and key not in lines:
+        key = key.rpartition(".")[0]
+    return f" (line {lines[key]})" if key else ""
 
 
 _UNION_PART = re.compile(r"int|float|str|literal\[.*|list\[.*|constrained-int")
@@ -176,24 +178,6 @@ _UNION_PART = re.compile(r"int|float|str|literal\[.*|list\[.*|constrained-int")
 
 def _location(problem: Mapping[str, Any]) -> str:
     return ".".join(str(part) for part in problem["loc"] if not _UNION_PART.fullmatch(str(part)))
-
-
-_EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
-
-
-def _floats(model: type[BaseModel], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Strict mode refuses 1 for a float, and YAML reads 1e-3, without a point, as text."""
-    converted = dict(values)
-    for name, field in model.model_fields.items():
-        value = converted.get(name)
-        if isinstance(value, dict) and isinstance(field.annotation, type):
-            if issubclass(field.annotation, BaseModel):
-                converted[name] = _floats(field.annotation, value)
-        elif field.annotation in (float, float | None) and (
-            type(value) is int or (isinstance(value, str) and _EXPONENT.fullmatch(value))
-        ):
-            converted[name] = float(value)
-    return converted
 
 
 def _explain(model: type[BaseModel], problems: Sequence[Mapping[str, Any]]) -> str:
@@ -210,6 +194,13 @@ def _explain(model: type[BaseModel], problems: Sequence[Mapping[str, Any]]) -> s
     if problem["type"] == "missing":
         return "is missing"
     if problem["type"] == "value_error":
-        return str(problem["ctx"]["error"])
-    expected = " or ".join(each["msg"].removeprefix("Input should be ") for each in problems)
-    return f"should be {expected}, found {problem['input']!r}"
+        return reason(problem["ctx"]["error"])
+    found = shown(problem["input"])
+    if not problem["msg"].startswith(_SHOULD):
+        return f"{problem['msg'][0].lower()}{problem['msg'][1:]}, found {found}"
+    expected = " or ".join(_INSTANCE.sub("", each["msg"][len(_SHOULD) :]) for each in problems)
+    return f"should be {expected}, found {found}"
+
+
+_SHOULD = "Input should be "
+_INSTANCE = re.compile(r" or instance of \w+$")

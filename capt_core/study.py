@@ -11,11 +11,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
-import yaml
 from pydantic import Field, model_validator
 
-from capt_core.errors import CaptError
+from capt_core.errors import CaptError, shown
 from capt_core.settings_file import Section
+from capt_core.yaml_file import load_yaml
 
 ABLATIONS = Path(__file__).with_name("ablations.yaml")
 FULL = "recommended"
@@ -100,7 +100,7 @@ def variant(name: str) -> Variant:
     """
     known = variants()
     if name not in known:
-        raise CaptError(f"--variant: no variant {name!r}; known: {', '.join(known)}")
+        raise CaptError(f"--variant: no variant {shown(name)}; known: {', '.join(known)}")
     return known[name]
 
 
@@ -172,4 +172,4 @@ class _Declared(Section):
 
 @cache
 def _declared() -> _Declared:
-    return _Declared.model_validate(yaml.safe_load(ABLATIONS.read_text(encoding="utf-8")))
+    return _Declared.model_validate(load_yaml(ABLATIONS).value)

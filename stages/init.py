@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -9,13 +10,14 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-import yaml
 
 from capt_core.artifacts.files import write_text
 from capt_core.data.registry import check_dataset_name, dataset_spec
-from capt_core.errors import CaptError
-from capt_core.params import Data
+from capt_core.errors import CaptError, shown
+from capt_core.params import Data, check_seed
 from capt_core.settings_file import PACKAGED_PARAMS
+from capt_core.text_file import user_path
+from capt_core.yaml_file import core_value, other_reading
 
 from .console import result
 from .pipeline import dvc_yaml
@@ -40,7 +42,7 @@ def main(
     seeds: Annotated[str | None, typer.Option(help="Few-shot draws: 1,2,3.")] = None,
 ) -> None:
     check_dataset_name(dataset, Data(), listed=True)
-    if root is not None and not root.expanduser().exists():
+    if root is not None and not user_path(root, "--root").exists():
         raise CaptError(f"--root {root}: no such file or folder")
     files = {
         "params.yaml": _params(dataset, _from(folder, root) if root else None, seeds),
@@ -89,9 +91,10 @@ def _params(dataset: str, root: str | None, seeds: str | None) -> str:
     if root is not None:
         changes.append((r"^  root: null", f"  root: {_scalar(root)}"))
     if seeds is not None:
-        if not re.fullmatch(r"\d+(,\d+)*", seeds):
-            raise CaptError(f"--seeds {seeds}: expected whole numbers, as in --seeds 1,2,3")
-        changes.append((r"^seeds: .*$", f"seeds: [{', '.join(seeds.split(','))}]"))
+        if not re.fullmatch(r"[0-9]{1,300}(,[0-9]{1,300})*", seeds):
+            raise CaptError(f"--seeds: expected whole numbers, as in 1,2,3; found {shown(seeds)}")
+        numbers = [check_seed(int(each), "--seeds") for each in seeds.split(",")]
+        changes.append((r"^seeds: .*$", f"seeds: {numbers}"))
     text = PACKAGED_PARAMS.read_text(encoding="utf-8")
     for pattern, line in changes:
         plain = line.replace("\\", r"\\")
@@ -101,5 +104,6 @@ def _params(dataset: str, root: str | None, seeds: str | None) -> str:
 
 
 def _scalar(text: str) -> str:
-    """A text in YAML, quoted where it would be read as something else."""
-    return yaml.safe_dump(text, allow_unicode=True, width=10**6).splitlines()[0]
+    """A text in YAML, quoted where a reader of YAML could take it for something else."""
+    plain = re.fullmatch(r"[A-Za-z_][\w./-]*", text) and isinstance(core_value(text), str)
+    return text if plain and not other_reading(text, text) else json.dumps(text, ensure_ascii=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -36,15 +37,29 @@ def _set_json(given: bool) -> bool:
     return given
 
 
+def _seed(text: str | int) -> int:
+    from capt_core.params import check_seed  # its libraries would slow --help down
+
+    number = re.fullmatch(r"[-+]?[0-9]{1,300}", str(text))
+    return check_seed(int(text) if number else text, "--seed")
+
+
 Dataset = Annotated[str, typer.Option(help="Data set, e.g. proctex or dtd.")]
 OneDataset = Annotated[
     str | None, typer.Option(help="Only this data set; all that were evaluated if not given.")
 ]
 Seed = Annotated[
     int | None,
-    typer.Option(min=0, help="Few-shot draw; the first of `seeds` in the settings if not given."),
+    typer.Option(
+        parser=_seed,
+        metavar="INTEGER",
+        help="Few-shot draw; the first of `seeds` in the settings if not given.",
+    ),
 ]
-NoSeed = Annotated[int | None, typer.Option(help="Accepted, not used: no draw matters here.")]
+NoSeed = Annotated[
+    int | None,
+    typer.Option(parser=_seed, metavar="INTEGER", help="Accepted, not used: no draw matters here."),
+]
 Params = Annotated[
     Path | None,
     typer.Option(

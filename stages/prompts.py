@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
@@ -124,7 +125,7 @@ def import_(
         raise CaptError("--cupl and --distinct both give difference prompts; choose one")
     if not (common or distinct or cupl):
         raise CaptError("nothing to import; give --common, --distinct or --cupl FILE")
-    if output.exists():
+    if os.path.lexists(output):
         raise CaptError(f"{output}: exists already; name another file")
 
     given = {COMMONALITY: common, DIFFERENCE: distinct or cupl}

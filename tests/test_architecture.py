@@ -14,6 +14,8 @@ from tests.processes import python
 
 LAYERS = (
     {"errors", "reporter", "torchvision_ops"},
+    {"text_file"},
+    {"yaml_file"},
     {"settings_file"},
     {"params", "study"},
     {"artifacts", "device"},

@@ -168,6 +168,12 @@ def test_mistakes_are_one_line(
         (lambda: capt_core.predict(model, "a.png", top=0), "top=0"),
         (lambda: capt_core.read_table(str(tmp_path / "none.parquet")), "none.parquet: missing"),
         (lambda: capt_core.fit("clip", dataset, backbone, shots=-1), "shots"),
+        (lambda: capt_core.fit("clip", dataset, backbone, seed=2**32), "fit: seed: should be from"),
+        (lambda: capt_core.build_bank(model, dataset, seed=-1), "build_bank: seed: should be"),
+        (
+            lambda: capt_core.fit("clip", dataset, backbone, settings=[1]),  # type: ignore[arg-type]
+            "fit: settings: expected keys and values, found [1]",
+        ),
         (lambda: capt_core.load_backbone(device="tpu"), "device"),  # type: ignore[arg-type]
         (
             lambda: capt_core.fit("capt", dataset, backbone, base_model="clip_prompts"),

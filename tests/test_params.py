@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from pydantic import BaseModel
@@ -14,7 +15,16 @@ from capt_core.errors import CaptError
 from capt_core.methods.capt.settings import Adapter, CaptSettings, Train
 from capt_core.methods.linear_probe import LinearProbeSettings
 from capt_core.methods.registry import _BUILT_IN, check_methods, method_class
-from capt_core.params import Data, Matrix, Settings, load_settings, method_section, settings_hash
+from capt_core.params import (
+    MOST_SEED,
+    Data,
+    Matrix,
+    Settings,
+    check_seed,
+    load_settings,
+    method_section,
+    settings_hash,
+)
 from capt_core.settings_file import PACKAGED_PARAMS, Section, packaged_settings
 from tests.refusals import refusal
 
@@ -76,6 +86,17 @@ def test_what_a_file_leaves_out_has_the_packaged_value(tmp_path: Path) -> None:
         ("methods: {capt: 3}\n", ["methods.capt", "dictionary", "3"]),
         ("per_dataset: [dtd]\n", ["per_dataset", "expected keys and values"]),
         ("per_dataset: {dtd: 3}\n", ["per_dataset.dtd", "expected keys and values"]),
+        ("data:\n  val_share: 0.1\n  root: ''\n", ["data.root", "at least 1", "(line 6)"]),
+        ("fewshot: {shots: 0x}\n", ["fewshot.shots", "integer", "'0x'", "(line 4)"]),
+        ("fewshot: {shots: 010}\n", ["line 4: fewshot.shots: '010' is an octal number"]),
+        ("methods: {}\nmethods: {}\n", ["line 5: the key 'methods' stands there twice (first in"]),
+        ("data: {split_seed: 4294967296}\n", ["split_seed", "less than or equal to 4294967295"]),
+        ("data: {root: '~no-such-user-here/x'}\n", ["data.root: no such user's home folder"]),
+        (f"data: {{table: {'x' * 300}}}\n", ["data.table: longer than a path can be: 'xxx"]),
+        (f"{'k' * 500}: 1\n", ["kkk...: unknown key"]),
+        (f"fewshot: {{shots: '{'9' * 5000}'}}\n", ["999..."]),
+        (f"fewshot: {{shots: {'[' * 30}{']' * 30}}}\n", ["fewshot.shots", "integer, found [["]),
+        ("per_dataset: {dtd: {data: {val_share: 2}}}\n", ["data.val_share", "(line 4)"]),
     ],
 )
 def test_a_mistake_in_the_file_is_named(tmp_path: Path, body: str, parts: list[str]) -> None:
@@ -84,6 +105,7 @@ def test_a_mistake_in_the_file_is_named(tmp_path: Path, body: str, parts: list[s
     assert message.startswith(str(path))
     for part in parts:
         assert part in message
+    assert len(message) < len(str(path)) + 350
 
 
 @pytest.mark.parametrize(
@@ -134,6 +156,11 @@ def test_a_mistake_in_a_methods_section_is_named_with_its_full_path(
         ("datasets: [dtd]\nseeds: ['1']\ncompare: [clip]\n", "seeds.0"),
         ("datasets: [dtd]\nseeds: [1]\ncompare: clip\n", "compare"),
         ("[1, 2]\n", "expected keys and values"),
+        ("", "expected keys and values, found nothing"),
+        ("# all: gone\n", "expected keys and values, found nothing"),
+        ("datasets: [dtd]\nseeds: [4294967296]\n", "seeds.0"),
+        ("datasets: [dtd]\nseeds: [-1]\n", "seeds.0"),
+        ("datasets: ['']\n", "datasets.0"),
         ("train: {epochs: 3\n", "not valid YAML"),
     ],
 )
@@ -263,12 +290,30 @@ def test_overrides_are_typed_by_their_key(tmp_path: Path, override: str, value: 
         ("seeds.first=3", ["--set", "seeds", "unknown key"]),
         ("methods.capt.train.epochz=3", ["--set: methods.capt.train.epochz: unknown key"]),
         ("methods.capt.train.optimizer=adam", ["--set: methods.capt.train.optimizer", "'adam'"]),
+        ("fewshot.shots=010", ["--set fewshot.shots=010: '010' is an octal number in YAML 1.1"]),
+        ("mine_pairs.use_statistics=no", ["'no' is true or false in YAML 1.1"]),
+        ("fewshot.shots=!!int x", ["tags are not read here"]),
+        (f"fewshot.shots={'[' * 3000}", ["nested too deeply"]),
+        (f"fewshot.shots={'9' * 5000}", ["a number of 5000 characters"]),
+        (f"fewshot.shots={'9' * 200}", ["--set: fewshot.shots", "less than or equal to 1000000"]),
+        ("fewshot.shots={a: 1, a: 2}", ["the key 'a' stands there twice; keep one"]),
+        ("methods.capt.train.learning_rate=1e400", ["numbers must be finite"]),
+        (f"methods.capt.train.learning_rate={'9' * 200}", ["less than or equal to 1000"]),
+        ("generate_prompts.timeout=1e30", ["generate_prompts.timeout", "86400"]),
+        ("runtime.workers=100000", ["runtime.workers", "256"]),
+        ("prepare.proctex_seed=4294967296", ["proctex_seed", "4294967295"]),
+        ("data.root=a\0b", ["--set data.root=a", "holds the character"]),
+        ("data.root=", ["data.root", "at least 1 character"]),
+        ("data.root=~no-such-user-here", ["data.root: no such user's home folder"]),
+        (f"fewshot.shots{'.a' * 3000}=1", ["section.key=value"]),
+        (f"{'k' * 3000}", ["section.key=value"]),
     ],
 )
 def test_a_mistake_in_an_override_is_named(tmp_path: Path, override: str, parts: list[str]) -> None:
     message = file_refusal(write(tmp_path, ""), override)
     for part in parts:
         assert part in message
+    assert len(message) < 500
 
 
 def test_whole_numbers_do_for_floats_in_the_file(tmp_path: Path) -> None:
@@ -279,7 +324,7 @@ def test_whole_numbers_do_for_floats_in_the_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", ["1e-3", "1E-3", "2e-05"])
 def test_exponents_do_for_floats(tmp_path: Path, number: str) -> None:
-    # YAML 1.1 reads 1e-3 as text, and that is how learning rates are written.
+    # YAML 1.1 reads 1e-3 as text, but that is how learning rates are written.
     key = "train: {learning_rate: " + number + "}"
     for found in (
         capt(write(tmp_path, ""), f"methods.capt.train.learning_rate={number}"),
@@ -295,6 +340,19 @@ def test_exponents_do_for_floats(tmp_path: Path, number: str) -> None:
 @pytest.mark.parametrize("number", [".inf", ".nan"])
 def test_numbers_must_be_finite(tmp_path: Path, key: str, number: str) -> None:
     assert key in file_refusal(write(tmp_path, ""), f"methods.capt.{key}={number}")
+
+
+@pytest.mark.parametrize("seed", [0, 7, MOST_SEED, np.int64(7)])
+def test_seeds_are_whole_numbers_that_every_generator_takes(seed: Any) -> None:
+    assert check_seed(seed, "here") == seed
+    assert type(check_seed(seed, "here")) is int
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, 10**4000, 1.0, True, "1", None, float("nan")])
+def test_other_seeds_are_refused(seed: Any) -> None:
+    message = refusal(check_seed, seed, "here: seed")
+    assert message.startswith("here: seed: should be ")
+    assert len(message) < 200
 
 
 @pytest.mark.parametrize("text", ["[drafts", "@home", "*", "%tmp", "a: b: c"])
@@ -346,6 +404,23 @@ def test_the_packaged_file_lists_every_setting_and_nothing_else() -> None:
     assert document["methods"].keys() == _BUILT_IN.keys()
     # DVC tracks these keys for every data set and stops where one is missing.
     assert differing == {name: {"data": {}, "methods": {}} for name in document["datasets"]}
+
+
+def test_every_number_has_bounds() -> None:
+    models: list[type[BaseModel]] = [Settings, Matrix]
+    models += [method_class(name).Settings for name in _BUILT_IN]
+    unbounded = []
+    while models:
+        model = models.pop()
+        for name, field in model.model_fields.items():
+            kind = field.annotation
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                models.append(kind)
+            elif kind in (int, float, int | None, float | None):
+                kinds = {type(each).__name__ for each in field.metadata}
+                if not (kinds & {"Ge", "Gt"} and kinds & {"Le", "Lt"}):
+                    unbounded.append(f"{model.__name__}.{name}")
+    assert not unbounded
 
 
 def test_the_packaged_file_is_sound() -> None:

@@ -9,7 +9,8 @@ import pytest
 from capt_core import study
 from capt_core.methods.capt.settings import EXPERTS, CaptSettings
 from capt_core.params import load_settings, method_section
-from capt_core.settings_file import merge, packaged_settings, read_yaml
+from capt_core.settings_file import merge, packaged_settings
+from capt_core.yaml_file import load_yaml
 from tests.refusals import refusal
 
 ADDED = """
@@ -77,7 +78,7 @@ def test_the_numbers_of_the_paper_are_consistent() -> None:
 
 
 def test_a_file_of_settings_has_no_part_of_the_study() -> None:
-    document = read_yaml(Path(study.__file__).parents[1] / "params.yaml")
+    document = load_yaml(Path(study.__file__).parents[1] / "params.yaml").value
     assert document.keys().isdisjoint({"variants", "study"})
 
 

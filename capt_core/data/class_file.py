@@ -6,24 +6,13 @@ import difflib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import yaml
-
 from capt_core.data.registry import check_template
 from capt_core.data.splits import SplitData
-from capt_core.errors import CaptError
+from capt_core.errors import CaptError, reason, shown
+from capt_core.text_file import cut
+from capt_core.yaml_file import load_yaml
 
 CLASS_FILE = "classes.yaml"
-
-
-class _Plain(yaml.BaseLoader):
-    """Every scalar as it is written (YAML reads 007 and yes as 7 and true); no key twice."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[object, object]:
-        pairs = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in pairs:
-            if pairs.count(key) > 1:
-                raise yaml.YAMLError(f"{key!r} stands there twice")
-        return super().construct_mapping(node, deep)
 
 
 @dataclass(frozen=True)
@@ -55,11 +44,8 @@ def read_class_file(path: Path) -> ClassFile:
     Raises:
         CaptError: not such a file; an empty name; a template without its one ``{}``.
     """
-    try:
-        document = yaml.load(path.read_text(encoding="utf-8"), _Plain) or {}
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise CaptError(f"{path}: not a readable class file ({reason})") from error
+    document = load_yaml(path, as_text=True).value
+    document = {} if document is None else document
     if not isinstance(document, dict) or not set(document) <= {"names", "template"}:
         raise CaptError(f"{path}: expected the keys names and template, and no others")
     names = document.get("names") or {}
@@ -67,13 +53,13 @@ def read_class_file(path: Path) -> ClassFile:
         raise CaptError(f"{path}: names: expected lines of the form 'label: name'")
     for label, name in names.items():
         if not isinstance(name, str) or not name.strip():
-            raise CaptError(f"{path}: names: {label}: expected a name, found {name!r}")
+            raise CaptError(f"{path}: names: {cut(label)}: expected a name, found {shown(name)}")
     template = document.get("template") or None
     if template is not None:
         try:
             check_template(str(template))
         except ValueError as error:
-            raise CaptError(f"{path}: {error}") from error
+            raise CaptError(f"{path}: {reason(error)}") from error
     return ClassFile(
         {str(label): name.strip() for label, name in names.items()},
         None if template is None else str(template),
@@ -90,7 +76,7 @@ def renamed(data: SplitData, names: ClassFile, path: Path) -> SplitData:
     for label in names.names:
         if label not in labels:
             near = difflib.get_close_matches(label, labels, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else "remove the line"
-            raise CaptError(f"{path}: names: no class is labelled {label!r}; {hint}")
+            hint = f"did you mean {shown(near[0])}?" if near else "remove the line"
+            raise CaptError(f"{path}: names: no class is labelled {shown(label)}; {hint}")
     called = [names.names.get(label, label) for label in data.class_names]
     return replace(data, class_names=called, template=names.template or data.template)

@@ -14,9 +14,10 @@ from capt_core.data.preparation import Source, draw_proctex, prepare_dataset
 from capt_core.data.readers import read_split
 from capt_core.data.registry import DATASETS, OWN_TEMPLATE, DatasetSpec
 from capt_core.data.splits import SPLITS
-from capt_core.errors import CaptError
-from capt_core.params import Data
+from capt_core.errors import CaptError, shown
+from capt_core.params import Data, Prepare, check_seed
 from capt_core.settings_file import validate
+from capt_core.text_file import user_path
 
 OnBadImage = Literal["error", "quarantine"]
 
@@ -50,11 +51,12 @@ def open_folder(
     Raises:
         CaptError: no known layout, a bad image (unless quarantined), a wrong argument.
     """
+    user_path(root, "open_folder: root")
     given = {"val_share": val_share, "test_share": test_share}
     values: dict[str, object] = {
         "root": str(root),
         "on_bad_image": on_bad_image,
-        "split_seed": seed,
+        "split_seed": check_seed(seed, "open_folder: seed"),
         **{key: share for key, share in given.items() if share is not None},
     }
     entry = {"name": name, "reader": "own", "template": template or OWN_TEMPLATE}
@@ -64,7 +66,7 @@ def open_folder(
     base = set(split.class_names if base_classes is None else base_classes)
     for unknown in sorted(base.difference(split.class_names)):
         hint = _suggestion(unknown, split.class_names)
-        raise CaptError(f"{root}: base_classes: no class is called {unknown!r}; {hint}")
+        raise CaptError(f"{root}: base_classes: no class is called {shown(unknown)}; {hint}")
     groups = ["base" if name in base else "novel" for name in split.class_names]
     return _checked(spec, Source(split, image_root), on_bad_image, groups)
 
@@ -95,12 +97,20 @@ def open_dataset(
     spec = DATASETS.get(name)
     if spec is None:
         hint = _suggestion(name, list(DATASETS))
-        raise CaptError(f"unknown data set {name!r} (open_folder reads your own images); {hint}")
+        raise CaptError(
+            f"unknown data set {shown(name)} (open_folder reads your own images); {hint}"
+        )
     if spec.reader == "proctex":
         if folder is None:
             raise CaptError("proctex: give the argument folder, into which its images are drawn")
-        target = Path(folder) / "-".join(map(str, ("proctex", seed, *images)))
-        split = draw_proctex(target, dict(zip(SPLITS, images, strict=True)), seed, keep=True)
+        if len(list(images)) != len(SPLITS):
+            raise CaptError(f"proctex: images: expected three numbers, found {shown(images)}")
+        seed = check_seed(seed, "proctex: seed")
+        counts = dict(zip(SPLITS, images, strict=True))
+        validate(Prepare, {f"proctex_{part}": count for part, count in counts.items()}, name)
+        named = "-".join(map(str, ("proctex", seed, *images)))
+        target = user_path(folder, "proctex: folder") / named
+        split = draw_proctex(target, counts, seed, keep=True)
         return _checked(spec, Source(split, target), on_bad_image)
     if root is None:
         raise CaptError(f"{name}: give the argument root, the folder that holds {spec.folder}/")
@@ -110,7 +120,7 @@ def open_dataset(
 
 def _suggestion(word: str, known: Sequence[str]) -> str:
     near = difflib.get_close_matches(word, known, n=1)
-    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+    return f"did you mean {shown(near[0])}?" if near else f"known: {', '.join(known)}"
 
 
 def _checked(

@@ -5,14 +5,15 @@ from __future__ import annotations
 import difflib
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import yaml
 from pydantic import Field, ValidationError, field_validator
 
-from capt_core.errors import CaptError
+from capt_core.errors import CaptError, shown
 from capt_core.params import Data
 from capt_core.settings_file import Section
+from capt_core.text_file import cut
+from capt_core.yaml_file import load_yaml
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks.yaml"
 OWN_TEMPLATE = "a photo of a {}."
@@ -61,7 +62,7 @@ class RemoteFile(Section):
         places = value.values() if isinstance(value, dict) else [value or ""]
         for place in places:
             if place.startswith("/") or ".." in place.split("/"):
-                raise ValueError(f"{place!r} leads out of the data set's folder")
+                raise ValueError(f"{shown(place)} leads out of the data set's folder")
         return value
 
 
@@ -125,7 +126,9 @@ def check_template(template: str) -> str:
         or "{" in template.replace("{}", "")
         or "}" in template.replace("{}", "")
     ):
-        raise ValueError(f"template {template!r}: expected exactly one {{}} for the class name")
+        raise ValueError(
+            f"template {shown(template)}: expected exactly one {{}} for the class name"
+        )
     return template
 
 
@@ -135,37 +138,27 @@ def read_registry(path: Path) -> dict[str, DatasetSpec]:
     Raises:
         CaptError: unreadable file, unknown key or wrong value; the message names the entry.
     """
-    try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise CaptError(f"{path}: not a readable list of data sets ({error})") from error
+    document = load_yaml(path).value
     if not isinstance(document, dict):
         raise CaptError(f"{path}: expected data-set names with their entries")
-    return {str(name): _entry(path, str(name), entry) for name, entry in document.items()}
+    return {name: _entry(path, name, entry) for name, entry in document.items()}
 
 
 def _entry(path: Path, name: str, entry: object) -> DatasetSpec:
-    where = f"{path}: {name}"
+    where = f"{path}: {cut(name)}"
     if not isinstance(entry, dict) or not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name):
         raise CaptError(f"{where}: expected a lower-case name and its keys and values")
     needed = {"split_json": ("folder", "split"), "class_folders": ("folder", "splits")}
     for key in needed.get(str(entry.get("reader")), ()):
         if not entry.get(key):
-            raise CaptError(f"{where}: {key} is missing; reader {entry['reader']} needs it")
+            raise CaptError(f"{where}: {key} is missing; reader {cut(entry['reader'])} needs it")
     try:
-        return DatasetSpec.model_validate({**_textual(entry), "name": name})
+        return DatasetSpec.model_validate({**entry, "name": name})
     except ValidationError as error:
         problem = error.errors()[0]
         key = ".".join(map(str, problem["loc"]))
-        raise CaptError(f"{where}: {key}: {problem['msg']}, found {problem['input']!r}") from error
-
-
-def _textual(entry: dict[Any, Any]) -> dict[str, Any]:
-    """Keys as text: YAML reads the folder 2750 as a number."""
-    return {
-        str(key): _textual(value) if isinstance(value, dict) else value
-        for key, value in entry.items()
-    }
+        found = shown(problem["input"])
+        raise CaptError(f"{where}: {cut(key)}: {problem['msg']}, found {found}") from error
 
 
 _PROCTEX = DatasetSpec(
@@ -198,18 +191,18 @@ def check_dataset_name(name: str, data: Data, listed: bool) -> None:
     meant = _meant(name)
     if meant and not listed and data.layout == "auto":
         raise CaptError(
-            f"unknown data set {name!r}; did you mean {meant}? For a data set of your own under "
-            "this name, list it under datasets in params.yaml"
+            f"unknown data set {shown(name)}; did you mean {meant}? For a data set of your own "
+            "under this name, list it under datasets in params.yaml"
         )
     if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name) or name in _TAKEN:
         raise CaptError(
-            f"data set {name!r}: a name is made of lower-case letters, digits, _ and -, and is "
-            f"none of {', '.join(_TAKEN)}; choose another"
+            f"data set {shown(name)}: a name is made of lower-case letters, digits, _ and -, and "
+            f"is none of {', '.join(_TAKEN)}; choose another"
         )
     if data.root is None and not listed:
         raise CaptError(
-            f"unknown data set {name!r}; known: {', '.join(DATASETS)}; for images of your own add "
-            "--set data.root=DIR"
+            f"unknown data set {shown(name)}; known: {', '.join(DATASETS)}; for images of your own "
+            "add --set data.root=DIR"
         )
 
 

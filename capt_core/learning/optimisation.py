@@ -16,15 +16,15 @@ from capt_core.settings_file import Section, packaged
 class Optimisation(Section):
     """Settings of stochastic gradient descent, as every trained method has them."""
 
-    epochs: int = packaged(ge=1)
-    batch_size: int = packaged(ge=1)
-    accumulate: int = packaged(ge=1)
+    epochs: int = packaged(ge=1, le=100_000)
+    batch_size: int = packaged(ge=1, le=65_536)
+    accumulate: int = packaged(ge=1, le=65_536)
     optimizer: Literal["sgd", "adamw"] = packaged()
-    learning_rate: float = packaged(gt=0)
+    learning_rate: float = packaged(gt=0, le=1000)
     momentum: float = packaged(ge=0, lt=1)
-    weight_decay: float = packaged(ge=0)
-    warmup_epochs: int = packaged(ge=0)
-    warmup_learning_rate: float = packaged(gt=0)
+    weight_decay: float = packaged(ge=0, le=1000)
+    warmup_epochs: int = packaged(ge=0, le=100_000)
+    warmup_learning_rate: float = packaged(gt=0, le=1000)
 
 
 @dataclass(frozen=True)

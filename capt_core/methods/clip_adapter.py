@@ -40,7 +40,7 @@ def adapted_feature(
 class ClipAdapterSettings(Optimisation, path="methods.clip_adapter"):
     """The section ``methods.clip_adapter``."""
 
-    reduction: int = packaged(ge=1)
+    reduction: int = packaged(ge=1, le=65_536)
     ratio: float = packaged(ge=0, le=1)
 
 

@@ -11,7 +11,7 @@ from capt_core.settings_file import Section, packaged
 class ClipPromptsSettings(Section, path="methods.clip_prompts"):
     """The section ``methods.clip_prompts``."""
 
-    difference_weight: float = packaged(ge=0)
+    difference_weight: float = packaged(ge=0, le=1e6)
 
 
 class ClipPrompts(Method):

@@ -29,8 +29,8 @@ from capt_core.settings_file import packaged
 class CoOpSettings(Optimisation, path="methods.coop"):
     """The section ``methods.coop``."""
 
-    context_init: str | None = packaged()
-    context_length: int = packaged(ge=1)
+    context_init: str | None = packaged(min_length=1)
+    context_length: int = packaged(ge=1, le=1000)
 
 
 _PLACEHOLDER = "X"  # one token in CLIP's vocabulary; its embedding is replaced

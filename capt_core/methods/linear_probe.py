@@ -27,8 +27,8 @@ STRENGTHS = tuple(10.0**power for power in range(-6, 7))
 class LinearProbeSettings(Section, path="methods.linear_probe"):
     """The section ``methods.linear_probe``."""
 
-    strength: float | None = packaged(gt=0)
-    max_iterations: int = packaged(ge=1)
+    strength: float | None = packaged(ge=1e-9, le=1e9)
+    max_iterations: int = packaged(ge=1, le=1_000_000)
 
 
 class Probe(Fitted):

@@ -16,7 +16,7 @@ from capt_core.backbone.encoding import encode_texts
 from capt_core.backbone.loading import Backbone
 from capt_core.data.dataset import Dataset
 from capt_core.data.splits import prompt_name
-from capt_core.errors import CaptError
+from capt_core.errors import CaptError, shown
 from capt_core.learning.loop import Trained
 from capt_core.methods.task import Task
 from capt_core.methods.zero_shot import class_logits
@@ -243,7 +243,7 @@ def known_rows(names: Sequence[str], classes: Classes, method: str) -> list[int]
     unknown = [name for name in classes.names if name not in position]
     if unknown:
         raise CaptError(
-            f"{method} can only tell the classes it was fitted on, {unknown[0]!r} is none of "
+            f"{method} can only tell the classes it was fitted on, {shown(unknown[0])} is none of "
             "them; choose a method that compares images with texts, such as coop or capt"
         )
     return [position[name] for name in classes.names]

@@ -52,9 +52,9 @@ class Residual(nn.Module):
 class ResidualAdapterSettings(Optimisation, path="methods.residual_adapter"):
     """The section ``methods.residual_adapter``."""
 
-    hidden: int = packaged(ge=1)
-    difference_weight: float = packaged(ge=0)
-    retention_weight: float = packaged(ge=0)
+    hidden: int = packaged(ge=1, le=65_536)
+    difference_weight: float = packaged(ge=0, le=1e6)
+    retention_weight: float = packaged(ge=0, le=1e6)
     retention_names: Literal["training", "all", "generic"] = packaged()
 
 

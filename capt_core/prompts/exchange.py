@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from capt_core.data.splits import prompt_name
-from capt_core.errors import CaptError
+from capt_core.errors import CaptError, shown
 from capt_core.prompts.generation import COMMONALITY, DIFFERENCE, KINDS
 from capt_core.prompts.llm.checks import Rules
-from capt_core.prompts.store import SCHEMA_VERSION, ClassPrompts, PromptStore, read_json
+from capt_core.prompts.store import SCHEMA_VERSION, ClassPrompts, PromptStore, normal_name
 from capt_core.prompts.texts import (
     NameFinder,
     duplicates,
@@ -19,6 +20,7 @@ from capt_core.prompts.texts import (
     template_note,
     words_of,
 )
+from capt_core.text_file import cut, read_json
 
 NAMED = 8  # classes named in one finding
 
@@ -61,19 +63,20 @@ def read_class_lists(path: Path, class_names: Sequence[str], rules: Rules) -> Cl
     """
     document = read_json(path)
     if not isinstance(document, dict) or not document:
-        raise CaptError(f"{path}: expected an object of class -> list of sentences")
+        found = shown(document)
+        raise CaptError(f"{path}: expected an object of class -> list of sentences, found {found}")
     lists = ClassLists(path.name)
-    by_words = {words_of(name): name for name in class_names}
-    unknown = [key for key in document if words_of(key) not in by_words]
+    class_of = class_finder(class_names)
+    unknown = [key for key in document if class_of(key) is None]
     finder = NameFinder({*class_names, *unknown})
     for key, value in document.items():
-        name = by_words.get(words_of(key))
+        name = class_of(key)
         if name is None:
             continue
         if name in lists.texts:
-            lists.note(f"class {name} has several keys; their sentences are joined")
+            lists.note(f"class {cut(name)} has several keys; their sentences are joined")
         if not isinstance(value, list):
-            lists.problem(f"{key}: expected a list of sentences")
+            lists.problem(f"{cut(key)}: expected a list of sentences, found {shown(value)}")
             continue
         lists.texts.setdefault(name, []).extend(_sound(key, value, rules, lists))
     _tell_classes(class_names, unknown, document, lists)
@@ -82,6 +85,28 @@ def read_class_lists(path: Path, class_names: Sequence[str], rules: Rules) -> Cl
     if note := template_note(every, finder):
         lists.note(note)
     return lists
+
+
+def class_finder(names: Iterable[str]) -> Callable[[str], str | None]:
+    """A function that gives the name that a text means, or None.
+
+    The same spelling counts first (case, underscores and Unicode form aside), then the same words,
+    if only one name has them: C, C# and C++ are three classes.
+    """
+    by_spelling = {_spelling(name): name for name in names}
+    by_words: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    for name in by_spelling.values():
+        by_words[words_of(normal_name(name))].append(name)
+
+    def find(text: str) -> str | None:
+        alike = by_words.get(words_of(normal_name(text)), [])
+        return by_spelling.get(_spelling(text)) or (alike[0] if len(alike) == 1 else None)
+
+    return find
+
+
+def _spelling(name: str) -> str:
+    return normal_name(" ".join(prompt_name(name).split()).casefold())
 
 
 def imported_store(
@@ -164,21 +189,22 @@ def exported(
 
 def _sound(key: str, value: Sequence[object], rules: Rules, lists: ClassLists) -> list[str]:
     """Sentences of one class that can be used."""
+    title = cut(key)
     texts = [one_line(v) for v in value if isinstance(v, str) and words_of(v)]
     if len(texts) < len(value):
-        lists.problem(f"{key}: {len(value) - len(texts)} entries are empty or no sentences")
+        lists.problem(f"{title}: {len(value) - len(texts)} entries are empty or no sentences")
     elif not texts:
-        lists.problem(f"{key}: the list is empty")
+        lists.problem(f"{title}: the list is empty")
     long = [text for text in texts if rules.token_count(text) > rules.context_length]
     if long:
         lists.problem(
-            f"{key}: {len(long)} sentences have more than {rules.context_length} "
-            f"tokens, such as {long[0][:60]!r}"
+            f"{title}: {len(long)} sentences have more than {rules.context_length} "
+            f"tokens, such as {shown(long[0], 60)}"
         )
     short = [text for text in texts if text not in set(long)]
     twice = duplicates(short)
     if twice:
-        lists.note(f"{key}: {len(twice)} sentences occur twice; kept once")
+        lists.note(f"{title}: {len(twice)} sentences occur twice; kept once")
     return list({words_of(text): text for text in reversed(short)}.values())[::-1]
 
 
@@ -192,9 +218,9 @@ def _tell_classes(
     if len(unknown) == len(document):
         lists.problem("none of its classes is in the data set")
     elif unknown:
-        lists.note(f"{len(unknown)} classes are not in the data set: {_some(unknown)}")
+        lists.note(f"{len(unknown)} classes are not in the data set: {some_of(unknown)}")
     if missing:
-        lists.problem(f"{len(missing)} classes are missing: {_some(missing)}")
+        lists.problem(f"{len(missing)} classes are missing: {some_of(missing)}")
 
 
 def _leave_out_unknown(unknown: Sequence[str], finder: NameFinder, lists: ClassLists) -> None:
@@ -206,9 +232,10 @@ def _leave_out_unknown(unknown: Sequence[str], finder: NameFinder, lists: ClassL
         lists.texts[name] = kept
     if dropped:
         left = [name for name, texts in lists.texts.items() if not texts]
-        without = f", which leaves none for {_some(left)}" if left else ""
+        without = f", which leaves none for {some_of(left)}" if left else ""
         lists.note(f"{dropped} sentences name such classes and are left out{without}")
 
 
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:NAMED]) + (", ..." if len(names) > NAMED else "")
+def some_of(names: Sequence[str]) -> str:
+    """The first of many names, for messages."""
+    return ", ".join(map(cut, names[:NAMED])) + (", ..." if len(names) > NAMED else "")

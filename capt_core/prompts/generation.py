@@ -9,8 +9,9 @@ import polars as pl
 from capt_core.artifacts.schemas import PROMPTS
 from capt_core.data.splits import prompt_name
 from capt_core.errors import CaptError
-from capt_core.prompts.store import PromptStore
+from capt_core.prompts.store import PromptStore, normal_name
 from capt_core.prompts.texts import NameFinder
+from capt_core.text_file import cut
 
 COMMONALITY = "commonality"
 DIFFERENCE = "difference"
@@ -39,6 +40,7 @@ class Written:
         Prompts of the pair come first. Else those of the class serve that name the partner, or,
         where none does, those that name no class but the own one.
         """
+        name, paired = normal_name(name), normal_name(paired)
         entry = self._pairs.get(frozenset((name, paired)))
         if entry is not None:
             return entry.commonality if kind == COMMONALITY else entry.difference[name]
@@ -91,7 +93,7 @@ def pair_prompts(
                     break
             else:
                 if not fill:
-                    missing.setdefault(frozenset((name, paired)), f"{name}/{paired}")
+                    missing.setdefault(frozenset((name, paired)), f"{cut(name)}/{cut(paired)}")
                     continue
                 texts, source = list(template_prompts(kind, templates[name], name, paired)), ""
             for position, text in enumerate(texts[:count]):

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from capt_core.data.splits import prompt_name
-from capt_core.errors import CaptError
-from capt_core.prompts.exchange import Finding
+from capt_core.errors import CaptError, shown
+from capt_core.prompts.exchange import Finding, class_finder, some_of
 from capt_core.prompts.llm.answers import AnswerStore
 from capt_core.prompts.llm.checks import Rules
 from capt_core.prompts.llm.reasoning import ConfusedPair, Reasoning
-from capt_core.prompts.store import PromptStore
-from capt_core.prompts.texts import NameFinder, duplicates, template_note, words_of
+from capt_core.prompts.store import PromptStore, normal_name
+from capt_core.prompts.texts import NameFinder, duplicates, template_note
+from capt_core.text_file import cut
 
 
 def answered_pairs(reasoning: Reasoning) -> list[ConfusedPair]:
@@ -36,11 +37,11 @@ def class_page(
     """
     lines = []
     for store in stores:
-        by_words = {words_of(n): n for n in _names(store)}
-        own = by_words.get(words_of(name))
+        name_of = class_finder(sorted(_names(store)))
+        own = name_of(name)
         if own is None:
             continue
-        other = by_words.get(words_of(partner)) if partner else None
+        other = name_of(partner) if partner else None
         if partner is None:
             if own in store.classes:
                 lines.append(f"{own}: visible attributes ({store.source})")
@@ -59,8 +60,8 @@ def class_page(
             for which in sorted(entry.classes, key=lambda c: c != own):
                 lines += [f"  {which}: {text}" for text in entry.difference[which]]
     if not lines:
-        known = ", ".join(sorted({n for store in stores for n in _names(store)})[:50])
-        subject = f"{name} and {partner}" if partner else name
+        known = ", ".join(map(cut, sorted({n for store in stores for n in _names(store)})[:50]))
+        subject = f"{cut(name)} and {cut(partner)}" if partner else cut(name)
         raise CaptError(f"nothing is written about {subject}; known: {known or 'no class'}")
     yield from lines
 
@@ -75,38 +76,38 @@ def store_findings(
     """
     names = _names(store)
     finder = NameFinder(names)
-    foreign = sorted(names - set(class_names)) if class_names is not None else []
+    foreign = sorted(names - set(map(normal_name, class_names or names)))
     if foreign:
-        yield Finding("note", f"not in the data set: {', '.join(foreign)}")
+        yield Finding("note", f"not in the data set: {some_of(foreign)}")
     every: list[str] = []
     for entry in store.pairs:
-        title = "/".join(entry.classes)
+        title = cut("/".join(entry.classes))
         groups: list[tuple[str, tuple[str, ...], list[str]]] = [
             ("commonality", entry.classes, entry.commonality),
-            *((f"difference of {n}", (n,), texts) for n, texts in entry.difference.items()),
+            *((f"difference of {cut(n)}", (n,), texts) for n, texts in entry.difference.items()),
         ]
         texts_of_pair = [text for _, _, texts in groups for text in texts]
         every += texts_of_pair
         for text in duplicates(texts_of_pair):
-            yield Finding("problem", f"{title}: {text[:80]!r} occurs twice")
+            yield Finding("problem", f"{title}: {shown(text, 80)} occurs twice")
         for group, named, texts in groups:
             for text in texts:
                 unnamed = [name for name in named if name not in finder.find(text)]
                 if unnamed:
                     yield Finding(
                         "note",
-                        f"{title}, {group}: {text[:80]!r} does not name "
-                        f"{' or '.join(prompt_name(name) for name in unnamed)}",
+                        f"{title}, {group}: {shown(text, 80)} does not name "
+                        f"{' or '.join(cut(prompt_name(name)) for name in unnamed)}",
                     )
     for name, prompts in store.class_prompts.items():
         every += [*prompts.commonality, *prompts.difference]
         for text in duplicates(prompts.commonality) + duplicates(prompts.difference):
-            yield Finding("problem", f"{name}: {text[:80]!r} occurs twice")
+            yield Finding("problem", f"{cut(name)}: {shown(text, 80)} occurs twice")
     for text in dict.fromkeys(every):
         tokens = rules.token_count(text)
         if tokens > rules.context_length:
             yield Finding(
-                "problem", f"{text[:80]!r} has {tokens} tokens, more than {rules.context_length}"
+                "problem", f"{shown(text)} has {tokens} tokens, more than {rules.context_length}"
             )
     if note := template_note(every, finder):
         yield Finding("note", note)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -15,14 +17,30 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic_core import ErrorDetails
 
-from capt_core.errors import CaptError
+from capt_core.errors import CaptError, reason, shown
+from capt_core.text_file import cut, read_json, unfit_character
 
-Text = Annotated[str, Field(pattern=r"\S")]
+
+def _printable(text: str) -> str:
+    if unfit := unfit_character(text):
+        raise ValueError(f"holds the character {unfit}, which no prompt or name can have")
+    return text
+
+
+def normal_name(name: str) -> str:
+    """A class name in Unicode's composed form, in which equal names are equal strings."""
+    return unicodedata.normalize("NFC", name)
+
+
+Line = Annotated[str, AfterValidator(_printable)]
+Text = Annotated[Line, Field(pattern=r"\S")]
+Name = Annotated[Text, AfterValidator(normal_name)]
 
 
 class _Written(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
 class ClassEntry(_Written):
@@ -41,10 +59,10 @@ class PairEntry(_Written):
         difference: class name to prompts that distinguish it from the other.
     """
 
-    classes: tuple[str, str]
-    reason: str
+    classes: tuple[Name, Name] = Field(strict=False)  # JSON has lists
+    reason: Line
     commonality: list[Text] = Field(min_length=1)
-    difference: dict[str, Annotated[list[Text], Field(min_length=1)]]
+    difference: dict[Name, Annotated[list[Text], Field(min_length=1)]]
 
     @model_validator(mode="after")
     def _both_directions(self) -> PairEntry:
@@ -73,11 +91,11 @@ class PromptStore(_Written):
 
     schema_version: int
     dataset: str
-    domain: str
-    source: str
-    classes: dict[str, ClassEntry]
+    domain: Line
+    source: Line
+    classes: dict[Name, ClassEntry]
     pairs: list[PairEntry]
-    class_prompts: dict[str, ClassPrompts] = {}
+    class_prompts: dict[Name, ClassPrompts] = {}
 
     @field_validator("pairs")
     @classmethod
@@ -85,7 +103,7 @@ class PromptStore(_Written):
         seen: set[frozenset[str]] = set()
         for entry in pairs:
             if frozenset(entry.classes) in seen:
-                raise ValueError(f"the pair {'/'.join(entry.classes)} is written twice")
+                raise ValueError(f"the pair {cut('/'.join(entry.classes))} is written twice")
             seen.add(frozenset(entry.classes))
         return pairs
 
@@ -104,43 +122,6 @@ def store_text(store: PromptStore) -> str:
     return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
 
 
-def read_json(path: Path) -> Any:
-    """The JSON of a file in UTF-8, with or without a byte order mark.
-
-    People edit these files: what a lenient reader would silently drop is an error.
-
-    Raises:
-        CaptError: it cannot be read, is no UTF-8 or no JSON, holds escapes that are no characters,
-            or has a key twice, of which only the last would be kept.
-    """
-    repeated: list[str] = []
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        for key, value in pairs:
-            if key in found:
-                repeated.append(key)
-            found[key] = value
-        return found
-
-    try:
-        document = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=unique)
-        json.dumps(document, ensure_ascii=False).encode()
-    except OSError as error:
-        raise CaptError(f"{path}: cannot be read ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise CaptError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from error
-    except UnicodeEncodeError as error:
-        raise CaptError(f"{path}: holds escapes that are no characters (\\ud800...)") from error
-    except RecursionError as error:
-        raise CaptError(f"{path}: nested too deeply") from error
-    except ValueError as error:
-        raise CaptError(f"{path}: not valid JSON ({error})") from error
-    if repeated:
-        raise CaptError(f"{path}: the key {min(repeated)!r} occurs twice; only one would be kept")
-    return document
-
-
 def shipped_store(dataset: str) -> Path | None:
     """File of the store that the package ships for a data set, if it ships one."""
     with resources.as_file(resources.files("capt_core.prompts") / "stores") as folder:
@@ -154,19 +135,29 @@ def load_store(path: Path, dataset: str | None = None) -> PromptStore:
     Raises:
         CaptError: as `read_json`, or not of the store's form; the message says where.
     """
-    if not path.is_file():
-        what = "Is a directory" if path.is_dir() else "No such file"
-        raise CaptError(f"generate_prompts.store: {path}: {what}")
+    document = read_json(path, "correct it or name another file in generate_prompts.store")
     try:
-        store = PromptStore.model_validate(read_json(path))
+        store = PromptStore.model_validate(document)
     except ValidationError as error:
         problem = error.errors()[0]
-        where = ".".join(str(part) for part in problem["loc"]) or "top level"
-        raise CaptError(f"{path}: {where}: {problem['msg']}") from error
+        where = cut(".".join(str(part) for part in problem["loc"])) or "top level"
+        raise CaptError(f"{path}: {where}: {_explain(problem)}") from error
     if store.schema_version != SCHEMA_VERSION:
-        raise CaptError(
-            f"{path}: schema_version {store.schema_version}, this program reads {SCHEMA_VERSION}"
-        )
+        version = shown(store.schema_version)
+        raise CaptError(f"{path}: schema_version {version}, this program reads {SCHEMA_VERSION}")
     if dataset is not None and store.dataset != dataset:
-        raise CaptError(f"{path}: written for data set {store.dataset!r}, not {dataset!r}")
+        raise CaptError(
+            f"{path}: written for data set {shown(store.dataset)}, not {shown(dataset)}"
+        )
     return store
+
+
+def _explain(problem: ErrorDetails) -> str:
+    if problem["type"] == "extra_forbidden":
+        return "unknown key; remove it"
+    if problem["type"] == "missing":
+        return "is missing"
+    if problem["type"] == "value_error":
+        return reason(problem["ctx"]["error"])
+    message = problem["msg"].partition(" or instance of")[0].removeprefix("Input ")
+    return f"{message[0].lower()}{message[1:]}, found {shown(problem['input'])}"

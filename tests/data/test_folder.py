@@ -78,3 +78,39 @@ def test_benchmarks_are_opened_by_name(tmp_path: Path) -> None:
     assert other.fingerprint != dataset.fingerprint
     assert "did you mean 'dtd'" in refusal(open_dataset, "dtt")
     assert "data.root" in refusal(open_dataset, "dtd", tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("changes", "part"),
+    [
+        ({"seed": 2**32}, "open_folder: seed: should be from 0 to 4294967295"),
+        ({"seed": 0.5}, "open_folder: seed: should be a whole number, found 0.5"),
+        ({"val_share": float("nan")}, "val_share"),
+        ({"on_bad_image": "x" * 5000}, "on_bad_image"),
+        ({"name": "a\0b", "root": "a\0b"}, "open_folder: root: no path holds the character"),
+        ({"root": "x" * 5000}, "longer than a path can be"),
+        ({"root": "~no-such-user-here"}, "no such user"),
+    ],
+)
+def test_arguments_that_cannot_be_are_named(
+    tmp_path: Path, changes: dict[str, Any], part: str
+) -> None:
+    class_folders(tmp_path, a=2, b=2)
+    message = refusal(opened, **{"root": tmp_path, **changes})
+    assert part in message
+    assert len(message) < 400
+
+
+def test_textures_need_sound_numbers(tmp_path: Path) -> None:
+    for changes, part in (
+        ({"seed": -1}, "proctex: seed: should be from 0"),
+        ({"images": (1, 1)}, "proctex: images: expected three numbers, found (1, 1)"),
+        ({"images": (0, 1, 1)}, "proctex: proctex_train: should be greater than or equal to 1"),
+        ({"images": (1, 10**4000, 1)}, "proctex: proctex_val"),
+        ({"folder": "a\0b"}, "proctex: folder: no path holds"),
+    ):
+        given: dict[str, Any] = {"folder": tmp_path, "images": (1, 1, 1), **changes}
+        message = refusal(open_dataset, "proctex", **given)
+        assert part in message
+        assert len(message) < 400
+    assert not list(tmp_path.iterdir())

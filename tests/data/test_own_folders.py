@@ -150,7 +150,7 @@ def test_names_and_template_come_from_a_small_file(tmp_path: Path) -> None:
         ("names: [a, b]", "expected lines of the form"),
         ("name: {hex_m8: x}", "expected the keys names and template"),
         ("template: a photo", "expected exactly one {}"),
-        ("names: {", "not a readable class file"),
+        ("names: {", "not valid YAML"),
     ],
 )
 def test_a_wrong_class_file_is_refused(tmp_path: Path, text: str, message: str) -> None:

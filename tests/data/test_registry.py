@@ -173,7 +173,7 @@ def test_a_file_outside_the_data_sets_folder_is_refused(wrong: dict[str, object]
         ("a {},", "a bird,", "birds: template"),
         ("domain:", "domian:", "birds: domian"),
         ("birds:", "My Birds:", "My Birds: expected a lower-case name"),
-        ("birds:\n", "birds: [\n", "not a readable list"),
+        ("birds:\n", "birds: [\n", "not valid YAML"),
         (SIXTEENTH, "birds: 3", "birds: expected"),
         (SIXTEENTH, "- birds", "expected data-set names"),
     ],

@@ -171,9 +171,9 @@ def test_a_path_that_cannot_be_is_refused_or_left_out(
     [
         *(({**sound(), split: None}, split) for split in ("train", "val", "test")),
         *(({**sound(), "val": value}, "val") for value in (3, True)),
-        (b"\xff\xfe{}", "not a readable split file"),
-        ("", "not a readable split file"),
-        ('{"train": [', "not a readable split file"),
+        (b"\xff\xfe{}", "not UTF-8 text"),
+        ("", "not valid JSON"),
+        ('{"train": [', "not valid JSON"),
         ("[]", "expected the keys train, val and test"),
         ('{"train": [], "val": []}', "expected the keys train, val and test"),
         ('{"train": [], "val": [], "test": []}', "no classes found"),

@@ -100,7 +100,7 @@ def test_a_mistake_is_one_line_and_with_verbose_its_traceback(
         cli.main()
     assert ended.value.code == 2
     printed = capsys.readouterr().err.splitlines()
-    assert printed[-1].startswith("error: nowhere.yaml: cannot read the settings")
+    assert printed[-1].startswith("error: nowhere.yaml: cannot be read")
     assert (len(printed) > 1) == bool(words)
     # The cause is shown, too.
     assert any("FileNotFoundError" in line for line in printed) == bool(words)

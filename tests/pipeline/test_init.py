@@ -41,6 +41,23 @@ def test_the_settings_are_the_packaged_ones_with_the_project_s_own(
     assert yaml.safe_load((tmp_path / "mine/dvc.yaml").read_text())["stages"]
 
 
+@pytest.mark.parametrize("name", ["08", "1e3", "yes", "2026-01-31", "a: b", "null", "caf\u00e9"])
+def test_a_root_is_written_so_that_it_is_read_as_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).mkdir()
+    init("--dataset", "leaves", "--root", f"./{name}", "--seeds", "07")
+    settings, matrix = load_settings(tmp_path / "params.yaml", "leaves")
+    assert (settings.data.root, matrix.seeds) == (name, [7])
+
+
+def test_a_root_that_no_folder_can_be_is_refused(tmp_path: Path) -> None:
+    for root in ("~no-such-user-here/x", "x" * 300):
+        with pytest.raises(CaptError, match=r"^--root: "):
+            init(str(tmp_path), "--dataset", "dtd", "--root", root)
+
+
 def test_a_root_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CaptError, match=r"--root .*nowhere: no such file or folder"):
         init(str(tmp_path / "p"), "--dataset", "dtd", "--root", str(tmp_path / "nowhere"))
@@ -70,7 +87,12 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("words", "message"),
-    [(["--seeds", "1,b"], "expected whole numbers"), (["--dataset", "My Photos"], "lower-case")],
+    [
+        (["--seeds", "1,b"], "expected whole numbers"),
+        (["--seeds", "\u0661"], "expected whole numbers"),
+        (["--seeds", "1,4294967296"], "--seeds: should be from 0 to 4294967295"),
+        (["--dataset", "My Photos"], "lower-case"),
+    ],
 )
 def test_what_cannot_be_used_is_refused(tmp_path: Path, words: list[str], message: str) -> None:
     with pytest.raises(CaptError, match=message):

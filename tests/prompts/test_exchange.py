@@ -90,6 +90,29 @@ def test_a_sentence_is_one_line_that_no_terminal_obeys(tmp_path: Path) -> None:
     assert lists.texts["banded"] == ["banded [2J cloth"]
 
 
+def test_the_spelling_of_a_key_counts_before_its_words(tmp_path: Path) -> None:
+    names = ["C", "C#", "C++", "caf\u00e9", "hex_bolt"]
+    content = {"c++": ["a"], "c#": ["b"], "C": ["c"], "cafe\u0301": ["d"], "Hex-Bolt": ["e"]}
+    lists = read_class_lists(write(tmp_path, content), names, rules(12))
+    assert lists.texts == {
+        "C": ["c"],
+        "C#": ["b"],
+        "C++": ["a"],
+        "caf\u00e9": ["d"],
+        "hex_bolt": ["e"],
+    }
+    # A key that three names answer to means none of them.
+    lists = read_class_lists(write(tmp_path, {"C!": ["a"], "C": ["c"]}), names, rules(12))
+    assert lists.texts == {"C": ["c"]}
+    assert "1 classes are not in the data set: C!" in told(lists, "note")
+
+
+def test_what_is_quoted_is_cut(tmp_path: Path) -> None:
+    lists = read(tmp_path, {"k" * 5000: ["x"], "banded": "x" * 5000, "lined": ["bands " * 900]})
+    for found in lists.findings:
+        assert len(found.text) < 300
+
+
 def test_missing_classes_are_named(tmp_path: Path) -> None:
     lists = read(tmp_path, {"banded": ["x"]})
     assert "2 classes are missing: lined, polka-dotted" in told(lists, "problem")

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from capt_core.prompts.generation import Written
 from capt_core.prompts.store import load_store, shipped_store
 from tests.refusals import refusal
 
@@ -96,6 +97,14 @@ PAIR: dict[str, Any] = sound()["pairs"][0]
         (changed("pairs", 0, "difference", "banded", value=[]), "pairs.0.difference.banded"),
         (changed("pairs", 0, "difference", "banded", value=["  "]), "pairs.0.difference.banded.0"),
         (changed("pairs", 0, "commonality", value=["  "]), "pairs.0.commonality.0"),
+        (changed("schema_version", value="1"), "schema_version"),
+        (changed("dataset", value=3), "dataset"),
+        (changed("source", value="a\0b"), "source"),
+        (changed("pairs", 0, "reason", value="\x1b[2J"), "pairs.0.reason"),
+        (changed("pairs", 0, "commonality", value=["a\0b"]), "pairs.0.commonality.0"),
+        (changed("classes", "", value={"attributes": ["x"]}), "classes.."),
+        (changed("classes", "k" * 5000, value=3), "classes.kkk"),
+        (changed("classes", "banded", "attributes", value="x" * 5000), "classes.banded.attributes"),
         ([], "top level"),
         (3, "top level"),
         (None, "top level"),
@@ -103,7 +112,9 @@ PAIR: dict[str, Any] = sound()["pairs"][0]
 )
 def test_the_place_of_a_mistake_is_named(tmp_path: Path, document: object, where: str) -> None:
     path = write(tmp_path, document)
-    assert store_refusal(path).startswith(f"{path}: {where}: ")
+    message = store_refusal(path)
+    assert message.startswith(f"{path}: {where}")
+    assert len(message) < len(str(path)) + 300
 
 
 def test_a_pair_written_twice_is_refused(tmp_path: Path) -> None:
@@ -138,6 +149,18 @@ def test_a_byte_order_mark_is_no_damage(tmp_path: Path) -> None:
     assert load_store(path).dataset == "dtd"
 
 
+def test_names_are_compared_in_one_unicode_form(tmp_path: Path) -> None:
+    document = sound()
+    pair = document["pairs"][0]
+    pair["classes"][1] = "cafe\u0301"
+    pair["difference"] = {"banded": ["a"], "caf\u00e9": ["b"]}
+    store = load_store(write(tmp_path, document))
+    for name in ("caf\u00e9", "cafe\u0301"):
+        assert Written(store).texts(name, "banded", "difference") == ["b"]
+    pair["difference"]["cafe\u0301"] = ["c"]
+    assert "occurs twice" in store_refusal(write(tmp_path, document))
+
+
 @pytest.mark.parametrize("version", [0, 2])
 def test_another_version_is_refused(tmp_path: Path, version: int) -> None:
     message = store_refusal(write(tmp_path, changed("schema_version", value=version)))
@@ -146,9 +169,9 @@ def test_another_version_is_refused(tmp_path: Path, version: int) -> None:
 
 def test_a_missing_file_names_the_setting(tmp_path: Path) -> None:
     message = store_refusal(tmp_path / "gone.json")
-    assert message.startswith("generate_prompts.store: ")
     assert "No such file" in message
-    assert "generate_prompts.store" in store_refusal(tmp_path)  # a folder
+    assert "generate_prompts.store" in message
+    assert "Is a directory" in store_refusal(tmp_path)
 
 
 def test_only_some_data_sets_have_a_shipped_store() -> None:

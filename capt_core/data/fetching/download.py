@@ -161,7 +161,7 @@ class _Part:
         """ETag or date of what has arrived, if that is known."""
         try:
             version = json.loads(self._note.read_text(encoding="utf-8")).get("version")
-        except (OSError, ValueError, AttributeError):
+        except (OSError, ValueError, AttributeError, RecursionError):
             return None
         return version if isinstance(version, str) else None
 

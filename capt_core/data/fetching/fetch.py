@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from capt_core.data.dataset import iter_values
@@ -22,8 +21,10 @@ from capt_core.data.fetching.imagenet import sort_validation
 from capt_core.data.fetching.unpack import unpack, unpack_class_archives
 from capt_core.data.readers import read_split
 from capt_core.data.registry import DatasetSpec, RemoteFile
-from capt_core.errors import CaptError
+from capt_core.errors import CaptError, shown
 from capt_core.params import Data
+from capt_core.text_file import cut
+from capt_core.yaml_file import load_yaml
 
 Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
@@ -117,7 +118,7 @@ class Fetcher:
         for name in only:
             if name not in known:
                 raise CaptError(
-                    f"{self.spec.name}: no file {name!r}; known: {', '.join(known) or 'none'}"
+                    f"{self.spec.name}: no file {shown(name)}; known: {', '.join(known) or 'none'}"
                 )
         if not known:
             raise CaptError(
@@ -189,14 +190,13 @@ def read_files(path: Path) -> list[RemoteFile]:
         CaptError: not such a list.
     """
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        document = load_yaml(path).value
         return TypeAdapter(list[RemoteFile]).validate_python(document)
     except ValidationError as error:
         problem = error.errors()[0]
         where = "".join(f"{part}: " for part in problem["loc"])
-        raise CaptError(f"{path}: {where}{problem['msg']}, found {problem['input']!r}") from error
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise CaptError(f"{path}: not a readable list of files ({error})") from error
+        found = shown(problem["input"])
+        raise CaptError(f"{path}: {cut(where)}{problem['msg']}, found {found}") from error
 
 
 def _is_archive(file: RemoteFile) -> bool:

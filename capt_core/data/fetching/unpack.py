@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO
 
 from capt_core.data.fetching.download import RESERVE, check_room, writing
-from capt_core.errors import CaptError
+from capt_core.errors import CaptError, reason, shown
 
 _CHUNK = 1 << 20
 _BROKEN_FORMAT = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
@@ -111,7 +111,7 @@ def _members(archive: Path, folder: Path) -> Iterator[Member]:
             for info in opened.infolist():
                 name = _checked_name(info.filename, archive)
                 if (info.external_attr >> 16) & 0o170000 == 0o120000:
-                    raise CaptError(f"{archive}: member {info.filename!r} is a link; refused")
+                    raise CaptError(f"{archive}: member {shown(info.filename)} is a link; refused")
                 if not info.is_dir():
                     yield name, lambda info=info: opened.open(info)  # type: ignore[misc]
         return
@@ -132,7 +132,9 @@ def _tar_members(opened: tarfile.TarFile, archive: Path) -> Iterator[Member]:
         if member.isdir():
             continue
         if not (member.isreg() or member.islnk() or member.issym()):
-            raise CaptError(f"{archive}: member {member.name!r} is not a regular file; refused")
+            raise CaptError(
+                f"{archive}: member {shown(member.name)} is not a regular file; refused"
+            )
         # The content of a link is that of the member it points to; anything else is refused.
         yield name, lambda m=member: _content(opened, m, archive)  # type: ignore[misc]
 
@@ -144,8 +146,8 @@ def _content(opened: tarfile.TarFile, member: tarfile.TarInfo, archive: Path) ->
         stream = None
     if stream is None:
         raise CaptError(
-            f"{archive}: member {member.name!r} links to {member.linkname!r}, which is not in the "
-            "archive; refused"
+            f"{archive}: member {shown(member.name)} links to {shown(member.linkname)}, which is "
+            "not in the archive; refused"
         )
     return stream
 
@@ -156,8 +158,8 @@ def _checked_name(name: str, archive: Path) -> str:
     drive = len(parts[0]) == 2 and parts[0].endswith(":")
     if name.startswith(("/", "\\")) or ".." in parts or drive or "\0" in name:
         raise CaptError(
-            f"{archive}: member {name!r} would leave the folder; nothing was unpacked, do not use "
-            "this archive"
+            f"{archive}: member {shown(name)} would leave the folder; nothing was unpacked, "
+            "do not use this archive"
         )
     return "/".join(part for part in name.split("/") if part not in ("", "."))
 
@@ -204,10 +206,9 @@ def _reading(archive: Path) -> Iterator[None]:
     try:
         yield
     except _BROKEN as error:
-        reason = " ".join(str(error).split())
         raise CaptError(
-            f"{archive}: cannot be unpacked ({reason}); delete it if it is damaged, then run the "
-            "same command again"
+            f"{archive}: cannot be unpacked ({reason(error)}); delete it if damaged, then run "
+            "the same command again"
         ) from error
 
 

@@ -10,21 +10,21 @@ from capt_core.learning.optimisation import Optimisation
 from capt_core.methods.retention import RetentionNames
 from capt_core.settings_file import Section, packaged
 
+Block = Annotated[int, Field(ge=0, le=1000)]
+
 
 class Adapter(Section, path="methods.capt.adapter"):
     """The Diff-Manner Adapter (eq. 9, 10, 13)."""
 
-    blocks: Literal["all"] | Annotated[int, Field(ge=0)] | list[Annotated[int, Field(ge=0)]] = (
-        packaged()
-    )
+    blocks: Literal["all"] | Block | list[Block] = packaged()
     form: Literal["broadcast", "unsummed", "swapped"] = packaged()
     parts: Literal["global_local", "local", "global"] = packaged()
     attention: Literal["frozen", "own"] = packaged()
-    kernel_size: int = packaged(ge=1)
+    kernel_size: int = packaged(ge=1, le=99)
     alpha: Literal["dynamic", "constant", "learned"] = packaged()
     anchor_alpha: Literal["mean", "max", "first"] = packaged()
-    scale: float = packaged(gt=0)
-    exponent: float = packaged(ge=0)
+    scale: float = packaged(gt=0, le=1e6)
+    exponent: float = packaged(ge=0, le=100)
     momentum: float = packaged(ge=0, lt=1)
 
     @model_validator(mode="after")
@@ -51,14 +51,14 @@ class Experts(Section, path="methods.capt.experts"):
 class Losses(Section, path="methods.capt.losses"):
     """What training minimises (eq. 2, 3) and what keeps it near the base model."""
 
-    confusion_weight: float = packaged(ge=0)
+    confusion_weight: float = packaged(ge=0, le=1e6)
     false_negatives: Literal["masked", "multi_positive", "class_unique"] = packaged()
     factor: Literal["half", "sum"] = packaged()
-    original_weight: float = packaged(ge=0)
-    load_balance_weight: float = packaged(ge=0)
-    retention_weight: float = packaged(ge=0)
+    original_weight: float = packaged(ge=0, le=1e6)
+    load_balance_weight: float = packaged(ge=0, le=1e6)
+    retention_weight: float = packaged(ge=0, le=1e6)
     retention_names: RetentionNames = packaged()
-    feature_weight: float = packaged(ge=0)
+    feature_weight: float = packaged(ge=0, le=1e6)
 
     @model_validator(mode="after")
     def _something_to_minimise(self) -> Self:
@@ -70,15 +70,15 @@ class Losses(Section, path="methods.capt.losses"):
 class ClassTexts(Section, path="methods.capt.class_texts"):
     """What images are compared with (t of eq. 1 to 3)."""
 
-    difference_weight: float = packaged(ge=0)
+    difference_weight: float = packaged(ge=0, le=1e6)
 
 
 class Train(Optimisation, path="methods.capt.train"):
     """Schedule, views and noise of the training."""
 
-    gate_rate: float = packaged(gt=0)
+    gate_rate: float = packaged(gt=0, le=1e6)
     augmentation: Literal["crop_flip", "none"] = packaged()
-    views: int = packaged(ge=0)
+    views: int = packaged(ge=0, le=1000)
     cache_prefix: bool = packaged()
     representative_noise: float = packaged(ge=0, le=1)
     interpolation: float = packaged(gt=0, le=1)

@@ -246,7 +246,7 @@ def test_a_list_of_files_is_checked(tmp_path: Path) -> None:
     for text, message in (
         ("- {name: x, md5: 12}", "0: md5: "),
         ("- {nam: x}", "0: name: "),
-        ("{", "not a readable list"),
+        ("{", "not valid YAML"),
         ("x: 1", "list"),
     ):
         path.write_text(text)

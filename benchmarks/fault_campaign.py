@@ -94,6 +94,7 @@ def run(words: Sequence[str], log: Path) -> tuple[int, str]:
         os.dup2(stream, 1)
         os.dup2(stream, 2)
         signal.alarm(SECONDS)
+        os.chdir(log.parent)  # a relative path among the arguments must not lead into the project
         code = 99
         try:
             from stages.cli import main

@@ -16,14 +16,18 @@ from capt_core.data.fetching.download import (
     content_problem,
     download,
     exclusive,
+    reading,
     writing,
 )
 from capt_core.data.fetching.imagenet import sort_validation
 from capt_core.data.fetching.unpack import unpack, unpack_class_archives
 from capt_core.data.readers import read_split
 from capt_core.data.registry import DatasetSpec, RemoteFile
-from capt_core.errors import CaptError
+from capt_core.errors import CaptError, reason, shown
 from capt_core.params import Data
+
+# What YAML's own constructors raise besides.
+_MISREAD = (ValueError, TypeError, AttributeError, KeyError, RecursionError)
 
 Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
@@ -117,7 +121,7 @@ class Fetcher:
         for name in only:
             if name not in known:
                 raise CaptError(
-                    f"{self.spec.name}: no file {name!r}; known: {', '.join(known) or 'none'}"
+                    f"{self.spec.name}: no file {shown(name)}; known: {', '.join(known) or 'none'}"
                 )
         if not known:
             raise CaptError(
@@ -129,9 +133,10 @@ class Fetcher:
         """Put a file into the data set's folder; False if the user must get it."""
         target = self.folder / file.name
         for place in (target, self.root / file.name):
-            if not place.is_file():
-                continue
-            problem = content_problem(file, place)
+            with reading(place):
+                if not place.is_file():
+                    continue
+                problem = content_problem(file, place)
             if problem is None:
                 self.say(f"{place}: verified" if _verifiable(file) else f"{place}: is there")
                 with writing(target):
@@ -160,7 +165,8 @@ class Fetcher:
                 count = unpack(archive, self.folder, file.unpack, advance)
         self.say(f"{archive}: {count} files unpacked; it can be deleted")
         for inner in (other for other in self.spec.files if other.inside == file.name):
-            problem = content_problem(inner, self.folder / inner.name)
+            with reading(self.folder / inner.name):
+                problem = content_problem(inner, self.folder / inner.name)
             if problem is not None:
                 raise CaptError(f"{self.folder / inner.name}: {problem}; get {file.name} again")
             self._unpack(inner)
@@ -194,9 +200,11 @@ def read_files(path: Path) -> list[RemoteFile]:
     except ValidationError as error:
         problem = error.errors()[0]
         where = "".join(f"{part}: " for part in problem["loc"])
-        raise CaptError(f"{path}: {where}{problem['msg']}, found {problem['input']!r}") from error
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise CaptError(f"{path}: not a readable list of files ({error})") from error
+        raise CaptError(
+            f"{path}: {where}{problem['msg']}, found {shown(problem['input'])}"
+        ) from error
+    except (OSError, yaml.YAMLError, *_MISREAD) as error:
+        raise CaptError(f"{path}: not a readable list of files ({reason(error)})") from error
 
 
 def _is_archive(file: RemoteFile) -> bool:

@@ -248,10 +248,22 @@ def test_a_list_of_files_is_checked(tmp_path: Path) -> None:
         ("- {nam: x}", "0: name: "),
         ("{", "not a readable list"),
         ("x: 1", "list"),
+        ("- 2026-02-30", "not a readable list"),
+        ("- !!int abc", "not a readable list"),
+        ("[" * 3000, "not a readable list"),
+        ("- {name: [" + "x, " * 500 + "]}", "0: name: "),
     ):
         path.write_text(text)
-        with pytest.raises(CaptError, match=message):
+        with pytest.raises(CaptError, match=message) as caught:
             read_files(path)
+        assert len(str(caught.value)) < len(str(path)) + 300
+
+
+def test_a_file_that_may_not_be_looked_at_is_named(server: Hostile, tmp_path: Path) -> None:
+    spec = dtd(server)
+    named = [file.model_copy(update={"name": "x" * 300}) for file in spec.files]
+    with pytest.raises(CaptError, match="cannot be read .*File name too long"):
+        fetcher(spec.model_copy(update={"files": named}), tmp_path).fetch()
 
 
 def test_declared_addresses_and_checksums_are_torchvisions() -> None:

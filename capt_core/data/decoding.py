@@ -8,7 +8,6 @@ entries, palettes with transparency), and are dropped.
 from __future__ import annotations
 
 import ctypes
-import errno
 import logging
 import stat
 import threading
@@ -226,8 +225,6 @@ def problem_of(error: BaseException) -> str:
     if isinstance(error, MemoryError):
         return "takes more memory than there is"
     if isinstance(error, OSError) and error.strerror:
-        if error.errno in (errno.EACCES, errno.EPERM):
-            return f"{error.strerror}; correct its permissions or those of its folder"
         return error.strerror
     if isinstance(error, ValueError) and "null byte" in str(error):
         return "a file name with a NUL character"

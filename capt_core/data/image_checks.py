@@ -22,6 +22,7 @@ from capt_core.data.images import opened_image
 from capt_core.data.parquet_images import in_table, read_row
 from capt_core.data.splits import QUARANTINE
 from capt_core.errors import CaptError
+from capt_core.user_paths import brief
 
 CheckLevel = Literal["decode", "exists", "none"]
 
@@ -131,16 +132,21 @@ def check_samples(
         elif quarantine:
             found.problems[row] = check.problem
         else:
-            missing = check.problem == "missing"
-            remedy = "add it or correct the list" if missing else "replace the file"
             raise CaptError(
-                f"{image_root / path}: {check.problem}; {remedy}, or leave it out with "
+                f"{brief(image_root / path)}: {check.problem}; {_remedy(check.problem)}, or leave "
+                "it out with "
                 f"--set {QUARANTINE}"
             )
         for remark in check.remarks:
             found.remarks.setdefault(remark, array("Q")).append(row)
     found.contents = contents.hexdigest()
     return found
+
+
+def _remedy(problem: str) -> str:
+    if problem == "missing":
+        return "add it or correct the list"
+    return "correct its permissions" if "ermission" in problem else "replace the file"
 
 
 def check_image(path: Path, level: CheckLevel) -> ImageCheck:

@@ -27,6 +27,7 @@ from capt_core.data.decoding import (
 from capt_core.data.parquet_images import in_table, read_row
 from capt_core.errors import CaptError
 from capt_core.torchvision_ops import ensure_torchvision
+from capt_core.user_paths import brief
 
 if TYPE_CHECKING:
     import torch
@@ -67,11 +68,12 @@ def open_image(path: Path, remedy: str | None = None) -> Image.Image:
             return to_rgb(image)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise CaptError(
-            f"{path}: image missing; " + (remedy or "check data.root, then run: capt-stage prepare")
+            f"{brief(path)}: image missing; "
+            + (remedy or "check data.root, then run: capt-stage prepare")
         ) from error
     except (BadImageError, OSError, ValueError) as error:
         raise CaptError(
-            f"{path}: not a readable image ({problem_of(error)}); "
+            f"{brief(path)}: not a readable image ({problem_of(error)}); "
             + (
                 remedy
                 or "replace it, or set data.on_bad_image=quarantine and run: capt-stage prepare"

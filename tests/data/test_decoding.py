@@ -79,7 +79,7 @@ def test_a_file_too_large_is_not_read(tmp_path: Path) -> None:
     path.write_bytes(b"")
     os.truncate(path, 400 * 10**9)
     for level in ("decode", "exists"):
-        assert check_image(path, level).problem == (  # type: ignore[arg-type]
+        assert check_image(path, level).problem == (
             "unreadable: 400.0 GB, more than the 1.1 GB that an image may take"
         )
 

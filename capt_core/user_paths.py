@@ -1,4 +1,4 @@
-"""Paths as users write them and as file systems refuse them."""
+"""Paths in messages, and what file systems refuse."""
 
 from __future__ import annotations
 
@@ -7,20 +7,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from capt_core.errors import CaptError, reason
-
-
-def expanded(path: Path | str) -> Path:
-    """A path with ``~`` and ``~user`` replaced by that home folder.
-
-    Raises:
-        CaptError: there is no such user.
-    """
-    try:
-        return Path(path).expanduser()
-    except RuntimeError as error:
-        raise CaptError(
-            f"{brief(path)}: no such user's home folder; write the folder in full"
-        ) from error
 
 
 def brief(path: Path | str, limit: int = 200) -> str:

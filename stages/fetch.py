@@ -12,7 +12,6 @@ from capt_core.data.fetching.fetch import Fetcher, read_files
 from capt_core.data.registry import DATASETS, check_dataset_name
 from capt_core.errors import CaptError
 from capt_core.params import Data
-from capt_core.user_paths import expanded
 
 from .console import progress, say
 
@@ -39,7 +38,7 @@ def main(
         raise CaptError(f"{dataset}: nothing to fetch, the project draws it itself")
     if files is not None:
         spec = spec.model_copy(update={"files": read_files(files)})
-    fetcher = Fetcher(spec, expanded(root), progress, say, mirror)
+    fetcher = Fetcher(spec, root.expanduser(), progress, say, mirror)
     fetcher.fetch(only or (), again)
     if not only:
         missing = fetcher.missing()

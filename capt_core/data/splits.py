@@ -14,7 +14,6 @@ from capt_core.artifacts.schemas import REJECTED
 from capt_core.data.registry import DatasetSpec
 from capt_core.data.scan import is_utf8
 from capt_core.errors import CaptError, one_line
-from capt_core.user_paths import expanded
 
 SPLITS = ("train", "val", "test")
 QUARANTINE = "data.on_bad_image=quarantine"
@@ -105,7 +104,7 @@ def checked_root(spec: DatasetSpec, data_root: str | None) -> Path:
     if data_root is None:
         holds = f", where DIR holds {spec.folder}/" if spec.folder else ""
         raise CaptError(f"data.root is not set; give --set data.root=DIR{holds}")
-    base = expanded(data_root)
+    base = Path(data_root).expanduser()
     if spec.reader == "own":
         if not base.exists():
             raise CaptError(f"data.root: {base} does not exist; give the folder of your images")

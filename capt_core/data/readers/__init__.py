@@ -13,7 +13,7 @@ from capt_core.data.readers.split_json import read_split_json
 from capt_core.data.registry import DatasetSpec
 from capt_core.data.splits import Rejects, SplitData, check_classes, checked_root
 from capt_core.params import Data
-from capt_core.user_paths import expanded, naming_files
+from capt_core.user_paths import naming_files
 
 
 @naming_files("data.root")
@@ -28,7 +28,7 @@ def read_split(spec: DatasetSpec, data: Data) -> tuple[SplitData, Path]:
     images = root / spec.images
     rejects = Rejects(data.on_bad_image == "quarantine")
     if spec.reader == "own":
-        listed, where = read_own(expanded(str(data.root)), data, rejects)
+        listed, where = read_own(Path(str(data.root)).expanduser(), data, rejects)
     elif spec.reader == "class_folders":
         listed, where = read_class_folders(spec, root, rejects), str(images)
     elif spec.reader == "aircraft":

@@ -1,9 +1,16 @@
 """Errors that the user can correct, and how messages quote values."""
 
+import reprlib
+
 # Names of files may hold any character; a message stays one printable line.
 _ESCAPES = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}
 _ESCAPES |= {ord("\n"): "\\n", ord("\t"): "\\t", ord("\r"): "\\r", 0x2028: "\\u2028"}
 _ESCAPES |= {0x2029: "\\u2029"}
+
+# repr alone writes out all of a value, however large, before it can be cut.
+_BOUNDED = reprlib.Repr()
+_BOUNDED.maxlevel, _BOUNDED.maxstring, _BOUNDED.maxother = 6, 400, 400
+_BOUNDED.maxlist = _BOUNDED.maxtuple = _BOUNDED.maxdict = _BOUNDED.maxset = 60
 
 
 def one_line(text: str) -> str:
@@ -14,8 +21,8 @@ def one_line(text: str) -> str:
 def shown(value: object, limit: int = 100) -> str:
     """A value as a message may quote it: its repr on one line, at most `limit` characters."""
     try:
-        text = repr(value)
-    except (ValueError, RecursionError):  # a number of thousands of digits, endless nesting
+        text = _BOUNDED.repr(value)
+    except (ValueError, RecursionError):  # a number of thousands of digits
         return f"a {type(value).__name__} too large to show"
     text = one_line(text)
     return text if len(text) <= limit else f"{text[: limit - 3]}..."

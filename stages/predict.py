@@ -10,10 +10,11 @@ import typer
 
 from capt_core.artifacts.files import atomic_path
 from capt_core.backbone.loading import UNTRAINED_WARNING, load_backbone
-from capt_core.data.scan import find_images
+from capt_core.data.scan import find_images, is_utf8
 from capt_core.errors import CaptError
 from capt_core.methods.model_file import load_model
 from capt_core.params import load_settings
+from capt_core.user_paths import brief, naming_files
 
 from . import options
 from .console import progress, result, say, warn
@@ -56,6 +57,7 @@ def main(
         result(table.to_dicts(), *lines)
 
 
+@naming_files("IMAGES")
 def _listed(given: Path) -> list[Path]:
     """The images that an argument stands for.
 
@@ -64,12 +66,18 @@ def _listed(given: Path) -> list[Path]:
     """
     if not given.is_dir():
         if not given.is_file():
-            raise CaptError(f"{given}: no such file or folder")
+            kind = "neither a file nor a folder" if given.exists() else "no such file or folder"
+            raise CaptError(f"{brief(given)}: {kind}")
+        if not is_utf8(str(given)):
+            raise CaptError(f"{given}: a file name that is not valid UTF-8; rename it")
         return [given]
-    found = find_images(given).images
-    if not found:
+    found = find_images(given)
+    if not found.images:
         raise CaptError(f"{given}: no images in this folder; give image files or another folder")
-    return [given / name for name in found]
+    if found.problems:
+        name, why = found.problems[0]
+        warn(f"{len(found.problems)} left out in {given} ({brief(name)}: {why}, ...)")
+    return [given / name for name in found.images]
 
 
 def _write(table: pl.DataFrame, path: Path) -> None:

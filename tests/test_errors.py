@@ -13,7 +13,7 @@ def test_values_that_cannot_be_written_out_are_named_by_their_type() -> None:
     for _ in range(100_000):
         nested = [nested]
     assert shown(10**5000) == "a int too large to show"
-    assert shown(nested) == "a list too large to show"
+    assert shown(nested) == "[[[[[[[...]]]]]]]"
 
 
 @pytest.mark.parametrize(

@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import os
-import stat
 from array import array
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from io import BytesIO
 from itertools import islice
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import polars as pl
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from capt_core.data.dataset import iter_values
-from capt_core.data.images import to_rgb
+from capt_core.data.decoding import BadImageError, file_size, is_deep, problem_of, to_rgb
+from capt_core.data.images import opened_image
 from capt_core.data.parquet_images import in_table, read_row
-from capt_core.data.scan import CAMERA_ENDINGS
 from capt_core.data.splits import QUARANTINE
-from capt_core.errors import CaptError, one_line
+from capt_core.errors import CaptError
+from capt_core.user_paths import brief
 
 CheckLevel = Literal["decode", "exists", "none"]
 
@@ -38,13 +38,18 @@ REMARKS = {
         "mogrify -background white -alpha remove FILE",
     ),
     "CMYK": ("converted to RGB without its colour profile", "mogrify -colorspace sRGB FILE"),
-    "16-bit": ("reduced to 8 bits", "nothing, unless its values are not spread over 16 bits"),
+    "nearly black": (
+        "its 16-bit values use less than a sixteenth of their range",
+        "convert FILE -auto-level FILE",
+    ),
+    "16-bit": ("reduced to 8 bits", "nothing"),
     "palette": ("converted to RGB", "nothing"),
     "grey": ("converted to RGB", "nothing"),
 }
 # Those that can change what a class looks like.
-CHANGES_APPEARANCE = ("EXIF-rotated", "animated", "transparent", "CMYK")
+CHANGES_APPEARANCE = ("EXIF-rotated", "animated", "transparent", "CMYK", "nearly black")
 _ORIENTATION = 0x0112
+_DARK = 16  # of 255
 _CHUNK = 1024
 
 
@@ -127,16 +132,21 @@ def check_samples(
         elif quarantine:
             found.problems[row] = check.problem
         else:
-            missing = check.problem == "missing"
-            remedy = "add it or correct the list" if missing else "replace the file"
             raise CaptError(
-                f"{image_root / path}: {check.problem}; {remedy}, or leave it out with "
+                f"{brief(image_root / path)}: {check.problem}; {_remedy(check.problem)}, or leave "
+                "it out with "
                 f"--set {QUARANTINE}"
             )
         for remark in check.remarks:
             found.remarks.setdefault(remark, array("Q")).append(row)
     found.contents = contents.hexdigest()
     return found
+
+
+def _remedy(problem: str) -> str:
+    if problem == "missing":
+        return "add it or correct the list"
+    return "correct its permissions" if "ermission" in problem else "replace the file"
 
 
 def check_image(path: Path, level: CheckLevel) -> ImageCheck:
@@ -150,42 +160,52 @@ def check_image(path: Path, level: CheckLevel) -> ImageCheck:
     if level == "none":
         return ImageCheck(None, "")
     try:
-        if in_table(path):
-            content = read_row(path)
-            if level == "exists":
-                return ImageCheck(None, str(len(content)))
-        else:
-            status = path.stat()
-            if not stat.S_ISREG(status.st_mode):
-                return ImageCheck("unreadable: not a file", "")
-            if status.st_size == 0:
-                return ImageCheck("unreadable: empty, 0 bytes", "")
-            if level == "exists":
-                return ImageCheck(None, str(status.st_size))
-            content = path.read_bytes()
-        with Image.open(BytesIO(content)) as image:
+        if level == "exists":
+            size = len(read_row(path)) if in_table(path) else file_size(path)
+            return ImageCheck(None, str(size))
+        with opened_image(path) as (image, content):
+            # Damage must stop the decoder here, not in looking for remarks, which passes it over.
+            image.load()
             remarks = remarks_on(image)
-            to_rgb(image)
-    except FileNotFoundError:
+            pixels = to_rgb(image)
+            if "16-bit" in remarks and np.asarray(pixels).max() < _DARK:
+                remarks = ("nearly black", *remarks)
+    except (FileNotFoundError, NotADirectoryError):
         return ImageCheck("missing", "")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        return ImageCheck(f"unreadable: {_reason(path, error)}", "")
+    except (BadImageError, OSError, ValueError) as error:
+        return ImageCheck(f"unreadable: {problem_of(error)}", "")
     return ImageCheck(None, hashlib.sha256(content).hexdigest(), remarks)
 
 
 def remarks_on(image: Image.Image) -> tuple[str, ...]:
-    """Keys of `REMARKS` that hold for an opened image; its pixels are not read."""
+    """Keys of `REMARKS` that hold for an opened image whose pixels are loaded."""
     found = {
-        "EXIF-rotated": image.getexif().get(_ORIENTATION, 1) not in (0, 1),
+        # Pillow turns TIFF images itself.
+        "EXIF-rotated": image.format != "TIFF" and _orientation(image) not in (0, 1),
         # A JPEG of several pictures (MPO) is an ordinary photograph with previews.
-        "animated": image.format != "MPO" and bool(getattr(image, "is_animated", False)),
+        "animated": image.format != "MPO" and _is_animated(image),
         "transparent": image.has_transparency_data,
         "CMYK": image.mode == "CMYK",
-        "16-bit": image.mode.startswith("I;16"),
+        "16-bit": is_deep(image),
         "palette": image.mode in ("P", "PA"),
         "grey": image.mode in ("1", "L", "LA"),
     }
     return tuple(name for name, holds in found.items() if holds)
+
+
+def _orientation(image: Image.Image) -> object:
+    try:
+        return image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # damaged entries raise nearly everything; the pixels do not depend on them
+        return 1
+
+
+def _is_animated(image: Image.Image) -> bool:
+    try:
+        return bool(getattr(image, "is_animated", False))
+    except Exception:  # a later frame is damaged; only the first one is used
+        image.seek(0)
+        return True
 
 
 def check_images(paths: Iterable[Path], level: CheckLevel, workers: int) -> Iterator[ImageCheck]:
@@ -197,13 +217,3 @@ def check_images(paths: Iterable[Path], level: CheckLevel, workers: int) -> Iter
     with ThreadPoolExecutor(max_workers=max(1, workers)) as pool:
         while chunk := list(islice(upcoming, _CHUNK)):
             yield from pool.map(lambda path: check_image(path, level), chunk)
-
-
-def _reason(path: Path, error: Exception) -> str:
-    if isinstance(error, UnidentifiedImageError):
-        # Pillow's message quotes the address of the buffer.
-        camera = path.suffix.lower() in CAMERA_ENDINGS
-        return f"{path.suffix} files are not supported, save as JPEG" if camera else "not an image"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return one_line(str(error))

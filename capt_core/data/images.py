@@ -2,33 +2,55 @@
 
 from __future__ import annotations
 
-import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from io import BytesIO
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from PIL import Image
 
+from capt_core.data.decoding import (
+    BadImageError,
+    check_sides,
+    file_size,
+    large_turn,
+    opened,
+    problem_of,
+    read_file,
+    to_rgb,
+)
 from capt_core.data.parquet_images import in_table, read_row
 from capt_core.errors import CaptError
 from capt_core.torchvision_ops import ensure_torchvision
+from capt_core.user_paths import brief
 
 if TYPE_CHECKING:
     import torch
 
 
-# Pillow refuses what has more than twice this limit and only warns above it; cameras of 100
-# megapixels exist.
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+@contextmanager
+def opened_image(path: Path) -> Iterator[tuple[Image.Image, bytes]]:
+    """Open an image file, or a row of a Parquet file: the image, not yet decoded, and its bytes.
 
-_BROKEN = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
+    Every image that is used passes through here, so the bounds of `capt_core.data.decoding` hold
+    for all.
+
+    Raises:
+        BadImageError: here or in the body: it cannot be used.
+        OSError, ValueError: it cannot be looked up or read.
+    """
+    with ExitStack() as stack:
+        if in_table(path):
+            content = read_row(path)
+        else:
+            stack.enter_context(large_turn(file_size(path)))
+            content = read_file(path)
+        yield stack.enter_context(opened(content, path.suffix)), content
 
 
 def open_image(path: Path, remedy: str | None = None) -> Image.Image:
@@ -42,34 +64,21 @@ def open_image(path: Path, remedy: str | None = None) -> Image.Image:
         CaptError: the file is missing or not a readable image; the message names it.
     """
     try:
-        with Image.open(BytesIO(read_row(path)) if in_table(path) else path) as image:
+        with opened_image(path) as (image, _):
             return to_rgb(image)
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise CaptError(
-            f"{path}: image missing; " + (remedy or "check data.root, then run: capt-stage prepare")
+            f"{brief(path)}: image missing; "
+            + (remedy or "check data.root, then run: capt-stage prepare")
         ) from error
-    except _BROKEN as error:
+    except (BadImageError, OSError, ValueError) as error:
         raise CaptError(
-            f"{path}: not a readable image ({error}); "
+            f"{brief(path)}: not a readable image ({problem_of(error)}); "
             + (
                 remedy
                 or "replace it, or set data.on_bad_image=quarantine and run: capt-stage prepare"
             )
         ) from error
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Convert an image to 8-bit RGB; 16-bit grey values keep their contrast.
-
-    Raises:
-        ValueError: 32-bit pixels, whose range is not known.
-    """
-    if image.mode.startswith("I;16"):
-        # Pillow would clip these values at 255 instead of scaling them.
-        return Image.fromarray((np.asarray(image) // 257).astype(np.uint8)).convert("RGB")
-    if image.mode in ("I", "F"):
-        raise ValueError(f"32-bit pixels (mode {image.mode}), save it with 8 or 16 bits")
-    return image.convert("RGB")
 
 
 @dataclass(frozen=True)
@@ -90,8 +99,9 @@ class Preprocess:
         """`test_transform` of an image in any mode: a tensor [3, S, S].
 
         Raises:
-            ValueError: 32-bit pixels, whose range is not known.
+            BadImageError: pixels whose range is not known, or sides out of bounds.
         """
+        check_sides(image.size)
         return self._transform(to_rgb(image))  # type: ignore[no-any-return]
 
     @cached_property

@@ -9,6 +9,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from capt_core.data.decoding import read_file
 from capt_core.errors import CaptError, reason
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def read_row(path: Path) -> bytes:
     content = value.get("bytes") if isinstance(value, dict) else value
     if content is None and isinstance(value, dict) and value.get("path"):
         file: Path = path.parent.parent / str(value["path"])
-        return file.read_bytes()
+        return read_file(file)
     if content is None:
         raise FileNotFoundError(f"{path}: the row holds no image")
     return bytes(content)

@@ -23,7 +23,7 @@ FORMAT = 1
 """Of model files; raised when an older program could not read them."""
 
 
-_REMEDY = "give an image that Pillow opens, or leave it out"
+_REMEDY = "give another image, or leave it out"
 
 
 class TrainedModel(nn.Module):

@@ -51,7 +51,7 @@ def test_every_kind_of_trouble_is_found(tmp_path: Path) -> None:
     exif[0x0112] = 6
     Image.new("RGB", (9, 9), "red").save(images / "banded/banded_4.jpg", "JPEG", exif=exif)
     Image.new("P", (9, 9)).save(images / "banded/banded_5.jpg", "PNG")
-    Image.new("I;16", (9, 9)).save(images / "dotted/dotted_0.jpg", "PNG")
+    Image.new("I;16", (9, 9), 65535).save(images / "dotted/dotted_0.jpg", "PNG")
     Image.new("RGBA", (9, 9)).save(images / "dotted/dotted_1.jpg", "PNG")
     frames = [Image.new("L", (9, 9), shade) for shade in (0, 255)]
     frames[0].save(images / "dotted/dotted_2.jpg", "GIF", save_all=True, append_images=frames[1:])

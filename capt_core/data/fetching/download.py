@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 from filelock import FileLock, Timeout
 
 from capt_core.data.registry import RemoteFile
-from capt_core.errors import CaptError
+from capt_core.errors import CaptError, reason
 
 # Google Drive's address for files of any size, without its page about virus scans.
 _DRIVE = "https://drive.usercontent.google.com/download?id={id}&export=download&confirm=t"
@@ -66,10 +66,16 @@ def download(
         advance: called with the number of bytes received; negative when they are discarded.
 
     Raises:
-        CaptError: the server refuses or cannot be reached, the content is not the expected one, or
-            the disk is full.
+        CaptError: the server refuses or cannot be reached, the content is not the expected one,
+            something is in the way, or the disk is full.
     """
     path = target.with_name(f"{target.name}.part")
+    for place in (target, path):
+        with reading(place):
+            if place.exists() and not place.is_file():
+                raise CaptError(
+                    f"{place}: a file belongs here, and something else is; move it away"
+                )
     with writing(path), path.open("ab") as stream:
         part = _Part(file, web_address(url), path, stream, patience or Patience(), advance)
         resumed = part.size > 0
@@ -93,17 +99,19 @@ def download(
 def content_problem(file: RemoteFile, path: Path) -> str | None:
     """How a file differs from what is expected, or None."""
     size = path.stat().st_size
+    with path.open("rb") as stream:
+        page = stream.read(512).lstrip().lower().startswith(_PAGES)
+    instead = " (a web page instead of the file)" if page else ""
     if file.size is not None and size != file.size:
-        return f"{size} bytes, expected {file.size}"
+        return f"{size} bytes, expected {file.size}{instead}"
     for name, expected in (("sha256", file.sha256), ("md5", file.md5)):
         if expected is not None:
             with path.open("rb") as stream:
                 found = hashlib.file_digest(stream, name).hexdigest()
-            return None if found == expected else f"its {name} is {found}, expected {expected}"
+            wrong = f"its {name} is {found}, expected {expected}{instead}"
+            return None if found == expected else wrong
     if not size and file.size is None:
         return "it is empty"
-    with path.open("rb") as stream:
-        page = stream.read(512).lstrip().lower().startswith(_PAGES)
     return "a web page instead of the file" if page else None
 
 
@@ -132,7 +140,7 @@ def web_address(url: str) -> str:
     """
     if url.startswith("drive:"):
         return _DRIVE.format(id=url.removeprefix("drive:"))
-    if urlsplit(url).scheme not in ("http", "https"):
+    if not url.lower().startswith(("http://", "https://")):
         raise CaptError(f"{_public(url)}: expected an address that begins with http:// or https://")
     return url
 
@@ -219,6 +227,8 @@ class _Part:
         try:
             answer = self._open()
         except urllib.error.HTTPError as error:
+            # urllib's own reason about redirections takes three lines.
+            why = str(error.reason).partition("\n")[0].rstrip(".")[:100]
             if error.code == 416 and self.size:
                 # Nothing after what has arrived: it is complete, or of another version.
                 if _total(error.headers) == self.size:
@@ -228,10 +238,11 @@ class _Part:
                     "the server no longer has the version that was begun"
                 ) from error
             if error.code in _TEMPORARY:
-                raise _TemporaryError(f"the server answers {error.code} {error.reason}") from error
-            # urllib's own reason about redirections takes three lines.
-            reason = str(error.reason).partition("\n")[0].rstrip(".")
-            self._refuse(f"the server answers {error.code} {reason}", error)
+                raise _TemporaryError(f"the server answers {error.code} {why}") from error
+            self._refuse(f"the server answers {error.code} {why}", error)
+        except (ValueError, http.client.InvalidURL) as error:
+            # Of the address, or of one that the server redirects to.
+            self._refuse(f"not a usable address ({reason(error)})", error)
         except (http.client.HTTPException, OSError) as error:
             raise _TemporaryError(f"no connection ({_reason(error)})") from error
         with answer:
@@ -258,9 +269,8 @@ class _Part:
             # Not every server heeds If-Range: the rest of another version must not be appended.
             self.restart(None)
             raise _TemporaryError("the server has another version than the one that was begun")
-        length = headers.get("Content-Length")
-        known = length is not None and length.isdecimal()
-        total = _total(headers) if answer.status == 206 else int(length) if known else None
+        length = _number(headers.get("Content-Length", ""))
+        total = _total(headers) if answer.status == 206 else length
         if expected is not None and total is not None and total != expected:
             self._refuse(f"the server has {total} bytes, expected {expected}: another file")
         if answer.status != 206:
@@ -325,6 +335,18 @@ def writing(path: Path) -> Iterator[None]:
         ) from error
 
 
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn errors of the file system into a line for the user."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise CaptError(
+            f"{path}: cannot be read ({reason(error)}); check its name and permissions, then run "
+            "the same command again"
+        ) from error
+
+
 def _read(answer: Any) -> bytes:
     try:
         data: bytes = answer.read1(_CHUNK)
@@ -352,26 +374,28 @@ _OPENER = urllib.request.build_opener(_WebOnly)
 
 def _first_byte(headers: Any) -> int | None:
     """Where the range of an answer starts: ``bytes 100-199/200``."""
-    first = str(headers.get("Content-Range", "")).removeprefix("bytes ").partition("-")[0]
-    return int(first) if first.isdecimal() else None
+    return _number(str(headers.get("Content-Range", "")).removeprefix("bytes ").partition("-")[0])
 
 
 def _total(headers: Any) -> int | None:
-    total = str(headers.get("Content-Range", "")).rpartition("/")[2]
-    return int(total) if total.isdecimal() else None
+    return _number(str(headers.get("Content-Range", "")).rpartition("/")[2])
+
+
+def _number(text: str) -> int | None:
+    return int(text) if text.isdecimal() and len(text) < 19 else None
 
 
 def _public(url: str) -> str:
     """An address without user name, password and query, which may hold secrets."""
-    parts = urlsplit(url)
-    if not parts.netloc:
-        return url
-    host = parts.hostname or ""
-    port = f":{parts.port}" if parts.port else ""
-    query = "?..." if parts.query else ""
-    return f"{parts.scheme}://{host}{port}{parts.path}{query}"
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", f":{parts.port}" if parts.port else ""
+    except ValueError:
+        return "an address that cannot be read"
+    text = f"{parts.scheme}://{host}{port}{parts.path}" if parts.netloc else url
+    return f"{text[:150]}{'?...' if parts.query and parts.netloc else ''}"
 
 
 def _reason(error: BaseException) -> str:
     inner = getattr(error, "reason", None)
-    return str(inner or error) or type(error).__name__
+    return reason(inner if isinstance(inner, BaseException) else error)

@@ -15,6 +15,7 @@ from capt_core.data.fetching.download import (
     content_problem,
     download,
     exclusive,
+    reading,
     writing,
 )
 from capt_core.data.fetching.imagenet import sort_validation
@@ -130,9 +131,10 @@ class Fetcher:
         """Put a file into the data set's folder; False if the user must get it."""
         target = self.folder / file.name
         for place in (target, self.root / file.name):
-            if not place.is_file():
-                continue
-            problem = content_problem(file, place)
+            with reading(place):
+                if not place.is_file():
+                    continue
+                problem = content_problem(file, place)
             if problem is None:
                 self.say(f"{place}: verified" if _verifiable(file) else f"{place}: is there")
                 with writing(target):
@@ -161,7 +163,8 @@ class Fetcher:
                 count = unpack(archive, self.folder, file.unpack, advance)
         self.say(f"{archive}: {count} files unpacked; it can be deleted")
         for inner in (other for other in self.spec.files if other.inside == file.name):
-            problem = content_problem(inner, self.folder / inner.name)
+            with reading(self.folder / inner.name):
+                problem = content_problem(inner, self.folder / inner.name)
             if problem is not None:
                 raise CaptError(f"{self.folder / inner.name}: {problem}; get {file.name} again")
             self._unpack(inner)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import tarfile
 from pathlib import Path
 
-from capt_core.errors import CaptError
+from capt_core.data.fetching.download import writing
+from capt_core.errors import CaptError, reason
 
 _TRUTH = "ILSVRC2012_validation_ground_truth.txt"
 
@@ -33,8 +35,9 @@ def sort_validation(folder: Path, devkit: Path) -> int:
         if not number.isdecimal() or not 1 <= int(number) <= len(truth):
             raise CaptError(f"{path}: {devkit.name} has no class for it; move it away")
         target = folder / truth[int(number) - 1]
-        target.mkdir(exist_ok=True)
-        path.replace(target / path.name)
+        with writing(target):
+            target.mkdir(exist_ok=True)
+            path.replace(target / path.name)
         moved += 1
     return moved
 
@@ -56,9 +59,11 @@ def _validation_classes(devkit: Path) -> list[str]:
             for row in synsets
             if int(row["num_children"]) == 0
         }
+        if strange := [name for name in folders.values() if not re.fullmatch(r"n\d+", name)]:
+            raise ValueError(f"a class called {strange[0]}")
         return [folders[number] for number in numbers]
-    except (tarfile.TarError, OSError, EOFError, KeyError, ValueError, AssertionError) as error:
+    except Exception as error:
+        # Damaged bytes make tarfile and SciPy raise nearly everything.
         raise CaptError(
-            f"{devkit}: not the development kit of ILSVRC2012 ({type(error).__name__}); get it "
-            "again"
+            f"{devkit}: not the development kit of ILSVRC2012 ({reason(error)}); get it again"
         ) from error

@@ -13,8 +13,10 @@ from capt_core.data.readers.split_json import read_split_json
 from capt_core.data.registry import DatasetSpec
 from capt_core.data.splits import Rejects, SplitData, check_classes, checked_root
 from capt_core.params import Data
+from capt_core.user_paths import naming_files
 
 
+@naming_files("data.root")
 def read_split(spec: DatasetSpec, data: Data) -> tuple[SplitData, Path]:
     """List a data set on disk; returns it with the folder that its paths are relative to.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from pathlib import Path
 from typing import Any
@@ -125,13 +126,40 @@ def test_a_wrong_checksum_is_refused_and_nothing_kept(server: Hostile, tmp_path:
         ("html", "29 bytes, expected 102407: another file"),
         ("to ftp://127.0.0.1/x", "redirects to ftp://127.0.0.1/x; not followed"),
         ("to file:///etc/passwd", "Redirection to url 'file:///etc/passwd' is not allowed"),
+        ("to http://[::1/x", "not a usable address"),
+        ("to http://x:y/", "not a usable address"),
+        ("to http://a b/", "not a usable address"),
+        ("to /" + "x" * 9000, "the server answers 404"),
         ("to /file.bin", "redirect error that would lead to an infinite loop; get the file"),
     ],
 )
 def test_what_a_server_must_not_do(
     server: Hostile, tmp_path: Path, behaviour: str, message: str
 ) -> None:
-    assert message in refused(server, tmp_path, behaviour)
+    said = refused(server, tmp_path, behaviour)
+    assert message in said
+    assert len(said) < 400
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://[::1/x", "http://127.0.0.1:port/x", "http://a..b/x", "http://x/a b", "http://é/ü"],
+)
+def test_an_address_that_cannot_be_used(tmp_path: Path, url: str) -> None:
+    message = refusal(download, RemoteFile(name="x"), url, tmp_path / "x", QUICK)
+    assert "not a usable address" in message or "no connection" in message
+
+
+@pytest.mark.parametrize("name", ["file.bin", "file.bin.part"])
+def test_what_is_no_file_is_not_replaced(server: Hostile, tmp_path: Path, name: str) -> None:
+    url, file = server.put("file.bin", CONTENT), remote("file.bin", CONTENT)
+    for make in (os.mkdir, os.mkfifo):  # opening a pipe would wait for ever
+        folder = tmp_path / make.__name__
+        folder.mkdir()
+        make(folder / name)
+        message = refusal(download, file, url, folder / "file.bin", QUICK)
+        assert message.startswith(f"{folder / name}: a file belongs here, and something else is")
+    assert server.asked == []
 
 
 def test_more_bytes_than_declared_are_not_taken(server: Hostile, tmp_path: Path) -> None:

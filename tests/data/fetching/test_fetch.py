@@ -248,10 +248,22 @@ def test_a_list_of_files_is_checked(tmp_path: Path) -> None:
         ("- {nam: x}", "0: name: "),
         ("{", "not valid YAML"),
         ("x: 1", "list"),
+        ("- 2026-02-30", "a date to some readers"),
+        ("- !!int abc", "!!int"),
+        ("[" * 3000, "nested"),
+        ("- {name: [" + "x, " * 500 + "]}", "0: name: "),
     ):
         path.write_text(text)
-        with pytest.raises(CaptError, match=message):
+        with pytest.raises(CaptError, match=message) as caught:
             read_files(path)
+        assert len(str(caught.value)) < len(str(path)) + 300
+
+
+def test_a_file_that_may_not_be_looked_at_is_named(server: Hostile, tmp_path: Path) -> None:
+    spec = dtd(server)
+    named = [file.model_copy(update={"name": "x" * 300}) for file in spec.files]
+    with pytest.raises(CaptError, match=r"cannot be read .*File name too long"):
+        fetcher(spec.model_copy(update={"files": named}), tmp_path).fetch()
 
 
 def test_declared_addresses_and_checksums_are_torchvisions() -> None:

@@ -186,6 +186,91 @@ def test_an_archive_cut_off_between_members_is_refused(tmp_path: Path, name: str
     assert "ends without its end mark" in refused(tmp_path / "data", name, content)
 
 
+def members(**contents: bytes) -> bytes:
+    """A plain tar of files below ``dtd/images/``, without its end mark: 1,024 bytes each."""
+    stream = BytesIO()
+    with tarfile.open(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT) as archive:
+        for name, content in contents.items():
+            info = tarfile.TarInfo(f"dtd/images/{name}.jpg")
+            info.size = len(content)
+            archive.addfile(info, BytesIO(content))
+        return stream.getvalue()[: 1024 * len(contents)]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (members(a=b"1") + b"\x01" * 512 + members(b=b"2") + bytes(1024), "header at byte 1024"),
+        (members(a=b"1") + bytes(1024) + members(b=b"2") + bytes(1024), "after its end mark"),
+        (members(a=b"1") + bytes(1024) + b"garbage", "goes on after its end mark"),
+        (members(a=b"1") + b"garbage", "without its end mark"),
+        (members(a=b"1"), "without its end mark"),
+        (members(a=b"1")[:1000], "cannot be unpacked"),
+        (b"", "cannot be unpacked"),
+    ],
+)
+def test_an_archive_is_read_to_its_end(
+    tmp_path: Path, content: bytes, said: str, packed: bool
+) -> None:
+    content = gzip.compress(content) if packed else content
+    assert said in refused(tmp_path / "data", "a.tar.gz" if packed else "a.tar", content)
+
+
+def test_one_bit_of_a_header_in_the_middle(tmp_path: Path) -> None:
+    content = bytearray(members(a=b"1", b=b"2", c=b"3") + bytes(1024))
+    assert run(tmp_path / "whole", "a.tar", bytes(content)) == 3
+    content[1024 + 2] ^= 1
+    message = refused(tmp_path / "data", "a.tar", bytes(content))
+    assert "damaged header at byte 1024" in message
+    assert "delete it, then run the same command again" in message
+
+
+def test_damage_behind_the_gzip_content_is_found(tmp_path: Path) -> None:
+    content = bytearray(tar_of(FILES))
+    content[-6] ^= 1  # its checksum, which nobody reads who stops at the end mark
+    assert "CRC" in refused(tmp_path / "a", "a.tgz", bytes(content))
+    assert "cannot be unpacked" in refused(tmp_path / "b", "a.tgz", tar_of(FILES) + b"garbage")
+    assert run(tmp_path / "c", "a.tgz", tar_of(FILES) + bytes(500)) == 3  # padding of a tape
+
+
+def test_the_first_of_two_zip_files_is_not_passed_over(tmp_path: Path) -> None:
+    two = zip_of(FILES) + zip_of({"dtd/images/x.jpg": b"x"})
+    assert "begins with another file" in refused(tmp_path / "data", "a.zip", two)
+
+
+def test_a_tar_file_that_ends_with_a_zip_file_is_a_tar_file(tmp_path: Path) -> None:
+    assert run(tmp_path, "a.tar", tar_of({**FILES, "x.zip": zip_of({"y": b"y"})}, "w")) == 3
+
+
+def test_a_member_may_come_twice_but_not_with_other_content(tmp_path: Path) -> None:
+    twice = members(p=b"1") + members(q=b"2") + members(p=b"1") + bytes(1024)
+    assert run(tmp_path / "same", "a.tar", twice) == 3
+    assert files(tmp_path / "same") == {"images/p.jpg": b"1", "images/q.jpg": b"2"}
+    other = members(a=b"1") + members(a=b"2") + bytes(1024)
+    assert "two files that would both be 'images/a.jpg'" in refused(tmp_path / "x", "a.tar", other)
+    nested = tar_of({"dtd/images/a": b"1", "dtd/images/a/b": b"2"}, "w")
+    assert "a file and a folder that would both be" in refused(tmp_path / "y", "a.tar", nested)
+
+
+@pytest.mark.parametrize("size", ["-512", "-1024", "999999999999999999999999"])
+def test_sizes_that_lead_astray_are_refused(tmp_path: Path, size: str) -> None:
+    stream = BytesIO()
+    with tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        info = tarfile.TarInfo("dtd/images/a.jpg")
+        info.pax_headers = {"size": size}
+        archive.addfile(info)
+        archive.addfile(tarfile.TarInfo("dtd/images/b.jpg"))
+    assert "cannot be unpacked" in refused(tmp_path / "data", "a.tar", stream.getvalue())
+
+
+def test_what_is_in_the_way_is_found_before_anything_is_moved(tmp_path: Path) -> None:
+    (tmp_path / "images").write_bytes(b"a file")
+    message = refusal(run, tmp_path, "a.tgz", tar_of(FILES), {"dtd/": ""})
+    assert "a file is where a folder belongs; move it away" in message
+    assert files(tmp_path) == {"images": b"a file"}
+
+
 def test_another_archive_is_refused(tmp_path: Path) -> None:
     assert "holds nothing below" in refused(tmp_path / "a", "a.zip", zip_of({"x/y.jpg": b""}))
     assert "cannot be unpacked" in refused(tmp_path / "b", "a.tgz", b"<html>")

@@ -32,6 +32,8 @@ class Data(Section, path="data"):
         "auto", "class_folders", "split_folders", "table", "image_table", "split_json"
     ] = packaged()
     table: str | None = packaged()
+    image_column: str | None = packaged()
+    label_column: str | None = packaged()
     classes: str | None = packaged()
     val_share: float = packaged(ge=0, lt=1)
     test_share: float = packaged(ge=0, lt=1)

@@ -106,15 +106,15 @@ def test_tables_named_for_splits(tmp_path: Path) -> None:
     [
         ("name,label\na.png,x\n", "no column path (or file, filename"),
         ("path,colour\na.png,x\n", "no column label (or class"),
-        ("path,label,split\na.png,x,train\nb.png,x,oops\n", "row 2: column split holds 'oops'"),
-        ("path,label\na.png,x\na.png,y\n", "row 2: 'a.png' is listed a second time"),
+        ("path,label,split\na.png,x,train\nb.png,x,oops\n", "line 3: column split holds 'oops'"),
+        ("path,label\na.png,x\na.png,y\n", "line 3: 'a.png' is listed a second time"),
         ("path,label\n../a.png,x\nb.png,x\n", "'../a.png' leads out of the image folder"),
         ("path,label\n/etc/a.png,x\nb.png,x\n", "'/etc/a.png' leads out of the image folder"),
-        ("path,label\n,x\nb.png,x\n", "row 1: an empty path"),
-        ("path,label\na.png,\nb.png,x\n", "row 1: 'a.png' has no label"),
+        ("path,label\n,x\nb.png,x\n", "line 2: an empty path"),
+        ("path,label\na.png,\nb.png,x\n", "line 2: 'a.png' has no label"),
         ("path,label,split\na.png,x,test\n", "no training images"),
         ("path,label\n", "no images found"),
-        ("", "not a readable table"),
+        ("", "an empty table; expected a header"),
     ],
 )
 def test_a_wrong_table_is_refused(tmp_path: Path, text: str, message: str) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import polars as pl
 
 from capt_core.data.splits import Rejects, SplitData, in_split_order, path_problem
-from capt_core.errors import CaptError
+from capt_core.errors import CaptError, shown
 from capt_core.params import Data
 
 SPLIT_WORDS = {
@@ -28,11 +28,13 @@ class Listing:
         rows: columns `path`, `label` (null: none given) and `split` (null: to be drawn).
         labels: all labels in class order; None orders those found (numbers by value).
         notes: lines that the user should read.
+        place: what messages call a row (``labels.csv: line 3``); None: its number.
     """
 
     rows: pl.DataFrame
     labels: Sequence[str] | None = None
     notes: Sequence[str] = ()
+    place: Callable[[int], str] | None = None
 
 
 def listing_rows(
@@ -49,7 +51,7 @@ def to_split(listing: Listing, where: str, data: Data, rejects: Rejects) -> Spli
         CaptError: no images, no training images, or (unless quarantined) rows without a label, a
             file named twice or outside the folder, a class without images or with too few.
     """
-    rows = _usable(listing.rows, where, rejects)
+    rows = _usable(listing, where, rejects)
     if not len(rows):
         raise CaptError(f"{where}: no images found; known endings are .jpg, .png, .webp and others")
     labels = listing.labels if listing.labels is not None else sorted_labels(rows["label"].unique())
@@ -59,10 +61,10 @@ def to_split(listing: Listing, where: str, data: Data, rejects: Rejects) -> Spli
     for label in labels:
         if label not in counts:
             row = (label, None, label, "")
-            rejects.add(where, row, f"class {label!r} has no images", "add some or remove it")
+            rejects.add(where, row, f"class {shown(label)} has no images", "add some or remove it")
         elif counts[label] == 1 and "test" in missing and data.test_share > 0:
             path, _, split = rows.filter(pl.col("label") == label).row(0)
-            reason = f"class {label!r} has a single image, and one each is needed to train and test"
+            reason = f"class {shown(label)} has a single image; training and test need one each"
             rejects.add(where, (path, None, label, split or ""), reason, "add more")
         else:
             kept.append(label)
@@ -125,9 +127,9 @@ def _drawn_note(rows: pl.DataFrame, drawn: dict[str, float], seed: int) -> str:
     return f"drawn from the training images with data.split_seed={seed}: {parts}"
 
 
-def _usable(rows: pl.DataFrame, where: str, rejects: Rejects) -> pl.DataFrame:
+def _usable(listing: Listing, where: str, rejects: Rejects) -> pl.DataFrame:
     """Rows with a label and a path of their own."""
-    rows = rows.with_row_index("row")
+    rows = listing.rows.with_row_index("row")
     twice = ~pl.col("path").is_first_distinct()
     suspect = rows.filter(
         twice
@@ -140,9 +142,9 @@ def _usable(rows: pl.DataFrame, where: str, rejects: Rejects) -> pl.DataFrame:
     for row, path, label, split in suspect.iter_rows():
         reason = path_problem(path or "")
         if reason is None and label is None:
-            reason = f"{path!r} has no label"
+            reason = f"{shown(path)} has no label"
         if reason is None:
-            reason = f"{path!r} is listed a second time"
-        place = f"{where}: row {row + 1}"
+            reason = f"{shown(path)} is listed a second time"
+        place = listing.place(row) if listing.place else f"{where}: row {row + 1}"
         rejects.add(place, (path or "", None, label or "", split or ""), reason, "correct it")
     return rows.join(suspect.select("row"), on="row", how="anti", maintain_order="left").drop("row")

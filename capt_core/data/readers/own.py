@@ -7,21 +7,25 @@ from pathlib import Path
 
 import polars as pl
 
+from capt_core.data.parquet_images import TABLE_ENDINGS, holds_images
 from capt_core.data.readers.folders import (
     read_class_folders,
     read_split_folders,
     split_folders,
 )
-from capt_core.data.readers.image_tables import holds_images, read_image_tables
+from capt_core.data.readers.foreign import foreign_layout
+from capt_core.data.readers.hub import hub_tables, is_one_set, metadata_tables
+from capt_core.data.readers.image_tables import read_image_tables
 from capt_core.data.readers.listing import to_split
 from capt_core.data.readers.split_json import read_split_json
-from capt_core.data.readers.tables import TEXT_ENDINGS, read_tables, split_of_name
+from capt_core.data.readers.tables import lists_images, read_tables, tables_in
+from capt_core.data.readers.text_tables import TEXT_ENDINGS
 from capt_core.data.scan import is_image_name, subfolders
 from capt_core.data.splits import Rejects, SplitData
 from capt_core.errors import CaptError
 from capt_core.params import Data
 
-_TABLE_ENDINGS = (*TEXT_ENDINGS, ".parquet")
+_TABLE_ENDINGS = (*TEXT_ENDINGS, *TABLE_ENDINGS)
 
 
 def read_own(source: Path, data: Data, rejects: Rejects) -> tuple[SplitData, str]:
@@ -50,9 +54,9 @@ def read_own(source: Path, data: Data, rejects: Rejects) -> tuple[SplitData, str
     elif layout == "split_json":
         return _with_image_folder(read_split_json(files[0], rejects), root, files[0]), where
     elif layout == "image_table":
-        listing = read_image_tables(files, root, rejects)
+        listing = read_image_tables(files, root, data, rejects)
     else:
-        listing = read_tables(files, root)
+        listing = read_tables(files, root, data, rejects)
     return to_split(listing, where, data, rejects), where
 
 
@@ -74,15 +78,13 @@ def _tables(root: Path, data: Data) -> list[Path]:
         path
         for folder in (root, root / "data")
         if folder.is_dir()
-        for path in sorted(folder.iterdir())
-        if path.suffix.lower() in _TABLE_ENDINGS and not path.name.startswith(".")
+        for path in tables_in(folder, _TABLE_ENDINGS)
     ]
+    if not tables and not splits:
+        listed = [path for path in metadata_tables(root) if lists_images(path, data)]
+        return listed or hub_tables(root)
     found = splits if data.layout == "split_json" or (splits and not tables) else tables
-    one_set = (
-        all(split_of_name(path) for path in found)
-        and len({path.suffix.lower() for path in found}) == 1
-    )
-    if len(found) > 1 and not one_set:
+    if len(found) > 1 and not is_one_set(found):
         raise CaptError(
             f"{root}: several tables ({', '.join(path.name for path in found[:4])}); choose one "
             "with --set data.table=FILE, or set data.layout=class_folders to use none"
@@ -97,9 +99,13 @@ def _layout(root: Path, files: list[Path]) -> str:
             return "split_json"
         if ending not in _TABLE_ENDINGS:
             raise CaptError(
-                f"{files[0]}: expected a folder, or a file ending in .csv, .tsv, .parquet or .json"
+                f"{files[0]}: expected a folder, or a file ending in .csv, .tsv, .jsonl, .parquet "
+                "or .json"
             )
-        return "image_table" if ending == ".parquet" and holds_images(files[0]) else "table"
+        return "image_table" if ending in TABLE_ENDINGS and holds_images(files[0]) else "table"
+    foreign = foreign_layout(root)
+    if foreign is not None:
+        raise CaptError(f"{root}: {foreign}")
     if split_folders(root):
         return "split_folders"
     folders = subfolders(root)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 import yaml
 
 from capt_core.data.registry import check_template
 from capt_core.data.splits import SplitData
-from capt_core.errors import CaptError
+from capt_core.errors import CaptError, reason, shown
+from capt_core.text import clean_name
 
 CLASS_FILE = "classes.yaml"
 
@@ -20,9 +22,11 @@ class _Plain(yaml.BaseLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[object, object]:
         pairs = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in pairs:
-            if pairs.count(key) > 1:
-                raise yaml.YAMLError(f"{key!r} stands there twice")
+        names = [clean_name(key) if isinstance(key, str) else key for key in pairs]
+        texts = sorted(name for name in names if isinstance(name, str))
+        for one, other in pairwise(texts):
+            if one == other:
+                raise yaml.YAMLError(f"{shown(one)} stands there twice")
         return super().construct_mapping(node, deep)
 
 
@@ -57,17 +61,16 @@ def read_class_file(path: Path) -> ClassFile:
     """
     try:
         document = yaml.load(path.read_text(encoding="utf-8"), _Plain) or {}
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise CaptError(f"{path}: not a readable class file ({reason})") from error
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise CaptError(f"{path}: not a readable class file ({reason(error)})") from error
     if not isinstance(document, dict) or not set(document) <= {"names", "template"}:
         raise CaptError(f"{path}: expected the keys names and template, and no others")
     names = document.get("names") or {}
     if not isinstance(names, dict):
         raise CaptError(f"{path}: names: expected lines of the form 'label: name'")
     for label, name in names.items():
-        if not isinstance(name, str) or not name.strip():
-            raise CaptError(f"{path}: names: {label}: expected a name, found {name!r}")
+        if not isinstance(name, str) or not clean_name(name):
+            raise CaptError(f"{path}: names: {shown(label)}: expected a name, found {shown(name)}")
     template = document.get("template") or None
     if template is not None:
         try:
@@ -75,7 +78,7 @@ def read_class_file(path: Path) -> ClassFile:
         except ValueError as error:
             raise CaptError(f"{path}: {error}") from error
     return ClassFile(
-        {str(label): name.strip() for label, name in names.items()},
+        {clean_name(str(label)): clean_name(name) for label, name in names.items()},
         None if template is None else str(template),
     )
 
@@ -86,11 +89,11 @@ def renamed(data: SplitData, names: ClassFile, path: Path) -> SplitData:
     Raises:
         CaptError: the file lists a label that the data set does not have.
     """
-    labels = set(data.class_names)
+    labels = {clean_name(label) for label in data.class_names}
     for label in names.names:
         if label not in labels:
             near = difflib.get_close_matches(label, labels, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else "remove the line"
-            raise CaptError(f"{path}: names: no class is labelled {label!r}; {hint}")
-    called = [names.names.get(label, label) for label in data.class_names]
+            hint = f"did you mean {shown(near[0])}?" if near else "remove the line"
+            raise CaptError(f"{path}: names: no class is labelled {shown(label)}; {hint}")
+    called = [names.names.get(clean_name(label), label) for label in data.class_names]
     return replace(data, class_names=called, template=names.template or data.template)

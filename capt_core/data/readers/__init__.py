@@ -5,14 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from capt_core.data.class_file import find_class_file, read_class_file, renamed
+from capt_core.data.class_file import CLASS_FILE, find_class_file, read_class_file, renamed
 from capt_core.data.readers.aircraft import read_aircraft
 from capt_core.data.readers.class_folders import read_class_folders
+from capt_core.data.readers.names import numbers_note, with_paths_on_disk
 from capt_core.data.readers.own import read_own
 from capt_core.data.readers.split_json import read_split_json
 from capt_core.data.registry import DatasetSpec
 from capt_core.data.splits import Rejects, SplitData, check_classes, checked_root
 from capt_core.params import Data
+from capt_core.text import clean_name
 
 
 def read_split(spec: DatasetSpec, data: Data) -> tuple[SplitData, Path]:
@@ -34,12 +36,17 @@ def read_split(spec: DatasetSpec, data: Data) -> tuple[SplitData, Path]:
     else:
         path = root / str(spec.split)
         listed, where = read_split_json(path, rejects), str(path)
-    names = find_class_file(data.classes, root, own=spec.reader == "own")
+    listed = with_paths_on_disk(listed, images, where, rejects)
+    own = spec.reader == "own"
+    names = find_class_file(data.classes, root, own=own)
     if names is not None:
         listed = renamed(listed, read_class_file(names), names)
-    listed = replace(listed, rejected=rejects.frame())
+    called = [clean_name(name) for name in listed.class_names]
+    listed = replace(listed, class_names=called, rejected=rejects.frame())
     check_classes(listed, where, trained=spec.has_training)
     if spec.classes and len(listed.class_names) != spec.classes:
         line = f"{len(listed.class_names)} classes; the full data set has {spec.classes}"
         listed = replace(listed, notes=(*listed.notes, line))
+    if own and (telling := numbers_note(called, names or root / CLASS_FILE)):
+        listed = replace(listed, notes=(*listed.notes, telling))
     return listed, images

@@ -14,7 +14,7 @@ import yaml
 
 from capt_core.data.parquet_images import TABLE_ENDINGS, holds_images
 from capt_core.data.readers.listing import SPLIT_WORDS
-from capt_core.data.readers.tables import split_of_name
+from capt_core.data.readers.tables import split_of_file, split_of_name
 from capt_core.data.scan import find_images
 from capt_core.errors import CaptError
 
@@ -60,11 +60,11 @@ def metadata_tables(root: Path) -> list[Path]:
     return [path for path in places if path.is_file()]
 
 
-def is_one_set(files: Sequence[Path]) -> bool:
+def is_one_set(files: Sequence[Path], root: Path) -> bool:
     """Whether tables are the parts of one: named for splits, or alike but for a number."""
     if len({path.suffix.lower() for path in files}) > 1:
         return False
-    if all(split_of_name(path) for path in files):
+    if all(split_of_file(path, root) for path in files):
         return True
     stems = {re.sub(r"\d+", "0", path.stem) for path in files}
     return len(stems) == 1 and files[0].suffix.lower() in TABLE_ENDINGS

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import polars as pl
 
+from capt_core.data.drawing import draw_splits
 from capt_core.data.splits import Rejects, SplitData, in_split_order, path_problem
 from capt_core.errors import CaptError, shown
 from capt_core.params import Data
@@ -92,33 +92,6 @@ def sorted_labels(labels: Iterable[str]) -> list[str]:
     found = sorted(labels)
     plain = all(label.isdecimal() and str(int(label)) == label for label in found)
     return sorted(found, key=int) if plain else found
-
-
-def draw_splits(rows: pl.DataFrame, shares: dict[str, float], seed: int) -> pl.DataFrame:
-    """Set a share of each class's training images apart, at random.
-
-    Of a class with n images, round(share x n) but at least one go to each split of `shares`, as
-    long as one is left to train; the test split comes first. Classes do not influence each other.
-
-    Args:
-        rows: columns `path`, `label` and `split`; a null split counts as training.
-        shares: `val` and `test`, or one of them, to the share of images.
-        seed: of the draw.
-    """
-    rows = rows.with_columns(pl.col("split").fill_null("train"))
-    splits = rows["split"].to_list()
-    train = rows.select("label", "split").with_row_index("row").filter(pl.col("split") == "train")
-    members = train.group_by("label", maintain_order=True).agg("row")
-    for label, row_numbers in members.iter_rows():
-        order = list(row_numbers)
-        count = len(order)
-        random.Random(f"{seed}/{label}").shuffle(order)
-        for split in ("test", "val"):
-            share = shares.get(split, 0.0)
-            wanted = max(1, int(share * count + 0.5)) if share else 0
-            for _ in range(min(wanted, len(order) - 1)):
-                splits[order.pop()] = split
-    return rows.with_columns(pl.Series("split", splits, dtype=pl.String))
 
 
 def _drawn_note(rows: pl.DataFrame, drawn: dict[str, float], seed: int) -> str:

@@ -1,0 +1,353 @@
+"""Which of the user's folders are splits, which are classes, and which are neither.
+
+The rule, for the folders of the system and of tools left out:
+
+1. ``train`` with class folders in it and a folder of another split beside it are splits; so is
+   ``train`` alone, or beside folders that are named as unlabelled. Names may share a word
+   (``seg_train``, ``seg_test``) and be wrapped (``train/train/<class>``). All other folders, and
+   split folders without class folders, are left out.
+2. A single folder that holds nothing but folders is looked into instead.
+3. Otherwise every folder is a class, but for those named for validation or test images.
+
+Where folders fit no reading, or two, it is an error that names them.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterable, Sequence, Set
+from dataclasses import dataclass
+from pathlib import Path
+
+from capt_core.data.readers.listing import SPLIT_WORDS
+from capt_core.data.scan import find_images, holds_images, own_images, subfolders, system_folders
+from capt_core.errors import CaptError, shown
+from capt_core.text import name_key, normal
+
+_UNLABELLED = {"demo", "extra", "example", "examples", "inference", "pred", "predict", "prediction"}
+_UNLABELLED |= {"predictions", "sample", "samples", "submission", "unlabeled", "unlabelled"}
+_KINDS_OF_FILES = {"annotations", "annotation", "bboxes", "images", "imgs", "img", "image", "jpg"}
+_KINDS_OF_FILES |= {"jpegimages", "labels", "mask", "masks", "photos", "pictures", "segmentations"}
+_IMAGE_FOLDERS = {"images", "imgs", "img", "image", "jpegimages", "photos", "pictures"}
+_PLAIN_WORDS = _IMAGE_FOLDERS | {"data", "dataset", "folder", "set", "split"}
+_DEEPEST = 8
+_NAMED = 4
+
+
+@dataclass(frozen=True)
+class Folders:
+    """How folders are read.
+
+    Attributes:
+        layout: `class_folders` or `split_folders`.
+        parts: folders that hold class folders, relative to the root, each with its split or None.
+        without: folders directly in a part that are no classes.
+        notes: lines that the user should read.
+    """
+
+    layout: str
+    parts: dict[str, str | None]
+    without: frozenset[str] = frozenset()
+    notes: Sequence[str] = ()
+
+
+def split_word(name: str) -> tuple[str, str] | None:
+    """The split that a folder's name stands for, and the words beside it; None if there is none.
+
+    ``Train``, ``train_images`` and ``trainval`` are (train, ""), ``val2017`` is (val, ""),
+    ``seg_test`` (test, "seg").
+    """
+    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", normal(name))
+    words = re.findall(r"[^\W\d_]+", spaced.lower())
+    found = [(word, _split_of(word)) for word in words]
+    splits = {split for _, split in found if split}
+    rest = " ".join(word for word, split in found if not split and word not in _PLAIN_WORDS)
+    if splits == {"train", "val"}:
+        return "train", rest
+    return (splits.pop(), rest) if len(splits) == 1 else None
+
+
+def find_folders(root: Path) -> Folders:
+    """Decide how the folders below a folder are read.
+
+    Raises:
+        CaptError: they fit no reading, or two; the message names the settings that choose one.
+    """
+    here = ""
+    outside: list[str] = []
+    for _ in range(_DEEPEST):
+        full = _full(root / here)
+        group = _group(full)
+        if _are_splits(root, here, full, group):
+            return _splits(root, here, full, group, outside)
+        only = _wrapping(root, here, full)
+        if only is None:
+            return _classes(root, here, full, group, outside)
+        outside += [*_counted(root / here, full, {only}), *_loose(root / here)]
+        here = _join(here, only)
+    raise CaptError(f"{root}: folders within folders, {_DEEPEST} deep; set data.root to {here}")
+
+
+def every_folder(root: Path) -> Folders:
+    """Every folder directly in the root read as a class."""
+    return Folders("class_folders", {"": None})
+
+
+def split_folders(root: Path) -> Folders:
+    """Folders named for splits read as such, whatever else is there.
+
+    Raises:
+        CaptError: there are none with class folders, or two stand for one split.
+    """
+    here = ""
+    outside: list[str] = []
+    for _ in range(_DEEPEST):
+        full = _full(root / here)
+        group = _group(full)
+        if "train" in group.values():
+            return _splits(root, here, full, group, outside)
+        if len(full) != 1:
+            break
+        outside += _loose(root / here)
+        here = _join(here, full[0])
+    raise CaptError(f"{root}: expected the folders train, val and test, with class folders in them")
+
+
+def count_images(folder: Path) -> str:
+    """How many images are in a folder and below it, in words."""
+    return images(len(find_images(folder).images))
+
+
+def images(count: int) -> str:
+    return f"{count} image" if count == 1 else f"{count} images"
+
+
+def listed(names: Iterable[str], most: int = _NAMED) -> str:
+    """The first names, on one short line."""
+    found = [shown(name, 62)[1:-1] for name in names]
+    more = f" and {len(found) - most} more" if len(found) > most else ""
+    return ", ".join(found[:most]) + more
+
+
+def _are_splits(root: Path, here: str, full: Sequence[str], group: dict[str, str]) -> bool:
+    """Whether folders named for splits are splits, and not classes.
+
+    Raises:
+        CaptError: they may be either, or lack what splits need.
+    """
+    folder = root / here
+    splits = set(group.values())
+    sorted_into_classes = {name for name in group if _is_parent(root / _join(here, name))}
+    others = [name for name in full if name not in group]
+    if "train" not in splits:
+        if len(full) > 1 and group and (not others or sorted_into_classes):
+            raise CaptError(
+                f"{folder}: {listed(group)}, but no folder train; rename the one to train on, or "
+                "--set data.layout=class_folders if they are classes"
+            )
+        return False
+    if any(group[name] == "train" for name in sorted_into_classes):
+        if len(splits) > 1 or all(_is_unlabelled(name) for name in others):
+            return True
+        train = next(name for name in group if group[name] == "train")
+        raise CaptError(
+            f"{folder}: {train} may be the training images, its folders being the classes, or a "
+            f"class beside {listed(others)}; --set data.layout=split_folders reads {train} alone, "
+            "--set data.layout=class_folders makes a class of every folder"
+        )
+    if len(splits) > 1 or not others:
+        raise _unsorted(folder, group)
+    return False
+
+
+def _wrapping(root: Path, here: str, full: Sequence[str]) -> str | None:
+    """The one folder that holds the class or split folders, if the folders here are neither.
+
+    Raises:
+        CaptError: they are none, but there is not one such folder; splits within several folders.
+    """
+    folder = root / here
+    if all(name_key(name) in _KINDS_OF_FILES for name in full) and len(full) > 1:
+        holding = [name for name in full if name_key(name) in _IMAGE_FOLDERS]
+        if len(holding) == 1 and _is_parent(folder / holding[0]):
+            return holding[0]
+        raise CaptError(
+            f"{folder}: {listed(full)} are not named for classes; set data.root to the one that "
+            "holds a folder per class, or --set data.layout=class_folders if they are classes"
+        )
+    if len(full) == 1 and _is_parent(folder / full[0]) and not own_images(folder / full[0]):
+        return full[0]
+    for name in full if len(full) > 1 else ():
+        inside = _group(_full(folder / name))
+        if len(set(inside.values())) > 1 and "train" in inside.values():
+            raise CaptError(
+                f"{folder / name}: holds {listed(inside)}, and other folders are beside it; "
+                f"--set {shlex.quote(f'data.root={folder / name}')} reads it alone; where it is a "
+                "class whose images are to be split anew, --set data.layout=class_folders"
+            )
+    return None
+
+
+def _classes(
+    root: Path, here: str, full: Sequence[str], group: dict[str, str], outside: Sequence[str]
+) -> Folders:
+    """Every folder a class, but those named for validation or test images."""
+    folder = root / here
+    if not subfolders(folder):
+        raise _nothing(folder)
+    splits = {name for name in group if group[name] != "train"} if len(full) > 1 else set()
+    classes = [name for name in full if name not in splits]
+    notes = []
+    left = [*_counted(folder, full, set(classes)), *_loose(folder), *outside]
+    if left or here:
+        notes.append(
+            f"read as class_folders: the {_folders(len(classes))} in {shown(str(folder), 80)}"
+            + (f"; left out: {listed(left)}" if left else "")
+            + ("; --set data.layout=class_folders makes a class of every folder" if splits else "")
+        )
+    odd = [name for name in classes if _is_unlabelled(name) or split_word(name)]
+    if odd and len(classes) > 1:
+        away = shlex.join(["mv", str(folder / odd[0]), str(folder / f"_{odd[0]}")])
+        notes.append(f"{listed(odd)}: read as a class; if it is none, leave it out with: {away}")
+    deeper = [_join(name, below) for name in classes for below in _full(folder / name)]
+    if deeper:
+        notes.append(
+            f"{_folders(len(deeper))} within class folders ({listed(deeper, 2)}) belong to the "
+            "class above; to make them classes, list the images in a table"
+        )
+    return Folders("class_folders", {here: None}, frozenset(splits), notes)
+
+
+def _splits(
+    root: Path, here: str, full: Sequence[str], group: dict[str, str], outside: Sequence[str]
+) -> Folders:
+    """Folders of one group as splits; the note says what they are and what is left out."""
+    folder = root / here
+    parts = {name: _unwrapped(root, _join(here, name)) for name in group}
+    inside = {name: _full(root / part) for name, part in parts.items()}
+    train = [name for name in group if group[name] == "train"]
+    trained = {name_key(label) for name in train for label in inside[name]}
+    used: dict[str, str] = {}
+    for name, labels in inside.items():
+        # test/test/*.jpg: the one folder wraps unsorted images, it is not a class.
+        if len(labels) > 1 or (labels and name_key(labels[0]) in trained):
+            used[name] = group[name]
+    if "train" not in used.values():
+        raise _unsorted(folder, group)
+    for split in used.values():
+        twice = [name for name in used if used[name] == split]
+        if len(twice) > 1:
+            raise CaptError(
+                f"{folder}: two folders stand for one split: {listed(twice)}; merge them, or let "
+                "the name of the one to leave out begin with _"
+            )
+    left = [*_counted(folder, full, set(used)), *_loose(folder), *outside]
+    for name in used:
+        loose = own_images(root / parts[name])
+        left += [f"{images(len(loose))} directly in {parts[name]}"] if loose else []
+    plain = all(part.lower() in SPLIT_WORDS for part in (parts[name] for name in used))
+    notes = []
+    if left or not plain:
+        kinds = listed(f"{split}: {parts[name]}" for name, split in used.items())
+        notes.append(
+            f"read as split_folders ({kinds})"
+            + (f"; left out: {listed(left)}" if left else "")
+            + "; --set data.layout=class_folders makes classes of the folders instead"
+        )
+    return Folders(
+        "split_folders", {parts[name]: split for name, split in used.items()}, notes=notes
+    )
+
+
+def _unsorted(folder: Path, group: Iterable[str]) -> CaptError:
+    return CaptError(
+        f"{folder}: {listed(group)} hold no class folders; sort their images into "
+        "<split>/<class>/, list them in a table with the columns path and label, or, where they "
+        "are classes themselves, --set data.layout=class_folders"
+    )
+
+
+def _group(names: Sequence[str]) -> dict[str, str]:
+    """Folders that are splits of one set: those with the same words beside the split's."""
+    groups: dict[str, dict[str, str]] = {}
+    for name in names:
+        if found := split_word(name):
+            groups.setdefault(found[1], {})[name] = found[0]
+    plain = groups.pop("", {})
+    if "train" in plain.values():
+        return plain
+    several = [group for group in groups.values() if len({*group.values()} & {"train"}) == 1]
+    several = [
+        group
+        for group in several
+        if len(set(group.values())) > 1
+        or (len(names) > 1 and all(_is_unlabelled(name) for name in names if name not in group))
+    ]
+    return several[0] if len(several) == 1 else plain
+
+
+def _unwrapped(root: Path, part: str) -> str:
+    """The folder within a folder that holds the class folders, where single folders wrap them."""
+    for _ in range(_DEEPEST):
+        inside = _full(root / part)
+        if len(inside) != 1 or own_images(root / part):
+            break
+        inner = _join(part, inside[0])
+        if own_images(root / inner) or not _is_parent(root / inner):
+            break
+        part = inner
+    return part
+
+
+def _nothing(folder: Path) -> CaptError:
+    left = system_folders(folder)
+    passed = f" ({listed(left)}: folders of the system and of tools are left out)" if left else ""
+    if own_images(folder):
+        return CaptError(
+            f"{folder}: images without class folders{passed}; put each into a folder named for its "
+            "class, or list them in a table with the columns path and label"
+        )
+    return CaptError(
+        f"{folder}: neither class folders (<class>/<image>) nor a table (.csv, .parquet) were "
+        f'found{passed}; the README describes the layouts ("Your own images")'
+    )
+
+
+def _split_of(word: str) -> str | None:
+    """The split of a word such as train, testing or valset."""
+    if word == "trainval":
+        return "train"
+    known = re.fullmatch(r"(\w+?)(?:set|data|images|imgs)?", word)
+    return SPLIT_WORDS.get(word) or (SPLIT_WORDS.get(known[1]) if known else None)
+
+
+def _is_unlabelled(name: str) -> bool:
+    return any(word in _UNLABELLED for word in re.findall(r"[^\W\d_]+", normal(name).lower()))
+
+
+def _is_parent(folder: Path) -> bool:
+    return bool(_full(folder))
+
+
+def _full(folder: Path) -> list[str]:
+    """Folders in a folder that hold images, at any depth."""
+    return [name for name in subfolders(folder) if holds_images(folder / name)]
+
+
+def _counted(folder: Path, names: Iterable[str], used: Set[str]) -> list[str]:
+    """The folders that are not used, each with its number of images."""
+    return [f"{name} ({count_images(folder / name)})" for name in names if name not in used]
+
+
+def _loose(folder: Path) -> list[str]:
+    loose = own_images(folder)
+    return [f"{images(len(loose))} beside the folders"] if loose else []
+
+
+def _folders(count: int) -> str:
+    return f"{count} folder" if count == 1 else f"{count} folders"
+
+
+def _join(folder: str, name: str) -> str:
+    return f"{folder}/{name}" if folder else name

@@ -126,14 +126,28 @@ def can_hold_images(table: Table, column: str) -> bool:
     return _is_binary(kind)
 
 
-def holds_images(path: Path) -> bool:
+def is_nested(table: Table) -> bool:
+    """Whether columns hold other columns."""
+    import pyarrow as pa
+
+    return any(pa.types.is_struct(field.type) for field in table.schema)
+
+
+def holds_images(path: Path, column: str | None = None) -> bool:
     """Whether a Parquet or Arrow file holds images, not only the paths of some.
+
+    Args:
+        path: of the file.
+        column: of the images, if it is known.
 
     Raises:
         CaptError: not a readable file of this kind.
     """
     table = open_table(path)
-    return any(not table.without_bytes(column) for column in image_columns(table))
+    found = image_columns(table)
+    if column is not None:
+        found = [column] if can_hold_images(table, column) else []
+    return any(not table.without_bytes(name) for name in found)
 
 
 def read_row(path: Path) -> bytes:
@@ -257,9 +271,8 @@ class _Arrow:
     def without_bytes(self, column: str) -> bool:
         place = self.schema.get_field_index(column)
         columns = [batch.column(place) for batch in self._batches]
-        return bool(columns) and all(
-            array.field("bytes").null_count == len(array) for array in columns
-        )
+        empty = [array.field("bytes").null_count == len(array) for array in columns]
+        return bool(empty) and all(empty)
 
 
 def _cells(path: Path, column: str, read: Any) -> list[Any]:

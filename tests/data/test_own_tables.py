@@ -113,7 +113,7 @@ def test_tables_named_for_splits(tmp_path: Path) -> None:
         ("path,label\n,x\nb.png,x\n", "line 2: an empty path"),
         ("path,label\na.png,\nb.png,x\n", "line 2: 'a.png' has no label"),
         ("path,label,split\na.png,x,test\n", "no training images"),
-        ("path,label\n", "no images found"),
+        ("path,label\n", "a table without rows"),
         ("", "an empty table; expected a header"),
     ],
 )

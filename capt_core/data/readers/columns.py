@@ -5,18 +5,36 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
-from capt_core.errors import CaptError, shown
+from capt_core.errors import CaptError, reason, shown
 
-PATH_COLUMNS = ("path", "file", "filename", "file_name", "filepath", "file_path", "image_path")
+PATH_COLUMNS: tuple[str, ...] = (
+    "path",
+    "file",
+    "filename",
+    "file_name",
+    "filepath",
+    "file_path",
+    "image_path",
+)
 PATH_COLUMNS += ("image_file", "image_name", "image")
-LABEL_COLUMNS = ("label", "class", "class_name", "category", "target", "labels", "classname")
+LABEL_COLUMNS: tuple[str, ...] = (
+    "label",
+    "class",
+    "class_name",
+    "category",
+    "target",
+    "labels",
+    "classname",
+)
 LABEL_COLUMNS += ("label_name", "category_name", "class_label", "class_id", "label_id")
 LABEL_COLUMNS += ("category_id",)
-SPLIT_COLUMNS = ("split", "set", "subset", "partition")
-_LIKE_LABELS = re.compile(r"(?:.*[ _-])?(?:label|class|category)s?(?:[ _-](?:id|name|idx))?", re.I)
+SPLIT_COLUMNS: tuple[str, ...] = ("split", "set", "subset", "partition")
+_LIKE_LABELS = re.compile(r"(?:.*[ ._-])?(?:label|class|category)s?(?:[ _-](?:id|name|idx))?", re.I)
 _CODE = re.compile(r"[+-]?\d+(?:\.\d*)?|n\d{8}")
 _WHOLE = re.compile(r"[+-]?\d+(?:\.0*)?")
 _LIST = re.compile(r"\[(.*)\]", re.S)
@@ -181,3 +199,49 @@ def without_fraction(labels: Sequence[str | None]) -> list[str | None]:
     if not all(label is None or _WHOLE.fullmatch(label) for label in labels):
         return list(labels)
     return [label if label is None else label.partition(".")[0] for label in labels]
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Labels of the rows of a table.
+
+    Attributes:
+        column: that they are taken from.
+        texts: the labels; None: none given.
+        problems: row to what is wrong with it.
+        notes: lines that the user should read.
+    """
+
+    column: str
+    texts: list[str | None]
+    problems: dict[int, str]
+    notes: list[str]
+
+
+def read_labels(
+    cells: Mapping[str, Sequence[Any]], names: Mapping[str, Sequence[str] | None], path: Path
+) -> Labels:
+    """Labels of the column to take.
+
+    Args:
+        cells: columns that may hold the labels, the likeliest first.
+        names: of the numbers in each column; None: they have none.
+        path: of the table, for messages.
+
+    Raises:
+        CaptError: see `choose_label`.
+    """
+    labels: dict[str, list[str | None]] = {}
+    problems: dict[str, dict[int, str]] = {name: {} for name in cells}
+    for name, column in cells.items():
+        read = label_reader(names.get(name))
+        texts: list[str | None] = []
+        for row, cell in enumerate(column):
+            try:
+                texts.append(read(cell))
+            except ValueError as error:
+                problems[name][row] = reason(error)
+                texts.append(None)
+        labels[name] = texts if names.get(name) else without_fraction(texts)
+    taken, note = choose_label(labels, path)
+    return Labels(taken, labels[taken], problems[taken], [note] if note else [])

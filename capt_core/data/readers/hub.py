@@ -12,14 +12,14 @@ from typing import Any
 
 import yaml
 
-from capt_core.data.parquet_images import TABLE_ENDINGS, holds_images
+from capt_core.data.parquet_images import TABLE_ENDINGS, Table, features, holds_images
 from capt_core.data.readers.listing import SPLIT_WORDS
-from capt_core.data.readers.tables import split_of_file, split_of_name
+from capt_core.data.readers.table_files import split_of_name
 from capt_core.data.scan import find_images
 from capt_core.errors import CaptError
 
 _METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
-_DEPTH = 2  # folders of configs and of splits
+_DEPTH = 4  # of the folders of configs, versions and splits
 _LARGEST_TEXT = 16 * 1024**2
 
 
@@ -60,16 +60,6 @@ def metadata_tables(root: Path) -> list[Path]:
     return [path for path in places if path.is_file()]
 
 
-def is_one_set(files: Sequence[Path], root: Path) -> bool:
-    """Whether tables are the parts of one: named for splits, or alike but for a number."""
-    if len({path.suffix.lower() for path in files}) > 1:
-        return False
-    if all(split_of_file(path, root) for path in files):
-        return True
-    stems = {re.sub(r"\d+", "0", path.stem) for path in files}
-    return len(stems) == 1 and files[0].suffix.lower() in TABLE_ENDINGS
-
-
 def class_label_names(feature: object) -> list[str] | None:
     """Names of a ``ClassLabel``, also of one in a list; None for another type."""
     while isinstance(feature, list) and len(feature) == 1:
@@ -79,6 +69,40 @@ def class_label_names(feature: object) -> list[str] | None:
     if not isinstance(feature, dict) or feature.get("_type") != "ClassLabel":
         return None
     return _names(feature.get("names"))
+
+
+def label_names(
+    path: Path, root: Path, columns: Sequence[str], table: Table | None = None
+) -> tuple[dict[str, list[str]], list[str]]:
+    """Names of the numbers in columns of labels, by column, and a line if they stand elsewhere.
+
+    Args:
+        path: of the table.
+        root: folder above it, up to which names are looked for.
+        columns: that may hold the labels.
+        table: the opened table, if it is one with Hugging Face metadata.
+
+    Raises:
+        CaptError: its metadata is damaged.
+    """
+    declared = {} if table is None else class_labels(table)
+    if declared:
+        return {name: declared[name] for name in columns if name in declared}, []
+    beside = names_beside(path, root, columns)
+    if beside is None:
+        return {}, []
+    column, names, source = beside
+    return {column: names}, [f"names of the classes are taken from {source}"]
+
+
+def class_labels(table: Table) -> dict[str, list[str]]:
+    """Columns that a table's metadata declares as labels, with their names.
+
+    Raises:
+        CaptError: the metadata is damaged.
+    """
+    named = ((name, class_label_names(kind)) for name, kind in features(table).items())
+    return {name: names for name, names in named if names and name in table.schema.names}
 
 
 def names_beside(

@@ -10,7 +10,6 @@ from capt_core.data.parquet_images import (
     IMAGE_COLUMNS,
     Table,
     can_hold_images,
-    features,
     image_columns,
     open_table,
     row_path,
@@ -22,11 +21,12 @@ from capt_core.data.readers.columns import (
     columns_of,
     label_columns,
     no_label_column,
+    read_labels,
     refuse_twice,
 )
-from capt_core.data.readers.hub import class_label_names, names_beside
+from capt_core.data.readers.hub import class_labels, label_names
 from capt_core.data.readers.listing import Listing, listing_rows
-from capt_core.data.readers.tables import file_splits, read_labels, row_split
+from capt_core.data.readers.table_files import file_splits, row_split
 from capt_core.data.splits import Rejects
 from capt_core.errors import CaptError, shown
 from capt_core.params import Data
@@ -119,11 +119,7 @@ def _columns(table: Table, root: Path, data: Data) -> _Columns:
             f"{path}: no column of images ({', '.join(IMAGE_COLUMNS[:3])}, ...) in bytes; "
             f"{columns_of(columns)}; name it with --set data.image_column=COLUMN"
         )
-    declared = {
-        name: names
-        for name, feature in features(table).items()
-        if name in columns and (names := class_label_names(feature)) is not None
-    }
+    declared = class_labels(table)
     candidates = label_columns(columns, list(declared))
     if data.label_column:
         candidates = [chosen_column(columns, data.label_column, "data.label_column", path)]
@@ -132,13 +128,8 @@ def _columns(table: Table, root: Path, data: Data) -> _Columns:
     candidates = [name for name in candidates if name not in images]
     if not candidates:
         raise no_label_column(columns, path)
-    labels: dict[str, list[str] | None] = {name: declared.get(name) for name in candidates}
-    notes = []
-    beside = names_beside(path, root, candidates) if not declared else None
-    if beside is not None:
-        column, names, source = beside
-        labels[column] = names
-        notes.append(f"names of the classes are taken from {source}")
+    named, notes = label_names(path, root, candidates, table)
+    labels = {name: named.get(name) for name in candidates}
     split = column_named(columns, SPLIT_COLUMNS)
     for name in (*candidates, *([split] if split else [])):
         refuse_twice(columns, name, path)

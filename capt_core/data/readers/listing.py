@@ -53,7 +53,7 @@ def to_split(listing: Listing, where: str, data: Data, rejects: Rejects) -> Spli
     """
     rows = _usable(listing, where, rejects)
     if not len(rows):
-        raise CaptError(f"{where}: no images found; known endings are .jpg, .png, .webp and others")
+        raise _nothing_listed(listing, where, rejects)
     labels = listing.labels if listing.labels is not None else sorted_labels(rows["label"].unique())
     counts = dict(rows.group_by("label").len().iter_rows())
     missing = {"val", "test"} - set(rows["split"].drop_nulls().unique())
@@ -85,6 +85,16 @@ def to_split(listing: Listing, where: str, data: Data, rejects: Rejects) -> Spli
     if not (samples["split"] == "train").any():
         raise CaptError(f"{where}: no training images; name a split train, or give no splits")
     return SplitData(in_split_order(samples), kept, notes=notes)
+
+
+def _nothing_listed(listing: Listing, where: str, rejects: Rejects) -> CaptError:
+    left_out = rejects.frame()
+    if len(left_out):
+        first = left_out["reason"][0]
+        return CaptError(f"{where}: all {len(left_out)} rows are left out, the first one: {first}")
+    if listing.place is not None:
+        return CaptError(f"{where}: a table without rows; give it one per image")
+    return CaptError(f"{where}: no images found; known endings are .jpg, .png, .webp and others")
 
 
 def sorted_labels(labels: Iterable[str]) -> list[str]:

@@ -11,9 +11,10 @@ import polars as pl
 
 from capt_core.data.parquet_images import TABLE_ENDINGS, holds_images
 from capt_core.data.readers import beside
+from capt_core.data.readers.annotations import find_annotations
 from capt_core.data.readers.folders import read_folders
 from capt_core.data.readers.foreign import foreign_layout
-from capt_core.data.readers.hub import hub_tables, is_one_set, metadata_tables
+from capt_core.data.readers.hub import hub_tables, metadata_tables
 from capt_core.data.readers.image_tables import read_image_tables
 from capt_core.data.readers.layouts import (
     Folders,
@@ -24,9 +25,11 @@ from capt_core.data.readers.layouts import (
 )
 from capt_core.data.readers.listing import to_split
 from capt_core.data.readers.split_json import read_split_json
+from capt_core.data.readers.table_files import is_one_set
 from capt_core.data.readers.tables import lists_images, read_tables
 from capt_core.data.readers.text_tables import TEXT_ENDINGS
 from capt_core.data.scan import files_in, subfolders
+from capt_core.data.scan import holds_images as has_images
 from capt_core.data.splits import Rejects, SplitData
 from capt_core.errors import CaptError
 from capt_core.params import Data
@@ -92,10 +95,14 @@ def _reading(source: Path, root: Path, data: Data) -> _Reading:
         _check_one_set(root, files)
         return _Reading(data.layout, None, files)
     if source.is_file() or data.table is not None:
-        return _Reading(_layout_of(files[0]), None, files)
+        return _Reading(_layout_of(files[0], data), None, files)
     foreign = None if files else foreign_layout(root)
     if foreign is not None:
         raise CaptError(f"{root}: {foreign}")
+    if files and find_annotations(root) is not None:
+        # The folders are those of another tool, the table was made of its annotations.
+        _check_one_set(root, files)
+        return _Reading(_layout_of(files[0], data), None, files)
     try:
         folders: Folders | None = find_folders(root)
     except CaptError:
@@ -104,7 +111,7 @@ def _reading(source: Path, root: Path, data: Data) -> _Reading:
         folders = None
     if folders is None or (files and not _has_classes(root, folders)):
         _check_one_set(root, files)
-        return _Reading(_layout_of(files[0]), None, files)
+        return _Reading(_layout_of(files[0], data), None, files)
     return _beside_folders(root, folders, files, data)
 
 
@@ -118,14 +125,15 @@ def _beside_folders(root: Path, folders: Folders, files: Sequence[Path], data: D
     _check_one_set(root, useful)
     choice = beside.choose(useful, root, folders, data)
     if choice.tables:
-        return _Reading(_layout_of(useful[0]), None, useful, [choice.note, *notes])
+        return _Reading(_layout_of(useful[0], data), None, useful, [choice.note, *notes])
     return _Reading(folders.layout, folders, notes=[choice.note, *notes])
 
 
 def _has_classes(root: Path, folders: Folders) -> bool:
     """Whether there are several class folders; one may as well hold the images of a table."""
     return folders.layout == "split_folders" or any(
-        len(subfolders(root / part)) > 1 for part in folders.parts
+        sum(has_images(root / part / name) for name in subfolders(root / part)) > 1
+        for part in folders.parts
     )
 
 
@@ -167,7 +175,7 @@ def _check_one_set(root: Path, files: list[Path]) -> None:
         )
 
 
-def _layout_of(path: Path) -> str:
+def _layout_of(path: Path, data: Data) -> str:
     """The layout of a file."""
     ending = path.suffix.lower()
     if ending == ".json":
@@ -176,7 +184,11 @@ def _layout_of(path: Path) -> str:
         raise CaptError(
             f"{path}: expected a folder, or a file ending in .csv, .tsv, .jsonl, .parquet or .json"
         )
-    return "image_table" if ending in TABLE_ENDINGS and holds_images(path) else "table"
+    return (
+        "image_table"
+        if ending in TABLE_ENDINGS and holds_images(path, data.image_column)
+        else "table"
+    )
 
 
 def _with_image_folder(data: SplitData, root: Path, split: Path) -> SplitData:

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from capt_core.data.splits import SPLITS, Rejects, SplitData, path_problem, sample_frame
-from capt_core.errors import CaptError
+from capt_core.errors import CaptError, reason, shown
 
 
 def read_split_json(path: Path, rejects: Rejects) -> SplitData:
@@ -28,18 +28,23 @@ def read_split_json(path: Path, rejects: Rejects) -> SplitData:
         for row, entry in enumerate(document[split]):
             where = f"{path}: {split}[{row}]"
             if not _is_entry(entry):
-                raise CaptError(f"{where}: expected [path, label, class name], found {entry!r}")
+                raise CaptError(
+                    f"{where}: expected [path, label, class name], found {shown(entry)}"
+                )
             image, label, name = entry
             if split != "train" and label not in names:
-                raise CaptError(f"{where}: label {label} ({name}) has no training images")
+                raise CaptError(
+                    f"{where}: label {shown(label)} ({shown(name)[1:-1]}) has no training images"
+                )
             if names.setdefault(label, name) != name:
                 raise CaptError(
-                    f"{where}: label {label} is called {name!r} here, {names[label]!r} before"
+                    f"{where}: label {shown(label)} is called {shown(name)} here, "
+                    f"{shown(names[label])} before"
                 )
             problem = path_problem(image)
             key = PurePosixPath(image).as_posix() if "//" in image or "./" in image else image
             if key in seen:
-                problem = f"{image!r} is listed a second time (first as {seen[key]})"
+                problem = f"{shown(image)} is listed a second time (first as {seen[key]})"
             if problem:
                 rejects.add(where, (image, label, name, split), problem, "correct the split file")
                 continue
@@ -48,7 +53,9 @@ def read_split_json(path: Path, rejects: Rejects) -> SplitData:
             labels.append(label)
             splits.append(split)
     if names and min(names) < 0:
-        raise CaptError(f"{path}: label {min(names)} ({names[min(names)]}) is less than 0")
+        raise CaptError(
+            f"{path}: label {shown(min(names))} ({shown(names[min(names)])[1:-1]}) is less than 0"
+        )
     missing = sorted(set(range(len(names))) - set(names))
     if missing:
         raise CaptError(f"{path}: labels must run from 0 without gaps; {missing[0]} is missing")
@@ -59,12 +66,14 @@ def _read(path: Path) -> Mapping[str, list[Any]]:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise CaptError(f"{path}: not a readable split file ({error}); get it again") from error
+        raise CaptError(
+            f"{path}: not a readable split file ({reason(error)}); get it again"
+        ) from error
     if not isinstance(document, Mapping) or any(split not in document for split in SPLITS):
         raise CaptError(f"{path}: expected the keys train, val and test")
     for split in SPLITS:
         if not isinstance(document[split], list):
-            raise CaptError(f"{path}: {split}: expected a list, found {document[split]!r}")
+            raise CaptError(f"{path}: {split}: expected a list, found {shown(document[split])}")
     return document
 
 

@@ -4,32 +4,33 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import polars as pl
 
-from capt_core.data.parquet_images import open_table
+from capt_core.data.parquet_images import TABLE_ENDINGS, can_hold_images, is_nested, open_table
 from capt_core.data.readers.columns import (
     LABEL_COLUMNS,
     PATH_COLUMNS,
     SPLIT_COLUMNS,
-    choose_label,
     chosen_column,
     column_named,
     columns_of,
     label_columns,
-    label_reader,
     no_label_column,
+    read_labels,
     refuse_twice,
-    without_fraction,
 )
+from capt_core.data.readers.hub import label_names
 from capt_core.data.readers.listing import SPLIT_WORDS, Listing, listing_rows
+from capt_core.data.readers.table_files import file_splits, row_split
 from capt_core.data.readers.text_tables import TEXT_ENDINGS, read_text_columns, text_columns
 from capt_core.data.splits import Rejects
-from capt_core.errors import CaptError, reason, shown
+from capt_core.errors import CaptError, shown
 from capt_core.params import Data
 
 _LONGEST_PATH = 4096  # of Linux
@@ -69,43 +70,13 @@ def read_tables(files: Sequence[Path], root: Path, data: Data, rejects: Rejects)
             row -= len(numbers)
         raise IndexError(row)
 
+    first, *others = tables.items()
+    for path, table in others:
+        if table.listing.labels != first[1].listing.labels:
+            raise CaptError(f"{path}: names its labels differently than {first[0]}")
     rows = pl.concat([table.listing.rows for table in tables.values()])
     notes = dict.fromkeys(note for table in tables.values() for note in table.listing.notes)
-    return _split_by_folders(Listing(rows, notes=list(notes), place=place))
-
-
-def file_splits(files: Sequence[Path], root: Path) -> dict[Path, str | None]:
-    """Each file's split by its name (``train.csv``, ``test-00000-of-00002.parquet``), or None.
-
-    Raises:
-        CaptError: several files, but not all of them named for a split.
-    """
-    splits = {path: split_of_file(path, root) for path in sorted(files)}
-    if None in splits.values() and len(files) > 1 and set(splits.values()) != {None}:
-        odd = next(path for path, split in splits.items() if split is None)
-        raise CaptError(
-            f"{odd}: other tables beside it are named for splits, this one is not; "
-            "choose one with --set data.table=FILE"
-        )
-    return splits
-
-
-def split_of_name(path: Path) -> str | None:
-    """The split that a file's name gives as a word of its own (``cifar10-train-00000``), or None.
-
-    The first word counts most; further in, words for two splits give none.
-    """
-    words = re.split(r"[^a-z0-9]+", path.name.split(".")[0].lower())
-    found = [SPLIT_WORDS[word] for word in words if word in SPLIT_WORDS]
-    if words[0] in SPLIT_WORDS:
-        return found[0]
-    return found[0] if len(set(found)) == 1 else None
-
-
-def split_of_file(path: Path, root: Path) -> str | None:
-    """The split that a file's name gives, or else the folder below `root` that it lies in."""
-    below = path.relative_to(root).parent
-    return split_of_name(path) or (split_of_name(below) if below.name else None)
+    return _split_by_folders(Listing(rows, first[1].listing.labels, list(notes), place))
 
 
 def table_columns(path: Path) -> list[str]:
@@ -130,57 +101,6 @@ def lists_images(path: Path, data: Data) -> bool:
     return bool(named and (data.label_column or column_named(columns, LABEL_COLUMNS)))
 
 
-@dataclass(frozen=True)
-class Labels:
-    """Labels of the rows of a table.
-
-    Attributes:
-        column: that they are taken from.
-        texts: the labels; None: none given.
-        problems: row to what is wrong with it.
-        notes: lines that the user should read.
-    """
-
-    column: str
-    texts: list[str | None]
-    problems: dict[int, str]
-    notes: list[str]
-
-
-def read_labels(
-    cells: Mapping[str, Sequence[Any]], names: Mapping[str, Sequence[str] | None], path: Path
-) -> Labels:
-    """Labels of the column to take.
-
-    Args:
-        cells: columns that may hold the labels, the likeliest first.
-        names: of the numbers in each column; None: they have none.
-        path: of the table, for messages.
-
-    Raises:
-        CaptError: see `choose_label`.
-    """
-    labels: dict[str, list[str | None]] = {}
-    problems: dict[str, dict[int, str]] = {name: {} for name in cells}
-    for name, column in cells.items():
-        read = label_reader(names.get(name))
-        texts: list[str | None] = []
-        for row, cell in enumerate(column):
-            try:
-                texts.append(read(cell))
-            except ValueError as error:
-                problems[name][row] = reason(error)
-                texts.append(None)
-        labels[name] = texts if names.get(name) else without_fraction(texts)
-    taken, note = choose_label(labels, path)
-    return Labels(taken, labels[taken], problems[taken], [note] if note else [])
-
-
-def row_split(word: object) -> str | None:
-    """The split that a cell of a split column names, or None."""
-    return SPLIT_WORDS.get(str(word).strip().lower())
-
-
 def _read(path: Path, root: Path, split: str | None, data: Data, rejects: Rejects) -> _Table:
     columns = table_columns(path)
     names = (
@@ -189,11 +109,7 @@ def _read(path: Path, root: Path, split: str | None, data: Data, rejects: Reject
         else column_named(columns, PATH_COLUMNS)
     )
     if names is None:
-        raise CaptError(
-            f"{path}: no column {PATH_COLUMNS[0]} (or {', '.join(PATH_COLUMNS[1:5])}, ...); "
-            f"{columns_of(columns)}; name it with --set data.image_column=COLUMN, or use no table "
-            "with --set data.layout=class_folders"
-        )
+        raise _no_path_column(path, columns)
     candidates = (
         [chosen_column(columns, data.label_column, "data.label_column", path)]
         if data.label_column
@@ -206,7 +122,9 @@ def _read(path: Path, root: Path, split: str | None, data: Data, rejects: Reject
     for name in used:
         refuse_twice(columns, name, path)
     cells, numbers, unit = _cells(path, used)
-    found = read_labels(dict(zip(candidates, cells[1:], strict=False)), {}, path)
+    table = open_table(path) if path.suffix.lower() in TABLE_ENDINGS else None
+    named, named_notes = label_names(path, root, candidates, table)
+    found = read_labels(dict(zip(candidates, cells[1:], strict=False)), named, path)
     labels = found.texts
     below = _relative_folder(path, root)
     paths = [
@@ -227,7 +145,27 @@ def _read(path: Path, root: Path, split: str | None, data: Data, rejects: Reject
         kept = [row for row in range(len(paths)) if row not in found.problems]
         paths, words = [paths[row] for row in kept], [words[row] for row in kept]
         labels, numbers = [labels[row] for row in kept], [numbers[row] for row in kept]
-    return _Table(Listing(listing_rows(paths, labels, words), notes=found.notes), numbers, unit)
+    listing = Listing(
+        listing_rows(paths, labels, words), named.get(found.column), [*named_notes, *found.notes]
+    )
+    return _Table(listing, numbers, unit)
+
+
+def _no_path_column(path: Path, columns: Sequence[str]) -> CaptError:
+    table = open_table(path) if path.suffix.lower() in TABLE_ENDINGS else None
+    images = [name for name in columns if table is not None and can_hold_images(table, name)]
+    if table is not None and not images and is_nested(table):
+        return CaptError(
+            f"{path}: {columns_of(columns)}, with others inside; take those out: python -c "
+            '"import sys,pyarrow.parquet as q;f=sys.argv[1];t=q.read_table(f).flatten();'
+            "q.write_table(t.rename_columns([c.split('.')[-1] for c in t.column_names]),f)\" "
+            f"{shlex.quote(str(path))}"
+        )
+    return CaptError(
+        f"{path}: no column {PATH_COLUMNS[0]} (or {', '.join(PATH_COLUMNS[1:5])}, ...); "
+        f"{columns_of(columns)}; name it with --set data.image_column="
+        f"{images[0] if images else 'COLUMN'}, or use no table with --set data.layout=class_folders"
+    )
 
 
 def _cells(path: Path, names: Sequence[str]) -> tuple[list[list[Any]], Sequence[int], str]:
@@ -252,7 +190,7 @@ def _path_text(cell: Any, table: Path, column: str, place: str) -> str:
     if isinstance(cell, bytes):
         cell = cell.decode("utf-8", "replace") if len(cell) < _LONGEST_PATH else cell
     if not isinstance(cell, str | int):
-        kind = f"a {type(cell).__name__}, not a path"
+        kind = f"a {type(cell).__name__}, not a path; write the images to files, and list those"
     elif _ADDRESS.match(str(cell)):
         kind = f"an address ({shown(cell, 40)}); download the images, and list their paths"
     elif len(str(cell)) > _LONGEST_PATH or _BASE64.fullmatch(str(cell)):
@@ -303,10 +241,3 @@ def _split_by_folders(listing: Listing) -> Listing:
     splits = tops.replace_strict(named, return_dtype=pl.String).alias("split")
     note = f"splits are the first folders of the paths: {', '.join(sorted(map(str, named)))}"
     return replace(listing, rows=rows.with_columns(splits), notes=[*listing.notes, note])
-
-
-def tables_in(folder: Path, endings: Sequence[str]) -> Iterator[Path]:
-    """Tables in a folder, in the order of their names; hidden files are left out."""
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in endings and not path.name.startswith(".") and path.is_file():
-            yield path

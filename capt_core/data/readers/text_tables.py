@@ -82,8 +82,8 @@ def read_text_columns(path: Path, wanted: Sequence[str]) -> tuple[list[list[Any]
             continue
         if len(fields) < least or any(field.strip() for field in fields[len(columns) :]):
             raise CaptError(
-                f"{path}: line {line}: {len(fields)} fields, the header has {len(columns)}; "
-                f"quote a field that holds {_spelled(form.delimiter)}"
+                f"{path}: line {line}: fields: {len(fields)}, the header has {len(columns)}; quote "
+                f"a field that holds {_spelled(form.delimiter)}"
             )
         lines.append(line)
         for column, place in zip(values, places, strict=True):
@@ -110,13 +110,14 @@ def _header(path: Path, fields: Sequence[str]) -> list[str]:
 
 def _format(path: Path) -> _Format:
     """The delimiter whose header names most known columns, then the most columns."""
+    number = 0
     for number, line in enumerate(_lines(path), start=1):
         stated = re.fullmatch(r"\ufeff?\"?sep=(.)\"?\s*", line)
         if stated:  # as Excel writes it
             return _Format(stated[1], number + 1)
         if line.strip() and not (line.startswith("#") and not _known(line)):
             return _Format(max(_DELIMITERS, key=lambda mark: _score(line, mark)), number)
-    return _Format(",", 1)
+    return _Format(",", number + 1)
 
 
 def _known(line: str) -> bool:
@@ -154,7 +155,8 @@ def _rows(path: Path, form: _Format, used: Sequence[int]) -> Iterator[tuple[int,
             return
         except csv.Error as error:
             raise CaptError(
-                f"{path}: line {start}: {reason(error)}; close or double its quotation marks"
+                f"{path}: line {start}: a field of more than {csv.field_size_limit()} characters; "
+                "is a quotation mark not closed?"
             ) from error
         width = width or len(fields)
         _check_line_breaks(path, start, fields, held, form.delimiter, used, width)

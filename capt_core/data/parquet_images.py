@@ -232,7 +232,7 @@ class _Parquet:
                 return False
             if chunk.statistics.null_count < group.num_rows:
                 return False
-        return metadata.num_rows > 0
+        return bool(metadata.num_rows)
 
 
 class _Arrow:

@@ -113,7 +113,7 @@ def test_settings_name_the_columns(tmp_path: Path) -> None:
 def test_rows_of_which_none_is_left_say_why(tmp_path: Path) -> None:
     content = "path,label\na.png,nan\nb.png,\n"
     refused = refusal(classes, tmp_path, content, on_bad_image="quarantine")
-    assert "all 2 rows are left out, the first one: 'a.png' has no label" in refused
+    assert "all 2 are left out, the first as 'a.png' has no label" in refused
 
 
 def test_the_table_of_a_later_split_is_named(tmp_path: Path) -> None:

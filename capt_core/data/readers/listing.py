@@ -91,7 +91,9 @@ def _nothing_listed(listing: Listing, where: str, rejects: Rejects) -> CaptError
     left_out = rejects.frame()
     if len(left_out):
         first = left_out["reason"][0]
-        return CaptError(f"{where}: all {len(left_out)} rows are left out, the first one: {first}")
+        return CaptError(
+            f"{where}: no images are left: all {len(left_out)} are left out, the first as {first}"
+        )
     if listing.place is not None:
         return CaptError(f"{where}: a table without rows; give it one per image")
     return CaptError(f"{where}: no images found; known endings are .jpg, .png, .webp and others")

@@ -17,9 +17,10 @@ import polars as pl
 
 from capt_core.data.parquet_images import image_column, open_table
 from capt_core.data.readers.folders import read_folders
-from capt_core.data.readers.layouts import Folders, listed
+from capt_core.data.readers.layouts import Folders, count_images, listed
 from capt_core.data.readers.listing import SPLIT_WORDS, Listing
 from capt_core.data.readers.tables import LABEL_COLUMNS, PATH_COLUMNS, column_named, read_tables
+from capt_core.data.scan import holds_images, subfolders
 from capt_core.data.splits import SPLITS, Rejects
 from capt_core.errors import CaptError
 from capt_core.text import normal
@@ -102,6 +103,18 @@ def split_paths_notes(rows: pl.DataFrame) -> list[str]:
         f"the table has no column split: splits are drawn anew, whatever {listed(words)} in its "
         "paths say; add the column to keep them"
     ]
+
+
+def unlisted_folders(root: Path, rows: pl.DataFrame) -> list[str]:
+    """A line on folders beside a table that hold images, none of which it lists."""
+    tops = rows["path"].str.extract(r"^([^/]+)/").drop_nulls().unique().to_list()
+    named = {normal(top) for top in tops}
+    left = [
+        f"{name} ({count_images(root / name)})"
+        for name in subfolders(root)
+        if normal(name) not in named and holds_images(root / name)
+    ]
+    return [f"left out: {listed(left)}, of which the table lists nothing"] if left else []
 
 
 def _common(by_table: Listing, by_folders: Listing) -> pl.DataFrame:

@@ -30,7 +30,7 @@ def read_folders(root: Path, folders: Folders, rejects: Rejects) -> Listing:
     labels: set[str] = set()
     otherwise: list[str] = []
     endings: Counter[str] = Counter()
-    passed = Found()
+    passed = Found(system=[] if "" in folders.parts else system_folders(root))
     for part, split in folders.parts.items():
         named = _labels(root / part, folders.without)
         found_before = {name_key(label): label for label in sorted(labels.difference(named))}

@@ -30,11 +30,13 @@ def read_folders(root: Path, folders: Folders, rejects: Rejects) -> Listing:
     labels: set[str] = set()
     otherwise: list[str] = []
     endings: Counter[str] = Counter()
-    passed = Found(system=[] if "" in folders.parts else system_folders(root))
+    passed = Found()
+    looked_into = {above for part in folders.parts for above in (Path(part), *Path(part).parents)}
+    for folder in sorted(looked_into):
+        passed.system += system_folders(root / folder)
     for part, split in folders.parts.items():
         named = _labels(root / part, folders.without)
         found_before = {name_key(label): label for label in sorted(labels.difference(named))}
-        passed.system += system_folders(root / part)
         for label, name in named.items():
             folder = root / part / name
             if label not in labels and name_key(label) in found_before:

@@ -14,9 +14,10 @@ from capt_core.data.preparation import Source, draw_proctex, prepare_dataset
 from capt_core.data.readers import read_split
 from capt_core.data.registry import DATASETS, OWN_TEMPLATE, DatasetSpec
 from capt_core.data.splits import SPLITS
-from capt_core.errors import CaptError
+from capt_core.errors import CaptError, shown
 from capt_core.params import Data
 from capt_core.settings_file import validate
+from capt_core.text import clean_name
 
 OnBadImage = Literal["error", "quarantine"]
 
@@ -61,10 +62,10 @@ def open_folder(
     spec = validate(DatasetSpec, entry, str(root))
     split, image_root = read_split(spec, validate(Data, values, str(root)))
     split = replace(split, template=template or split.template)
-    base = set(split.class_names if base_classes is None else base_classes)
+    base = set(split.class_names if base_classes is None else map(clean_name, base_classes))
     for unknown in sorted(base.difference(split.class_names)):
         hint = _suggestion(unknown, split.class_names)
-        raise CaptError(f"{root}: base_classes: no class is called {unknown!r}; {hint}")
+        raise CaptError(f"{root}: base_classes: no class is called {shown(unknown)}; {hint}")
     groups = ["base" if name in base else "novel" for name in split.class_names]
     return _checked(spec, Source(split, image_root), on_bad_image, groups)
 
@@ -95,7 +96,9 @@ def open_dataset(
     spec = DATASETS.get(name)
     if spec is None:
         hint = _suggestion(name, list(DATASETS))
-        raise CaptError(f"unknown data set {name!r} (open_folder reads your own images); {hint}")
+        raise CaptError(
+            f"unknown data set {shown(name)} (open_folder reads your own images); {hint}"
+        )
     if spec.reader == "proctex":
         if folder is None:
             raise CaptError("proctex: give the argument folder, into which its images are drawn")
@@ -110,7 +113,9 @@ def open_dataset(
 
 def _suggestion(word: str, known: Sequence[str]) -> str:
     near = difflib.get_close_matches(word, known, n=1)
-    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+    if near:
+        return f"did you mean {shown(near[0])}?"
+    return f"known: {shown(', '.join(known), 200)[1:-1]}"
 
 
 def _checked(

@@ -35,7 +35,7 @@ def test_sound_files_give_nothing(tmp_path: Path) -> None:
     assert found(inspection) == {}
     assert not inspection.failed
     assert files_summary("dtd", inspection) == (
-        "dtd: 12 of 12 images in 2 classes can be used; nothing to report"
+        "dtd: 12 of 12 images in 2 classes can be used; 1 note on the listing"
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from capt_core.data.class_file import CLASS_FILE, find_class_file, read_class_file, renamed
 from capt_core.data.readers.aircraft import read_aircraft
 from capt_core.data.readers.class_folders import read_class_folders
-from capt_core.data.readers.names import numbers_note, with_paths_on_disk
+from capt_core.data.readers.names import numbers_note, untested_note, with_paths_on_disk
 from capt_core.data.readers.own import read_own
 from capt_core.data.readers.split_json import read_split_json
 from capt_core.data.registry import DatasetSpec
@@ -47,6 +47,7 @@ def read_split(spec: DatasetSpec, data: Data) -> tuple[SplitData, Path]:
     if spec.classes and len(listed.class_names) != spec.classes:
         line = f"{len(listed.class_names)} classes; the full data set has {spec.classes}"
         listed = replace(listed, notes=(*listed.notes, line))
-    if own and (telling := numbers_note(called, names or root / CLASS_FILE)):
-        listed = replace(listed, notes=(*listed.notes, telling))
+    if own:
+        lines = (numbers_note(called, names or root / CLASS_FILE), untested_note(listed))
+        listed = replace(listed, notes=(*listed.notes, *filter(None, lines)))
     return listed, images

@@ -16,9 +16,11 @@ import polars as pl
 
 from capt_core.data.parquet_images import TABLE_ENDINGS, holds_images
 from capt_core.data.readers.folders import read_folders
-from capt_core.data.readers.layouts import Folders, listed
+from capt_core.data.readers.layouts import Folders, count_images, listed
 from capt_core.data.readers.listing import SPLIT_WORDS, Listing
 from capt_core.data.readers.tables import lists_images, read_tables
+from capt_core.data.scan import holds_images as has_image_files
+from capt_core.data.scan import subfolders
 from capt_core.data.splits import SPLITS, Rejects
 from capt_core.errors import CaptError
 from capt_core.params import Data
@@ -100,6 +102,18 @@ def split_paths_notes(rows: pl.DataFrame) -> list[str]:
 
 def _with_images(path: Path) -> bool:
     return path.suffix.lower() in TABLE_ENDINGS and holds_images(path)
+
+
+def unlisted_folders(root: Path, rows: pl.DataFrame) -> list[str]:
+    """A line on folders beside a table that hold images, none of which it lists."""
+    tops = rows["path"].str.extract(r"^([^/]+)/").drop_nulls().unique().to_list()
+    named = {normal(top) for top in tops}
+    left = [
+        f"{name} ({count_images(root / name)})"
+        for name in subfolders(root)
+        if normal(name) not in named and has_image_files(root / name)
+    ]
+    return [f"left out: {listed(left)}, of which the table lists nothing"] if left else []
 
 
 def _common(by_table: Listing, by_folders: Listing) -> pl.DataFrame:

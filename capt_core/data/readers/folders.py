@@ -31,10 +31,12 @@ def read_folders(root: Path, folders: Folders, rejects: Rejects) -> Listing:
     otherwise: list[str] = []
     endings: Counter[str] = Counter()
     passed = Found()
+    looked_into = {above for part in folders.parts for above in (Path(part), *Path(part).parents)}
+    for folder in sorted(looked_into):
+        passed.system += system_folders(root / folder)
     for part, split in folders.parts.items():
         named = _labels(root / part, folders.without)
         found_before = {name_key(label): label for label in sorted(labels.difference(named))}
-        passed.system += system_folders(root / part)
         for label, name in named.items():
             folder = root / part / name
             if label not in labels and name_key(label) in found_before:

@@ -16,12 +16,13 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
 from capt_core.data.readers.listing import SPLIT_WORDS
 from capt_core.data.scan import find_images, holds_images, own_images, subfolders, system_folders
+from capt_core.data.splits import SPLITS
 from capt_core.errors import CaptError, shown
 from capt_core.text import name_key, normal
 
@@ -47,7 +48,7 @@ class Folders:
     """
 
     layout: str
-    parts: dict[str, str | None]
+    parts: Mapping[str, str | None]
     without: frozenset[str] = frozenset()
     notes: Sequence[str] = ()
 
@@ -86,7 +87,8 @@ def find_folders(root: Path) -> Folders:
             return _classes(root, here, full, group, outside)
         outside += [*_counted(root / here, full, {only}), *_loose(root / here)]
         here = _join(here, only)
-    raise CaptError(f"{root}: folders within folders, {_DEEPEST} deep; set data.root to {here}")
+    deep = shlex.quote(f"data.root={root / here}")
+    raise CaptError(f"{root}: {_DEEPEST} folders within each other; --set {deep}")
 
 
 def every_folder(root: Path) -> Folders:
@@ -168,13 +170,14 @@ def _wrapping(root: Path, here: str, full: Sequence[str]) -> str | None:
         CaptError: they are none, but there is not one such folder; splits within several folders.
     """
     folder = root / here
-    if all(name_key(name) in _KINDS_OF_FILES for name in full) and len(full) > 1:
+    if full and all(name_key(name) in _KINDS_OF_FILES for name in full):
         holding = [name for name in full if name_key(name) in _IMAGE_FOLDERS]
         if len(holding) == 1 and _is_parent(folder / holding[0]):
             return holding[0]
         raise CaptError(
-            f"{folder}: {listed(full)} are not named for classes; set data.root to the one that "
-            "holds a folder per class, or --set data.layout=class_folders if they are classes"
+            f"{folder}: {listed(full)}: no names of classes; put the images into a folder per "
+            "class, list them in a table with the columns path and label, or, where these are "
+            "classes, --set data.layout=class_folders"
         )
     if len(full) == 1 and _is_parent(folder / full[0]) and not own_images(folder / full[0]):
         return full[0]
@@ -200,22 +203,24 @@ def _classes(
     classes = [name for name in full if name not in splits]
     notes = []
     left = [*_counted(folder, full, set(classes)), *_loose(folder), *outside]
+    if splits and len(classes) < 2:
+        raise CaptError(
+            f"{folder}: {listed(sorted(splits))} may be a split or a class beside "
+            f"{listed(classes)}; --set data.layout=class_folders makes a class of every folder; or "
+            "move the images to train on into train/<class>/"
+        )
     if left or here:
         notes.append(
             f"read as class_folders: the {_folders(len(classes))} in {shown(str(folder), 80)}"
             + (f"; left out: {listed(left)}" if left else "")
             + ("; --set data.layout=class_folders makes a class of every folder" if splits else "")
         )
-    odd = [name for name in classes if _is_unlabelled(name) or split_word(name)]
+    strange = _UNLABELLED | _KINDS_OF_FILES
+    odd = [name for name in classes if name_key(name) in strange or split_word(name)]
     if odd and len(classes) > 1:
         away = shlex.join(["mv", str(folder / odd[0]), str(folder / f"_{odd[0]}")])
         notes.append(f"{listed(odd)}: read as a class; if it is none, leave it out with: {away}")
-    deeper = [_join(name, below) for name in classes for below in _full(folder / name)]
-    if deeper:
-        notes.append(
-            f"{_folders(len(deeper))} within class folders ({listed(deeper, 2)}) belong to the "
-            "class above; to make them classes, list the images in a table"
-        )
+    notes += _deeper(folder, classes)
     return Folders("class_folders", {here: None}, frozenset(splits), notes)
 
 
@@ -242,22 +247,46 @@ def _splits(
                 f"{folder}: two folders stand for one split: {listed(twice)}; merge them, or let "
                 "the name of the one to leave out begin with _"
             )
-    left = [*_counted(folder, full, set(used)), *_loose(folder), *outside]
+    whole = [name for name in used if _is_trainval(name)]
+    if whole and "val" in used.values():
+        raise CaptError(
+            f"{folder}: {listed(whole)} is named for the validation images too, and "
+            f"{listed(name for name in used if used[name] == 'val')} is beside it; let the name of "
+            "the one to leave out begin with _"
+        )
+    empty = [name for name in subfolders(folder) if name not in full and split_word(name)]
+    left = [*_counted(folder, [*full, *empty], set(used)), *_loose(folder), *outside]
     for name in used:
         loose = own_images(root / parts[name])
         left += [f"{images(len(loose))} directly in {parts[name]}"] if loose else []
     plain = all(part.lower() in SPLIT_WORDS for part in (parts[name] for name in used))
     notes = []
     if left or not plain:
-        kinds = listed(f"{split}: {parts[name]}" for name, split in used.items())
+        kinds = listed(
+            parts[name] if parts[name] == split else f"{split} from {parts[name]}"
+            for split in SPLITS
+            for name in used
+            if used[name] == split
+        )
         notes.append(
             f"read as split_folders ({kinds})"
             + (f"; left out: {listed(left)}" if left else "")
             + "; --set data.layout=class_folders makes classes of the folders instead"
         )
-    return Folders(
-        "split_folders", {parts[name]: split for name, split in used.items()}, notes=notes
-    )
+    notes += _deeper(root, (_join(parts[name], label) for name in used for label in inside[name]))
+    found = {parts[name]: split for split in SPLITS for name in used if used[name] == split}
+    return Folders("split_folders", found, notes=notes)
+
+
+def _deeper(folder: Path, classes: Iterable[str]) -> list[str]:
+    """A line on folders within class folders, if there are any."""
+    deeper = [_join(name, below) for name in classes for below in _full(folder / name)]
+    if not deeper:
+        return []
+    return [
+        f"{_folders(len(deeper))} within class folders ({listed(deeper, 2)}) belong to the class "
+        "above; to make them classes, list the images in a table"
+    ]
 
 
 def _unsorted(folder: Path, group: Iterable[str]) -> CaptError:
@@ -312,6 +341,11 @@ def _nothing(folder: Path) -> CaptError:
         f"{folder}: neither class folders (<class>/<image>) nor a table (.csv, .parquet) were "
         f'found{passed}; the README describes the layouts ("Your own images")'
     )
+
+
+def _is_trainval(name: str) -> bool:
+    words = re.findall(r"[a-z]+", name.lower())
+    return "trainval" in words or len({_split_of(word) for word in words} & {"train", "val"}) == 2
 
 
 def _split_of(word: str) -> str | None:

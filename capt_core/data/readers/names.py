@@ -45,6 +45,15 @@ def with_paths_on_disk(data: SplitData, images: Path, where: str, rejects: Rejec
     return replace(data, samples=samples.filter(~twice))
 
 
+def untested_note(data: SplitData) -> str | None:
+    """What to say of classes without test images where others have some."""
+    tested = set(data.samples.filter(split="test")["class_id"])
+    names = [name for class_id, name in enumerate(data.class_names) if class_id not in tested]
+    if not tested or not names:
+        return None
+    return f"{len(names)} of {len(data.class_names)} classes have no test images ({listed(names)})"
+
+
 def numbers_note(names: Sequence[str], path: Path) -> str | None:
     """What to say of class names that are numbers or ids."""
     telling = [name for name in names if tells_nothing(name)]

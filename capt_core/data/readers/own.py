@@ -66,6 +66,10 @@ def read_own(source: Path, data: Data, rejects: Rejects) -> tuple[SplitData, str
     else:
         listing = read_tables(files, root, data, rejects)
         reading = replace(reading, notes=[*reading.notes, *beside.split_paths_notes(listing.rows)])
+    if reading.folders is None and data.layout == "auto":
+        reading = replace(
+            reading, notes=[*reading.notes, *beside.unlisted_folders(root, listing.rows)]
+        )
     listing = replace(listing, notes=[*reading.notes, *listing.notes])
     return to_split(listing, where, data, rejects), where
 
@@ -119,7 +123,7 @@ def _beside_folders(root: Path, folders: Folders, files: Sequence[Path], data: D
     """Class folders, or tables beside them, see `beside`."""
     useful = [path for path in files if beside.usable(path, data)]
     useless = listed(path.name for path in files if path not in useful)
-    notes = [f"left out: {useless}, without columns of paths and labels"] if useless else []
+    notes = [f"left out: {useless} (no list of images and labels)"] if useless else []
     if not useful:
         return _Reading(folders.layout, folders, notes=notes)
     _check_one_set(root, useful)

@@ -74,7 +74,10 @@ def open_table(path: Path) -> Table:
             start = file.read(len(_LFS))
         if start == _LFS:
             raise CaptError(f"{path}: a Git LFS pointer, not the table; run: git lfs pull")
-        return _Arrow(path, start) if kind == "Arrow" else _Parquet(path)
+        table: Table = _Arrow(path, start) if kind == "Arrow" else _Parquet(path)
+        # Damaged names and sizes show when they are asked for.
+        table.schema.names, table.sizes()
+        return table
     except (OSError, ValueError, pa.ArrowException) as error:
         if isinstance(error, OSError) and error.strerror:
             raise CaptError(
@@ -143,11 +146,16 @@ def holds_images(path: Path, column: str | None = None) -> bool:
     Raises:
         CaptError: not a readable file of this kind.
     """
+    import pyarrow as pa
+
     table = open_table(path)
     found = image_columns(table)
     if column is not None:
         found = [column] if can_hold_images(table, column) else []
-    return any(not table.without_bytes(name) for name in found)
+    try:
+        return any(not table.without_bytes(name) for name in found)
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise CaptError(f"{path}: its columns are not readable ({reason(error)})") from error
 
 
 def read_row(path: Path) -> bytes:
@@ -269,10 +277,13 @@ class _Arrow:
         return _checked(self._batches[index].column(self.schema.get_field_index(column)))
 
     def without_bytes(self, column: str) -> bool:
+        import pyarrow as pa
+
         place = self.schema.get_field_index(column)
-        columns = [batch.column(place) for batch in self._batches]
-        empty = [array.field("bytes").null_count == len(array) for array in columns]
-        return bool(empty) and all(empty)
+        if not pa.types.is_struct(self.schema.field(place).type):
+            return False
+        arrays = [_checked(batch.column(place)).field("bytes") for batch in self._batches]
+        return bool(arrays) and all(array.null_count == len(array) for array in arrays)
 
 
 def _cells(path: Path, column: str, read: Any) -> list[Any]:

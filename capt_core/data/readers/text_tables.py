@@ -178,6 +178,8 @@ def _check_line_breaks(
     A quotation mark that stands there by accident reaches to the next one, and the rows between
     them are read as one field.
     """
+    if len(held) == 1 and '"' not in held[0]:
+        return
     broken = [at for at in used if at < len(fields) and re.search(r"[\r\n]", fields[at])]
     if len(held) == 1 and not broken:
         return

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from capt_core.artifacts.files import write_text
 from capt_core.data.readers.annotations import find_annotations
-from capt_core.errors import CaptError
+from capt_core.errors import CaptError, reason
 
 
 def write_labels(root: Path) -> Path:
@@ -25,10 +25,13 @@ def write_labels(root: Path) -> Path:
         raise CaptError(f"{root}: not a folder; give the one that holds the annotations")
     if target.exists():
         raise CaptError(f"{target}: is there already; move it away, or use it as it is")
-    found = find_annotations(root)
+    try:
+        found = find_annotations(root)
+        rows = list(found.rows()) if found else []
+    except OSError as error:
+        raise CaptError(f"{root}: cannot be read ({reason(error)}); see its permissions") from error
     if found is None:
         raise CaptError(f"{root}: no annotations of COCO, YOLO, Pascal VOC or FiftyOne were found")
-    rows = list(found.rows())
     if not rows:
         raise CaptError(f"{root}: {found.what}: none gives an image exactly one class")
     width = 3 if all(split for _, _, split in rows) else 2

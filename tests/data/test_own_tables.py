@@ -132,6 +132,14 @@ def test_rows_can_be_left_out(tmp_path: Path) -> None:
     assert data.rejected["path"].to_list() == ["a.png", "../c.png", "d.png"]
 
 
+def test_a_table_elsewhere_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "labels.csv").write_text("path,label\na.png,x\n")
+    refused = refusal(read_mine, tmp_path / "mine", table=str(tmp_path / "labels.csv"))
+    assert "set data.root to a folder above both" in refused
+    assert "does not exist" in refusal(read_mine, tmp_path / "mine", table="x" * 5000)
+
+
 def test_images_inside_parquet(tmp_path: Path) -> None:
     names = ["screw", "bolt"]
     hugging_face_table(tmp_path / "data/train-00000-of-00002.parquet", [0, 1, 0, 1, 1], names)

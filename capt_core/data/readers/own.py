@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
@@ -149,7 +150,11 @@ def _tables(root: Path, data: Data) -> list[Path]:
     """
     if data.table is not None:
         path = root / data.table
-        if not path.is_file():
+        if not path.is_relative_to(root):
+            raise CaptError(
+                f"data.table: {path} is not below {root}; set data.root to a folder above both"
+            )
+        if not os.path.isfile(path):
             raise CaptError(f"data.table: {path} does not exist")
         return [path]
     names = files_in(root)

@@ -197,6 +197,7 @@ def test_annotations_that_cannot_be_listed(
     [
         (["labels.xlsx", "data/a.png"], "labels.xlsx is a spreadsheet; save it as CSV (labels.csv"),
         (["labels.ODS", "a.png"], "labels.ODS is a spreadsheet"),
+        (["labels.csv.gz", "data/a.png"], "labels.csv.gz is a packed table; unpack it (labels.csv"),
         (["images.zip"], "images.zip is an archive; unpack it, then give data.root the folder"),
         (["part/images.tar.gz"], "part/images.tar.gz is an archive"),
         (["shards/0.tar"], "shards/0.tar is an archive"),
@@ -209,6 +210,12 @@ def test_what_is_no_list_and_no_image_is_named(
 ) -> None:
     write_images(tmp_path, files)
     assert f"{tmp_path}: {message}" in refusal(rows, tmp_path)
+
+
+def test_a_text_list_beside_one_folder_is_named(tmp_path: Path) -> None:
+    write_images(tmp_path, ["data/a.png", "data/b.png"])
+    (tmp_path / "labels.txt").write_text("a.png cat\nb.png dog\n")
+    assert f"{tmp_path}: labels.txt lists images; save it as CSV" in refusal(rows, tmp_path)
 
 
 def test_files_of_other_tools_beside_class_folders_are_passed_over(tmp_path: Path) -> None:

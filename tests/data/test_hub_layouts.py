@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -273,6 +274,18 @@ def test_what_is_no_table_of_images_is_refused(
 def test_bytes_in_a_column_of_any_name_once_it_is_named(tmp_path: Path) -> None:
     write(tmp_path / "t.parquet", image=pa.array([], pa.binary()), blob=pa.array(BYTES))
     assert rows(tmp_path, image_column="blob") == of_file("t.parquet/blob")
+
+
+def test_a_column_is_named_as_a_shell_takes_it(tmp_path: Path) -> None:
+    none = pa.array([], pa.binary())
+    long = {"x" * 5000: pa.array(NUMBERS)}
+    write(tmp_path / "t.parquet", image=none, **{"my 'blob'": pa.array(BYTES)}, **long)
+    refused = refusal(rows, tmp_path)
+    assert len(refused) - len(str(tmp_path)) < 400
+    advice = refused.split("name it with --set ")[1].partition(", or use")[0]
+    (setting,) = shlex.split(advice)
+    assert setting == "data.image_column=my 'blob'"
+    assert rows(tmp_path, image_column="my 'blob'") == of_file("t.parquet/my 'blob'")
 
 
 def test_nested_columns_are_read_after_the_command_that_is_given(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -62,10 +63,20 @@ def chosen_column(columns: Sequence[str], chosen: str, setting: str, path: Path)
     return found
 
 
+def column_setting(setting: str, column: str) -> str:
+    """The argument that sets the column, as a shell takes it."""
+    return f"--set {shlex.quote(f'data.{setting}={column}')}"
+
+
 def columns_of(columns: Sequence[str], most: int = 8) -> str:
     """A table's columns, as a message names them."""
-    names = ", ".join(name[:40] for name in columns[:most])
-    return f"its columns are {names}{', ...' if len(columns) > most else ''}"
+    return f"its columns are {column_names(columns, most)}"
+
+
+def column_names(columns: Sequence[str], most: int = 4) -> str:
+    """The first columns' names, each cut short."""
+    more = ", ..." if len(columns) > most else ""
+    return ", ".join(name[:40] for name in columns[:most]) + more
 
 
 def refuse_twice(columns: Sequence[str], name: str, path: Path) -> None:
@@ -92,7 +103,7 @@ def no_label_column(columns: Sequence[str], path: Path) -> CaptError:
     example = likely[0] if likely else "COLUMN"
     return CaptError(
         f"{path}: no column {LABEL_COLUMNS[0]} (or {', '.join(LABEL_COLUMNS[1:5])}, ...); "
-        f"{columns_of(columns)}; name it with --set data.label_column={example}"
+        f"{columns_of(columns)}; name it with {column_setting('label_column', example)}"
     )
 
 
@@ -119,10 +130,10 @@ def choose_label(labels: Mapping[str, Sequence[str | None]], path: Path) -> tupl
         pairs = set(zip(labels[first], labels[taken], strict=True))
         if any(len(pairs) > len({pair[side] for pair in pairs}) for side in (0, 1)):
             raise CaptError(
-                f"{path}: columns {first} (numbers) and {taken} (names) do not go together one to "
-                f"one; choose one with --set data.label_column={taken}"
+                f"{path}: columns {first[:40]} (numbers) and {taken[:40]} (names) do not go "
+                f"together one to one; choose one with {column_setting('label_column', taken)}"
             )
-    left = ", ".join(name for name in labels if name != taken)
+    left = column_names([name for name in labels if name != taken])
     return taken, (
         f"labels are taken from column {taken}, not from {left} (data.label_column names another)"
     )

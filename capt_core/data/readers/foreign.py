@@ -28,7 +28,7 @@ def foreign_layout(root: Path) -> str | None:
     folders = subfolders(root)
     finders: Sequence[Callable[[Path, list[str], list[str]], str | None]] = (
         _annotated,
-        _spreadsheet,
+        _lone_list,
         _json_rows,
         _packed,
     )
@@ -43,15 +43,29 @@ def _annotated(root: Path, files: list[str], folders: list[str]) -> str | None:
     return f"{found.what}; to list its images in labels.csv, run: {command}"
 
 
-def _spreadsheet(root: Path, files: list[str], folders: list[str]) -> str | None:
-    """A spreadsheet beside at most one folder, which would pass for the only class."""
-    name = next((name for name in files if name.lower().endswith(_SHEETS)), None)
-    if name is None or len(folders) > 1:
-        return None
-    return (
-        f"{name} is a spreadsheet; save it as CSV (labels.csv beside it, with the columns path and "
-        "label)"
-    )
+def _lone_list(root: Path, files: list[str], folders: list[str]) -> str | None:
+    """A list of another kind beside at most one folder, which would pass for the only class."""
+    for name in files if len(folders) < 2 else ():
+        lower = name.lower()
+        if lower.endswith(_SHEETS):
+            kind, remedy = "is a spreadsheet", "save it as CSV"
+        elif lower.endswith(_ARCHIVES) and re.search(r"\.(csv|tsv|jsonl|parquet)\.\w+$", lower):
+            kind, remedy = "is a packed table", "unpack it"
+        elif lower.endswith(".txt") and _lists_images(root / name):
+            kind, remedy = "lists images", "save it as CSV"
+        else:
+            continue
+        return f"{name} {kind}; {remedy} (labels.csv beside it, with the columns path and label)"
+    return None
+
+
+def _lists_images(path: Path) -> bool:
+    """Whether the first line of a text file holds the name of an image and something else."""
+    try:
+        words = re.split(r"[\s,;]+", _start(path).decode("utf-8", "replace").strip().split("\n")[0])
+    except OSError:
+        return False
+    return len(words) > 1 and any(is_image_name(word) for word in words)
 
 
 def _json_rows(root: Path, files: list[str], folders: list[str]) -> str | None:

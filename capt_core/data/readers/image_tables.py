@@ -18,6 +18,8 @@ from capt_core.data.readers.columns import (
     SPLIT_COLUMNS,
     chosen_column,
     column_named,
+    column_names,
+    column_setting,
     columns_of,
     label_columns,
     no_label_column,
@@ -93,7 +95,8 @@ def read_image_tables(files: Sequence[Path], root: Path, data: Data, rejects: Re
             paths.append(image)
             labels.append(label)
             splits.append(word)
-    return Listing(listing_rows(paths, labels, splits), known, list(notes))
+    rows = listing_rows(paths, labels, splits)
+    return Listing(rows, known, list(notes), lambda row: str(root / paths[row]))
 
 
 def _columns(table: Table, root: Path, data: Data) -> _Columns:
@@ -111,8 +114,8 @@ def _columns(table: Table, root: Path, data: Data) -> _Columns:
         image = None if images == [image] else image
     elif len(images) > 1:
         raise CaptError(
-            f"{path}: columns {', '.join(images[:4])} hold images; choose one with "
-            f"--set data.image_column={images[0]}"
+            f"{path}: columns {column_names(images)} hold images; choose one with "
+            f"{column_setting('image_column', images[0])}"
         )
     elif not images:
         raise CaptError(
@@ -140,6 +143,6 @@ def _refuse_several(path: Path, declared: Sequence[str], columns: Sequence[str])
     """Refuse several columns declared as labels, none of which has one of the usual names."""
     if column_named(columns, ["label"]) is None:
         raise CaptError(
-            f"{path}: columns {', '.join(declared[:4])} hold labels; choose one with "
-            f"--set data.label_column={declared[0]}"
+            f"{path}: columns {column_names(declared)} hold labels; choose one with "
+            f"{column_setting('label_column', declared[0])}"
         )

@@ -19,6 +19,7 @@ from capt_core.data.readers.columns import (
     SPLIT_COLUMNS,
     chosen_column,
     column_named,
+    column_setting,
     columns_of,
     label_columns,
     no_label_column,
@@ -163,8 +164,9 @@ def _no_path_column(path: Path, columns: Sequence[str]) -> CaptError:
         )
     return CaptError(
         f"{path}: no column {PATH_COLUMNS[0]} (or {', '.join(PATH_COLUMNS[1:5])}, ...); "
-        f"{columns_of(columns)}; name it with --set data.image_column="
-        f"{images[0] if images else 'COLUMN'}, or use no table with --set data.layout=class_folders"
+        f"{columns_of(columns)}; name it with "
+        f"{column_setting('image_column', images[0] if images else 'COLUMN')}, or use no table "
+        "with --set data.layout=class_folders"
     )
 
 

@@ -107,6 +107,16 @@ def test_what_the_hub_writes_is_read(tmp_path: Path, files: dict[str, str]) -> N
     assert [read_row(tmp_path / f"{first}/{row:08d}") for row in (3, 0)] == [BYTES[3], BYTES[0]]
 
 
+@pytest.mark.parametrize("name", ["default/train/0000.parquet", "train/data-00000-of-00001.arrow"])
+def test_tables_are_named_where_class_folders_were_asked_for(tmp_path: Path, name: str) -> None:
+    write(tmp_path / name)
+    message = refusal(rows, tmp_path, layout="class_folders")
+    assert (
+        f"tables that hold images ({name}, ...); read them with --set data.layout=auto" in message
+    )
+    assert rows(tmp_path, layout="auto") == of_file(name)
+
+
 def test_several_configs_are_named(tmp_path: Path) -> None:
     for config in ("fine", "coarse"):
         write(tmp_path / config / "train-00000-of-00001.parquet")

@@ -55,6 +55,12 @@ def read_own(source: Path, data: Data, rejects: Rejects) -> tuple[SplitData, str
     where = str(files[0]) if len(files) == 1 else str(source)
     if reading.folders is not None:
         listing = read_folders(root, reading.folders, rejects)
+        if not len(listing.rows) and (tables := hub_tables(root)):
+            name = tables[0].relative_to(root).as_posix()
+            raise CaptError(
+                f"{root}: no image files, but tables that hold images ({name}, ...); read them with "
+                "--set data.layout=auto"
+            )
     elif not files:
         raise CaptError(
             f"{source}: data.layout={reading.layout}, but there is no such file; set data.table"

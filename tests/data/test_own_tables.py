@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 from PIL import Image
 
-from capt_core.data import parquet_images
+from capt_core.data import parquet_images, table_files
 from capt_core.data.image_checks import check_image
 from capt_core.data.images import open_image
 from capt_core.data.readers import read_split
@@ -199,7 +199,7 @@ def test_a_row_group_too_large_to_read_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = hugging_face_table(tmp_path / "all.parquet", [0, 1], ["a", "b"])
-    monkeypatch.setattr(parquet_images, "LARGEST_GROUP", 100)
+    monkeypatch.setattr(table_files, "LARGEST_GROUP", 100)
     assert "row_group_size=100" in refusal(check_image, path / "00000000", "decode")
 
 

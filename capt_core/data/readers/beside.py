@@ -14,7 +14,7 @@ from pathlib import Path
 
 import polars as pl
 
-from capt_core.data.parquet_images import TABLE_ENDINGS, holds_images
+from capt_core.data.parquet_images import holds_images
 from capt_core.data.readers.folders import read_folders
 from capt_core.data.readers.layouts import Folders, count_images, listed
 from capt_core.data.readers.listing import SPLIT_WORDS, Listing
@@ -22,6 +22,7 @@ from capt_core.data.readers.tables import lists_images, read_tables
 from capt_core.data.scan import holds_images as has_image_files
 from capt_core.data.scan import subfolders
 from capt_core.data.splits import SPLITS, Rejects
+from capt_core.data.table_files import TABLE_ENDINGS
 from capt_core.errors import CaptError
 from capt_core.params import Data
 from capt_core.text import normal

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import polars as pl
 
-from capt_core.data.parquet_images import TABLE_ENDINGS, holds_images
+from capt_core.data.parquet_images import holds_images
 from capt_core.data.readers import beside
 from capt_core.data.readers.annotations import find_annotations
 from capt_core.data.readers.folders import read_folders
@@ -32,6 +32,7 @@ from capt_core.data.readers.text_tables import TEXT_ENDINGS
 from capt_core.data.scan import files_in, subfolders
 from capt_core.data.scan import holds_images as has_images
 from capt_core.data.splits import Rejects, SplitData
+from capt_core.data.table_files import TABLE_ENDINGS
 from capt_core.errors import CaptError
 from capt_core.params import Data
 
@@ -58,8 +59,8 @@ def read_own(source: Path, data: Data, rejects: Rejects) -> tuple[SplitData, str
         if not len(listing.rows) and (tables := hub_tables(root)):
             name = tables[0].relative_to(root).as_posix()
             raise CaptError(
-                f"{root}: no image files, but tables that hold images ({name}, ...); read them with "
-                "--set data.layout=auto"
+                f"{root}: no image files, but tables that hold images ({name}, ...); read them "
+                "with --set data.layout=auto"
             )
     elif not files:
         raise CaptError(

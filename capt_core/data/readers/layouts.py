@@ -93,7 +93,8 @@ def find_folders(root: Path) -> Folders:
 
 def every_folder(root: Path) -> Folders:
     """Every folder directly in the root read as a class."""
-    return Folders("class_folders", {"": None})
+    left = _loose(root)
+    return Folders("class_folders", {"": None}, notes=[f"left out: {listed(left)}"] if left else [])
 
 
 def split_folders(root: Path) -> Folders:
@@ -184,9 +185,10 @@ def _wrapping(root: Path, here: str, full: Sequence[str]) -> str | None:
     for name in full if len(full) > 1 else ():
         inside = _group(_full(folder / name))
         if len(set(inside.values())) > 1 and "train" in inside.values():
+            alone = shlex.quote(f"data.root={folder / name}")
             raise CaptError(
-                f"{folder / name}: holds {listed(inside)}, and other folders are beside it; "
-                f"--set {shlex.quote(f'data.root={folder / name}')} reads it alone; where it is a "
+                f"{folder}: {listed([name])} holds {listed(inside)}, and other folders are beside "
+                f"it; --set {alone} reads it alone; where it is a "
                 "class whose images are to be split anew, --set data.layout=class_folders"
             )
     return None

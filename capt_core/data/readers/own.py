@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
@@ -24,7 +25,7 @@ from capt_core.data.readers.split_json import read_split_json
 from capt_core.data.readers.tables import TEXT_ENDINGS, read_tables, split_of_name
 from capt_core.data.scan import files_in, subfolders
 from capt_core.data.splits import Rejects, SplitData
-from capt_core.errors import CaptError
+from capt_core.errors import CaptError, shown
 from capt_core.params import Data
 
 _TABLE_ENDINGS = (*TEXT_ENDINGS, ".parquet")
@@ -134,8 +135,8 @@ def _tables(root: Path, data: Data) -> list[Path]:
     """
     if data.table is not None:
         path = root / data.table
-        if not path.is_file():
-            raise CaptError(f"data.table: {path} does not exist")
+        if not os.path.isfile(path):
+            raise CaptError(f"data.table: {shown(data.table)[1:-1]} is no file in {root}")
         return [path]
     names = files_in(root)
     splits = [root / name for name in names if fnmatch(name, "split*.json")]
@@ -182,7 +183,7 @@ def _with_image_folder(data: SplitData, root: Path, split: Path) -> SplitData:
     first = data.samples["path"].head(20).to_list()
     choices = ["", *(f"{folder}/" for folder in subfolders(root))]
     for choice in choices:
-        if not first or any((root / f"{choice}{path}").exists() for path in first):
+        if not first or any(os.path.exists(root / f"{choice}{path}") for path in first):
             paths = pl.lit(choice) + pl.col("path")
             return replace(data, samples=data.samples.with_columns(paths.alias("path")))
     raise CaptError(

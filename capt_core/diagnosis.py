@@ -161,7 +161,7 @@ def check_data(
 
 
 def _layout(spec: DatasetSpec, root: str) -> list[Finding]:
-    hints = layout_hints(spec, Path(root).expanduser())
+    hints = layout_hints(spec, Path(os.path.expanduser(root)))
     return [Finding("layout", "fail", hint.problem, hint.command) for hint in hints]
 
 

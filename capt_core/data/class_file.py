@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -45,10 +46,11 @@ def find_class_file(given: str | None, root: Path, own: bool) -> Path | None:
         CaptError: the file named is not there.
     """
     if given is not None:
-        for path in (Path(given).expanduser(), root / given):
-            if path.is_file():
+        for path in (Path(os.path.expanduser(given)), root / given):
+            if os.path.isfile(path):
                 return path
-        raise CaptError(f"data.classes: {given} does not exist, nor does {root / given}")
+        name = shown(given)[1:-1]
+        raise CaptError(f"data.classes: {name} does not exist, nor does it below {root}")
     usual = root / CLASS_FILE
     return usual if own and usual.is_file() else None
 

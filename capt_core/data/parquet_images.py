@@ -14,7 +14,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from capt_core.data.table_files import TABLE_ENDINGS, Table, features, open_table
+from capt_core.data.column_files import TABLE_ENDINGS, Table, features, open_table
 from capt_core.errors import CaptError, reason, shown
 
 IMAGE_COLUMNS = ("image", "img", "picture", "photo", "image_bytes", "jpg", "jpeg", "png", "webp")

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, ValidationError, field_validator
 
-from capt_core.errors import CaptError
+from capt_core.errors import CaptError, reason, shown
 from capt_core.params import Data
 from capt_core.settings_file import Section
 
@@ -61,7 +61,7 @@ class RemoteFile(Section):
         places = value.values() if isinstance(value, dict) else [value or ""]
         for place in places:
             if place.startswith("/") or ".." in place.split("/"):
-                raise ValueError(f"{place!r} leads out of the data set's folder")
+                raise ValueError(f"{shown(place)} leads out of the data set's folder")
         return value
 
 
@@ -125,7 +125,9 @@ def check_template(template: str) -> str:
         or "{" in template.replace("{}", "")
         or "}" in template.replace("{}", "")
     ):
-        raise ValueError(f"template {template!r}: expected exactly one {{}} for the class name")
+        raise ValueError(
+            f"template {shown(template)}: expected exactly one {{}} for the class name"
+        )
     return template
 
 
@@ -137,8 +139,8 @@ def read_registry(path: Path) -> dict[str, DatasetSpec]:
     """
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise CaptError(f"{path}: not a readable list of data sets ({error})") from error
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise CaptError(f"{path}: not a readable list of data sets ({reason(error)})") from error
     if not isinstance(document, dict):
         raise CaptError(f"{path}: expected data-set names with their entries")
     return {str(name): _entry(path, str(name), entry) for name, entry in document.items()}
@@ -157,7 +159,9 @@ def _entry(path: Path, name: str, entry: object) -> DatasetSpec:
     except ValidationError as error:
         problem = error.errors()[0]
         key = ".".join(map(str, problem["loc"]))
-        raise CaptError(f"{where}: {key}: {problem['msg']}, found {problem['input']!r}") from error
+        raise CaptError(
+            f"{where}: {key}: {problem['msg']}, found {shown(problem['input'])}"
+        ) from error
 
 
 def _textual(entry: dict[Any, Any]) -> dict[str, Any]:
@@ -198,18 +202,18 @@ def check_dataset_name(name: str, data: Data, listed: bool) -> None:
     meant = _meant(name)
     if meant and not listed and data.layout == "auto":
         raise CaptError(
-            f"unknown data set {name!r}; did you mean {meant}? For a data set of your own under "
-            "this name, list it under datasets in params.yaml"
+            f"unknown data set {shown(name)}; did you mean {meant}? For a data set of your own "
+            "under this name, list it under datasets in params.yaml"
         )
     if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name) or name in _TAKEN:
         raise CaptError(
-            f"data set {name!r}: a name is made of lower-case letters, digits, _ and -, and is "
-            f"none of {', '.join(_TAKEN)}; choose another"
+            f"data set {shown(name)}: a name is made of lower-case letters, digits, _ and -, and "
+            f"is none of {', '.join(_TAKEN)}; choose another"
         )
     if data.root is None and not listed:
         raise CaptError(
-            f"unknown data set {name!r}; known: {', '.join(DATASETS)}; for images of your own add "
-            "--set data.root=DIR"
+            f"unknown data set {shown(name)}; known: {', '.join(DATASETS)}; for images of your own "
+            "add --set data.root=DIR"
         )
 
 

@@ -185,8 +185,10 @@ def _walk(folder: Path, prefix: str, found: Found, above: tuple[tuple[int, int],
         if _is_dir(entry):
             if is_system_folder(entry.name):
                 found.system.append(name)
-                continue
-            _walk(folder / entry.name, f"{name}/", found, (*above, here))
+            elif not is_utf8(entry.name):
+                found.problems.append((name, "a folder name that is not valid UTF-8"))
+            else:
+                _walk(folder / entry.name, f"{name}/", found, (*above, here))
         elif entry.name.startswith("."):
             if is_image_name(entry.name):
                 found.hidden.append(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -104,16 +105,20 @@ def checked_root(spec: DatasetSpec, data_root: str | None) -> Path:
     if data_root is None:
         holds = f", where DIR holds {spec.folder}/" if spec.folder else ""
         raise CaptError(f"data.root is not set; give --set data.root=DIR{holds}")
-    base = Path(data_root).expanduser()
+    # Not pathlib's: it raises for names that are too long and for homes of unknown users.
+    base = Path(os.path.expanduser(data_root))
+    if not os.path.exists(base) or (spec.reader != "own" and not os.path.isdir(base)):
+        place = shown(str(base), 300)[1:-1]
+        if spec.reader == "own":
+            raise CaptError(f"data.root: {place} does not exist; give the folder of your images")
+        raise CaptError(
+            f"data.root: {place} is not a folder; set data.root to the parent of {spec.folder}/"
+        )
     if spec.reader == "own":
-        if not base.exists():
-            raise CaptError(f"data.root: {base} does not exist; give the folder of your images")
+        if not base.is_dir() and not base.is_file():
+            raise CaptError(f"data.root: {base} is neither a folder nor a file")
         return base if base.is_dir() else base.parent
     root = base / spec.folder
-    if not base.is_dir():
-        raise CaptError(
-            f"data.root: {base} is not a folder; set data.root to the parent of {spec.folder}/"
-        )
     quoted = shlex.quote(str(base))
     doctor = f"capt-stage doctor --dataset {spec.name} --data-root {quoted} looks for them"
     if not root.is_dir():

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from capt_core.data.readers.layouts import split_word
+from capt_core.data.readers.folder_names import split_word
 from tests.data.own_images import counts, read_mine, split_of, write_images
 from tests.refusals import refusal
 

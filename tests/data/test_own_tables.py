@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 from PIL import Image
 
-from capt_core.data import parquet_images, table_files
+from capt_core.data import column_files, parquet_images
 from capt_core.data.image_checks import check_image
 from capt_core.data.images import open_image
 from capt_core.data.readers import read_split
@@ -137,7 +137,7 @@ def test_a_table_elsewhere_is_refused(tmp_path: Path) -> None:
     (tmp_path / "labels.csv").write_text("path,label\na.png,x\n")
     refused = refusal(read_mine, tmp_path / "mine", table=str(tmp_path / "labels.csv"))
     assert "set data.root to a folder above both" in refused
-    assert "does not exist" in refusal(read_mine, tmp_path / "mine", table="x" * 5000)
+    assert "is no file in" in refusal(read_mine, tmp_path / "mine", table="x" * 5000)
 
 
 def test_images_inside_parquet(tmp_path: Path) -> None:
@@ -199,7 +199,7 @@ def test_a_row_group_too_large_to_read_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = hugging_face_table(tmp_path / "all.parquet", [0, 1], ["a", "b"])
-    monkeypatch.setattr(table_files, "LARGEST_GROUP", 100)
+    monkeypatch.setattr(column_files, "LARGEST_GROUP", 100)
     assert "row_group_size=100" in refusal(check_image, path / "00000000", "decode")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,7 +29,7 @@ def read_split(spec: DatasetSpec, data: Data) -> tuple[SplitData, Path]:
     images = root / spec.images
     rejects = Rejects(data.on_bad_image == "quarantine")
     if spec.reader == "own":
-        listed, where = read_own(Path(str(data.root)).expanduser(), data, rejects)
+        listed, where = read_own(Path(os.path.expanduser(str(data.root))), data, rejects)
     elif spec.reader == "class_folders":
         listed, where = read_class_folders(spec, root, rejects), str(images)
     elif spec.reader == "aircraft":

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import polars as pl
 
+from capt_core.data.column_files import TABLE_ENDINGS
 from capt_core.data.parquet_images import holds_images
 from capt_core.data.readers.folders import read_folders
 from capt_core.data.readers.layouts import Folders, count_images, listed
@@ -22,7 +23,6 @@ from capt_core.data.readers.tables import lists_images, read_tables
 from capt_core.data.scan import holds_images as has_image_files
 from capt_core.data.scan import subfolders
 from capt_core.data.splits import SPLITS, Rejects
-from capt_core.data.table_files import TABLE_ENDINGS
 from capt_core.errors import CaptError
 from capt_core.params import Data
 from capt_core.text import normal

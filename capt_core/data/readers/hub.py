@@ -12,11 +12,11 @@ from typing import Any
 
 import yaml
 
+from capt_core.data.column_files import TABLE_ENDINGS, Table, features
 from capt_core.data.parquet_images import holds_images
 from capt_core.data.readers.listing import SPLIT_WORDS
 from capt_core.data.readers.table_files import split_of_name
 from capt_core.data.scan import find_images
-from capt_core.data.table_files import TABLE_ENDINGS, Table, features
 from capt_core.errors import CaptError
 
 _METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from capt_core.data.column_files import Table, open_table
 from capt_core.data.parquet_images import IMAGE_COLUMNS, can_hold_images, image_columns, row_path
 from capt_core.data.readers.columns import (
     SPLIT_COLUMNS,
@@ -23,7 +24,6 @@ from capt_core.data.readers.hub import class_labels, label_names
 from capt_core.data.readers.listing import Listing, listing_rows
 from capt_core.data.readers.table_files import file_splits, row_split
 from capt_core.data.splits import Rejects
-from capt_core.data.table_files import Table, open_table
 from capt_core.errors import CaptError, shown
 from capt_core.params import Data
 

@@ -14,24 +14,26 @@ Where folders fit no reading, or two, it is an error that names them.
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
+from capt_core.data.readers.folder_names import (
+    IMAGE_FOLDERS,
+    KINDS_OF_FILES,
+    UNLABELLED,
+    is_trainval,
+    is_unlabelled,
+    split_group,
+    split_word,
+)
 from capt_core.data.readers.listing import SPLIT_WORDS
 from capt_core.data.scan import find_images, holds_images, own_images, subfolders, system_folders
 from capt_core.data.splits import SPLITS
 from capt_core.errors import CaptError, shown
-from capt_core.text import name_key, normal
+from capt_core.text import name_key
 
-_UNLABELLED = {"demo", "extra", "example", "examples", "inference", "pred", "predict", "prediction"}
-_UNLABELLED |= {"predictions", "sample", "samples", "submission", "unlabeled", "unlabelled"}
-_KINDS_OF_FILES = {"annotations", "annotation", "bboxes", "images", "imgs", "img", "image", "jpg"}
-_KINDS_OF_FILES |= {"jpegimages", "labels", "mask", "masks", "photos", "pictures", "segmentations"}
-_IMAGE_FOLDERS = {"images", "imgs", "img", "image", "jpegimages", "photos", "pictures"}
-_PLAIN_WORDS = _IMAGE_FOLDERS | {"data", "dataset", "folder", "set", "split"}
 _DEEPEST = 8
 _NAMED = 4
 
@@ -53,22 +55,6 @@ class Folders:
     notes: Sequence[str] = ()
 
 
-def split_word(name: str) -> tuple[str, str] | None:
-    """The split that a folder's name stands for, and the words beside it; None if there is none.
-
-    ``Train``, ``train_images`` and ``trainval`` are (train, ""), ``val2017`` is (val, ""),
-    ``seg_test`` (test, "seg").
-    """
-    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", normal(name))
-    words = re.findall(r"[^\W\d_]+", spaced.lower())
-    found = [(word, _split_of(word)) for word in words]
-    splits = {split for _, split in found if split}
-    rest = " ".join(word for word, split in found if not split and word not in _PLAIN_WORDS)
-    if splits == {"train", "val"}:
-        return "train", rest
-    return (splits.pop(), rest) if len(splits) == 1 else None
-
-
 def find_folders(root: Path) -> Folders:
     """Decide how the folders below a folder are read.
 
@@ -79,7 +65,7 @@ def find_folders(root: Path) -> Folders:
     outside: list[str] = []
     for _ in range(_DEEPEST):
         full = _full(root / here)
-        group = _group(full)
+        group = split_group(full)
         if _are_splits(root, here, full, group):
             return _splits(root, here, full, group, outside)
         only = _wrapping(root, here, full)
@@ -93,7 +79,8 @@ def find_folders(root: Path) -> Folders:
 
 def every_folder(root: Path) -> Folders:
     """Every folder directly in the root read as a class."""
-    return Folders("class_folders", {"": None})
+    left = _loose(root)
+    return Folders("class_folders", {"": None}, notes=[f"left out: {listed(left)}"] if left else [])
 
 
 def split_folders(root: Path) -> Folders:
@@ -106,7 +93,7 @@ def split_folders(root: Path) -> Folders:
     outside: list[str] = []
     for _ in range(_DEEPEST):
         full = _full(root / here)
-        group = _group(full)
+        group = split_group(full)
         if "train" in group.values():
             return _splits(root, here, full, group, outside)
         if len(full) != 1:
@@ -150,7 +137,7 @@ def _are_splits(root: Path, here: str, full: Sequence[str], group: dict[str, str
             )
         return False
     if any(group[name] == "train" for name in sorted_into_classes):
-        if len(splits) > 1 or all(_is_unlabelled(name) for name in others):
+        if len(splits) > 1 or all(is_unlabelled(name) for name in others):
             return True
         train = next(name for name in group if group[name] == "train")
         raise CaptError(
@@ -170,8 +157,8 @@ def _wrapping(root: Path, here: str, full: Sequence[str]) -> str | None:
         CaptError: they are none, but there is not one such folder; splits within several folders.
     """
     folder = root / here
-    if full and all(name_key(name) in _KINDS_OF_FILES for name in full):
-        holding = [name for name in full if name_key(name) in _IMAGE_FOLDERS]
+    if full and all(name_key(name) in KINDS_OF_FILES for name in full):
+        holding = [name for name in full if name_key(name) in IMAGE_FOLDERS]
         if len(holding) == 1 and _is_parent(folder / holding[0]):
             return holding[0]
         raise CaptError(
@@ -182,11 +169,12 @@ def _wrapping(root: Path, here: str, full: Sequence[str]) -> str | None:
     if len(full) == 1 and _is_parent(folder / full[0]) and not own_images(folder / full[0]):
         return full[0]
     for name in full if len(full) > 1 else ():
-        inside = _group(_full(folder / name))
+        inside = split_group(_full(folder / name))
         if len(set(inside.values())) > 1 and "train" in inside.values():
+            alone = shlex.quote(f"data.root={folder / name}")
             raise CaptError(
-                f"{folder / name}: holds {listed(inside)}, and other folders are beside it; "
-                f"--set {shlex.quote(f'data.root={folder / name}')} reads it alone; where it is a "
+                f"{folder}: {listed([name])} holds {listed(inside)}, and other folders are beside "
+                f"it; --set {alone} reads it alone; where it is a "
                 "class whose images are to be split anew, --set data.layout=class_folders"
             )
     return None
@@ -215,7 +203,7 @@ def _classes(
             + (f"; left out: {listed(left)}" if left else "")
             + ("; --set data.layout=class_folders makes a class of every folder" if splits else "")
         )
-    strange = _UNLABELLED | _KINDS_OF_FILES
+    strange = UNLABELLED | KINDS_OF_FILES
     odd = [name for name in classes if name_key(name) in strange or split_word(name)]
     if odd and len(classes) > 1:
         away = shlex.join(["mv", str(folder / odd[0]), str(folder / f"_{odd[0]}")])
@@ -247,7 +235,7 @@ def _splits(
                 f"{folder}: two folders stand for one split: {listed(twice)}; merge them, or let "
                 "the name of the one to leave out begin with _"
             )
-    whole = [name for name in used if _is_trainval(name)]
+    whole = [name for name in used if is_trainval(name)]
     if whole and "val" in used.values():
         raise CaptError(
             f"{folder}: {listed(whole)} is named for the validation images too, and "
@@ -297,25 +285,6 @@ def _unsorted(folder: Path, group: Iterable[str]) -> CaptError:
     )
 
 
-def _group(names: Sequence[str]) -> dict[str, str]:
-    """Folders that are splits of one set: those with the same words beside the split's."""
-    groups: dict[str, dict[str, str]] = {}
-    for name in names:
-        if found := split_word(name):
-            groups.setdefault(found[1], {})[name] = found[0]
-    plain = groups.pop("", {})
-    if "train" in plain.values():
-        return plain
-    several = [group for group in groups.values() if len({*group.values()} & {"train"}) == 1]
-    several = [
-        group
-        for group in several
-        if len(set(group.values())) > 1
-        or (len(names) > 1 and all(_is_unlabelled(name) for name in names if name not in group))
-    ]
-    return several[0] if len(several) == 1 else plain
-
-
 def _unwrapped(root: Path, part: str) -> str:
     """The folder within a folder that holds the class folders, where single folders wrap them."""
     for _ in range(_DEEPEST):
@@ -341,23 +310,6 @@ def _nothing(folder: Path) -> CaptError:
         f"{folder}: neither class folders (<class>/<image>) nor a table (.csv, .parquet) were "
         f'found{passed}; the README describes the layouts ("Your own images")'
     )
-
-
-def _is_trainval(name: str) -> bool:
-    words = re.findall(r"[a-z]+", name.lower())
-    return "trainval" in words or len({_split_of(word) for word in words} & {"train", "val"}) == 2
-
-
-def _split_of(word: str) -> str | None:
-    """The split of a word such as train, testing or valset."""
-    if word == "trainval":
-        return "train"
-    known = re.fullmatch(r"(\w+?)(?:set|data|images|imgs)?", word)
-    return SPLIT_WORDS.get(word) or (SPLIT_WORDS.get(known[1]) if known else None)
-
-
-def _is_unlabelled(name: str) -> bool:
-    return any(word in _UNLABELLED for word in re.findall(r"[^\W\d_]+", normal(name).lower()))
 
 
 def _is_parent(folder: Path) -> bool:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import polars as pl
 
+from capt_core.data.column_files import TABLE_ENDINGS
 from capt_core.data.parquet_images import holds_images
 from capt_core.data.readers import beside
 from capt_core.data.readers.annotations import find_annotations
@@ -32,8 +33,7 @@ from capt_core.data.readers.text_tables import TEXT_ENDINGS
 from capt_core.data.scan import files_in, subfolders
 from capt_core.data.scan import holds_images as has_images
 from capt_core.data.splits import Rejects, SplitData
-from capt_core.data.table_files import TABLE_ENDINGS
-from capt_core.errors import CaptError
+from capt_core.errors import CaptError, shown
 from capt_core.params import Data
 
 _TABLE_ENDINGS = (*TEXT_ENDINGS, *TABLE_ENDINGS)
@@ -162,7 +162,7 @@ def _tables(root: Path, data: Data) -> list[Path]:
                 f"data.table: {path} is not below {root}; set data.root to a folder above both"
             )
         if not os.path.isfile(path):
-            raise CaptError(f"data.table: {path} does not exist")
+            raise CaptError(f"data.table: {shown(data.table)[1:-1]} is no file in {root}")
         return [path]
     names = files_in(root)
     splits = [root / name for name in names if fnmatch(name, "split*.json")]
@@ -212,7 +212,7 @@ def _with_image_folder(data: SplitData, root: Path, split: Path) -> SplitData:
     first = data.samples["path"].head(20).to_list()
     choices = ["", *(f"{folder}/" for folder in subfolders(root))]
     for choice in choices:
-        if not first or any((root / f"{choice}{path}").exists() for path in first):
+        if not first or any(os.path.exists(root / f"{choice}{path}") for path in first):
             paths = pl.lit(choice) + pl.col("path")
             return replace(data, samples=data.samples.with_columns(paths.alias("path")))
     raise CaptError(

@@ -6,8 +6,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from capt_core.data.column_files import TABLE_ENDINGS
 from capt_core.data.readers.listing import SPLIT_WORDS
-from capt_core.data.table_files import TABLE_ENDINGS
 from capt_core.errors import CaptError
 
 

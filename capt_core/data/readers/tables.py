@@ -12,6 +12,7 @@ from typing import Any
 
 import polars as pl
 
+from capt_core.data.column_files import TABLE_ENDINGS, open_table
 from capt_core.data.parquet_images import can_hold_images, is_nested
 from capt_core.data.readers.columns import (
     LABEL_COLUMNS,
@@ -31,7 +32,6 @@ from capt_core.data.readers.listing import SPLIT_WORDS, Listing, listing_rows
 from capt_core.data.readers.table_files import file_splits, row_split
 from capt_core.data.readers.text_tables import TEXT_ENDINGS, read_text_columns, text_columns
 from capt_core.data.splits import Rejects
-from capt_core.data.table_files import TABLE_ENDINGS, open_table
 from capt_core.errors import CaptError, shown
 from capt_core.params import Data
 

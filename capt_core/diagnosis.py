@@ -161,7 +161,7 @@ def check_data(
 
 
 def _layout(spec: DatasetSpec, root: str) -> list[Finding]:
-    hints = layout_hints(spec, Path(root).expanduser())
+    hints = layout_hints(spec, Path(os.path.expanduser(root)))
     return [Finding("layout", "fail", hint.problem, hint.command) for hint in hints]
 
 
@@ -196,10 +196,12 @@ def files_summary(dataset: str, inspection: Inspection) -> str:
     """One line: how many images can be used, and how many of each kind of problem."""
     counts = {kind: inspection.count(kind) for kind in KINDS}
     parts = [f"{kind} {count}" for kind, count in counts.items() if count]
+    notes = len(inspection.split.notes)
     return (
         f"{dataset}: {inspection.sound} of {inspection.images} images in "
         f"{len(inspection.split.class_names)} classes can be used"
-        + (f"; {', '.join(parts)}" if parts else "; nothing to report")
+        + (f"; {', '.join(parts)}" if parts else "" if notes else "; nothing to report")
+        + (f"; {notes} note{'s' * (notes > 1)} on the listing" if notes else "")
     )
 
 

@@ -54,6 +54,8 @@ class Data(Section, path="data"):
         "auto", "class_folders", "split_folders", "table", "image_table", "split_json"
     ] = packaged()
     table: str | None = packaged(min_length=1)
+    image_column: str | None = packaged(min_length=1)
+    label_column: str | None = packaged(min_length=1)
     classes: str | None = packaged(min_length=1)
     val_share: float = packaged(ge=0, lt=1)
     test_share: float = packaged(ge=0, lt=1)

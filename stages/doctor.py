@@ -14,6 +14,7 @@ from rich.text import Text
 
 from capt_core.artifacts.files import write_text
 from capt_core.artifacts.layout import Layout
+from capt_core.data.class_counts import ClassCount, class_counts, class_lines
 from capt_core.data.inspection import inspect_files
 from capt_core.data.registry import check_dataset_name, dataset_spec
 from capt_core.diagnosis import (
@@ -55,12 +56,14 @@ def main(
     on_data, found = check_data(settings, dataset)
     findings += on_data
     summary = f"{dataset}: no files to check"
+    classes: list[ClassCount] = []
     if found is not None:
         split, image_root = found
         look = settings.prepare.check_images
         with progress("checked", len(split.samples)) as advance:
             inspection = inspect_files(spec, split, image_root, look, advance)
         findings.append(check_prompts(settings, spec, split))
+        classes = class_counts(split)
         findings += check_files(inspection, spec, str(settings.data.root))
         summary = files_summary(dataset, inspection)
         if list_file is not None:
@@ -71,9 +74,11 @@ def main(
             "dataset": dataset,
             "ok": not failed,
             "findings": [asdict(finding) for finding in findings],
+            "classes": [asdict(entry) for entry in classes],
             "summary": summary,
         },
         _table(findings),
+        *class_lines(classes),
         summary,
     )
     if failed:

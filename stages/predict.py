@@ -10,6 +10,7 @@ import typer
 
 from capt_core.artifacts.files import atomic_path
 from capt_core.backbone.loading import UNTRAINED_WARNING, load_backbone
+from capt_core.data.readers.layouts import listed
 from capt_core.data.scan import find_images, is_utf8
 from capt_core.errors import CaptError
 from capt_core.methods.model_file import load_model
@@ -72,6 +73,8 @@ def _listed(given: Path) -> list[Path]:
             raise CaptError(f"{given}: a file name that is not valid UTF-8; rename it")
         return [given]
     found = find_images(given)
+    if found.system:
+        say(f"{given}: left out: {listed(found.system)}, folders of the system or of tools")
     if not found.images:
         raise CaptError(f"{given}: no images in this folder; give image files or another folder")
     if found.problems:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import polars as pl
+
+from capt_core.artifacts.layout import Layout
+from capt_core.artifacts.provenance import Provenance
 from capt_core.artifacts.schemas import CLASSES, FEWSHOT, REJECTED, SAMPLES
-from capt_core.artifacts.tables import write_table
+from capt_core.artifacts.tables import read_table, write_table
 from capt_core.data.preparation import (
+    changes,
     draw_list,
     images_to_draw,
     prepare_dataset,
     read_source,
 )
 from capt_core.data.registry import dataset_spec
+from capt_core.errors import CaptError
 from capt_core.params import settings_hash
 
 from .console import progress, say
@@ -37,6 +43,7 @@ def main(run: Run) -> None:
             quarantine=settings.data.on_bad_image == "quarantine",
             advance=advance,
         )
+    before = _samples_before(layout)
     origin = prepared.dataset.provenance(settings=settings_hash(settings.prepare))
     write_table(REJECTED, prepared.rejected, layout.rejected, origin)
     for draw in run.seeds:
@@ -52,7 +59,16 @@ def main(run: Run) -> None:
         f"{run.dataset}: {len(prepared.dataset.samples)} images, "
         f"{len(prepared.dataset.classes)} classes -> {layout.samples}"
     )
-    for note in prepared.notes:
+    changed = None if before is None else changes(before, prepared.dataset.samples)
+    for note in [*prepared.notes, *filter(None, [changed])]:
         say(f"note: {note}")
     if len(prepared.rejected):
         say(f"{len(prepared.rejected)} images rejected -> {layout.rejected}")
+
+
+def _samples_before(layout: Layout) -> pl.DataFrame | None:
+    """The samples that this stage wrote the last time, if it did and they can be read."""
+    try:
+        return read_table(SAMPLES, layout.samples, Provenance(layout.dataset))
+    except CaptError:
+        return None

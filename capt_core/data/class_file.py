@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from capt_core.data.registry import check_template
 from capt_core.data.splits import SplitData
 from capt_core.errors import CaptError, reason, shown
+from capt_core.text import clean_name
 from capt_core.text_file import cut
 from capt_core.yaml_file import load_yaml
 
@@ -30,10 +32,11 @@ def find_class_file(given: str | None, root: Path, own: bool) -> Path | None:
         CaptError: the file named is not there.
     """
     if given is not None:
-        for path in (Path(given).expanduser(), root / given):
-            if path.is_file():
+        for path in (Path(os.path.expanduser(given)), root / given):
+            if os.path.isfile(path):
                 return path
-        raise CaptError(f"data.classes: {given} does not exist, nor does {root / given}")
+        name = shown(given)[1:-1]
+        raise CaptError(f"data.classes: {name} does not exist, nor does it below {root}")
     usual = root / CLASS_FILE
     return usual if own and usual.is_file() else None
 
@@ -52,7 +55,7 @@ def read_class_file(path: Path) -> ClassFile:
     if not isinstance(names, dict):
         raise CaptError(f"{path}: names: expected lines of the form 'label: name'")
     for label, name in names.items():
-        if not isinstance(name, str) or not name.strip():
+        if not isinstance(name, str) or not clean_name(name):
             raise CaptError(f"{path}: names: {cut(label)}: expected a name, found {shown(name)}")
     template = document.get("template") or None
     if template is not None:
@@ -61,7 +64,7 @@ def read_class_file(path: Path) -> ClassFile:
         except ValueError as error:
             raise CaptError(f"{path}: {reason(error)}") from error
     return ClassFile(
-        {str(label): name.strip() for label, name in names.items()},
+        {clean_name(str(label)): clean_name(name) for label, name in names.items()},
         None if template is None else str(template),
     )
 
@@ -72,7 +75,7 @@ def renamed(data: SplitData, names: ClassFile, path: Path) -> SplitData:
     Raises:
         CaptError: the file lists a label that the data set does not have.
     """
-    labels = set(data.class_names)
+    labels = {clean_name(label) for label in data.class_names}
     for label in names.names:
         if label not in labels:
             near = difflib.get_close_matches(label, labels, n=1)

@@ -31,6 +31,7 @@ class Dataset:
             them carries it.
         image_root: folder that sample paths are relative to; None for a data set read from
             artifacts, which hold no absolute paths.
+        notes: lines on how its files were read; none for a data set read from artifacts.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Dataset:
     classes: pl.DataFrame
     fingerprint: str
     image_root: Path | None = None
+    notes: Sequence[str] = ()
 
     @property
     def class_names(self) -> list[str]:

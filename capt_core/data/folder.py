@@ -17,6 +17,7 @@ from capt_core.data.splits import SPLITS
 from capt_core.errors import CaptError, shown
 from capt_core.params import Data, Prepare, check_seed
 from capt_core.settings_file import validate
+from capt_core.text import clean_name
 from capt_core.text_file import user_path
 
 OnBadImage = Literal["error", "quarantine"]
@@ -63,7 +64,7 @@ def open_folder(
     spec = validate(DatasetSpec, entry, str(root))
     split, image_root = read_split(spec, validate(Data, values, str(root)))
     split = replace(split, template=template or split.template)
-    base = set(split.class_names if base_classes is None else base_classes)
+    base = set(split.class_names if base_classes is None else map(clean_name, base_classes))
     for unknown in sorted(base.difference(split.class_names)):
         hint = _suggestion(unknown, split.class_names)
         raise CaptError(f"{root}: base_classes: no class is called {shown(unknown)}; {hint}")
@@ -120,7 +121,9 @@ def open_dataset(
 
 def _suggestion(word: str, known: Sequence[str]) -> str:
     near = difflib.get_close_matches(word, known, n=1)
-    return f"did you mean {shown(near[0])}?" if near else f"known: {', '.join(known)}"
+    if near:
+        return f"did you mean {shown(near[0])}?"
+    return f"known: {shown(', '.join(known), 200)[1:-1]}"
 
 
 def _checked(

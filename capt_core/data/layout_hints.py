@@ -68,8 +68,8 @@ def _image_hints(
     images = root / spec.images
     found: dict[str, Path | None] = {}
     for top, paths in first.items():
-        if not any((images / path).is_file() for path in paths):
-            holding = (folder for folder in folders if (folder / paths[0]).is_file())
+        if not any(os.path.isfile(images / path) for path in paths):
+            holding = (folder for folder in folders if os.path.isfile(folder / paths[0]))
             found[top] = next(holding, None)
     lost = [top for top, place in found.items() if place is None]
     places = {place for place in found.values() if place is not None}
@@ -205,7 +205,7 @@ def _spelled_otherwise(folders: list[Path], lost: dict[str, list[str]]) -> dict[
     for top, paths in lost.items():
         inside = paths[0].partition("/")[2]
         if inside:
-            holding = (path for path in named.get(_plain(top), []) if (path / inside).is_file())
+            holding = (path for path in named.get(_plain(top), []) if os.path.isfile(path / inside))
             spelled[top] = next(holding, None)
     return {top: place for top, place in spelled.items() if place is not None}
 

@@ -133,7 +133,7 @@ def prepare_dataset(
         *_protocol_notes(split, groups.count("base"), published=spec.split),
     ]
     digest = fingerprint(samples, classes, checks.contents)
-    dataset = Dataset(spec.name, samples, classes, digest, source.image_root)
+    dataset = Dataset(spec.name, samples, classes, digest, source.image_root, notes)
     numbered = split.rejected.with_row_index("rejected_id").cast({"rejected_id": pl.Int64})
     return Prepared(dataset, numbered, notes)
 
@@ -161,6 +161,32 @@ def _protocol_notes(split: SplitData, base: int, published: str | None) -> Itera
             f"{len(split.class_names)} classes: the base half has one, which nothing is confused "
             "with; mining pairs needs three classes"
         )
+
+
+def changes(before: pl.DataFrame, after: pl.DataFrame) -> str | None:
+    """What became of the images of a data set since it was last prepared, on one line.
+
+    Args:
+        before, after: tables `samples`.
+
+    Returns:
+        None if no image came, went, or changed its split or class.
+    """
+    columns = ["path", "split", "class_name"]
+    both = before.select(columns).join(after.select(columns), on="path", how="inner")
+    pairs = both.select("class_name", "class_name_right").unique()
+    renamed = all(pairs[column].is_unique().all() for column in pairs.columns)
+    other = both.filter(pl.col("class_name") != pl.col("class_name_right"))
+    counts = {
+        "added": len(after) - len(both),
+        "removed": len(before) - len(both),
+        "moved to another split": len(both.filter(pl.col("split") != pl.col("split_right"))),
+        "in a class renamed" if renamed else "in another class": len(other),
+    }
+    if not any(counts.values()):
+        return None
+    told = ", ".join(f"{count} {what}" for what, count in counts.items())
+    return f"since the last prepare: {told} ({len(both)} images are in both)"
 
 
 def draw_list(dataset: Dataset, shots: int, seed: int) -> pl.DataFrame:

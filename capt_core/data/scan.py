@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from capt_core.errors import CaptError
+from capt_core.text import normal
 
 _READABLE = {".apng", ".avif", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".pbm"}
 _READABLE |= {".pgm", ".pnm", ".ppm", ".tif", ".tiff", ".webp"}
@@ -16,6 +17,11 @@ CAMERA_ENDINGS = frozenset(
     {".arw", ".cr2", ".cr3", ".dng", ".heic", ".heif", ".jxl", ".nef", ".orf", ".raf", ".rw2"}
 )
 IMAGE_ENDINGS = _READABLE | CAMERA_ENDINGS
+# Folders of systems and tools begin with one of these, or have one of the names: .git, @eaDir,
+# #recycle, $RECYCLE.BIN, ~snapshot, __MACOSX, _unlabeled.
+SYSTEM_MARKS = (".", "_", "@", "#", "$", "~")
+_SYSTEM_NAMES = {"found.000", "lost+found", "network trash folder", "recycled", "recycler"}
+_SYSTEM_NAMES |= {"system volume information", "temporary items", "thumbs.db"}
 
 
 @dataclass
@@ -26,24 +32,50 @@ class Found:
         images: by their ending, in the order of their names' code points.
         others: files with other endings.
         problems: what cannot be listed, with the reason.
+        system: folders of the system and of tools, which are not looked into.
+        hidden: hidden files with the ending of an image, such as ``._x.jpg``.
     """
 
     images: list[str] = field(default_factory=list)
     others: list[str] = field(default_factory=list)
     problems: list[tuple[str, str]] = field(default_factory=list)
+    system: list[str] = field(default_factory=list)
+    hidden: list[str] = field(default_factory=list)
+
+
+def is_system_folder(name: str) -> bool:
+    """Whether a folder's name says that it is of the system or of a tool, and no class."""
+    return name.startswith(SYSTEM_MARKS) or name.lower() in _SYSTEM_NAMES
 
 
 def subfolders(folder: Path) -> list[str]:
-    """Names of the folders in a folder, sorted; hidden ones and archive leftovers left out.
+    """Names of the folders in a folder, sorted; those of the system and of tools left out.
 
     Raises:
         CaptError: the folder cannot be read.
     """
-    return sorted(entry.name for entry in _entries(folder) if _is_dir(entry))
+    return sorted(
+        entry.name
+        for entry in _entries(folder)
+        if _is_dir(entry) and not is_system_folder(entry.name)
+    )
+
+
+def system_folders(folder: Path) -> list[str]:
+    """Names of the folders in a folder that are of the system or of tools, sorted.
+
+    Raises:
+        CaptError: the folder cannot be read.
+    """
+    return sorted(
+        entry.name for entry in _entries(folder) if _is_dir(entry) and is_system_folder(entry.name)
+    )
 
 
 def find_images(folder: Path) -> Found:
-    """List all files below a folder, following links to folders; hidden files are left out.
+    """List all files below a folder, following links to folders.
+
+    Hidden files are left out, and so are folders of the system and of tools.
 
     Raises:
         CaptError: a folder cannot be read.
@@ -52,6 +84,80 @@ def find_images(folder: Path) -> Found:
     _walk(folder, "", found, ())
     found.images.sort()
     return found
+
+
+def files_in(folder: Path) -> list[str]:
+    """Names of the files that lie in a folder itself, sorted; hidden ones left out.
+
+    Raises:
+        CaptError: the folder cannot be read.
+    """
+    return sorted(
+        entry.name
+        for entry in _entries(folder)
+        if not entry.name.startswith(".") and not _is_dir(entry)
+    )
+
+
+def own_images(folder: Path) -> list[str]:
+    """Names of the images that lie in a folder itself, sorted.
+
+    Raises:
+        CaptError: the folder cannot be read.
+    """
+    return [name for name in files_in(folder) if is_image_name(name)]
+
+
+def holds_images(folder: Path) -> bool:
+    """Whether an image lies in a folder or below it.
+
+    Raises:
+        CaptError: a folder cannot be read.
+    """
+    return _holds_images(folder, set())
+
+
+def _holds_images(folder: Path, seen: set[tuple[int, int]]) -> bool:
+    status = folder.stat()
+    here = (status.st_dev, status.st_ino)
+    if here in seen:
+        return False
+    seen.add(here)
+    below = []
+    for entry in _entries(folder):
+        if _is_dir(entry):
+            below += [] if is_system_folder(entry.name) else [entry.name]
+        elif is_image_name(entry.name) and not entry.name.startswith("."):
+            return True
+    return any(_holds_images(folder / name, seen) for name in sorted(below))
+
+
+def spelled_on_disk(root: Path, path: str, known: dict[str, dict[str, str]]) -> str:
+    """A path below a folder as the file system spells it, where it writes letters otherwise.
+
+    Args:
+        root: the folder.
+        path: relative to it, with forward slashes.
+        known: names of folders that were looked into; filled by calls with the same root.
+
+    Returns:
+        The path of the file with the same name in Unicode's normal form; `path` if there is none.
+    """
+    if path.isascii() or os.path.exists(root / path):
+        return path
+    spelled = ""
+    for part in path.split("/"):
+        if spelled not in known:
+            try:
+                names = sorted(os.listdir(root / spelled))
+            except OSError:
+                return path
+            known[spelled] = {normal(name): name for name in names}
+        found = known[spelled].get(normal(part))
+        if found is None:
+            return path
+        spelled = f"{spelled}/{found}" if spelled else found
+    return spelled
 
 
 def is_image_name(name: str) -> bool:
@@ -77,7 +183,15 @@ def _walk(folder: Path, prefix: str, found: Found, above: tuple[tuple[int, int],
     for entry in _entries(folder):
         name = f"{prefix}{entry.name}"
         if _is_dir(entry):
-            _walk(folder / entry.name, f"{name}/", found, (*above, here))
+            if is_system_folder(entry.name):
+                found.system.append(name)
+            elif not is_utf8(entry.name):
+                found.problems.append((name, "a folder name that is not valid UTF-8"))
+            else:
+                _walk(folder / entry.name, f"{name}/", found, (*above, here))
+        elif entry.name.startswith("."):
+            if is_image_name(entry.name):
+                found.hidden.append(name)
         elif not is_utf8(entry.name):
             found.problems.append((name, "a file name that is not valid UTF-8"))
         elif is_image_name(entry.name):
@@ -90,7 +204,7 @@ def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
-                if not entry.name.startswith(".") and entry.name not in ("__MACOSX", "Thumbs.db"):
+                if entry.name.lower() not in ("thumbs.db", "desktop.ini"):
                     yield entry
     except OSError as error:
         raise CaptError(

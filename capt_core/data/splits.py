@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import shlex
-import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
@@ -13,7 +13,8 @@ import polars as pl
 from capt_core.artifacts.schemas import REJECTED
 from capt_core.data.registry import DatasetSpec
 from capt_core.data.scan import is_utf8
-from capt_core.errors import CaptError, one_line
+from capt_core.errors import CaptError, one_line, shown
+from capt_core.text import name_key, spoken
 
 SPLITS = ("train", "val", "test")
 QUARANTINE = "data.on_bad_image=quarantine"
@@ -87,9 +88,9 @@ def path_problem(path: str) -> str | None:
     if not path or "\0" in path:
         return "an empty path" if not path else "a path with a NUL character"
     if path.startswith("/") or ".." in parts:
-        return f"the path {path!r} leads out of the image folder"
+        return f"the path {shown(path)} leads out of the image folder"
     if not is_utf8(path):
-        return f"the path {path!r} is not valid UTF-8"
+        return f"the path {shown(path)} is not valid UTF-8"
     return None
 
 
@@ -104,16 +105,20 @@ def checked_root(spec: DatasetSpec, data_root: str | None) -> Path:
     if data_root is None:
         holds = f", where DIR holds {spec.folder}/" if spec.folder else ""
         raise CaptError(f"data.root is not set; give --set data.root=DIR{holds}")
-    base = Path(data_root).expanduser()
+    # Not pathlib's: it raises for names that are too long and for homes of unknown users.
+    base = Path(os.path.expanduser(data_root))
+    if not os.path.exists(base) or (spec.reader != "own" and not os.path.isdir(base)):
+        place = shown(str(base), 300)[1:-1]
+        if spec.reader == "own":
+            raise CaptError(f"data.root: {place} does not exist; give the folder of your images")
+        raise CaptError(
+            f"data.root: {place} is not a folder; set data.root to the parent of {spec.folder}/"
+        )
     if spec.reader == "own":
-        if not base.exists():
-            raise CaptError(f"data.root: {base} does not exist; give the folder of your images")
+        if not base.is_dir() and not base.is_file():
+            raise CaptError(f"data.root: {base} is neither a folder nor a file")
         return base if base.is_dir() else base.parent
     root = base / spec.folder
-    if not base.is_dir():
-        raise CaptError(
-            f"data.root: {base} is not a folder; set data.root to the parent of {spec.folder}/"
-        )
     quoted = shlex.quote(str(base))
     doctor = f"capt-stage doctor --dataset {spec.name} --data-root {quoted} looks for them"
     if not root.is_dir():
@@ -154,16 +159,16 @@ def check_classes(data: SplitData, where: str, trained: bool = True) -> None:
         raise CaptError(f"{where}: no classes found; is this the data set's split file?")
     seen: dict[str, int] = {}
     for class_id, name in enumerate(data.class_names):
-        key = _name_key(name)
+        key = name_key(name) if is_utf8(name) else name
         if not key or not is_utf8(name):
-            kind = "an empty name" if not key else f"a name that is not valid UTF-8 ({name!r})"
+            kind = f"a name that is not valid UTF-8 ({shown(name)})" if key else "an empty name"
             raise CaptError(f"{where}: class {class_id} has {kind}; give it another")
         if key in seen:
             other = seen[key]
             raise CaptError(
-                f"{where}: classes {other} and {class_id} are both called {name!r} "
-                f"({data.class_names[other]!r}); prompts could not tell them apart, rename one "
-                "(data.classes takes a file of names)"
+                f"{where}: classes {other} and {class_id} are both called {shown(name, 60)} "
+                f"({shown(data.class_names[other], 60)}); prompts could not tell them apart, "
+                "rename one (data.classes takes a file of names)"
             )
         seen[key] = class_id
     if not trained:
@@ -177,20 +182,14 @@ def check_classes(data: SplitData, where: str, trained: bool = True) -> None:
             )
 
 
-def _name_key(name: str) -> str:
-    """Equal for names that a tokenizer cannot tell apart."""
-    prompted = unicodedata.normalize("NFC", prompt_name(name))
-    return " ".join(prompted.split()).casefold()
-
-
 def with_samples(data: SplitData, samples: pl.DataFrame, rejected: pl.DataFrame) -> SplitData:
     """The same classes with other samples and further rejected ones."""
     return replace(data, samples=samples, rejected=pl.concat([data.rejected, rejected]))
 
 
 def prompt_name(class_name: str) -> str:
-    """Class name as it stands in prompts: underscores become spaces."""
-    return class_name.replace("_", " ")
+    """Class name as it stands in prompts, see `spoken`."""
+    return spoken(class_name)
 
 
 def class_groups(class_count: int) -> list[str]:

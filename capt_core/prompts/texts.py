@@ -6,13 +6,15 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
+from capt_core.text import normal
+
 PLACEHOLDER = "<>"
 SHARED_BY = 3  # prompts of one pattern that make it a template
 
 
 def words_of(text: str) -> tuple[str, ...]:
     """Lower-case words and numbers of a text, without punctuation; underscores separate words."""
-    return tuple(re.findall(r"\w+", text.replace("_", " ").casefold()))
+    return tuple(re.findall(r"\w+", normal(text).replace("_", " ").casefold()))
 
 
 def one_line(text: str) -> str:

@@ -12,6 +12,7 @@ from capt_core.artifacts.provenance import Provenance
 from capt_core.artifacts.schemas import CLASSES, FEWSHOT, SAMPLES
 from capt_core.artifacts.tables import write_table
 from capt_core.data.dataset import Dataset, fingerprint, image_root, load_dataset, load_fewshot
+from capt_core.data.preparation import changes
 from capt_core.errors import CaptError
 from tests.refusals import refusal
 from tests.toys import toy_dataset
@@ -56,6 +57,23 @@ def test_a_few_shot_list_of_other_images_is_refused(tmp_path: Path) -> None:
     write_table(FEWSHOT, frame, layout.fewshot(4, 1), Provenance(dataset.name, "other"))
     assert "other images or classes" in refusal(load_fewshot, layout, dataset, 4, 1)
     assert "shots8-seed1.parquet: missing" in refusal(load_fewshot, layout, dataset, 8, 1)
+
+
+def test_what_changed_is_counted() -> None:
+    def table(rows: str) -> pl.DataFrame:
+        columns = ["path", "split", "class_name"]
+        return pl.DataFrame([row.split() for row in rows.split(",")], columns, orient="row")
+
+    before = table("a train cat,b test cat,c train dog")
+    assert changes(before, before) is None
+    assert changes(before, table("a train cat,b train cat,d train dog")) == (
+        "since the last prepare: 1 added, 1 removed, 1 moved to another split, 0 in a class "
+        "renamed (2 images are in both)"
+    )
+    assert "2 in a class renamed" in str(
+        changes(before, table("a train kitty,b test kitty,c train dog"))
+    )
+    assert "1 in another class" in str(changes(before, table("a train dog,b test cat,c train dog")))
 
 
 def test_paths_follow_the_ids() -> None:

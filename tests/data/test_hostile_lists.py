@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from capt_core.data.class_file import read_class_file
-from capt_core.data.readers.image_tables import holds_images, read_image_tables
+from capt_core.data.parquet_images import holds_images
+from capt_core.data.readers.image_tables import read_image_tables
 from capt_core.data.readers.listing import to_split
 from capt_core.data.readers.split_json import read_split_json
 from capt_core.data.readers.tables import read_tables
@@ -90,7 +91,7 @@ def test_any_table(
     path.write_text("\n".join(separator.join(row) for row in [header, *rows]), encoding="utf-8")
 
     def read() -> bool:
-        listing = read_tables([path], path.parent)
+        listing = read_tables([path], path.parent, Data(), Rejects(quarantine))
         return sound(to_split(listing, str(path), Data(), Rejects(quarantine)))
 
     usable_or_named(path, read)
@@ -119,7 +120,7 @@ def test_any_damage_to_a_table_of_images(
     def read() -> bool:
         if not holds_images(path):
             return True
-        listing = read_image_tables([path], folder, Rejects(True))
+        listing = read_image_tables([path], folder, Data(), Rejects(True))
         return sound(to_split(listing, str(path), Data(), Rejects(True)))
 
     usable_or_named(path, read)

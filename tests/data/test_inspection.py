@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from capt_core.data.class_counts import ClassCount, class_counts, class_lines
 from capt_core.data.inspection import Inspection, inspect_files, list_files
 from capt_core.data.layout_hints import layout_hints
 from capt_core.data.readers import read_split
@@ -35,7 +36,7 @@ def test_sound_files_give_nothing(tmp_path: Path) -> None:
     assert found(inspection) == {}
     assert not inspection.failed
     assert files_summary("dtd", inspection) == (
-        "dtd: 12 of 12 images in 2 classes can be used; nothing to report"
+        "dtd: 12 of 12 images in 2 classes can be used; 1 note on the listing"
     )
 
 
@@ -232,6 +233,23 @@ def test_the_folder_of_a_variant_is_found(tmp_path: Path, place: str) -> None:
     assert str(tmp_path / place) in hint.command
     assert remedies(tmp_path, "imagenet_sketch")
     assert (tmp_path / "imagenet-sketch/images/n01440764/a.JPEG").is_file()
+
+
+def test_every_class_is_listed_as_spoken_with_its_images(tmp_path: Path) -> None:
+    names = {"001.Black_footed_Albatross": 3, "x" * 60: 2, "owl": 4}
+    paths = [f"train/{name}/{index}.png" for name, n in names.items() for index in range(n)]
+    write_images(tmp_path, [*paths, "test/owl/9.png", "val/owl/8.png"])
+    split, _ = list_files(dataset_spec("mine"), Data(root=str(tmp_path)))
+    counted = class_counts(split)
+    assert counted[1] == ClassCount(1, "owl", "base", train=4, val=1, test=1)
+    assert [line.split() for line in class_lines(counted)] == [
+        ["id", "class", "train", "val", "test", "group"],
+        ["0", "Black", "footed", "Albatross", "3", "0", "0", "base"],
+        ["1", "owl", "4", "1", "1", "base"],
+        ["2", "x" * 45 + "...", "2", "0", "0", "novel"],
+    ]
+    assert len({len(line.rstrip("abenoslvgrup")) for line in class_lines(counted)}) == 1
+    assert list(class_lines([])) == []
 
 
 def test_own_images_are_inspected_too(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 from PIL import Image
 
-from capt_core.data import parquet_images
+from capt_core.data import column_files, parquet_images
 from capt_core.data.image_checks import check_image
 from capt_core.data.images import open_image
 from capt_core.data.readers import read_split
@@ -106,15 +106,15 @@ def test_tables_named_for_splits(tmp_path: Path) -> None:
     [
         ("name,label\na.png,x\n", "no column path (or file, filename"),
         ("path,colour\na.png,x\n", "no column label (or class"),
-        ("path,label,split\na.png,x,train\nb.png,x,oops\n", "row 2: column split holds 'oops'"),
-        ("path,label\na.png,x\na.png,y\n", "row 2: 'a.png' is listed a second time"),
+        ("path,label,split\na.png,x,train\nb.png,x,oops\n", "line 3: column split holds 'oops'"),
+        ("path,label\na.png,x\na.png,y\n", "line 3: 'a.png' is listed a second time"),
         ("path,label\n../a.png,x\nb.png,x\n", "'../a.png' leads out of the image folder"),
         ("path,label\n/etc/a.png,x\nb.png,x\n", "'/etc/a.png' leads out of the image folder"),
-        ("path,label\n,x\nb.png,x\n", "row 1: an empty path"),
-        ("path,label\na.png,\nb.png,x\n", "row 1: 'a.png' has no label"),
+        ("path,label\n,x\nb.png,x\n", "line 2: an empty path"),
+        ("path,label\na.png,\nb.png,x\n", "line 2: 'a.png' has no label"),
         ("path,label,split\na.png,x,test\n", "no training images"),
-        ("path,label\n", "no images found"),
-        ("", "not a readable table"),
+        ("path,label\n", "a table without rows"),
+        ("", "an empty table; expected a header"),
     ],
 )
 def test_a_wrong_table_is_refused(tmp_path: Path, text: str, message: str) -> None:
@@ -130,6 +130,14 @@ def test_rows_can_be_left_out(tmp_path: Path) -> None:
     data = read_mine(tmp_path, on_bad_image="quarantine")
     assert set(data.samples["path"]) == {"a.png", "b.png", "e.png"}
     assert data.rejected["path"].to_list() == ["a.png", "../c.png", "d.png"]
+
+
+def test_a_table_elsewhere_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "labels.csv").write_text("path,label\na.png,x\n")
+    refused = refusal(read_mine, tmp_path / "mine", table=str(tmp_path / "labels.csv"))
+    assert "set data.root to a folder above both" in refused
+    assert "is no file in" in refusal(read_mine, tmp_path / "mine", table="x" * 5000)
 
 
 def test_images_inside_parquet(tmp_path: Path) -> None:
@@ -191,7 +199,7 @@ def test_a_row_group_too_large_to_read_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = hugging_face_table(tmp_path / "all.parquet", [0, 1], ["a", "b"])
-    monkeypatch.setattr(parquet_images, "LARGEST_GROUP", 100)
+    monkeypatch.setattr(column_files, "LARGEST_GROUP", 100)
     assert "row_group_size=100" in refusal(check_image, path / "00000000", "decode")
 
 

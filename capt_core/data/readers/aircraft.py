@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from capt_core.data.splits import SPLITS, SplitData, sample_frame
-from capt_core.errors import CaptError
+from capt_core.errors import CaptError, reason, shown
 
 
 def read_aircraft(root: Path) -> SplitData:
@@ -25,10 +25,10 @@ def read_aircraft(root: Path) -> SplitData:
         for number, line in enumerate(_lines(path), start=1):
             image, _, name = line.partition(" ")
             if name not in labels:
-                raise CaptError(f"{path}: line {number}: {name!r} is not in variants.txt")
+                raise CaptError(f"{path}: line {number}: {shown(name)} is not in variants.txt")
             if image in seen:
                 raise CaptError(
-                    f"{path}: line {number}: {image!r} is listed a second time (first in the "
+                    f"{path}: line {number}: {shown(image)} is listed a second time (first in the "
                     f"{seen[image]} list); get the lists again"
                 )
             seen[image] = split
@@ -42,4 +42,4 @@ def _lines(path: Path) -> list[str]:
     try:
         return path.read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError) as error:
-        raise CaptError(f"{path}: not a readable list ({error}); get it again") from error
+        raise CaptError(f"{path}: not a readable list ({reason(error)}); get it again") from error

@@ -12,7 +12,7 @@ import polars as pl
 from capt_core.data.registry import DatasetSpec
 from capt_core.data.scan import find_images, subfolders
 from capt_core.data.splits import Rejects, SplitData, in_split_order
-from capt_core.errors import CaptError
+from capt_core.errors import CaptError, reason, shown
 
 
 def read_class_folders(spec: DatasetSpec, root: Path, rejects: Rejects) -> SplitData:
@@ -60,9 +60,9 @@ def _list_class(
 ) -> pl.DataFrame:
     found = find_images(part / folder)
     prefix = (part / folder).relative_to(images).as_posix()
-    for path, reason in found.problems:
+    for path, why in found.problems:
         row = (f"{prefix}/{path}", class_id, names[class_id], split)
-        rejects.add(str(part / folder / path), row, reason, "rename or remove it")
+        rejects.add(str(part / folder / path), row, why, "rename or remove it")
     paths = pl.Series("path", [f"{prefix}/{path}" for path in found.images], dtype=pl.String)
     return paths.to_frame().with_columns(
         pl.lit(class_id, pl.Int64).alias("class_id"), pl.lit(split).alias("split")
@@ -86,7 +86,7 @@ def _class_names(spec: DatasetSpec, root: Path, folders: list[str]) -> list[str]
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError) as error:
-        raise CaptError(f"{path}: not a readable list of class names ({error})") from error
+        raise CaptError(f"{path}: not a readable list of class names ({reason(error)})") from error
     pairs = [line.strip().partition(" ")[::2] for line in lines if line.strip()]
     listed = (
         {str(number): name.strip() for number, (_, name) in enumerate(pairs)}
@@ -96,8 +96,8 @@ def _class_names(spec: DatasetSpec, root: Path, folders: list[str]) -> list[str]
     unnamed = [folder for folder in folders if folder not in listed]
     if unnamed:
         raise CaptError(
-            f"{path}: no name for the class folder {unnamed[0]!r} ({len(unnamed)} such folders); "
-            "move what is no class out of the image folder, or get the list again"
+            f"{path}: no name for the class folder {shown(unnamed[0])} ({len(unnamed)} such "
+            "folders); move what is no class out of the image folder, or get the list again"
         )
     names = [listed[folder] for folder in folders]
     times = Counter(names)

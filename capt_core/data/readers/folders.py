@@ -3,70 +3,104 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Set
 from pathlib import Path, PurePosixPath
 
 import polars as pl
 
-from capt_core.data.readers.listing import SPLIT_WORDS, Listing, listing_rows, sorted_labels
-from capt_core.data.scan import find_images, is_utf8, subfolders
+from capt_core.data.readers.layouts import Folders, listed
+from capt_core.data.readers.listing import Listing, listing_rows, sorted_labels
+from capt_core.data.scan import Found, find_images, is_utf8, subfolders, system_folders
 from capt_core.data.splits import Rejects
-from capt_core.errors import CaptError
+from capt_core.errors import CaptError, shown
+from capt_core.text import clean_name, name_key
 
 
-def split_folders(root: Path) -> dict[str, str]:
-    """Folders named like splits, if there is nothing else: folder to `train`, `val` or `test`."""
-    folders = subfolders(root)
-    named = {folder: SPLIT_WORDS.get(folder.lower(), "") for folder in folders}
-    complete = all(named.values()) and "train" in named.values()
-    return named if complete else {}
+def read_folders(root: Path, folders: Folders, rejects: Rejects) -> Listing:
+    """List ``<part>/<class>/...``; folders below a class's folder belong to the class.
 
-
-def read_class_folders(root: Path, rejects: Rejects) -> Listing:
-    """List ``root/<class>/...``; folders below a class's folder belong to the class."""
-    return _read({root: None}, root, rejects)
-
-
-def read_split_folders(root: Path, rejects: Rejects) -> Listing:
-    """List ``root/<split>/<class>/...``.
+    A class's label is its folder's name in normal form, without blanks at its ends. A class that is
+    spelled otherwise in an earlier split keeps that spelling.
 
     Raises:
-        CaptError: there are no such folders, or two stand for one split.
+        CaptError: two folders with one label, a name that is empty or no text; or (unless
+            quarantined) files that cannot be listed.
     """
-    named = split_folders(root)
-    if not named:
-        raise CaptError(f"{root}: expected the folders train, val and test, and no others")
-    if len(set(named.values())) < len(named):
-        raise CaptError(f"{root}: two folders stand for one split: {', '.join(sorted(named))}")
-    listing = _read({root / folder: split for folder, split in named.items()}, root, rejects)
-    if not listing.labels:
-        raise CaptError(
-            f"{root}: {', '.join(named)} hold no class folders; where they are classes themselves, "
-            "set data.layout=class_folders"
-        )
-    return listing
-
-
-def _read(parts: dict[Path, str | None], root: Path, rejects: Rejects) -> Listing:
     frames = [listing_rows([], [], [])]
-    classes: set[str] = set()
-    others: Counter[str] = Counter()
-    for part, split in parts.items():
-        for label in subfolders(part):
-            folder = part / label
-            if not is_utf8(label):
-                raise CaptError(f"{folder}: a folder name that is not valid UTF-8; rename it")
+    labels: set[str] = set()
+    otherwise: list[str] = []
+    endings: Counter[str] = Counter()
+    passed = Found()
+    looked_into = {above for part in folders.parts for above in (Path(part), *Path(part).parents)}
+    for folder in sorted(looked_into):
+        passed.system += system_folders(root / folder)
+    for part, split in folders.parts.items():
+        named = _labels(root / part, folders.without)
+        found_before = {name_key(label): label for label in sorted(labels.difference(named))}
+        for label, name in named.items():
+            folder = root / part / name
+            if label not in labels and name_key(label) in found_before:
+                otherwise.append(f"{part}/{name}")
+                label = found_before[name_key(label)]
+            labels.add(label)
             prefix = folder.relative_to(root).as_posix()
             found = find_images(folder)
             for path, reason in found.problems:
                 row = (f"{prefix}/{path}".rstrip("/"), None, label, split or "")
                 rejects.add(str(folder / path), row, reason, "rename or remove it")
-            others.update(PurePosixPath(name).suffix or "no ending" for name in found.others)
-            classes.add(label)
+            endings.update(PurePosixPath(name).suffix or "no ending" for name in found.others)
+            passed.system += found.system
+            passed.hidden += found.hidden
             paths = [f"{prefix}/{path}" for path in found.images]
             # A table per folder: a list of all paths would take several times the memory.
             frames.append(listing_rows(paths, [label] * len(paths), [split] * len(paths)))
+    notes = [*folders.notes, *_notes(endings, passed)]
+    if otherwise:
+        notes.append(
+            f"{len(otherwise)} class folders are spelled otherwise than in another split "
+            f"({listed(otherwise)}) and taken for the same classes"
+        )
+    return Listing(pl.concat(frames), sorted_labels(labels), notes)
+
+
+def _labels(part: Path, without: Set[str]) -> dict[str, str]:
+    """The label of each class folder, with the folder's name."""
+    labels: dict[str, str] = {}
+    for name in subfolders(part):
+        if name in without:
+            continue
+        if not is_utf8(name):
+            raise CaptError(f"{part / name}: a folder name that is not valid UTF-8; rename it")
+        label = clean_name(name)
+        if not label:
+            raise CaptError(f"{part}: the folder {shown(name)} has an empty name; rename it")
+        if label in labels:
+            raise CaptError(
+                f"{part}: the folders {_letters(labels[label])} and {_letters(name)} are "
+                f"both called {shown(label)}; merge them or rename one"
+            )
+        labels[label] = name
+    return labels
+
+
+def _notes(endings: Counter[str], passed: Found) -> list[str]:
+    """What was not listed, kind by kind."""
     notes = []
-    if others:
-        endings = ", ".join(sorted(others))
-        notes.append(f"{others.total()} files that are no images by their ending: {endings}")
-    return Listing(pl.concat(frames), sorted_labels(classes), notes)
+    if endings:
+        kinds = listed(sorted(endings), 12)
+        notes.append(f"{endings.total()} files that are no images by their ending: {kinds}")
+    left = []
+    if passed.system:
+        names = listed(dict.fromkeys(PurePosixPath(name).name for name in passed.system))
+        left.append(
+            f"{len(passed.system)} folders of the system or of tools ({names}; names that begin "
+            "with . _ @ # $ ~ are no classes)"
+        )
+    if passed.hidden:
+        left.append(f"{len(passed.hidden)} hidden files ({listed(passed.hidden, 2)})")
+    return [*notes, f"left out: {' and '.join(left)}"] if left else notes
+
+
+def _letters(name: str) -> str:
+    """A name as a message shows where it differs from one that looks the same."""
+    return shown(name) if name.isascii() else ascii(name)[:100]

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import polars as pl
 
+from capt_core.data.drawing import draw_splits
 from capt_core.data.splits import Rejects, SplitData, in_split_order, path_problem
-from capt_core.errors import CaptError
+from capt_core.errors import CaptError, shown
 from capt_core.params import Data
 
 SPLIT_WORDS = {
@@ -28,11 +28,13 @@ class Listing:
         rows: columns `path`, `label` (null: none given) and `split` (null: to be drawn).
         labels: all labels in class order; None orders those found (numbers by value).
         notes: lines that the user should read.
+        place: what messages call a row (``labels.csv: line 3``); None: its number.
     """
 
     rows: pl.DataFrame
     labels: Sequence[str] | None = None
     notes: Sequence[str] = ()
+    place: Callable[[int], str] | None = None
 
 
 def listing_rows(
@@ -49,9 +51,9 @@ def to_split(listing: Listing, where: str, data: Data, rejects: Rejects) -> Spli
         CaptError: no images, no training images, or (unless quarantined) rows without a label, a
             file named twice or outside the folder, a class without images or with too few.
     """
-    rows = _usable(listing.rows, where, rejects)
+    rows = _usable(listing, where, rejects)
     if not len(rows):
-        raise CaptError(f"{where}: no images found; known endings are .jpg, .png, .webp and others")
+        raise _nothing_listed(listing, where, rejects)
     labels = listing.labels if listing.labels is not None else sorted_labels(rows["label"].unique())
     counts = dict(rows.group_by("label").len().iter_rows())
     missing = {"val", "test"} - set(rows["split"].drop_nulls().unique())
@@ -59,10 +61,10 @@ def to_split(listing: Listing, where: str, data: Data, rejects: Rejects) -> Spli
     for label in labels:
         if label not in counts:
             row = (label, None, label, "")
-            rejects.add(where, row, f"class {label!r} has no images", "add some or remove it")
+            rejects.add(where, row, f"class {shown(label)} has no images", "add some or remove it")
         elif counts[label] == 1 and "test" in missing and data.test_share > 0:
             path, _, split = rows.filter(pl.col("label") == label).row(0)
-            reason = f"class {label!r} has a single image, and one each is needed to train and test"
+            reason = f"class {shown(label)} has a single image; training and test need one each"
             rejects.add(where, (path, None, label, split or ""), reason, "add more")
         else:
             kept.append(label)
@@ -85,38 +87,23 @@ def to_split(listing: Listing, where: str, data: Data, rejects: Rejects) -> Spli
     return SplitData(in_split_order(samples), kept, notes=notes)
 
 
+def _nothing_listed(listing: Listing, where: str, rejects: Rejects) -> CaptError:
+    left_out = rejects.frame()
+    if len(left_out):
+        first = left_out["reason"][0]
+        return CaptError(
+            f"{where}: no images are left: all {len(left_out)} are left out, the first as {first}"
+        )
+    if listing.place is not None:
+        return CaptError(f"{where}: a table without rows; give it one per image")
+    return CaptError(f"{where}: no images found; known endings are .jpg, .png, .webp and others")
+
+
 def sorted_labels(labels: Iterable[str]) -> list[str]:
     """Labels in class order: whole numbers by value, anything else by code points."""
     found = sorted(labels)
     plain = all(label.isdecimal() and str(int(label)) == label for label in found)
     return sorted(found, key=int) if plain else found
-
-
-def draw_splits(rows: pl.DataFrame, shares: dict[str, float], seed: int) -> pl.DataFrame:
-    """Set a share of each class's training images apart, at random.
-
-    Of a class with n images, round(share x n) but at least one go to each split of `shares`, as
-    long as one is left to train; the test split comes first. Classes do not influence each other.
-
-    Args:
-        rows: columns `path`, `label` and `split`; a null split counts as training.
-        shares: `val` and `test`, or one of them, to the share of images.
-        seed: of the draw.
-    """
-    rows = rows.with_columns(pl.col("split").fill_null("train"))
-    splits = rows["split"].to_list()
-    train = rows.select("label", "split").with_row_index("row").filter(pl.col("split") == "train")
-    members = train.group_by("label", maintain_order=True).agg("row")
-    for label, row_numbers in members.iter_rows():
-        order = list(row_numbers)
-        count = len(order)
-        random.Random(f"{seed}/{label}").shuffle(order)
-        for split in ("test", "val"):
-            share = shares.get(split, 0.0)
-            wanted = max(1, int(share * count + 0.5)) if share else 0
-            for _ in range(min(wanted, len(order) - 1)):
-                splits[order.pop()] = split
-    return rows.with_columns(pl.Series("split", splits, dtype=pl.String))
 
 
 def _drawn_note(rows: pl.DataFrame, drawn: dict[str, float], seed: int) -> str:
@@ -125,9 +112,9 @@ def _drawn_note(rows: pl.DataFrame, drawn: dict[str, float], seed: int) -> str:
     return f"drawn from the training images with data.split_seed={seed}: {parts}"
 
 
-def _usable(rows: pl.DataFrame, where: str, rejects: Rejects) -> pl.DataFrame:
+def _usable(listing: Listing, where: str, rejects: Rejects) -> pl.DataFrame:
     """Rows with a label and a path of their own."""
-    rows = rows.with_row_index("row")
+    rows = listing.rows.with_row_index("row")
     twice = ~pl.col("path").is_first_distinct()
     suspect = rows.filter(
         twice
@@ -140,9 +127,9 @@ def _usable(rows: pl.DataFrame, where: str, rejects: Rejects) -> pl.DataFrame:
     for row, path, label, split in suspect.iter_rows():
         reason = path_problem(path or "")
         if reason is None and label is None:
-            reason = f"{path!r} has no label"
+            reason = f"{shown(path)} has no label"
         if reason is None:
-            reason = f"{path!r} is listed a second time"
-        place = f"{where}: row {row + 1}"
+            reason = f"{shown(path)} is listed a second time"
+        place = listing.place(row) if listing.place else f"{where}: row {row + 1}"
         rejects.add(place, (path or "", None, label or "", split or ""), reason, "correct it")
     return rows.join(suspect.select("row"), on="row", how="anti", maintain_order="left").drop("row")

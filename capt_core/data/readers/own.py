@@ -2,26 +2,41 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatch
 from pathlib import Path
 
 import polars as pl
 
-from capt_core.data.readers.folders import (
-    read_class_folders,
-    read_split_folders,
+from capt_core.data.column_files import TABLE_ENDINGS
+from capt_core.data.parquet_images import holds_images
+from capt_core.data.readers import beside
+from capt_core.data.readers.annotations import find_annotations
+from capt_core.data.readers.folders import read_folders
+from capt_core.data.readers.foreign import foreign_layout
+from capt_core.data.readers.hub import hub_tables, metadata_tables
+from capt_core.data.readers.image_tables import read_image_tables
+from capt_core.data.readers.layouts import (
+    Folders,
+    every_folder,
+    find_folders,
+    listed,
     split_folders,
 )
-from capt_core.data.readers.image_tables import holds_images, read_image_tables
 from capt_core.data.readers.listing import to_split
 from capt_core.data.readers.split_json import read_split_json
-from capt_core.data.readers.tables import TEXT_ENDINGS, read_tables, split_of_name
-from capt_core.data.scan import is_image_name, subfolders
+from capt_core.data.readers.table_files import is_one_set
+from capt_core.data.readers.tables import lists_images, read_tables
+from capt_core.data.readers.text_tables import TEXT_ENDINGS
+from capt_core.data.scan import files_in, subfolders
+from capt_core.data.scan import holds_images as has_images
 from capt_core.data.splits import Rejects, SplitData
-from capt_core.errors import CaptError
+from capt_core.errors import CaptError, shown
 from capt_core.params import Data
 
-_TABLE_ENDINGS = (*TEXT_ENDINGS, ".parquet")
+_TABLE_ENDINGS = (*TEXT_ENDINGS, *TABLE_ENDINGS)
 
 
 def read_own(source: Path, data: Data, rejects: Rejects) -> tuple[SplitData, str]:
@@ -36,88 +51,159 @@ def read_own(source: Path, data: Data, rejects: Rejects) -> tuple[SplitData, str
         CaptError: no known layout, or what the layout's reader refuses.
     """
     root = source if source.is_dir() else source.parent
-    files = [source] if source.is_file() else _tables(root, data)
-    layout = _layout(root, files) if data.layout == "auto" else data.layout
-    where = str(files[0] if len(files) == 1 else source)
-    if layout == "class_folders":
-        listing, where = read_class_folders(root, rejects), str(source)
-    elif layout == "split_folders":
-        listing, where = read_split_folders(root, rejects), str(source)
+    reading = _reading(source, root, data)
+    files = list(reading.files)
+    where = str(files[0]) if len(files) == 1 else str(source)
+    if reading.folders is not None:
+        listing = read_folders(root, reading.folders, rejects)
+        if not len(listing.rows) and (tables := hub_tables(root)):
+            name = tables[0].relative_to(root).as_posix()
+            raise CaptError(
+                f"{root}: no image files, but tables that hold images ({name}, ...); read them "
+                "with --set data.layout=auto"
+            )
     elif not files:
         raise CaptError(
-            f"{source}: data.layout={layout}, but there is no such file; set data.table"
+            f"{source}: data.layout={reading.layout}, but there is no such file; set data.table"
         )
-    elif layout == "split_json":
-        return _with_image_folder(read_split_json(files[0], rejects), root, files[0]), where
-    elif layout == "image_table":
-        listing = read_image_tables(files, root, rejects)
+    elif reading.layout == "split_json":
+        split = _with_image_folder(read_split_json(files[0], rejects), root, files[0])
+        return replace(split, notes=[*reading.notes, *split.notes]), where
+    elif reading.layout == "image_table":
+        listing = read_image_tables(files, root, data, rejects)
     else:
-        listing = read_tables(files, root)
+        listing = read_tables(files, root, data, rejects)
+        reading = replace(reading, notes=[*reading.notes, *beside.split_paths_notes(listing.rows)])
+    if reading.folders is None and data.layout == "auto":
+        reading = replace(
+            reading, notes=[*reading.notes, *beside.unlisted_folders(root, listing.rows)]
+        )
+    listing = replace(listing, notes=[*reading.notes, *listing.notes])
     return to_split(listing, where, data, rejects), where
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """What is read: folders, or the files of a table or split; with notes for the user."""
+
+    layout: str
+    folders: Folders | None = None
+    files: Sequence[Path] = ()
+    notes: Sequence[str] = ()
+
+
+def _reading(source: Path, root: Path, data: Data) -> _Reading:
+    """What the settings ask for, or else what the folder holds.
+
+    Raises:
+        CaptError: neither folders nor tables fit a layout, or both do and disagree.
+    """
+    if data.layout == "class_folders":
+        return _Reading(data.layout, every_folder(root))
+    if data.layout == "split_folders":
+        return _Reading(data.layout, split_folders(root))
+    files = [source] if source.is_file() else _tables(root, data)
+    if data.layout != "auto":
+        _check_one_set(root, files)
+        return _Reading(data.layout, None, files)
+    if source.is_file() or data.table is not None:
+        return _Reading(_layout_of(files[0], data), None, files)
+    foreign = None if files else foreign_layout(root)
+    if foreign is not None:
+        raise CaptError(f"{root}: {foreign}")
+    if files and find_annotations(root) is not None:
+        # The folders are those of another tool, the table was made of its annotations.
+        _check_one_set(root, files)
+        return _Reading(_layout_of(files[0], data), None, files)
+    try:
+        folders: Folders | None = find_folders(root)
+    except CaptError:
+        if not files:
+            raise
+        folders = None
+    if folders is None or (files and not _has_classes(root, folders)):
+        _check_one_set(root, files)
+        return _Reading(_layout_of(files[0], data), None, files)
+    return _beside_folders(root, folders, files, data)
+
+
+def _beside_folders(root: Path, folders: Folders, files: Sequence[Path], data: Data) -> _Reading:
+    """Class folders, or tables beside them, see `beside`."""
+    useful = [path for path in files if beside.usable(path, data)]
+    useless = listed(path.name for path in files if path not in useful)
+    notes = [f"left out: {useless} (no list of images and labels)"] if useless else []
+    if not useful:
+        return _Reading(folders.layout, folders, notes=notes)
+    _check_one_set(root, useful)
+    choice = beside.choose(useful, root, folders, data)
+    if choice.tables:
+        return _Reading(_layout_of(useful[0], data), None, useful, [choice.note, *notes])
+    return _Reading(folders.layout, folders, notes=[choice.note, *notes])
+
+
+def _has_classes(root: Path, folders: Folders) -> bool:
+    """Whether there are several class folders; one may as well hold the images of a table."""
+    return folders.layout == "split_folders" or any(
+        sum(has_images(root / part / name) for name in subfolders(root / part)) > 1
+        for part in folders.parts
+    )
 
 
 def _tables(root: Path, data: Data) -> list[Path]:
     """The tables or the split file that describe a folder, if any do.
 
     Raises:
-        CaptError: the settings name one that is not there; or several that belong not together.
+        CaptError: the settings name one that is not there.
     """
     if data.table is not None:
         path = root / data.table
-        if not path.is_file():
-            raise CaptError(f"data.table: {path} does not exist")
+        if not path.is_relative_to(root):
+            raise CaptError(
+                f"data.table: {path} is not below {root}; set data.root to a folder above both"
+            )
+        if not os.path.isfile(path):
+            raise CaptError(f"data.table: {shown(data.table)[1:-1]} is no file in {root}")
         return [path]
-    if data.layout in ("class_folders", "split_folders"):
-        return []
-    splits = sorted(root.glob("split*.json"))
+    names = files_in(root)
+    splits = [root / name for name in names if fnmatch(name, "split*.json")]
     tables = [
-        path
+        folder / name
         for folder in (root, root / "data")
         if folder.is_dir()
-        for path in sorted(folder.iterdir())
-        if path.suffix.lower() in _TABLE_ENDINGS and not path.name.startswith(".")
+        for name in (names if folder == root else files_in(folder))
+        if Path(name).suffix.lower() in _TABLE_ENDINGS
     ]
-    found = splits if data.layout == "split_json" or (splits and not tables) else tables
-    one_set = (
-        all(split_of_name(path) for path in found)
-        and len({path.suffix.lower() for path in found}) == 1
-    )
-    if len(found) > 1 and not one_set:
+    if not tables and not splits:
+        listed_in = [path for path in metadata_tables(root) if lists_images(path, data)]
+        return listed_in or hub_tables(root)
+    if data.layout == "split_json" or not tables:
+        return splits
+    # A split file of images that class folders hold already says all that a table could.
+    return [*splits, *tables] if data.layout == "auto" else tables
+
+
+def _check_one_set(root: Path, files: list[Path]) -> None:
+    """Refuse several tables that do not belong together."""
+    if len(files) > 1 and not is_one_set(files, root):
         raise CaptError(
-            f"{root}: several tables ({', '.join(path.name for path in found[:4])}); choose one "
+            f"{root}: several tables ({', '.join(path.name for path in files[:4])}); choose one "
             "with --set data.table=FILE, or set data.layout=class_folders to use none"
         )
-    return found
 
 
-def _layout(root: Path, files: list[Path]) -> str:
-    if files:
-        ending = files[0].suffix.lower()
-        if ending == ".json":
-            return "split_json"
-        if ending not in _TABLE_ENDINGS:
-            raise CaptError(
-                f"{files[0]}: expected a folder, or a file ending in .csv, .tsv, .parquet or .json"
-            )
-        return "image_table" if ending == ".parquet" and holds_images(files[0]) else "table"
-    if split_folders(root):
-        return "split_folders"
-    folders = subfolders(root)
-    if len(folders) == 1 and subfolders(root / folders[0]):
+def _layout_of(path: Path, data: Data) -> str:
+    """The layout of a file."""
+    ending = path.suffix.lower()
+    if ending == ".json":
+        return "split_json"
+    if ending not in _TABLE_ENDINGS:
         raise CaptError(
-            f"{root}: holds the single folder {folders[0]!r}; set data.root to "
-            f"{root / folders[0]}, or data.layout=class_folders if that is your only class"
+            f"{path}: expected a folder, or a file ending in .csv, .tsv, .jsonl, .parquet or .json"
         )
-    if folders:
-        return "class_folders"
-    if any(is_image_name(path.name) for path in root.iterdir()):
-        raise CaptError(
-            f"{root}: images without class folders; put each into a folder named for its class, "
-            "or list them in a table with the columns path and label"
-        )
-    raise CaptError(
-        f"{root}: neither class folders (<class>/<image>) nor a table (.csv, .parquet) were found; "
-        'the README describes the layouts ("Your own images")'
+    return (
+        "image_table"
+        if ending in TABLE_ENDINGS and holds_images(path, data.image_column)
+        else "table"
     )
 
 
@@ -126,7 +212,7 @@ def _with_image_folder(data: SplitData, root: Path, split: Path) -> SplitData:
     first = data.samples["path"].head(20).to_list()
     choices = ["", *(f"{folder}/" for folder in subfolders(root))]
     for choice in choices:
-        if not first or any((root / f"{choice}{path}").exists() for path in first):
+        if not first or any(os.path.exists(root / f"{choice}{path}") for path in first):
             paths = pl.lit(choice) + pl.col("path")
             return replace(data, samples=data.samples.with_columns(paths.alias("path")))
     raise CaptError(

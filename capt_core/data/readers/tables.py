@@ -1,97 +1,209 @@
-"""The user's own images as a CSV or Parquet table lists them."""
+"""The user's own images as a CSV, JSON-lines or Parquet table lists them."""
 
 from __future__ import annotations
 
+import os
+import re
+import shlex
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import polars as pl
 
+from capt_core.data.column_files import TABLE_ENDINGS, open_table
+from capt_core.data.parquet_images import can_hold_images, is_nested
+from capt_core.data.readers.columns import (
+    LABEL_COLUMNS,
+    PATH_COLUMNS,
+    SPLIT_COLUMNS,
+    chosen_column,
+    column_named,
+    column_setting,
+    columns_of,
+    label_columns,
+    no_label_column,
+    read_labels,
+    refuse_twice,
+)
+from capt_core.data.readers.hub import label_names
 from capt_core.data.readers.listing import SPLIT_WORDS, Listing, listing_rows
-from capt_core.errors import CaptError
+from capt_core.data.readers.table_files import file_splits, row_split
+from capt_core.data.readers.text_tables import TEXT_ENDINGS, read_text_columns, text_columns
+from capt_core.data.splits import Rejects
+from capt_core.errors import CaptError, shown
+from capt_core.params import Data
 
-TEXT_ENDINGS = (".csv", ".tsv")
-PATH_COLUMNS = ("path", "file", "filename", "file_name", "filepath", "image_path", "image")
-LABEL_COLUMNS = ("label", "class", "class_name", "category", "target")
-SPLIT_COLUMNS = ("split", "set", "subset", "partition")
+_LONGEST_PATH = 4096  # of Linux
+_ADDRESS = re.compile(r"(?:data:|[a-z][a-z0-9+.-]*://)", re.I)
+_BASE64 = re.compile(r"(?:iVBORw0KGgo|/9j/|R0lGOD|UklGR|Qk0)[A-Za-z0-9+/=\s]{40,}")
 
 
-def read_tables(files: Sequence[Path], root: Path) -> Listing:
+@dataclass(frozen=True)
+class _Table:
+    """What a table lists, and the line or row number of each of its rows."""
+
+    listing: Listing
+    numbers: Sequence[int]
+    unit: str
+
+
+def read_tables(files: Sequence[Path], root: Path, data: Data, rejects: Rejects) -> Listing:
     """List the images that tables name: a path and a label per row, a split if there is one.
 
     Paths are relative to the table's folder; those below it may be absolute. Several tables are
-    splits, named for them.
+    splits, named for them. Splits may also be the first folders of the paths.
 
     Raises:
-        CaptError: not a readable table, a column is missing, an unknown split.
+        CaptError: not a readable table, a column is missing or there are several, an unknown split;
+            or (unless quarantined) a label that is none.
     """
-    frames = [_read(path, root, split) for path, split in file_splits(files).items()]
-    return Listing(pl.concat(frames))
+    tables = {
+        path: _read(path, root, split, data, rejects)
+        for path, split in file_splits(files, root).items()
+    }
+    parts = [(path, table.unit, table.numbers) for path, table in tables.items()]
+
+    def place(row: int) -> str:
+        for path, unit, numbers in parts:
+            if row < len(numbers):
+                return f"{path}: {unit} {numbers[row]}"
+            row -= len(numbers)
+        raise IndexError(row)
+
+    first, *others = tables.items()
+    for path, table in others:
+        if table.listing.labels != first[1].listing.labels:
+            raise CaptError(f"{path}: names its labels differently than {first[0]}")
+    rows = pl.concat([table.listing.rows for table in tables.values()])
+    notes = dict.fromkeys(note for table in tables.values() for note in table.listing.notes)
+    return _split_by_folders(Listing(rows, first[1].listing.labels, list(notes), place))
 
 
-def file_splits(files: Sequence[Path]) -> dict[Path, str | None]:
-    """Each file's split by its name (``train.csv``, ``test-00000-of-00002.parquet``), or None.
+def table_columns(path: Path) -> list[str]:
+    """Names of a table's columns.
 
     Raises:
-        CaptError: several files, but not all of them named for a split.
+        CaptError: not a readable table.
     """
-    splits = {path: split_of_name(path) for path in sorted(files)}
-    if None in splits.values() and len(files) > 1 and set(splits.values()) != {None}:
-        odd = next(path for path, split in splits.items() if split is None)
-        raise CaptError(
-            f"{odd}: other tables beside it are named for splits, this one is not; "
-            "choose one with --set data.table=FILE"
-        )
-    return splits
+    if path.suffix.lower() in TEXT_ENDINGS:
+        return text_columns(path)
+    return [str(name) for name in open_table(path).schema.names]
 
 
-def split_of_name(path: Path) -> str | None:
-    """The split that a file's name begins with, or None."""
-    word = path.name.split(".")[0].split("-")[0].split("_")[0]
-    return SPLIT_WORDS.get(word.lower())
+def lists_images(path: Path, data: Data) -> bool:
+    """Whether a table has a column of paths and one of labels, by their names or the settings.
+
+    Raises:
+        CaptError: not a readable table.
+    """
+    columns = table_columns(path)
+    named = data.image_column or column_named(columns, PATH_COLUMNS)
+    return bool(named and (data.label_column or column_named(columns, LABEL_COLUMNS)))
 
 
-def column_named(columns: Sequence[str], names: Sequence[str]) -> str | None:
-    """The first column whose name, in any case, is one of `names`; None if there is none."""
-    lower = {column.lower().strip(): column for column in reversed(columns)}
-    return next((lower[name] for name in names if name in lower), None)
-
-
-def _read(path: Path, root: Path, split: str | None) -> pl.DataFrame:
-    try:
-        if path.suffix.lower() in TEXT_ENDINGS:
-            frame = pl.read_csv(path, infer_schema=False, separator=_separator(path))
-        else:
-            frame = pl.read_parquet(path)
-    except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
-        # What follows is advice to callers of polars.
-        reason = " ".join(str(error).split()).partition(" Consider ")[0][:160]
-        advice = "; save it as UTF-8" if "utf-8" in reason else ""
-        raise CaptError(f"{path}: not a readable table ({reason}){advice}") from error
-    names = column_named(frame.columns, PATH_COLUMNS)
-    labels = column_named(frame.columns, LABEL_COLUMNS)
-    for column, wanted in ((names, PATH_COLUMNS), (labels, LABEL_COLUMNS)):
-        if column is None:
-            raise CaptError(
-                f"{path}: no column {wanted[0]} (or {', '.join(wanted[1:])}); its columns are "
-                f"{', '.join(frame.columns)} (data.layout=class_folders uses no table)"
-            )
-    assert names is not None
-    assert labels is not None
-    splits = column_named(frame.columns, SPLIT_COLUMNS) if split is None else None
+def _read(path: Path, root: Path, split: str | None, data: Data, rejects: Rejects) -> _Table:
+    columns = table_columns(path)
+    names = (
+        chosen_column(columns, data.image_column, "data.image_column", path)
+        if data.image_column
+        else column_named(columns, PATH_COLUMNS)
+    )
+    if names is None:
+        raise _no_path_column(path, columns)
+    candidates = (
+        [chosen_column(columns, data.label_column, "data.label_column", path)]
+        if data.label_column
+        else [name for name in label_columns(columns) if name != names]
+    )
+    if not candidates:
+        raise no_label_column(columns, path)
+    splits = column_named(columns, SPLIT_COLUMNS) if split is None else None
+    used = [names, *candidates, *([splits] if splits else [])]
+    for name in used:
+        refuse_twice(columns, name, path)
+    cells, numbers, unit = _cells(path, used)
+    table = open_table(path) if path.suffix.lower() in TABLE_ENDINGS else None
+    named, named_notes = label_names(path, root, candidates, table)
+    found = read_labels(dict(zip(candidates, cells[1:], strict=False)), named, path)
+    labels = found.texts
     below = _relative_folder(path, root)
-    return listing_rows(
-        [_relative(str(name or ""), path, root, below) for name in frame[names].to_list()],
-        [None if label is None else str(label) for label in frame[labels].to_list()],
-        _splits(frame, splits, path) if splits else [split] * len(frame),
+    paths = [
+        _relative(_path_text(cell, path, names, f"{unit} {number}"), path, root, below)
+        for cell, number in zip(cells[0], numbers, strict=True)
+    ]
+    words = [row_split(word) for word in cells[-1]] if splits else [split] * len(paths)
+    if splits and None in words:
+        row = words.index(None)
+        raise CaptError(
+            f"{path}: {unit} {numbers[row]}: column {splits} holds {shown(cells[-1][row])}, "
+            "expected train, val or test"
+        )
+    for row, problem in found.problems.items():
+        where = f"{path}: {unit} {numbers[row]}"
+        rejects.add(where, (paths[row], None, "", words[row] or ""), problem, "correct it")
+    if found.problems:
+        kept = [row for row in range(len(paths)) if row not in found.problems]
+        paths, words = [paths[row] for row in kept], [words[row] for row in kept]
+        labels, numbers = [labels[row] for row in kept], [numbers[row] for row in kept]
+    listing = Listing(
+        listing_rows(paths, labels, words), named.get(found.column), [*named_notes, *found.notes]
+    )
+    return _Table(listing, numbers, unit)
+
+
+def _no_path_column(path: Path, columns: Sequence[str]) -> CaptError:
+    table = open_table(path) if path.suffix.lower() in TABLE_ENDINGS else None
+    images = [name for name in columns if table is not None and can_hold_images(table, name)]
+    if table is not None and not images and is_nested(table):
+        return CaptError(
+            f"{path}: {columns_of(columns)}, with others inside; take those out: python -c "
+            '"import sys,pyarrow.parquet as q;f=sys.argv[1];t=q.read_table(f).flatten();'
+            "q.write_table(t.rename_columns([c.split('.')[-1] for c in t.column_names]),f)\" "
+            f"{shlex.quote(str(path))}"
+        )
+    return CaptError(
+        f"{path}: no column {PATH_COLUMNS[0]} (or {', '.join(PATH_COLUMNS[1:5])}, ...); "
+        f"{columns_of(columns)}; name it with "
+        f"{column_setting('image_column', images[0] if images else 'COLUMN')}, or use no table "
+        "with --set data.layout=class_folders"
     )
 
 
-def _separator(path: Path) -> str:
-    """Tab, semicolon or comma: whichever stands in the first line most often."""
-    with path.open(encoding="utf-8-sig", errors="replace") as lines:
-        header = lines.readline()
-    return max(",;\t", key=header.count)
+def _cells(path: Path, names: Sequence[str]) -> tuple[list[list[Any]], Sequence[int], str]:
+    """Columns of a table, the number of each row, and what the number counts."""
+    if path.suffix.lower() in TEXT_ENDINGS:
+        return *read_text_columns(path, names), "line"
+    table = open_table(path)
+    cells = [table.values(name) for name in names]
+    return cells, range(1, len(cells[0]) + 1), "row"
+
+
+def _path_text(cell: Any, table: Path, column: str, place: str) -> str:
+    """A path as a cell holds it.
+
+    Raises:
+        CaptError: the column holds something else: images as text, addresses, numbers in lists.
+    """
+    if isinstance(cell, dict) and set(cell) <= {"bytes", "path"}:
+        cell = cell.get("path")
+    if cell is None or isinstance(cell, float):
+        return ""
+    if isinstance(cell, bytes):
+        cell = cell.decode("utf-8", "replace") if len(cell) < _LONGEST_PATH else cell
+    if not isinstance(cell, str | int):
+        kind = f"a {type(cell).__name__}, not a path; write the images to files, and list those"
+    elif _ADDRESS.match(str(cell)):
+        kind = f"an address ({shown(cell, 40)}); download the images, and list their paths"
+    elif len(str(cell)) > _LONGEST_PATH or _BASE64.fullmatch(str(cell)):
+        kind = "the image as text, not image bytes or a path; write base64.b64decode(text) to files"
+    else:
+        return str(cell)
+    raise CaptError(
+        f"{table}: {place}: column {shown(column, 40)} holds {kind} (data.image_column names "
+        "another column)"
+    )
 
 
 def _relative_folder(path: Path, root: Path) -> str:
@@ -100,7 +212,12 @@ def _relative_folder(path: Path, root: Path) -> str:
 
 
 def _relative(name: str, table: Path, root: Path, below: str) -> str:
-    if "\\" in name and not (table.parent / name).exists():
+    stripped = name.strip()
+    if name != stripped and not os.path.exists(os.path.join(table.parent, name)):
+        name = stripped
+    if len(name) > 1 and name[0] == name[-1] == '"':  # quoted after a blank
+        name = name[1:-1]
+    if "\\" in name and not os.path.exists(os.path.join(table.parent, name)):
         name = name.replace("\\", "/")  # a table written on Windows
     if "//" in name or "./" in name:
         name = PurePosixPath(name).as_posix()  # one file, one spelling: it may be listed twice
@@ -112,13 +229,18 @@ def _relative(name: str, table: Path, root: Path, below: str) -> str:
     return name
 
 
-def _splits(frame: pl.DataFrame, column: str, path: Path) -> list[str]:
-    splits = []
-    for row, word in enumerate(frame[column].to_list(), start=1):
-        split = SPLIT_WORDS.get(str(word).strip().lower())
-        if split is None:
-            raise CaptError(
-                f"{path}: row {row}: column {column} holds {word!r}, expected train, val or test"
-            )
-        splits.append(split)
-    return splits
+def _split_by_folders(listing: Listing) -> Listing:
+    """Splits taken from the paths' first folders, where none are given and all are named for one.
+
+    Hugging Face's folders with ``metadata.csv`` and many published lists are of this kind.
+    """
+    rows = listing.rows
+    if not len(rows) or rows["split"].is_not_null().any():
+        return listing
+    tops = rows["path"].str.extract(r"^([^/]+)/", 1)
+    named = {top: None if top is None else SPLIT_WORDS.get(top.lower()) for top in tops.unique()}
+    if None in named.values() or "train" not in named.values() or len(named) < 2:
+        return listing
+    splits = tops.replace_strict(named, return_dtype=pl.String).alias("split")
+    note = f"splits are the first folders of the paths: {', '.join(sorted(map(str, named)))}"
+    return replace(listing, rows=rows.with_columns(splits), notes=[*listing.notes, note])

@@ -207,9 +207,9 @@ class Campaign:
     def hostile_overrides(self, rng: random.Random, folder: Path) -> Case:
         keys = re.findall(r"^ *([a-z_]+):", self.settings, re.M)
         key = ".".join(rng.choice(keys) for _ in range(rng.randint(1, 4)))
-        known = ("runtime.workers", "fewshot.shots", "data.layout", "prepare.proctex_train")
-        known += ("data.root", "backbone.name", "backbone.checkpoint", "seeds", "data.min_images")
-        override = f"{rng.choice([key, *known])}={hostile_value(rng)}"
+        known = ["runtime.workers", "fewshot.shots", "data.layout", "prepare.proctex_train"]
+        known += ["data.root", "backbone.name", "backbone.checkpoint", "data.label_column", key]
+        override = f"{rng.choice(known)}={hostile_value(rng)}"
         return Case(self.prepare(folder, self.photos, override.replace("\0", "")), override[:80])
 
     def hostile_folders(self, rng: random.Random, folder: Path) -> Case:
@@ -383,7 +383,9 @@ def main() -> None:
     ended: dict[str, collections.Counter[str]] = {kind: collections.Counter() for kind in kinds}
     failures = 0
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        outcomes = pool.map(lambda job: judge(campaign, *job, options.seed, expected), jobs)
+        outcomes = pool.map(
+            lambda job: judge(campaign, job[0], job[1], options.seed, expected), jobs
+        )
         for (kind, number), outcome in zip(jobs, outcomes, strict=True):
             ended[kind]["wrong" if outcome.complaint else f"exit {outcome.code}"] += 1
             if outcome.complaint:

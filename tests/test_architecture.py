@@ -13,8 +13,8 @@ from tests.conftest import PROJECT
 from tests.processes import python
 
 LAYERS = (
-    {"errors", "reporter", "torchvision_ops"},
-    {"text_file"},
+    {"errors", "reporter", "text", "torchvision_ops"},
+    {"text_file", "user_paths"},
     {"yaml_file"},
     {"settings_file"},
     {"params", "study"},

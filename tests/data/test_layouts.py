@@ -190,8 +190,10 @@ def test_folders_that_a_table_does_not_list_are_named(tmp_path: Path) -> None:
     assert "left out: test (5 images), of which the table lists nothing" in data.notes
 
 
-SYSTEM = ("@eaDir", "#recycle", "#snapshot", "$RECYCLE.BIN", "System Volume Information")
-SYSTEM += ("lost+found", "__MACOSX", ".thumbnails", ".ipynb_checkpoints", ".git", "_unlabeled")
+SYSTEM = (
+    *("@eaDir", "#recycle", "#snapshot", "$RECYCLE.BIN", "System Volume Information"),
+    *("lost+found", "__MACOSX", ".thumbnails", ".ipynb_checkpoints", ".git", "_unlabeled"),
+)
 
 
 def test_folders_of_the_system_are_no_classes_at_any_depth(tmp_path: Path) -> None:

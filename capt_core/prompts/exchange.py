@@ -11,9 +11,9 @@ from capt_core.data.splits import prompt_name
 from capt_core.errors import CaptError
 from capt_core.prompts.generation import COMMONALITY, DIFFERENCE, KINDS
 from capt_core.prompts.llm.checks import Rules
+from capt_core.prompts.names import NameFinder
 from capt_core.prompts.store import SCHEMA_VERSION, ClassPrompts, PromptStore, read_json
 from capt_core.prompts.texts import (
-    NameFinder,
     duplicates,
     one_line,
     template_note,

@@ -9,8 +9,8 @@ import polars as pl
 from capt_core.artifacts.schemas import PROMPTS
 from capt_core.data.splits import prompt_name
 from capt_core.errors import CaptError
+from capt_core.prompts.names import NameFinder
 from capt_core.prompts.store import PromptStore
-from capt_core.prompts.texts import NameFinder
 
 COMMONALITY = "commonality"
 DIFFERENCE = "difference"

@@ -10,8 +10,9 @@ from capt_core.prompts.exchange import Finding
 from capt_core.prompts.llm.answers import AnswerStore
 from capt_core.prompts.llm.checks import Rules
 from capt_core.prompts.llm.reasoning import ConfusedPair, Reasoning
+from capt_core.prompts.names import NameFinder
 from capt_core.prompts.store import PromptStore
-from capt_core.prompts.texts import NameFinder, duplicates, template_note, words_of
+from capt_core.prompts.texts import duplicates, template_note, words_of
 
 
 def answered_pairs(reasoning: Reasoning) -> list[ConfusedPair]:

@@ -15,7 +15,6 @@ from capt_core.errors import CaptError
 from capt_core.prompts.llm import live
 from capt_core.prompts.llm.answers import Entry
 from capt_core.prompts.llm.reasoning import ConfusedPair
-from capt_core.prompts.llm.redaction import Redaction
 from capt_core.prompts.llm.writing import estimate, write_prompts
 from tests.prompts.conftest import PAIRS, STEPS, Desk, quiet
 from tests.prompts.llm_server import KEY, LlmServer, title_of
@@ -279,13 +278,6 @@ def test_a_key_in_an_answer_is_not_stored(server: LlmServer, desk: Desk, fault: 
 def test_a_short_key_costs_an_answer_no_letters(server: LlmServer, desk: Desk) -> None:
     assert write_prompts(desk.reasoning(), PAIRS, "x", quiet, desk.said.append).calls == 7
     assert "[key]" not in everything_on_disk(desk)
-
-
-@pytest.mark.parametrize(
-    "text", ['say "a\\/b"c\\d"', r'{"k": "a/b\"c\\d"}', r'{"k": "a\/b\u0022c\u005Cd"}']
-)
-def test_a_key_is_found_however_it_is_spelled(text: str) -> None:
-    assert Redaction('a/b"c\\d').found_in(text)
 
 
 def test_a_key_that_a_header_echoes_is_not_logged(

@@ -17,15 +17,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from capt_core.artifacts.files import write_json
 from capt_core.errors import CaptError
+from capt_core.prompts.llm.failures import NotKnownError, QuestionRefusedError, TransientError
 from capt_core.prompts.llm.questions import Question
 from capt_core.prompts.llm.reasoning import Pending, Task
 from capt_core.prompts.llm.run import Run
-from capt_core.prompts.llm.service import (
-    NotKnownError,
-    QuestionRefusedError,
-    Reply,
-    TransientError,
-)
+from capt_core.prompts.llm.service import Reply
 
 if TYPE_CHECKING:
     from anthropic.types.messages import MessageBatch

@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 
 from capt_core.errors import CaptError
 from capt_core.prompts.llm.batches import record_of
+from capt_core.prompts.llm.failures import QuestionRefusedError, StoppedError
 from capt_core.prompts.llm.reasoning import Task
 from capt_core.prompts.llm.run import LIVE, Run
-from capt_core.prompts.llm.service import QuestionRefusedError, StoppedError
 
 REFUSALS_IN_A_ROW = 5  # refused requests without a success between them end the run
 CLAIMED_ELSEWHERE = 0.2  # seconds until another process's question is looked at again

@@ -100,7 +100,7 @@ def _layers(text: str) -> Iterator[_Layer]:
     for escapes, signs, layers in _READINGS:
         layer = plain
         for _ in range(layers):
-            if not any(sign in layer.text for sign in signs):
+            if not any(sign in layer.text for sign in signs) or not escapes.search(layer.text):
                 break
             layer = layer.unescaped(escapes)
             yield layer

@@ -8,52 +8,46 @@ of the waiting when the run ends.
 from __future__ import annotations
 
 import contextlib
-import email.utils
-import math
 import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from capt_core.errors import CaptError
 from capt_core.params import GeneratePrompts
 from capt_core.prompts.llm.answers import Tokens
-from capt_core.prompts.llm.redaction import Redaction
+from capt_core.prompts.llm.failures import (
+    DETAIL,
+    KEY_VARIABLE,
+    RETRIED,
+    WAIT_HEADERS,
+    QuestionRefusedError,
+    StoppedError,
+    TransientError,
+    asked_delay,
+    host_of,
+    message_of,
+    of_status,
+)
+from capt_core.prompts.llm.redaction import Redaction, credentials
 
 if TYPE_CHECKING:
     from anthropic import APIRequest, CallNext
     from anthropic.types.messages import MessageBatch
 
-KEY_VARIABLE: Final = "ANTHROPIC_API_KEY"
 LONGEST_WAIT = 600.0  # seconds; a service that asks for more is left for later
 
 _REFUSED_MEMBERS = frozenset({"invalid_request_error", "not_found_error"})
-_RETRIED = frozenset({408, 409, 429, *range(500, 600)})
-_WAIT_HEADERS: Final = (("retry-after-ms", 0.001), ("retry-after", 1.0))
+LARGEST_ANSWER = 32 * 2**20  # bytes of a response other than the results of a batch
+LARGEST_COUNT = 2**53  # tokens; more is a broken number
 
 Request = Mapping[str, Any]
 """Arguments of one call of the Messages interface."""
 
 _T = TypeVar("_T")
-
-
-class StoppedError(Exception):
-    """The run is ending; nothing more is asked."""
-
-
-class QuestionRefusedError(Exception):
-    """The service does not take this one request; others may pass."""
-
-
-class NotKnownError(CaptError):
-    """The service does not know a model or a batch."""
-
-
-class TransientError(Exception):
-    """Worth another try."""
 
 
 @dataclass(frozen=True)
@@ -84,11 +78,13 @@ def api_key() -> str | None:
 class Service:
     """Calls of the language model.
 
-    The key is removed from every text that comes back, answers and error messages alike, before
-    anything is done with it.
+    Credentials are removed from every text that comes back, answers and error messages alike,
+    before anything is done with it. Requests go to the address of the service alone: redirects are
+    not followed.
 
     Attributes:
         stop: set it to end the run: calls under way end, later ones raise StoppedError.
+        trouble: why the last attempt of a call failed, empty after one that did not.
 
     Raises:
         CaptError: the client library is missing or cannot be set up.
@@ -104,7 +100,9 @@ class Service:
             ) from None
         self.stop = threading.Event()
         self._library = anthropic
-        self._redaction = Redaction(key)
+        self.trouble = ""
+        self._settings = settings
+        self._redaction = Redaction(key, credentials())
         self._tries = settings.retries + 1
 
         def limit_duration(response: Any) -> None:
@@ -119,7 +117,7 @@ class Service:
                 max_retries=settings.retries,
                 timeout=anthropic.Timeout(settings.timeout, connect=min(10.0, settings.timeout)),
                 http_client=anthropic.DefaultHttpxClient(
-                    event_hooks={"response": [limit_duration]}
+                    event_hooks={"response": [limit_duration]}, follow_redirects=False
                 ),
                 middleware=[self._attempt],
                 open_telemetry=False,
@@ -205,28 +203,57 @@ class Service:
         """One attempt at a call; the client library calls this and decides on the next one."""
         if self.stop.is_set():
             raise StoppedError
-        response = call_next(request)
-        status = response.status_code
-        if status < 300:
-            if not request.stream:
-                try:
-                    self._check(response.parse())
-                except (TransientError, ValueError, TypeError, RecursionError) as error:
-                    # Proxies and half-broken servers answer with anything.
-                    raise self._library.RetryableError(self._redaction.line(error)) from None
-        elif status in _RETRIED and (seconds := asked_delay(response.headers)) is not None:
-            if seconds > LONGEST_WAIT:
-                raise CaptError(
-                    f"the service asks to wait {seconds:.0f} s; run again then, nothing that was "
-                    "answered is asked again"
-                )
-            # Not after the last try, except of a submission, which is looked for afterwards.
-            if request.retries_taken + 1 < self._tries:
-                self.sleep(seconds)
+        self._check_address(request.url)
+        try:
+            response = call_next(request)
+            status = response.status_code
+            if status < 300 and not request.stream:
+                self._check(response.parse())
+        except (TransientError, ValueError, TypeError, RecursionError) as error:
+            # Proxies and half-broken servers answer with anything.
+            self._note(error)
+            raise self._library.RetryableError(self.trouble) from None
+        except self._library.APIConnectionError as error:
+            self._note(error.__cause__ or error)
+            raise
+        self.trouble = ""
+        if 300 <= status < 400:
+            raise of_status(status, "", response.headers, self._settings)
+        if status in RETRIED:
+            self.trouble = f"status {status}"
+            if (seconds := asked_delay(response.headers)) is not None:
+                self._wait_as_asked(seconds, request.retries_taken)
         # The client library obeys these without a limit and sleeps through the end of the run.
-        for name, _ in _WAIT_HEADERS:
+        for name, _ in WAIT_HEADERS:
             response.headers.pop(name, None)
         return response
+
+    def _wait_as_asked(self, seconds: float, retries_taken: int) -> None:
+        if seconds > LONGEST_WAIT:
+            raise CaptError(
+                f"the service asks to wait {min(seconds, 1e9):.0f} s; run again then, nothing that "
+                "was answered is asked again"
+            )
+        self.trouble += f", asks to wait {seconds:.0f} s"
+        # Not after the last try, except of a submission, which is looked for afterwards.
+        if retries_taken + 1 < self._tries:
+            self.sleep(seconds)
+
+    def _note(self, error: object) -> None:
+        self.trouble = self._redaction.line(error, DETAIL)
+
+    def _check_address(self, url: str) -> None:
+        """Raise CaptError for an address that a response named outside of the service.
+
+        Results of a batch are fetched from where the service says, with the key.
+        """
+        own = self._client.base_url
+        target = own.join(url)
+        if (target.scheme, target.host, target.port) != (own.scheme, own.host, own.port):
+            raise CaptError(
+                f"the service sends to {host_of(str(target)) or 'another address'} for results; "
+                f"the key is only sent to {host_of(str(own))}"
+            )
 
     def _check(self, value: Any) -> None:
         """Raise TransientError for a reply that lacks what is read from it."""
@@ -255,20 +282,22 @@ class Service:
         """
         try:
             usage = getattr(message, "usage", None)
-            text = "".join(block.text for block in message.content if block.type == "text")
-            if not isinstance(message.stop_reason, str) or not isinstance(message.model, str):
-                raise TypeError("no stop reason")
+            blocks = (b for b in message.content if getattr(b, "type", None) == "text")
+            text = "".join(block.text for block in blocks)
+            stop = message.stop_reason
+            if not isinstance(stop, str) and not text:
+                raise TypeError("neither a text nor a reason to stop")
             return Reply(
                 text=self._redaction.clean(text),
-                stop_reason=self._redaction.clean(message.stop_reason),
-                model=self._redaction.clean(message.model),
+                stop_reason=self._redaction.clean(stop) if isinstance(stop, str) else None,
+                model=self._redaction.line(message.model, DETAIL),
                 tokens=Tokens(
                     input=_count(usage, "input_tokens"),
                     output=_count(usage, "output_tokens"),
                     cache_read=_count(usage, "cache_read_input_tokens"),
                     cache_write=_count(usage, "cache_creation_input_tokens"),
                 ),
-                request_id=self._redaction.clean(str(message.id)),
+                request_id=self._redaction.line(message.id, DETAIL),
             )
         except (AttributeError, TypeError, ValueError) as error:
             raise TransientError("the answer is not a message") from error
@@ -281,11 +310,11 @@ class Service:
             if result.type == "errored":
                 detail = result.error.error
                 refused = detail.type in _REFUSED_MEMBERS
-                text = self._redaction.line(detail.message)
+                text = self._redaction.line(detail.message, DETAIL)
                 return QuestionRefusedError(text) if refused else TransientError(text)
-            return TransientError(f"the batch left it {result.type}")
+            return TransientError(f"the batch left it {self._redaction.line(result.type, 40)}")
         except (AttributeError, TransientError) as error:
-            return TransientError(self._redaction.line(error))
+            return TransientError(self._redaction.line(error, DETAIL))
 
     def _called(self, call: Callable[[], _T]) -> _T:
         try:
@@ -307,61 +336,32 @@ class Service:
         except self._library.APIStatusError as error:
             raise self._of_status(error) from None
         except self._library.APIConnectionError as error:
-            cause = self._redaction.line(error.__cause__ or error)
+            cause = self._redaction.line(error.__cause__ or error, DETAIL)
             raise TransientError(f"no connection ({cause})") from None
         except Exception as error:
             # A stream of results that breaks raises errors of the HTTP library or of JSON.
-            raise TransientError(f"an unreadable answer ({self._redaction.line(error)})") from None
+            raise TransientError(
+                f"an unreadable answer ({self._redaction.line(error, DETAIL)})"
+            ) from None
 
     def _of_status(self, error: Any) -> Exception:
-        status = int(error.status_code)
-        text = f"{status} {self._redaction.line(_message_of(error))}"
-        if status in (401, 403):
-            return CaptError(f"the service refuses the key in {KEY_VARIABLE}: {text}")
-        if status == 402:
-            return CaptError(f"the service wants payment: {text}")
-        if status == 404:
-            return NotKnownError(
-                f"the service does not know what was asked for: {text}; is "
-                "generate_prompts.model right?"
-            )
-        if status not in _RETRIED:
-            return QuestionRefusedError(text)
-        if error.response.headers.get("x-should-retry") == "false":
-            return CaptError(f"the service failed and says not to try again: {text}")
-        return TransientError(text)
-
-
-def asked_delay(headers: Mapping[str, str]) -> float | None:
-    """Seconds that a response asks to wait, None if it does not say or says nonsense."""
-    for name, unit in _WAIT_HEADERS:
-        with contextlib.suppress(KeyError, ValueError):
-            seconds = float(headers[name]) * unit
-            if math.isfinite(seconds) and seconds >= 0:
-                return seconds
-    with contextlib.suppress(TypeError, ValueError, OverflowError):
-        date = email.utils.parsedate_to_datetime(headers.get("retry-after", ""))
-        return max(0.0, (date - datetime.now(UTC)).total_seconds())
-    return None
+        detail = self._redaction.line(message_of(error.body, type(error).__name__), DETAIL)
+        return of_status(int(error.status_code), detail, error.response.headers, self._settings)
 
 
 def _count(usage: object, name: str) -> int:
     """A token count; 0 where the service gives none, for an answer is worth keeping without."""
     value = getattr(usage, name, None)
-    return value if isinstance(value, int) else 0
-
-
-def _message_of(error: Any) -> str:
-    body = error.body
-    detail = body.get("error") if isinstance(body, dict) else None
-    text = detail.get("message") if isinstance(detail, dict) else None
-    return str(text or type(error).__name__)
+    return value if type(value) is int and 0 <= value < LARGEST_COUNT else 0
 
 
 def _within(pieces: Iterator[bytes], seconds: float) -> Iterator[bytes]:
-    """Pieces of a body, as long as they arrive in the given time in all."""
-    deadline = time.monotonic() + seconds
+    """Pieces of a body, as long as they arrive in the given time in all and are not too many."""
+    deadline, size = time.monotonic() + seconds, 0
     for piece in pieces:
         yield piece
+        size += len(piece)
+        if size > LARGEST_ANSWER:
+            raise ValueError("the answer is too large")
         if time.monotonic() > deadline:
             raise TimeoutError("the answer took too long")

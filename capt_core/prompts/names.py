@@ -14,6 +14,8 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Final, NamedTuple
 
+from capt_core.errors import CaptError, shown
+
 PLACEHOLDER = "<>"
 
 # Punctuation that sentences put around and into names; all other belongs to a name: C#, C++.
@@ -183,6 +185,25 @@ def indistinguishable(names: Sequence[str]) -> list[tuple[str, str]]:
             pairs.append((first[key], name))
         first.setdefault(key, name)
     return pairs
+
+
+def told_apart(first: str, second: str) -> str:
+    """What to do about two names that `indistinguishable` finds."""
+    return (
+        f"the classes {shown(first, 60)} and {shown(second, 60)} cannot be told apart in any text: "
+        "they differ at most in case, punctuation around them or an article; rename one "
+        "(data.classes takes a file of names)"
+    )
+
+
+def check_distinguishable(names: Sequence[str], where: str) -> None:
+    """Refuse class names that no text can tell apart.
+
+    Raises:
+        CaptError: see `indistinguishable`; `where` is named.
+    """
+    if pairs := indistinguishable(names):
+        raise CaptError(f"{where}: {told_apart(*pairs[0])}")
 
 
 def _core(name: str) -> Form:

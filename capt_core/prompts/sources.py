@@ -77,16 +77,20 @@ def available_prompts(
     from capt_core.prompts.llm.reasoning import confused_pairs
     from capt_core.prompts.llm.service import Service, api_key
     from capt_core.prompts.llm.setup import reasoning_for
+    from capt_core.prompts.llm.waiting import patience
 
     reasoning = reasoning_for(prepared, settings, backbone, warn)
     pairs = confused_pairs(rows)
     if dry_run:
         key = api_key()
         with closing(Service(key, settings)) if key else nullcontext() as service:
-            for line in writing.estimate(reasoning, pairs, service):
+            with patience(say, lambda: "counting what asking would take"):
+                lines = list(writing.estimate(reasoning, pairs, service))
+            for line in lines:
                 say(line)
         return stores
-    missing = reasoning.missing(pairs)
+    with patience(say, lambda: "reading the answers that are there"):
+        missing = reasoning.missing(pairs)
     if missing and settings.provider.startswith("anthropic"):
         key = api_key()
         if key is None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError
+from pydantic_core import from_json
 
 from capt_core.data.splits import prompt_name
 from capt_core.prompts.llm.questions import (
@@ -27,6 +28,7 @@ FEWEST_ATTRIBUTES = 3
 MOST_ATTRIBUTES = 12
 LONGEST_PHRASE = 160  # characters
 LONGEST_REASON = 900
+DEEPER = 8  # levels above an answer in its file, and some
 MOST_SHOWN = 4  # class names of an answer that a problem quotes
 
 FINISHED = frozenset({"end_turn", "stop_sequence", "tool_use"})
@@ -81,8 +83,10 @@ def parse_text(text: str) -> Any:
     bare = re.sub(r"^\s*```(?:json)?\s*\n(.*)\n\s*```\s*$", r"\1", text, flags=re.DOTALL)
     try:
         value = json.loads(bare)
-        # Escapes can stand for characters that no file can hold; NaN and infinity are no JSON.
-        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+        # Escapes can stand for characters that no file can hold; NaN and infinity are no JSON. The
+        # file of the answer must be readable, which holds the value some levels deep.
+        encoded = json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+        from_json(b"[" * DEEPER + encoded + b"]" * DEEPER)
     except (ValueError, RecursionError):
         return text
     return value if isinstance(value, dict | list) else text
@@ -128,6 +132,8 @@ def _of_attributes(question: Question, answer: AttributesAnswer) -> Iterator[str
         yield f"{count} attributes; give 4 to 8"
     if any(not words_of(text) or len(text) > LONGEST_PHRASE for text in answer.attributes):
         yield f"an attribute is empty or longer than {LONGEST_PHRASE} characters"
+    if any(map(_has_controls, answer.attributes)):
+        yield "an attribute has control characters"
     if duplicates(answer.attributes):
         yield f"{_quoted(duplicates(answer.attributes)[0])} occurs twice"
 
@@ -135,6 +141,8 @@ def _of_attributes(question: Question, answer: AttributesAnswer) -> Iterator[str
 def _of_reason(answer: ReasonAnswer) -> Iterator[str]:
     if not words_of(answer.reason) or len(answer.reason) > LONGEST_REASON:
         yield f"the reason is empty or longer than {LONGEST_REASON} characters"
+    if _has_controls(answer.reason):
+        yield "the reason has control characters"
 
 
 def _of_prompts(question: Question, answer: PromptsAnswer, rules: Rules) -> Iterator[str]:
@@ -186,6 +194,11 @@ def _without(text: str, characters: str) -> str:
     """A text without some characters, line breaks and other control characters excepted."""
     drop = {ord(c): None for c in characters if unicodedata.category(c) in ("Cf", "Zs", "Co")}
     return text.translate(drop)
+
+
+def _has_controls(text: str) -> bool:
+    """Whether a text has characters that a terminal would obey, line ends and tabs excepted."""
+    return any(unicodedata.category(c) == "Cc" and c not in "\n\r\t" for c in text)
 
 
 def _quoted(text: str) -> str:

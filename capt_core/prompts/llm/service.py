@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
 LONGEST_WAIT = 600.0  # seconds; a service that asks for more is left for later
 
+_NAME = re.compile(r"[\w.:-]{1,100}")
 _REFUSED_MEMBERS = frozenset({"invalid_request_error", "not_found_error"})
 LARGEST_ANSWER = 32 * 2**20  # bytes of a response other than the results of a batch
 LARGEST_COUNT = 2**53  # tokens; more is a broken number
@@ -142,9 +144,14 @@ class Service:
         return self._called(lambda: self._reply(self._client.messages.create(**request)))
 
     def count_tokens(self, request: Request) -> int:
-        """Input tokens of a request, as the service counts them; raises like `ask`."""
+        """Input tokens of a request, as the service counts them.
+
+        Raises:
+            StoppedError: the run is ending.
+            CaptError: the service refuses, or failed in every retry.
+        """
         counted = {k: request[k] for k in ("model", "system", "messages", "output_config")}
-        return self._called(lambda: self._client.messages.count_tokens(**counted).input_tokens)
+        return self._general(lambda: self._client.messages.count_tokens(**counted).input_tokens)
 
     def submit(self, requests: Sequence[tuple[str, Request]]) -> str:
         """Submit a batch of (custom id, request) once, without retries; its id.
@@ -159,11 +166,14 @@ class Service:
             return once.messages.batches.create(requests=members).id
 
     def batch(self, batch_id: str) -> MessageBatch:
-        """State of a batch; raises like `ask`."""
-        return self._called(lambda: self._client.messages.batches.retrieve(batch_id))
+        """State of a batch; raises like `count_tokens`."""
+        return self._general(lambda: self._client.messages.batches.retrieve(batch_id))
 
     def batches_between(self, first: datetime, last: datetime) -> list[MessageBatch]:
-        """Batches that were created between two moments, newest first; raises like `ask`."""
+        """Batches that were created between two moments, newest first.
+
+        Raises like `count_tokens`.
+        """
 
         def call() -> list[MessageBatch]:
             found = []
@@ -174,7 +184,7 @@ class Service:
                     found.append(batch)
             return found
 
-        return self._called(call)
+        return self._general(call)
 
     def results(self, batch_id: str) -> Iterator[tuple[str, Reply | Exception]]:
         """Members of an ended batch as they arrive: custom id, and the reply or what went wrong.
@@ -186,7 +196,7 @@ class Service:
             TransientError: the results broke off; what was yielded before is good.
             CaptError: the service refuses.
         """
-        with self._translated():
+        with _for_all(), self._translated():
             for member in self._client.messages.batches.results(batch_id):
                 yield str(member.custom_id), self._outcome(member.result)
 
@@ -268,11 +278,12 @@ class Service:
             raise TransientError("the answer is of another kind")
         else:
             for batch in batches:
-                named = isinstance(batch.id, str) and batch.id and batch.processing_status
-                if not named or not isinstance(batch.created_at, datetime):
-                    raise TransientError("the answer is not a batch")
+                words = (batch.id, batch.processing_status)
+                named = all(isinstance(w, str) and _NAME.fullmatch(w) for w in words)
                 if self._redaction.found_in(f"{batch.id} {batch.processing_status}"):
                     raise TransientError("the batch has the key in its name")
+                if not named or not isinstance(batch.created_at, datetime):
+                    raise TransientError("the answer is not a batch")
 
     def _reply(self, message: Any) -> Reply:
         """A message as a reply.
@@ -316,6 +327,10 @@ class Service:
         except (AttributeError, TransientError) as error:
             return TransientError(self._redaction.line(error, DETAIL))
 
+    def _general(self, call: Callable[[], _T]) -> _T:
+        with _for_all():
+            return self._called(call)
+
     def _called(self, call: Callable[[], _T]) -> _T:
         try:
             with self._translated():
@@ -347,6 +362,15 @@ class Service:
     def _of_status(self, error: Any) -> Exception:
         detail = self._redaction.line(message_of(error.body, type(error).__name__), DETAIL)
         return of_status(int(error.status_code), detail, error.response.headers, self._settings)
+
+
+@contextlib.contextmanager
+def _for_all() -> Iterator[None]:
+    """A refusal of what is not about one question is one of the whole run."""
+    try:
+        yield
+    except QuestionRefusedError as error:
+        raise CaptError(f"the service refuses: {error}") from None
 
 
 def _count(usage: object, name: str) -> int:

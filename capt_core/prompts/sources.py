@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import closing, nullcontext
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -12,6 +11,7 @@ import polars as pl
 from capt_core.data.dataset import Dataset
 from capt_core.params import Backbone, GeneratePrompts
 from capt_core.prompts.generation import Written, missing_prompts
+from capt_core.prompts.paths import named_path
 from capt_core.prompts.store import PromptStore, load_store, shipped_store
 
 if TYPE_CHECKING:
@@ -34,7 +34,8 @@ def written_store(settings: GeneratePrompts, dataset: str) -> PromptStore | None
     """
     if settings.store == NO_STORE:
         return None
-    file = Path(settings.store).expanduser() if settings.store else shipped_store(dataset)
+    given = settings.store
+    file = named_path("generate_prompts.store", given) if given else shipped_store(dataset)
     return load_store(file, dataset) if file else None
 
 

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import unicodedata
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
+from capt_core.data.preparation import Source, prepare_dataset
+from capt_core.data.readers import read_split
+from capt_core.data.registry import dataset_spec
+from capt_core.params import Data
 from capt_core.prompts.llm.checks import judge
 from capt_core.prompts.llm.questions import Question
 from capt_core.prompts.names import NameFinder, indistinguishable
+from tests.data.own_images import dtd
 from tests.prompts.conftest import rules
+from tests.refusals import refusal
 
 
 @pytest.mark.parametrize(
@@ -62,6 +69,12 @@ def test_names_that_no_text_can_tell_apart(names: list[str], pairs: list[tuple[s
     assert indistinguishable(names) == pairs
 
 
+def test_prepare_refuses_names_that_no_text_can_tell_apart(tmp_path: Path) -> None:
+    source = read_split(dataset_spec("dtd"), Data(root=str(dtd(tmp_path, ("St", "St.")))))
+    message = refusal(prepare_dataset, dataset_spec("dtd"), Source(*source), "decode", False)
+    assert "dtd: the classes 'St' and 'St.' cannot be told apart in any text" in message
+
+
 def faithful(first: str, second: str, form: str) -> dict[str, Any]:
     """An answer that names the classes as its question asks."""
 
@@ -107,7 +120,8 @@ def test_a_faithful_answer_is_told_from_an_exchanged_one(
     assume(first and second and not indistinguishable([first, second]))
     question = Question("prompts", "m", "v", "d", tuple(sorted((first, second))), 2)
     answer = faithful(first, second, form)
-    composed = faithful(*(unicodedata.normalize("NFC", name) for name in (first, second)), form)
+    names = (unicodedata.normalize("NFC", name) for name in (first, second))
+    composed = faithful(next(names), next(names), form)
     for good in (answer, composed):
         assert not isinstance(judge(question, good, "end_turn", rules()), list)
         assert isinstance(judge(question, exchanged(good), "end_turn", rules()), list)

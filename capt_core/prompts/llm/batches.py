@@ -21,8 +21,8 @@ from capt_core.errors import CaptError
 from capt_core.prompts.llm.failures import NotKnownError, QuestionRefusedError, TransientError
 from capt_core.prompts.llm.questions import Question
 from capt_core.prompts.llm.reasoning import Pending, Task
+from capt_core.prompts.llm.replies import Reply
 from capt_core.prompts.llm.run import Run
-from capt_core.prompts.llm.service import Reply
 from capt_core.prompts.llm.waiting import patience
 
 if TYPE_CHECKING:

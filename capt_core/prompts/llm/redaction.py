@@ -8,6 +8,7 @@ import html
 import logging
 import os
 import re
+import string
 import traceback
 import urllib.parse
 from array import array
@@ -27,7 +28,7 @@ _SECRET_NAME: Final = re.compile(r"auth|cookie|key|pass|secret|token", re.IGNORE
 # Blanks and backslashes, which wrapping and quoting put between the characters of a key.
 _DROPPED: Final = re.compile(r"[\s\\\u00ad\u200b-\u200f\u2028-\u202e\u2060\ufeff]+")
 # Case does not matter, and base64 has another alphabet for URLs.
-_ALIKE: Final = {**{code: code + 32 for code in range(65, 91)}, ord("-"): "+", ord("_"): "/"}
+_ALIKE: Final = str.maketrans(f"{string.ascii_uppercase}-_", f"{string.ascii_lowercase}+/")
 _URL: Final = r"(?P<octets>%[c-f][0-9a-f](?:%[89ab][0-9a-f])+|%[0-9a-f]{2})"
 _HTML: Final = (
     r"(?P<tag><w?br ?/?>)|&(?P<entity>\#\d{1,7}|\#x[0-9a-f]{1,6}|[a-z]{1,8})(?:;|(?<=\d))"
@@ -179,7 +180,7 @@ class Redaction:
 
     def _spans(self, text: str) -> list[tuple[int, int]]:
         """Where credentials stand, in order; spans may overlap."""
-        found = set()
+        found: set[tuple[int, int]] = set()
         for layer in _layers(text):
             for code, short in self._codes.items():
                 spans = layer.spans(code)

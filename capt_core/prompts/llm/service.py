@@ -9,17 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from capt_core.errors import CaptError
 from capt_core.params import GeneratePrompts
-from capt_core.prompts.llm.answers import Tokens
 from capt_core.prompts.llm.failures import (
     DETAIL,
     KEY_VARIABLE,
@@ -34,6 +31,7 @@ from capt_core.prompts.llm.failures import (
     of_status,
 )
 from capt_core.prompts.llm.redaction import Redaction, credentials
+from capt_core.prompts.llm.replies import Reader, Reply
 
 if TYPE_CHECKING:
     from anthropic import APIRequest, CallNext
@@ -41,26 +39,12 @@ if TYPE_CHECKING:
 
 LONGEST_WAIT = 600.0  # seconds; a service that asks for more is left for later
 
-_NAME = re.compile(r"[\w.:-]{1,100}")
-_REFUSED_MEMBERS = frozenset({"invalid_request_error", "not_found_error"})
 LARGEST_ANSWER = 32 * 2**20  # bytes of a response other than the results of a batch
-LARGEST_COUNT = 2**53  # tokens; more is a broken number
 
 Request = Mapping[str, Any]
 """Arguments of one call of the Messages interface."""
 
 _T = TypeVar("_T")
-
-
-@dataclass(frozen=True)
-class Reply:
-    """One message of the model."""
-
-    text: str
-    stop_reason: str | None
-    model: str
-    tokens: Tokens
-    request_id: str
 
 
 def api_key() -> str | None:
@@ -105,6 +89,7 @@ class Service:
         self.trouble = ""
         self._settings = settings
         self._redaction = Redaction(key, credentials())
+        self._reader = Reader(self._redaction)
         self._tries = settings.retries + 1
 
         def limit_duration(response: Any) -> None:
@@ -141,7 +126,7 @@ class Service:
             StoppedError: the run is ending.
             CaptError: the service refuses the key or the model, or failed in every retry.
         """
-        return self._called(lambda: self._reply(self._client.messages.create(**request)))
+        return self._called(lambda: self._reader.reply(self._client.messages.create(**request)))
 
     def count_tokens(self, request: Request) -> int:
         """Input tokens of a request, as the service counts them.
@@ -198,7 +183,7 @@ class Service:
         """
         with _for_all(), self._translated():
             for member in self._client.messages.batches.results(batch_id):
-                yield str(member.custom_id), self._outcome(member.result)
+                yield str(member.custom_id), self._reader.outcome(member.result)
 
     def sleep(self, seconds: float) -> None:
         """Wait, but not past the end of the run.
@@ -218,7 +203,7 @@ class Service:
             response = call_next(request)
             status = response.status_code
             if status < 300 and not request.stream:
-                self._check(response.parse())
+                self._reader.check(response.parse())
         except (TransientError, ValueError, TypeError, RecursionError) as error:
             # Proxies and half-broken servers answer with anything.
             self._note(error)
@@ -265,68 +250,6 @@ class Service:
                 f"the key is only sent to {host_of(str(own))}"
             )
 
-    def _check(self, value: Any) -> None:
-        """Raise TransientError for a reply that lacks what is read from it."""
-        types = self._library.types
-        batches = getattr(value, "data", [value])
-        if isinstance(value, types.Message):
-            self._reply(value)
-        elif isinstance(value, types.MessageTokensCount):
-            if not isinstance(value.input_tokens, int):
-                raise TransientError("the answer holds no token count")
-        elif not all(isinstance(batch, types.messages.MessageBatch) for batch in batches):
-            raise TransientError("the answer is of another kind")
-        else:
-            for batch in batches:
-                words = (batch.id, batch.processing_status)
-                named = all(isinstance(w, str) and _NAME.fullmatch(w) for w in words)
-                if self._redaction.found_in(f"{batch.id} {batch.processing_status}"):
-                    raise TransientError("the batch has the key in its name")
-                if not named or not isinstance(batch.created_at, datetime):
-                    raise TransientError("the answer is not a batch")
-
-    def _reply(self, message: Any) -> Reply:
-        """A message as a reply.
-
-        Raises:
-            TransientError: it is not a message.
-        """
-        try:
-            usage = getattr(message, "usage", None)
-            blocks = (b for b in message.content if getattr(b, "type", None) == "text")
-            text = "".join(block.text for block in blocks)
-            stop = message.stop_reason
-            if not isinstance(stop, str) and not text:
-                raise TypeError("neither a text nor a reason to stop")
-            return Reply(
-                text=self._redaction.clean(text),
-                stop_reason=self._redaction.clean(stop) if isinstance(stop, str) else None,
-                model=self._redaction.line(message.model, DETAIL),
-                tokens=Tokens(
-                    input=_count(usage, "input_tokens"),
-                    output=_count(usage, "output_tokens"),
-                    cache_read=_count(usage, "cache_read_input_tokens"),
-                    cache_write=_count(usage, "cache_creation_input_tokens"),
-                ),
-                request_id=self._redaction.line(message.id, DETAIL),
-            )
-        except (AttributeError, TypeError, ValueError) as error:
-            raise TransientError("the answer is not a message") from error
-
-    def _outcome(self, result: Any) -> Reply | Exception:
-        """What became of a member of a batch."""
-        try:
-            if result.type == "succeeded":
-                return self._reply(result.message)
-            if result.type == "errored":
-                detail = result.error.error
-                refused = detail.type in _REFUSED_MEMBERS
-                text = self._redaction.line(detail.message, DETAIL)
-                return QuestionRefusedError(text) if refused else TransientError(text)
-            return TransientError(f"the batch left it {self._redaction.line(result.type, 40)}")
-        except (AttributeError, TransientError) as error:
-            return TransientError(self._redaction.line(error, DETAIL))
-
     def _general(self, call: Callable[[], _T]) -> _T:
         with _for_all():
             return self._called(call)
@@ -371,12 +294,6 @@ def _for_all() -> Iterator[None]:
         yield
     except QuestionRefusedError as error:
         raise CaptError(f"the service refuses: {error}") from None
-
-
-def _count(usage: object, name: str) -> int:
-    """A token count; 0 where the service gives none, for an answer is worth keeping without."""
-    value = getattr(usage, name, None)
-    return value if type(value) is int and 0 <= value < LARGEST_COUNT else 0
 
 
 def _within(pieces: Iterator[bytes], seconds: float) -> Iterator[bytes]:

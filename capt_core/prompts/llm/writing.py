@@ -40,6 +40,7 @@ def estimate(
         service: counts input tokens; None to guess them from the length of the texts.
     """
     settings = reasoning.settings
+    _check_names(reasoning, pairs)
     spending = Spending(price_of(settings.model))
     batch = settings.provider == "anthropic-batch"
     written = _mean_output(reasoning)

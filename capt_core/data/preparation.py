@@ -23,6 +23,7 @@ from capt_core.data.image_checks import (
     SampleChecks,
     check_samples,
 )
+from capt_core.data.names import check_distinguishable
 from capt_core.data.readers import read_split
 from capt_core.data.registry import DatasetSpec, dataset_spec
 from capt_core.data.splits import (
@@ -34,7 +35,6 @@ from capt_core.data.splits import (
     with_samples,
 )
 from capt_core.errors import CaptError
-from capt_core.prompts.names import check_distinguishable
 
 
 @dataclass(frozen=True)

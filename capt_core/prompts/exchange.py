@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from capt_core.data.names import NameFinder
 from capt_core.data.splits import prompt_name
 from capt_core.errors import CaptError
 from capt_core.prompts.generation import COMMONALITY, DIFFERENCE, KINDS
 from capt_core.prompts.llm.checks import Rules
-from capt_core.prompts.names import NameFinder
 from capt_core.prompts.store import SCHEMA_VERSION, ClassPrompts, PromptStore, read_json
 from capt_core.prompts.texts import (
     duplicates,

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 import polars as pl
 
 from capt_core.artifacts.schemas import PROMPTS
+from capt_core.data.names import NameFinder
 from capt_core.data.splits import prompt_name
 from capt_core.errors import CaptError
-from capt_core.prompts.names import NameFinder
 from capt_core.prompts.store import PromptStore
 
 COMMONALITY = "commonality"

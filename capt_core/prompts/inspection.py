@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from capt_core.data.names import NameFinder
 from capt_core.data.splits import prompt_name
 from capt_core.errors import CaptError
 from capt_core.prompts.exchange import Finding
 from capt_core.prompts.llm.answers import AnswerStore
 from capt_core.prompts.llm.checks import Rules
 from capt_core.prompts.llm.reasoning import ConfusedPair, Reasoning
-from capt_core.prompts.names import NameFinder
 from capt_core.prompts.store import PromptStore
 from capt_core.prompts.texts import duplicates, template_note, words_of
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from capt_core.prompts.names import PLACEHOLDER, NameFinder, tokens_of
+from capt_core.data.names import PLACEHOLDER, NameFinder, tokens_of
 
 SHARED_BY = 3  # prompts of one pattern that make it a template
 

@@ -10,13 +10,13 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
+from capt_core.data.names import NameFinder, indistinguishable
 from capt_core.data.preparation import Source, prepare_dataset
 from capt_core.data.readers import read_split
 from capt_core.data.registry import dataset_spec
 from capt_core.params import Data
 from capt_core.prompts.llm.checks import judge
 from capt_core.prompts.llm.questions import Question
-from capt_core.prompts.names import NameFinder, indistinguishable
 from tests.data.own_images import dtd
 from tests.prompts.conftest import rules
 from tests.refusals import refusal

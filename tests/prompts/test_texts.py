@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capt_core.prompts.names import NameFinder
+from capt_core.data.names import NameFinder
 from capt_core.prompts.texts import duplicates, template_filled, words_of
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import from_json
 
+from capt_core.data.names import NameFinder
 from capt_core.data.splits import prompt_name
 from capt_core.prompts.llm.questions import (
     FORMS,
@@ -21,7 +22,6 @@ from capt_core.prompts.llm.questions import (
     Question,
     ReasonAnswer,
 )
-from capt_core.prompts.names import NameFinder
 from capt_core.prompts.texts import duplicates, words_of
 
 FEWEST_ATTRIBUTES = 3

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
+from capt_core.data.names import indistinguishable, told_apart
 from capt_core.data.splits import prompt_name
 from capt_core.errors import CaptError, one_line, shown
 from capt_core.prompts.llm.answers import Tokens
@@ -15,7 +16,6 @@ from capt_core.prompts.llm.live import LiveRun
 from capt_core.prompts.llm.reasoning import ConfusedPair, Reasoning, Task
 from capt_core.prompts.llm.service import Service
 from capt_core.prompts.llm.waiting import patience
-from capt_core.prompts.names import indistinguishable, told_apart
 
 SAMPLED = 3  # questions per step whose tokens are counted for an estimate
 CHARACTERS_PER_TOKEN = 3.5

@@ -103,20 +103,18 @@ class NameFinder:
                 for form in forms:
                     tiers[tier][form].add(name)
         self._whole: dict[Form, str] = {}
-        self._spelled: dict[str, list[tuple[Form, int, str]]] = defaultdict(list)
-        self._loose: dict[str, list[tuple[Form, int, str]]] = defaultdict(list)
+        self._spelled, self._loose = _Forms(), _Forms()
         taken: set[Form] = set()
         for tier, forms_of in enumerate(tiers):
             for form, owners in forms_of.items():
                 if len(owners) == 1 and form not in taken:
                     (name,) = owners
                     self._whole.setdefault(form, name)
-                    by_first = self._loose if tier % 2 else self._spelled
-                    by_first[form[0]].append((form, tier, name))
+                    (self._loose if tier % 2 else self._spelled).add(form, tier, name)
                 elif len(owners) == 1 and self._whole.get(form) in owners and tier % 2:
                     # The words alone are the spelling, too: hyphens in the text do not matter.
                     (name,) = owners
-                    self._loose[form[0]].append((form, tier, name))
+                    self._loose.add(form, tier, name)
             taken.update(forms_of)
 
     def name_of(self, text: str) -> str | None:
@@ -157,18 +155,38 @@ class NameFinder:
         everything = range(len(tokens))
         bare = [i for i in everything if not _joins(tokens, i)]
         found: dict[tuple[int, int], _Match] = {}
-        for by_first, places, form_of in (
+        for forms, places, form_of in (
             (self._spelled, everything, _spelled),
             (self._loose, bare, _texts),
         ):
             for number, start in enumerate(places):
-                for form, tier, name in by_first.get(tokens[start].text, ()):
-                    span = places[number : number + len(form)]
-                    match = _Match(start, span[-1] + 1, tier, name)
-                    if form_of([tokens[i] for i in span]) == form and _stands_alone(tokens, match):
+                for length in forms.lengths.get(tokens[start].text, ()):
+                    span = places[number : number + length]
+                    owner = forms.owners.get(form_of([tokens[i] for i in span]))
+                    if owner is None:
+                        continue
+                    match = _Match(start, span[-1] + 1, *owner)
+                    if _stands_alone(tokens, match):
                         place = (match.start, match.end)
                         found[place] = min(match, found.get(place, match))
         return sorted(found.values(), key=lambda match: (match.start, -match.end))
+
+
+class _Forms:
+    """Forms of names by their tokens.
+
+    Attributes:
+        owners: tier and name of a form; the best tier where several are the same.
+        lengths: first token to the lengths of the forms that begin with it.
+    """
+
+    def __init__(self) -> None:
+        self.owners: dict[Form, tuple[int, str]] = {}
+        self.lengths: dict[str, set[int]] = defaultdict(set)
+
+    def add(self, form: Form, tier: int, name: str) -> None:
+        self.owners.setdefault(form, (tier, name))
+        self.lengths[form[0]].add(len(form))
 
 
 def indistinguishable(names: Sequence[str]) -> list[tuple[str, str]]:

@@ -23,6 +23,7 @@ from capt_core.data.image_checks import (
     SampleChecks,
     check_samples,
 )
+from capt_core.data.names import check_distinguishable
 from capt_core.data.readers import read_split
 from capt_core.data.registry import DatasetSpec, dataset_spec
 from capt_core.data.splits import (
@@ -94,9 +95,11 @@ def prepare_dataset(
             `class_groups`.
 
     Raises:
-        CaptError: a bad image (unless quarantined), or a class left without training images.
+        CaptError: a bad image (unless quarantined), a class left without training images, or names
+            that no text can tell apart.
     """
     listed = source.split
+    check_distinguishable(listed.class_names, spec.name)
     groups = class_groups(len(listed.class_names)) if groups is None else groups
     checks = check_samples(listed.samples, source.image_root, level, quarantine, advance)
     bad = pl.Series("row", list(checks.problems), dtype=pl.UInt32)

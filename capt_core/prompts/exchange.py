@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from capt_core.data.names import NameFinder
 from capt_core.data.splits import prompt_name
 from capt_core.errors import CaptError, shown
 from capt_core.prompts.generation import COMMONALITY, DIFFERENCE, KINDS
 from capt_core.prompts.llm.checks import Rules
-from capt_core.prompts.store import SCHEMA_VERSION, ClassPrompts, PromptStore, normal_name
+from capt_core.prompts.store import SCHEMA_VERSION, ClassPrompts, PromptStore
 from capt_core.prompts.texts import (
-    NameFinder,
     duplicates,
     one_line,
     template_note,
@@ -66,7 +65,7 @@ def read_class_lists(path: Path, class_names: Sequence[str], rules: Rules) -> Cl
         found = shown(document)
         raise CaptError(f"{path}: expected an object of class -> list of sentences, found {found}")
     lists = ClassLists(path.name)
-    class_of = class_finder(class_names)
+    class_of = NameFinder(class_names).name_of
     unknown = [key for key in document if class_of(key) is None]
     finder = NameFinder({*class_names, *unknown})
     for key, value in document.items():
@@ -85,28 +84,6 @@ def read_class_lists(path: Path, class_names: Sequence[str], rules: Rules) -> Cl
     if note := template_note(every, finder):
         lists.note(note)
     return lists
-
-
-def class_finder(names: Iterable[str]) -> Callable[[str], str | None]:
-    """A function that gives the name that a text means, or None.
-
-    The same spelling counts first (case, underscores and Unicode form aside), then the same words,
-    if only one name has them: C, C# and C++ are three classes.
-    """
-    by_spelling = {_spelling(name): name for name in names}
-    by_words: dict[tuple[str, ...], list[str]] = defaultdict(list)
-    for name in by_spelling.values():
-        by_words[words_of(normal_name(name))].append(name)
-
-    def find(text: str) -> str | None:
-        alike = by_words.get(words_of(normal_name(text)), [])
-        return by_spelling.get(_spelling(text)) or (alike[0] if len(alike) == 1 else None)
-
-    return find
-
-
-def _spelling(name: str) -> str:
-    return normal_name(" ".join(prompt_name(name).split()).casefold())
 
 
 def imported_store(

@@ -7,10 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 import polars as pl
 
 from capt_core.artifacts.schemas import PROMPTS
+from capt_core.data.names import NameFinder
 from capt_core.data.splits import prompt_name
 from capt_core.errors import CaptError
-from capt_core.prompts.store import PromptStore, normal_name
-from capt_core.prompts.texts import NameFinder
+from capt_core.prompts.store import PromptStore
+from capt_core.text import normal
 from capt_core.text_file import cut
 
 COMMONALITY = "commonality"
@@ -40,7 +41,7 @@ class Written:
         Prompts of the pair come first. Else those of the class serve that name the partner, or,
         where none does, those that name no class but the own one.
         """
-        name, paired = normal_name(name), normal_name(paired)
+        name, paired = normal(name), normal(paired)
         entry = self._pairs.get(frozenset((name, paired)))
         if entry is not None:
             return entry.commonality if kind == COMMONALITY else entry.difference[name]

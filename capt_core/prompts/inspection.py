@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from capt_core.data.names import NameFinder
 from capt_core.data.splits import prompt_name
 from capt_core.errors import CaptError, shown
-from capt_core.prompts.exchange import Finding, class_finder, some_of
+from capt_core.prompts.exchange import Finding, some_of
 from capt_core.prompts.llm.answers import AnswerStore
 from capt_core.prompts.llm.checks import Rules
 from capt_core.prompts.llm.reasoning import ConfusedPair, Reasoning
-from capt_core.prompts.store import PromptStore, normal_name
-from capt_core.prompts.texts import NameFinder, duplicates, template_note
+from capt_core.prompts.store import PromptStore
+from capt_core.prompts.texts import duplicates, template_note
+from capt_core.text import normal
 from capt_core.text_file import cut
 
 
@@ -37,7 +39,7 @@ def class_page(
     """
     lines = []
     for store in stores:
-        name_of = class_finder(sorted(_names(store)))
+        name_of = NameFinder(sorted(_names(store))).name_of
         own = name_of(name)
         if own is None:
             continue
@@ -76,7 +78,7 @@ def store_findings(
     """
     names = _names(store)
     finder = NameFinder(names)
-    foreign = sorted(names - set(map(normal_name, class_names or names)))
+    foreign = sorted(names - set(map(normal, class_names or names)))
     if foreign:
         yield Finding("note", f"not in the data set: {some_of(foreign)}")
     every: list[str] = []

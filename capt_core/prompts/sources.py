@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import closing, nullcontext
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -12,6 +11,7 @@ import polars as pl
 from capt_core.data.dataset import Dataset
 from capt_core.params import Backbone, GeneratePrompts
 from capt_core.prompts.generation import Written, missing_prompts
+from capt_core.prompts.paths import named_path
 from capt_core.prompts.store import PromptStore, load_store, shipped_store
 
 if TYPE_CHECKING:
@@ -34,7 +34,8 @@ def written_store(settings: GeneratePrompts, dataset: str) -> PromptStore | None
     """
     if settings.store == NO_STORE:
         return None
-    file = Path(settings.store).expanduser() if settings.store else shipped_store(dataset)
+    given = settings.store
+    file = named_path("generate_prompts.store", given) if given else shipped_store(dataset)
     return load_store(file, dataset) if file else None
 
 
@@ -77,16 +78,20 @@ def available_prompts(
     from capt_core.prompts.llm.reasoning import confused_pairs
     from capt_core.prompts.llm.service import Service, api_key
     from capt_core.prompts.llm.setup import reasoning_for
+    from capt_core.prompts.llm.waiting import patience
 
     reasoning = reasoning_for(prepared, settings, backbone, warn)
     pairs = confused_pairs(rows)
     if dry_run:
         key = api_key()
         with closing(Service(key, settings)) if key else nullcontext() as service:
-            for line in writing.estimate(reasoning, pairs, service):
+            with patience(say, lambda: "counting what asking would take"):
+                lines = list(writing.estimate(reasoning, pairs, service))
+            for line in lines:
                 say(line)
         return stores
-    missing = reasoning.missing(pairs)
+    with patience(say, lambda: "reading the answers that are there"):
+        missing = reasoning.missing(pairs)
     if missing and settings.provider.startswith("anthropic"):
         key = api_key()
         if key is None:

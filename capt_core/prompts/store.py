@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import unicodedata
 from importlib import resources
 from pathlib import Path
 from typing import Annotated
@@ -20,6 +19,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from capt_core.errors import CaptError, reason, shown
+from capt_core.text import normal
 from capt_core.text_file import cut, read_json, unfit_character
 
 
@@ -29,14 +29,9 @@ def _printable(text: str) -> str:
     return text
 
 
-def normal_name(name: str) -> str:
-    """A class name in Unicode's composed form, in which equal names are equal strings."""
-    return unicodedata.normalize("NFC", name)
-
-
 Line = Annotated[str, AfterValidator(_printable)]
 Text = Annotated[Line, Field(pattern=r"\S")]
-Name = Annotated[Text, AfterValidator(normal_name)]
+Name = Annotated[Text, AfterValidator(normal)]
 
 
 class _Written(BaseModel):

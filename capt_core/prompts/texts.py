@@ -1,69 +1,23 @@
-"""The texts of prompts: their words, the classes they name, repetition, filled templates."""
+"""The texts of prompts: their words, repetition, filled templates."""
 
 from __future__ import annotations
 
-import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from capt_core.text import normal
+from capt_core.data.names import PLACEHOLDER, NameFinder, tokens_of
 
-PLACEHOLDER = "<>"
 SHARED_BY = 3  # prompts of one pattern that make it a template
 
 
 def words_of(text: str) -> tuple[str, ...]:
     """Lower-case words and numbers of a text, without punctuation; underscores separate words."""
-    return tuple(re.findall(r"\w+", normal(text).replace("_", " ").casefold()))
+    return tuple(token.text for token in tokens_of(text) if token.word)
 
 
 def one_line(text: str) -> str:
     """A text in one line with single blanks; a terminal would obey control characters."""
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())
-
-
-class NameFinder:
-    """Finds class names in texts word by word; the plural of a name's last word counts.
-
-    Where names overlap the longest one counts: "polka-dotted" does not name the class "dotted".
-    """
-
-    def __init__(self, names: Iterable[str]) -> None:
-        self._by_first: dict[str, list[tuple[tuple[str, ...], str]]] = defaultdict(list)
-        for name in names:
-            words = words_of(name)
-            if not words:
-                continue
-            for ending in ("", "s", "es"):
-                variant = (*words[:-1], words[-1] + ending)
-                self._by_first[variant[0]].append((variant, name))
-        for variants in self._by_first.values():
-            variants.sort(key=lambda item: -len(item[0]))
-
-    def find(self, text: str) -> list[str]:
-        """Names in a text, in order of their first appearance."""
-        return list(dict.fromkeys(name for name in self._parse(text) if isinstance(name, str)))
-
-    def shape(self, text: str) -> str:
-        """The text's words with every name replaced by one placeholder."""
-        parts = self._parse(text)
-        return " ".join(PLACEHOLDER if isinstance(part, str) else part[0] for part in parts)
-
-    def _parse(self, text: str) -> list[str | tuple[str]]:
-        """Names as strings, other words as 1-tuples."""
-        words = words_of(text)
-        parts: list[str | tuple[str]] = []
-        position = 0
-        while position < len(words):
-            for variant, name in self._by_first.get(words[position], ()):
-                if words[position : position + len(variant)] == variant:
-                    parts.append(name)
-                    position += len(variant)
-                    break
-            else:
-                parts.append((words[position],))
-                position += 1
-        return parts
 
 
 def duplicates(texts: Iterable[str]) -> list[str]:

@@ -29,6 +29,8 @@ class LlmServer(ThreadingHTTPServer):
         submit_faults: taken by requests to create a batch.
         result_faults: taken by requests for results of a batch; a number is how many lines come.
         list_faults: taken by requests for the list of batches.
+        count_faults: taken by requests to count tokens.
+        results_host: where the results of batches are said to be; None: on this server.
         hide_counts: do not say how many members of a batch are open or done.
         asked: bodies of single messages in order of arrival.
         answered: bodies whose good answer was sent in full.
@@ -46,6 +48,8 @@ class LlmServer(ThreadingHTTPServer):
         self.submit_faults: list[Fault] = []
         self.result_faults: list[Fault] = []
         self.list_faults: list[Fault] = []
+        self.count_faults: list[Fault] = []
+        self.results_host: str | None = None
         self.hide_counts = False
         self.asked: list[dict[str, Any]] = []
         self.answered: list[dict[str, Any]] = []
@@ -138,6 +142,9 @@ TEXT_FAULTS: dict[str, Callable[[str], str]] = {
         '{"reason": "' + "".join(f"\\u{ord(letter):04X}" for letter in KEY) + '"}'
     ),
     "infinite": lambda _: '{"reason": 1e999}',
+    "nested": lambda _: '{"reason": ' * 250 + "1" + "}" * 250,
+    "endless": lambda _: "[" * 50_000,
+    "digits": lambda _: '{"reason": ' + "9" * 5000 + "}",
 }
 STOPS = {"truncated": "max_tokens", "echo-stop": KEY, "refusal": "refusal"}
 
@@ -148,14 +155,19 @@ def message(body: dict[str, Any], fault: Fault = None) -> dict[str, Any]:
     if fault and "commonality" in answer:
         _spoil(answer, fault)
     text = TEXT_FAULTS.get(fault or "", str)(json.dumps(answer))
-    usage = {"input_tokens": 1000, "output_tokens": 200}
+    content: list[dict[str, Any]] = [{"type": "text", "text": text}]
+    if fault == "blocks":
+        content = [{"type": "zebra", "stripes": 1}, {"type": "thinking"}, *content]
+    usage: dict[str, Any] = {"input_tokens": 1000, "output_tokens": 200}
+    if fault == "odd-usage":
+        usage = {"input_tokens": 10**4000, "output_tokens": -5}
     return {
         "id": "msg_1",
         "type": "message",
         "role": "assistant",
         "model": body["model"],
-        "content": [] if fault == "refusal" else [{"type": "text", "text": text}],
-        "stop_reason": STOPS.get(fault or "", "end_turn"),
+        "content": [] if fault == "refusal" else content,
+        "stop_reason": None if fault == "no-stop" else STOPS.get(fault or "", "end_turn"),
         "stop_sequence": None,
         "usage": None if fault == "no-usage" else usage,
     }
@@ -189,7 +201,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._message(body)
         elif self.path == "/v1/messages/count_tokens":
             self.server.counted += 1
-            self._send(200, {"input_tokens": 1234})
+            faults = self.server.count_faults
+            if not self._failed(faults.pop(0) if faults else None):
+                self._send(200, {"input_tokens": 1234})
         elif self.path == "/v1/messages/batches":
             self._create(body)
         else:
@@ -337,6 +351,7 @@ def _public(server: LlmServer, batch: dict[str, Any]) -> dict[str, Any]:
         counts["errored"] = sum(fault in ERRORS for fault in faults)
         counts["expired"] = sum(fault in ENDS for fault in faults)
         counts["succeeded"] = len(faults) - counts["errored"] - counts["expired"]
+    host = server.results_host or server.url
     return {
         "id": batch["id"],
         "type": "message_batch",
@@ -345,7 +360,7 @@ def _public(server: LlmServer, batch: dict[str, Any]) -> dict[str, Any]:
         "created_at": batch["created"].isoformat(),
         "expires_at": (batch["created"] + timedelta(days=1)).isoformat(),
         "ended_at": batch["created"].isoformat() if ended else None,
-        "results_url": f"{server.url}/v1/messages/batches/{batch['id']}/results" if ended else None,
+        "results_url": f"{host}/v1/messages/batches/{batch['id']}/results" if ended else None,
     }
 
 

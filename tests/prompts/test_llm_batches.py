@@ -113,6 +113,7 @@ def test_progress_of_a_batch_without_counts(server: LlmServer, desk: Desk) -> No
     server.hide_counts, server.looks = True, 2
     write(desk)
     assert "batch msgbatch_1: in_progress" in desk.said
+    assert any("after Ctrl-C, the same command goes on with it" in line for line in desk.said)
 
 
 @pytest.mark.parametrize("fault", ["429 retry-after=0.05", "529", "drop", "drop-after", "html"])
@@ -163,6 +164,16 @@ def test_few_open_files_suffice(server: LlmServer, desk: Desk) -> None:
         write(desk)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert everything(server) == ONCE
+
+
+@pytest.mark.parametrize("fault", ["400", "413", "431"])
+def test_a_refused_look_for_a_batch_is_one_line(server: LlmServer, desk: Desk, fault: str) -> None:
+    server.submit_faults, server.list_faults = ["drop-after"], [fault]
+    message = refusal(write, desk)
+    assert f"batch that may have been taken: the service refuses: {fault}" in message
+    assert "to give it up and ask anew, remove" in message
+    write(desk)
     assert everything(server) == ONCE
 
 

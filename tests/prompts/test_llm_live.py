@@ -7,18 +7,19 @@ import signal
 import sys
 import threading
 from collections import Counter
+from contextlib import closing
 from typing import Any
 
 import pytest
 
 from capt_core.errors import CaptError
-from capt_core.prompts.llm import live
+from capt_core.prompts.llm import live, waiting
 from capt_core.prompts.llm.answers import Entry
 from capt_core.prompts.llm.reasoning import ConfusedPair
-from capt_core.prompts.llm.redaction import Redaction
+from capt_core.prompts.llm.service import Service
 from capt_core.prompts.llm.writing import estimate, write_prompts
 from tests.prompts.conftest import PAIRS, STEPS, Desk, quiet
-from tests.prompts.llm_server import KEY, LlmServer, title_of
+from tests.prompts.llm_server import KEY, LlmServer, running, title_of
 from tests.refusals import refusal
 
 QUESTIONS = [question for step in STEPS for question in step]
@@ -149,6 +150,7 @@ def test_an_interrupt_ends_a_wait(server: LlmServer, desk: Desk) -> None:
     with pytest.raises(KeyboardInterrupt):
         desk.write(timeout=60.0)  # longer than any stall of the machine
     assert len(server.asked) == 1
+    assert "run the same command again to go on" in desk.said[-1]
 
 
 def test_without_the_client_library_only_asking_fails(
@@ -184,7 +186,7 @@ def test_a_service_that_stays_away_ends_the_run_and_loses_nothing(
         ("401", "refuses the key in ANTHROPIC_API_KEY"),
         ("403", "refuses the key"),
         ("402", "payment"),
-        ("404", "generate_prompts.model"),
+        ("404", "generate_prompts.model (claude-sonnet-5-5)"),
         ("500 x-should-retry=false", "not to try again"),
     ],
 )
@@ -206,6 +208,80 @@ def test_one_refused_request_does_not_keep_the_others(server: LlmServer, desk: D
     assert any(line.startswith("attributes of banded: 400") for line in desk.said)
     desk.write()
     assert Counter(server.questions())["1 banded"] == 2
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("400", "look at generate_prompts.model (claude-sonnet-5-5) and generate_prompts.max_"),
+        ("413", "lower generate_prompts.prompts (2), shorten the class names"),
+        ("422", "422 no luck with Bearer [key]"),
+    ],
+)
+def test_a_refused_request_says_what_to_look_at(
+    server: LlmServer, desk: Desk, fault: str, words: str
+) -> None:
+    server.faults = [fault]
+    message = refusal(desk.write)
+    assert f"attributes of banded: {fault} no luck with Bearer [key]" in message
+    assert words in message
+    assert len(message) < 500
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+@pytest.mark.parametrize("provider", ["anthropic", "anthropic-batch"])
+def test_a_redirect_is_named_and_not_followed(
+    server: LlmServer, desk: Desk, status: int, provider: str
+) -> None:
+    with running() as other:
+        where = other.url.replace("//", "//user:secret@") + "/v1/messages"
+        server.faults = server.submit_faults = [f"{status} location={where}"]
+        message = refusal(desk.write, provider=provider)
+        assert other.keys == set()
+    host = other.url.removeprefix("http://")
+    assert f"the service answers {status}, a redirect to {host}; requests are never" in message
+    assert "secret" not in message
+
+
+def test_the_key_is_not_sent_to_where_results_are_said_to_be(server: LlmServer, desk: Desk) -> None:
+    with running() as other:
+        server.results_host = other.url
+        message = refusal(desk.write, provider="anthropic-batch")
+        assert "sends to " + other.url.removeprefix("http://") in message
+        assert other.keys == set()
+    server.results_host = None
+    desk.write(provider="anthropic-batch")
+    assert len(server.batches) == 3
+
+
+def test_a_refused_count_ends_a_dry_run(server: LlmServer, desk: Desk) -> None:
+    server.count_faults = ["400"]
+    reasoning = desk.reasoning()
+    with closing(Service(KEY, reasoning.settings)) as service:
+        message = refusal(lambda: list(estimate(reasoning, PAIRS, service)))
+    assert message.startswith("the service refuses: 400")
+
+
+def test_a_wait_is_said(server: LlmServer, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waiting, "FIRST_LINE", 0.05)
+    server.faults = ["503 retry-after=0.4"]
+    desk.write()
+    assert (
+        "waiting for answers of claude-sonnet-5-5: 0 here, 2 questions not asked yet; last "
+        "attempt: status 503, asks to wait 0 s" in desk.said
+    )
+
+
+def test_classes_that_no_prompt_can_name_are_refused_before_anything_is_asked(
+    server: LlmServer, desk: Desk
+) -> None:
+    alike = [ConfusedPair(("St", "St."), (1, 1))]
+    long = [ConfusedPair(("a " * 40 + "b", "c " * 40 + "d"), (1, 1))]
+    for pairs, words in ((alike, "cannot be told apart"), (long, "more than the 77 of the text")):
+        message = refusal(write_prompts, desk.reasoning(), pairs, KEY, quiet, desk.said.append)
+        assert words in message
+        assert "data.classes" in message
+    assert server.asked == []
 
 
 def test_refused_requests_in_a_row_end_the_run(
@@ -281,13 +357,6 @@ def test_a_short_key_costs_an_answer_no_letters(server: LlmServer, desk: Desk) -
     assert "[key]" not in everything_on_disk(desk)
 
 
-@pytest.mark.parametrize(
-    "text", ['say "a\\/b"c\\d"', r'{"k": "a/b\"c\\d"}', r'{"k": "a\/b\u0022c\u005Cd"}']
-)
-def test_a_key_is_found_however_it_is_spelled(text: str) -> None:
-    assert Redaction('a/b"c\\d').found_in(text)
-
-
 def test_a_key_that_a_header_echoes_is_not_logged(
     server: LlmServer, desk: Desk, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -298,23 +367,28 @@ def test_a_key_that_a_header_echoes_is_not_logged(
     assert KEY not in caplog.text
 
 
-def test_infinity_is_no_json(server: LlmServer, desk: Desk) -> None:
-    server.faults = [None] * 3 + ["infinite"]
-    desk.write()
-    assert "Infinity" not in everything_on_disk(desk)
-
-
-@pytest.mark.parametrize(("fault", "calls"), [("surrogate", 8), ("outer-surrogate", 7)])
-def test_characters_that_no_file_can_hold_cost_no_answer(
-    server: LlmServer, desk: Desk, fault: str, calls: int
+@pytest.mark.parametrize("fault", ["infinite", "nested", "endless", "digits"])
+def test_what_no_file_can_hold_as_json_is_kept_as_text(
+    server: LlmServer, desk: Desk, fault: str
 ) -> None:
+    server.faults = [None] * 3 + [fault]
+    assert desk.write().calls == 8
+    (entry,) = [entry for entry in stored(desk) if len(entry.attempts) == 2]
+    assert isinstance(entry.attempts[0].answer, str)
+
+
+@pytest.mark.parametrize(
+    ("fault", "calls"), [("surrogate", 8), ("outer-surrogate", 7), ("blocks", 7), ("no-stop", 8)]
+)
+def test_an_odd_answer_is_kept(server: LlmServer, desk: Desk, fault: str, calls: int) -> None:
     server.faults = [fault]
     assert desk.write().calls == calls
     assert len(stored(desk)) == 7
 
 
-def test_an_answer_without_token_counts_is_kept(server: LlmServer, desk: Desk) -> None:
-    server.faults = ["no-usage"]
+@pytest.mark.parametrize("fault", ["no-usage", "odd-usage"])
+def test_an_answer_without_token_counts_is_kept(server: LlmServer, desk: Desk, fault: str) -> None:
+    server.faults = [fault]
     assert desk.write().calls == 7
     assert len(server.asked) == 7
     assert {entry.attempts[0].tokens.input for entry in stored(desk)} == {0, 1000}

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capt_core.prompts.texts import NameFinder, duplicates, template_filled, words_of
+from capt_core.data.names import NameFinder
+from capt_core.prompts.texts import duplicates, template_filled, words_of
 
 
 @pytest.mark.parametrize(

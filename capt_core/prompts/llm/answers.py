@@ -264,7 +264,7 @@ def read_entry(path: Path) -> Entry:
     except ValidationError as error:
         problem = error.errors()[0]
         place = ".".join(str(part) for part in problem["loc"])
-        raise ValueError(f"half-written or damaged ({place or problem['msg']})") from error
+        raise ValueError(f"half-written or damaged ({(place or problem['msg'])[:100]})") from error
     if file.checksum() != file.sha256:
         raise ValueError("changed or damaged since it was written (checksum)")
     return Entry(file.question, file.attempts)

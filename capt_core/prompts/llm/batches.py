@@ -6,6 +6,7 @@ results are collected. A run that finds a record continues from there.
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
@@ -17,15 +18,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from capt_core.artifacts.files import write_json
 from capt_core.errors import CaptError
+from capt_core.prompts.llm.failures import NotKnownError, QuestionRefusedError, TransientError
 from capt_core.prompts.llm.questions import Question
 from capt_core.prompts.llm.reasoning import Pending, Task
+from capt_core.prompts.llm.replies import Reply
 from capt_core.prompts.llm.run import Run
-from capt_core.prompts.llm.service import (
-    NotKnownError,
-    QuestionRefusedError,
-    Reply,
-    TransientError,
-)
+from capt_core.prompts.llm.waiting import patience
 
 if TYPE_CHECKING:
     from anthropic.types.messages import MessageBatch
@@ -33,6 +31,7 @@ if TYPE_CHECKING:
 LARGEST = 10_000  # members of a batch; the service's limits are 100,000 and 256 MB
 FIRST_LOOK = 1.0  # seconds until a batch is looked at; doubles up to `RAREST_LOOK`
 RAREST_LOOK = 60.0
+RAREST_LINE = 600.0  # seconds until the state of a batch is said again
 CLOCKS_DIFFER = timedelta(minutes=10)
 _KINDS = ("processing", "succeeded", "errored", "canceled", "expired")
 OTHER_PROCESS = 2.0  # seconds between looks whether another process has finished its batches
@@ -122,7 +121,11 @@ class BatchRun(Run):
                     f" are open, such as {waiting[0].question.title}); run again later"
                 )
             if fruitless:
-                self.service.sleep(min(RAREST_LOOK, FIRST_LOOK * 2**fruitless))
+                pause = min(RAREST_LOOK, FIRST_LOOK * 2**fruitless)
+                self.say(
+                    f"{failure or 'no answer in the last batch'}; trying again in {pause:.0f} s"
+                )
+                self.service.sleep(pause)
             before, failure = self.spending.calls, ""
             for path, record in records:
                 failure = self._finish(path, record) or failure
@@ -149,7 +152,10 @@ class BatchRun(Run):
         now, mark = datetime.now(UTC), uuid.uuid4().hex[:8]
         path = folder / f"{now:%Y%m%dT%H%M%S}-{mark}.json"
         # Live runs look for the record once they hold a claim, so none can ask the same.
-        with self.store.claim_all():
+        with (
+            patience(self.say, lambda: "waiting for other processes to finish their calls"),
+            self.store.claim_all(),
+        ):
             for task in filter(self._is_open, tasks):
                 entry = self.store.read(task.question)
                 request, pending = self.reasoning.next_request(task, entry)
@@ -161,7 +167,9 @@ class BatchRun(Run):
             record = Record(created=now, batch_id=None, members=members)
             _write(path, record)
         try:
-            self._numbered(path, record, self.service.submit(requests))
+            with patience(self.say, lambda: f"submitting a batch of {len(requests)} questions"):
+                batch_id = self.service.submit(requests)
+            self._numbered(path, record, batch_id)
         except TransientError as error:
             return f"submitting a batch: {error} (if the service took it, a later run finds it)"
         except (QuestionRefusedError, CaptError) as error:
@@ -195,10 +203,11 @@ class BatchRun(Run):
 
     def _ended(self, batch_id: str) -> bool:
         """Wait until a batch has ended; False if the service no longer knows it."""
-        pause, last = FIRST_LOOK, ""
+        pause, last, said = FIRST_LOOK, "", time.monotonic()
         while True:
             try:
-                batch = self.service.batch(batch_id)
+                with patience(self.say, lambda: self._asking(batch_id)):
+                    batch = self.service.batch(batch_id)
             except NotKnownError:
                 self.say(f"batch {batch_id}: the service does not know it any more; asking again")
                 return False
@@ -209,11 +218,23 @@ class BatchRun(Run):
                 return True
             left = _count(batch, "processing")
             state = str(batch.processing_status) + ("" if left is None else f", {left} open")
-            if state != last:
+            if state != last or time.monotonic() - said > RAREST_LINE:
                 self.say(f"batch {batch_id}: {state}")
+                said = time.monotonic()
+            if not last:
+                self.say(
+                    f"batch {batch_id}: it may take hours and is looked at every "
+                    f"{RAREST_LOOK:.0f} s; after Ctrl-C, the same command goes on with it"
+                )
             last = state
             self.service.sleep(pause)
             pause = min(RAREST_LOOK, pause * 2)
+
+    def _asking(self, batch_id: str) -> str:
+        trouble = self.service.trouble
+        return f"batch {batch_id}: asking for its state" + (
+            f"; last attempt: {trouble}" if trouble else ""
+        )
 
     def _collect(self, batch_id: str, record: Record) -> None:
         """Store every answer as it arrives.
@@ -222,11 +243,16 @@ class BatchRun(Run):
             TransientError: the results broke off. A connection may end without a sign that it is
                 early, so results that lack members are incomplete.
         """
-        before, seen = self.spending.calls, set()
-        for name, outcome in self.service.results(batch_id):
-            if name in record.members and name not in seen:
-                seen.add(name)
-                self._keep(record.members[name], outcome, batch_id)
+        before = self.spending.calls
+        seen: set[str] = set()
+        with patience(
+            self.say,
+            lambda: f"batch {batch_id}: results of {len(seen)} of {len(record.members)} fetched",
+        ):
+            for name, outcome in self.service.results(batch_id):
+                if name in record.members and name not in seen:
+                    seen.add(name)
+                    self._keep(record.members[name], outcome, batch_id)
         if len(seen) < len(record.members):
             raise TransientError(f"results of {len(seen)} of {len(record.members)} members")
         stored = self.spending.calls - before
@@ -250,9 +276,10 @@ class BatchRun(Run):
             TransientError: results broke off before the first one.
         """
         known = {other.batch_id for _, other in read_records(self.store.batches())}
-        near = self.service.batches_between(
-            record.created - CLOCKS_DIFFER, record.created + CLOCKS_DIFFER
-        )
+        with patience(self.say, lambda: "looking for a batch that may have been taken"):
+            near = self.service.batches_between(
+                record.created - CLOCKS_DIFFER, record.created + CLOCKS_DIFFER
+            )
         for batch in near:
             if batch.id in known or _size(batch) not in (0, len(record.members)):
                 continue

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError
+from pydantic_core import from_json
 
+from capt_core.data.names import NameFinder
 from capt_core.data.splits import prompt_name
 from capt_core.prompts.llm.questions import (
     FORMS,
@@ -18,12 +22,14 @@ from capt_core.prompts.llm.questions import (
     Question,
     ReasonAnswer,
 )
-from capt_core.prompts.texts import NameFinder, duplicates, words_of
+from capt_core.prompts.texts import duplicates, words_of
 
 FEWEST_ATTRIBUTES = 3
 MOST_ATTRIBUTES = 12
 LONGEST_PHRASE = 160  # characters
 LONGEST_REASON = 900
+DEEPER = 8  # levels above an answer in its file, and some
+MOST_SHOWN = 4  # class names of an answer that a problem quotes
 
 FINISHED = frozenset({"end_turn", "stop_sequence", "tool_use"})
 
@@ -77,8 +83,10 @@ def parse_text(text: str) -> Any:
     bare = re.sub(r"^\s*```(?:json)?\s*\n(.*)\n\s*```\s*$", r"\1", text, flags=re.DOTALL)
     try:
         value = json.loads(bare)
-        # Escapes can stand for characters that no file can hold; NaN and infinity are no JSON.
-        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+        # Escapes can stand for characters that no file can hold; NaN and infinity are no JSON. The
+        # file of the answer must be readable, which holds the value some levels deep.
+        encoded = json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+        from_json(b"[" * DEEPER + encoded + b"]" * DEEPER)
     except (ValueError, RecursionError):
         return text
     return value if isinstance(value, dict | list) else text
@@ -86,23 +94,21 @@ def parse_text(text: str) -> Any:
 
 def difference_of(answer: PromptsAnswer, classes: Sequence[str]) -> Mapping[str, Sequence[str]]:
     """Difference prompts by the data set's class names; names that fit no class are left out."""
-    by_words = {words_of(name): name for name in classes}
-    return {
-        by_words[words_of(entry.class_name)]: entry.prompts
-        for entry in answer.difference
-        if words_of(entry.class_name) in by_words
-    }
+    finder = NameFinder(classes)
+    named = [(finder.name_of(entry.class_name), entry.prompts) for entry in answer.difference]
+    return {name: texts for name, texts in named if name is not None}
 
 
 def prompt_problems(
     text: str, named: Sequence[str], finder: NameFinder, rules: Rules
 ) -> Iterator[str]:
     """What is wrong with one prompt that must name the given classes."""
-    shown = f'"{text[:120]}"'
+    shown = _quoted(text)
     if not words_of(text):
         yield "a prompt is empty"
         return
-    if not text.isprintable() or text != text.strip():
+    # Names may hold joiners of their script and blanks that no line ends at.
+    if not _without(text, "".join(named)).isprintable() or text != text.strip():
         yield f"{shown} has line breaks, control characters or blanks around it"
     found = finder.find(text)
     for name in named:
@@ -118,20 +124,25 @@ def prompt_problems(
 
 
 def _of_attributes(question: Question, answer: AttributesAnswer) -> Iterator[str]:
-    if words_of(answer.class_name) != words_of(question.classes[0]):
-        yield f'class_name is "{answer.class_name}", asked was "{prompt_name(question.classes[0])}"'
+    if NameFinder(question.classes).name_of(answer.class_name) is None:
+        given = _quoted(answer.class_name)
+        yield f'class_name is {given}, asked was "{prompt_name(question.classes[0])}"'
     count = len(answer.attributes)
     if not FEWEST_ATTRIBUTES <= count <= MOST_ATTRIBUTES:
         yield f"{count} attributes; give 4 to 8"
     if any(not words_of(text) or len(text) > LONGEST_PHRASE for text in answer.attributes):
         yield f"an attribute is empty or longer than {LONGEST_PHRASE} characters"
+    if any(map(_has_controls, answer.attributes)):
+        yield "an attribute has control characters"
     if duplicates(answer.attributes):
-        yield f'"{duplicates(answer.attributes)[0]}" occurs twice'
+        yield f"{_quoted(duplicates(answer.attributes)[0])} occurs twice"
 
 
 def _of_reason(answer: ReasonAnswer) -> Iterator[str]:
     if not words_of(answer.reason) or len(answer.reason) > LONGEST_REASON:
         yield f"the reason is empty or longer than {LONGEST_REASON} characters"
+    if _has_controls(answer.reason):
+        yield "the reason has control characters"
 
 
 def _of_prompts(question: Question, answer: PromptsAnswer, rules: Rules) -> Iterator[str]:
@@ -140,7 +151,8 @@ def _of_prompts(question: Question, answer: PromptsAnswer, rules: Rules) -> Iter
     difference = difference_of(answer, question.classes)
     if len(given) != 2 or len(difference) != 2:
         asked = " and ".join(f'"{prompt_name(name)}"' for name in question.classes)
-        yield f"difference is for {given}; it must have one entry each for {asked}"
+        listed = ", ".join(map(_quoted, given[:MOST_SHOWN]))
+        yield f"difference is for {listed or 'no class'}; it must have one entry each for {asked}"
     groups: list[tuple[str, Sequence[str], Sequence[str]]] = [
         ("commonality", question.classes, answer.commonality)
     ]
@@ -153,11 +165,44 @@ def _of_prompts(question: Question, answer: PromptsAnswer, rules: Rules) -> Iter
             yield from prompt_problems(text, named, finder, rules)
     every = [text for _, _, texts in groups for text in texts]
     for text in duplicates(every):
-        yield f'"{text[:120]}" occurs twice'
+        yield f"{_quoted(text)} occurs twice"
     if len(difference) == 2:
         first, second = ({finder.shape(t) for t in ts} for ts in difference.values())
         if first & second:
             yield "a difference prompt says the same of both classes, with the names exchanged"
+        if _exchanged(difference, finder):
+            yield "the difference prompts of the two classes are exchanged"
+
+
+def _exchanged(difference: Mapping[str, Sequence[str]], finder: NameFinder) -> bool:
+    """Whether each class is named more often in the prompts of the other.
+
+    Told only where every prompt names both, as with names that are words of any sentence.
+    """
+    (a, of_a), (b, of_b) = difference.items()
+    counts_a, counts_b = (list(map(finder.count, texts)) for texts in (of_a, of_b))
+    if not all(count[a] and count[b] for count in (*counts_a, *counts_b)):
+        return False
+
+    def mean(counts: Sequence[Counter[str]], name: str) -> float:
+        return sum(count[name] for count in counts) / max(1, len(counts))
+
+    return mean(counts_a, a) < mean(counts_b, a) and mean(counts_b, b) < mean(counts_a, b)
+
+
+def _without(text: str, characters: str) -> str:
+    """A text without some characters, line breaks and other control characters excepted."""
+    drop = {ord(c): None for c in characters if unicodedata.category(c) in ("Cf", "Zs", "Co")}
+    return text.translate(drop)
+
+
+def _has_controls(text: str) -> bool:
+    """Whether a text has characters that a terminal would obey, line ends and tabs excepted."""
+    return any(unicodedata.category(c) == "Cc" and c not in "\n\r\t" for c in text)
+
+
+def _quoted(text: str) -> str:
+    return f'"{text[:120]}"'
 
 
 def _place(problem: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from string import Template
 from typing import Final, Literal
 
-from capt_core.errors import CaptError
+from capt_core.errors import CaptError, reason
 
 Step = Literal["attributes", "reason", "prompts"]
 STEPS: Final[tuple[Step, ...]] = ("attributes", "reason", "prompts")
@@ -70,7 +70,7 @@ def load_instructions(folder: Path | None = None) -> Instructions:
             try:
                 texts[name] = _plain(path.read_text(encoding="utf-8"))
             except (OSError, UnicodeDecodeError) as error:
-                raise CaptError(f"{path}: not readable as UTF-8 text ({error})") from error
+                raise CaptError(f"{path}: not readable as UTF-8 text ({reason(error)})") from error
             _check(name, texts[name], path)
     return Instructions(texts)
 
@@ -94,4 +94,4 @@ def _check(name: str, text: str, path: Path) -> None:
     unknown = set(template.get_identifiers()) - _PLACEHOLDERS[name]
     if unknown:
         known = ", ".join(f"${word}" for word in sorted(_PLACEHOLDERS[name])) or "none"
-        raise CaptError(f"{path}: unknown placeholder ${min(unknown)}; known: {known}")
+        raise CaptError(f"{path}: unknown placeholder ${min(unknown)[:60]}; known: {known}")

@@ -8,9 +8,10 @@ from collections.abc import Callable, Sequence
 
 from capt_core.errors import CaptError
 from capt_core.prompts.llm.batches import record_of
+from capt_core.prompts.llm.failures import QuestionRefusedError, StoppedError
 from capt_core.prompts.llm.reasoning import Task
 from capt_core.prompts.llm.run import LIVE, Run
-from capt_core.prompts.llm.service import QuestionRefusedError, StoppedError
+from capt_core.prompts.llm.waiting import patience
 
 REFUSALS_IN_A_ROW = 5  # refused requests without a success between them end the run
 CLAIMED_ELSEWHERE = 0.2  # seconds until another process's question is looked at again
@@ -20,6 +21,7 @@ class LiveRun(Run):
     """Answers tasks with single calls."""
 
     _refusals_in_a_row = 0
+    _elsewhere = False  # whether the last question looked at is asked by another process
 
     def answer(self, tasks: Sequence[Task], advance: Callable[[int], None]) -> None:
         """Ask every task until its answer can be used or its attempts are used up.
@@ -32,6 +34,17 @@ class LiveRun(Run):
         """
         waiting = deque(tasks)
         failures: list[BaseException] = []
+        answered = self.spending.calls
+
+        def state() -> str:
+            if self._elsewhere:
+                return f"another process asks what is open here ({len(waiting)}); waiting for it"
+            trouble = self.service.trouble
+            return (
+                f"waiting for answers of {self.reasoning.settings.model}: "
+                f"{self.spending.calls - answered} here, {len(waiting)} questions not asked yet"
+                + (f"; last attempt: {trouble}" if trouble else "")
+            )
 
         def work(ended: threading.Event) -> None:
             try:
@@ -54,7 +67,9 @@ class LiveRun(Run):
                     return
                 if done:
                     advance(1)
+                    self._elsewhere = False
                 else:
+                    self._elsewhere = True
                     waiting.append(task)
                     self.service.stop.wait(CLAIMED_ELSEWHERE)
 
@@ -62,13 +77,14 @@ class LiveRun(Run):
         ends = [threading.Event() for _ in range(count)]
         threads = [threading.Thread(target=work, args=(end,), daemon=True) for end in ends]
         try:
-            for thread in threads:
-                thread.start()
-            # Not Thread.join: where Ctrl-C interrupts that, Python 3.11 takes the thread for ended,
-            # and the answer on its way would be lost (bpo-45274).
-            for ended in ends:
-                while not ended.wait(0.2):
-                    pass
+            with patience(self.say, state):
+                for thread in threads:
+                    thread.start()
+                # Not Thread.join: where Ctrl-C interrupts that, Python 3.11 takes the thread for
+                # ended, and the answer on its way would be lost (bpo-45274).
+                for ended in ends:
+                    while not ended.wait(0.2):
+                        pass
         except KeyboardInterrupt:
             self.service.stop.set()
             self.store.warn("interrupted; waiting for the calls under way, which are paid for")

@@ -11,7 +11,8 @@ from capt_core.prompts.llm.answers import AnswerStore, Attempt, Entry
 from capt_core.prompts.llm.checks import parse_text
 from capt_core.prompts.llm.costs import Spending
 from capt_core.prompts.llm.reasoning import Pending, Reasoning
-from capt_core.prompts.llm.service import Reply, Service
+from capt_core.prompts.llm.replies import Reply
+from capt_core.prompts.llm.service import Service
 
 LIVE: Final = "live"  # `Attempt.via` of a single call; else it is the id of a batch
 

@@ -8,63 +8,43 @@ of the waiting when the run ends.
 from __future__ import annotations
 
 import contextlib
-import email.utils
-import math
 import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from capt_core.errors import CaptError
 from capt_core.params import GeneratePrompts
-from capt_core.prompts.llm.answers import Tokens
-from capt_core.prompts.llm.redaction import Redaction
+from capt_core.prompts.llm.failures import (
+    DETAIL,
+    KEY_VARIABLE,
+    RETRIED,
+    WAIT_HEADERS,
+    QuestionRefusedError,
+    StoppedError,
+    TransientError,
+    asked_delay,
+    host_of,
+    message_of,
+    of_status,
+)
+from capt_core.prompts.llm.redaction import Redaction, credentials
+from capt_core.prompts.llm.replies import Reader, Reply
 
 if TYPE_CHECKING:
     from anthropic import APIRequest, CallNext
     from anthropic.types.messages import MessageBatch
 
-KEY_VARIABLE: Final = "ANTHROPIC_API_KEY"
 LONGEST_WAIT = 600.0  # seconds; a service that asks for more is left for later
 
-_REFUSED_MEMBERS = frozenset({"invalid_request_error", "not_found_error"})
-_RETRIED = frozenset({408, 409, 429, *range(500, 600)})
-_WAIT_HEADERS: Final = (("retry-after-ms", 0.001), ("retry-after", 1.0))
+LARGEST_ANSWER = 32 * 2**20  # bytes of a response other than the results of a batch
 
 Request = Mapping[str, Any]
 """Arguments of one call of the Messages interface."""
 
 _T = TypeVar("_T")
-
-
-class StoppedError(Exception):
-    """The run is ending; nothing more is asked."""
-
-
-class QuestionRefusedError(Exception):
-    """The service does not take this one request; others may pass."""
-
-
-class NotKnownError(CaptError):
-    """The service does not know a model or a batch."""
-
-
-class TransientError(Exception):
-    """Worth another try."""
-
-
-@dataclass(frozen=True)
-class Reply:
-    """One message of the model."""
-
-    text: str
-    stop_reason: str | None
-    model: str
-    tokens: Tokens
-    request_id: str
 
 
 def api_key() -> str | None:
@@ -84,11 +64,13 @@ def api_key() -> str | None:
 class Service:
     """Calls of the language model.
 
-    The key is removed from every text that comes back, answers and error messages alike, before
-    anything is done with it.
+    Credentials are removed from every text that comes back, answers and error messages alike,
+    before anything is done with it. Requests go to the address of the service alone: redirects are
+    not followed.
 
     Attributes:
         stop: set it to end the run: calls under way end, later ones raise StoppedError.
+        trouble: why the last attempt of a call failed, empty after one that did not.
 
     Raises:
         CaptError: the client library is missing or cannot be set up.
@@ -104,7 +86,10 @@ class Service:
             ) from None
         self.stop = threading.Event()
         self._library = anthropic
-        self._redaction = Redaction(key)
+        self.trouble = ""
+        self._settings = settings
+        self._redaction = Redaction(key, credentials())
+        self._reader = Reader(self._redaction)
         self._tries = settings.retries + 1
 
         def limit_duration(response: Any) -> None:
@@ -119,7 +104,7 @@ class Service:
                 max_retries=settings.retries,
                 timeout=anthropic.Timeout(settings.timeout, connect=min(10.0, settings.timeout)),
                 http_client=anthropic.DefaultHttpxClient(
-                    event_hooks={"response": [limit_duration]}
+                    event_hooks={"response": [limit_duration]}, follow_redirects=False
                 ),
                 middleware=[self._attempt],
                 open_telemetry=False,
@@ -141,12 +126,17 @@ class Service:
             StoppedError: the run is ending.
             CaptError: the service refuses the key or the model, or failed in every retry.
         """
-        return self._called(lambda: self._reply(self._client.messages.create(**request)))
+        return self._called(lambda: self._reader.reply(self._client.messages.create(**request)))
 
     def count_tokens(self, request: Request) -> int:
-        """Input tokens of a request, as the service counts them; raises like `ask`."""
+        """Input tokens of a request, as the service counts them.
+
+        Raises:
+            StoppedError: the run is ending.
+            CaptError: the service refuses, or failed in every retry.
+        """
         counted = {k: request[k] for k in ("model", "system", "messages", "output_config")}
-        return self._called(lambda: self._client.messages.count_tokens(**counted).input_tokens)
+        return self._general(lambda: self._client.messages.count_tokens(**counted).input_tokens)
 
     def submit(self, requests: Sequence[tuple[str, Request]]) -> str:
         """Submit a batch of (custom id, request) once, without retries; its id.
@@ -161,11 +151,14 @@ class Service:
             return once.messages.batches.create(requests=members).id
 
     def batch(self, batch_id: str) -> MessageBatch:
-        """State of a batch; raises like `ask`."""
-        return self._called(lambda: self._client.messages.batches.retrieve(batch_id))
+        """State of a batch; raises like `count_tokens`."""
+        return self._general(lambda: self._client.messages.batches.retrieve(batch_id))
 
     def batches_between(self, first: datetime, last: datetime) -> list[MessageBatch]:
-        """Batches that were created between two moments, newest first; raises like `ask`."""
+        """Batches that were created between two moments, newest first.
+
+        Raises like `count_tokens`.
+        """
 
         def call() -> list[MessageBatch]:
             found = []
@@ -176,7 +169,7 @@ class Service:
                     found.append(batch)
             return found
 
-        return self._called(call)
+        return self._general(call)
 
     def results(self, batch_id: str) -> Iterator[tuple[str, Reply | Exception]]:
         """Members of an ended batch as they arrive: custom id, and the reply or what went wrong.
@@ -188,9 +181,9 @@ class Service:
             TransientError: the results broke off; what was yielded before is good.
             CaptError: the service refuses.
         """
-        with self._translated():
+        with _for_all(), self._translated():
             for member in self._client.messages.batches.results(batch_id):
-                yield str(member.custom_id), self._outcome(member.result)
+                yield str(member.custom_id), self._reader.outcome(member.result)
 
     def sleep(self, seconds: float) -> None:
         """Wait, but not past the end of the run.
@@ -205,87 +198,61 @@ class Service:
         """One attempt at a call; the client library calls this and decides on the next one."""
         if self.stop.is_set():
             raise StoppedError
-        response = call_next(request)
-        status = response.status_code
-        if status < 300:
-            if not request.stream:
-                try:
-                    self._check(response.parse())
-                except (TransientError, ValueError, TypeError, RecursionError) as error:
-                    # Proxies and half-broken servers answer with anything.
-                    raise self._library.RetryableError(self._redaction.line(error)) from None
-        elif status in _RETRIED and (seconds := asked_delay(response.headers)) is not None:
-            if seconds > LONGEST_WAIT:
-                raise CaptError(
-                    f"the service asks to wait {seconds:.0f} s; run again then, nothing that was "
-                    "answered is asked again"
-                )
-            # Not after the last try, except of a submission, which is looked for afterwards.
-            if request.retries_taken + 1 < self._tries:
-                self.sleep(seconds)
+        self._check_address(request.url)
+        try:
+            response = call_next(request)
+            status = response.status_code
+            if status < 300 and not request.stream:
+                self._reader.check(response.parse())
+        except (TransientError, ValueError, TypeError, RecursionError) as error:
+            # Proxies and half-broken servers answer with anything.
+            self._note(error)
+            raise self._library.RetryableError(self.trouble) from None
+        except self._library.APIConnectionError as error:
+            self._note(error.__cause__ or error)
+            raise
+        self.trouble = ""
+        if 300 <= status < 400:
+            raise of_status(status, "", response.headers, self._settings)
+        if status in RETRIED:
+            self.trouble = f"status {status}"
+            if (seconds := asked_delay(response.headers)) is not None:
+                self._wait_as_asked(seconds, request.retries_taken)
         # The client library obeys these without a limit and sleeps through the end of the run.
-        for name, _ in _WAIT_HEADERS:
+        for name, _ in WAIT_HEADERS:
             response.headers.pop(name, None)
         return response
 
-    def _check(self, value: Any) -> None:
-        """Raise TransientError for a reply that lacks what is read from it."""
-        types = self._library.types
-        batches = getattr(value, "data", [value])
-        if isinstance(value, types.Message):
-            self._reply(value)
-        elif isinstance(value, types.MessageTokensCount):
-            if not isinstance(value.input_tokens, int):
-                raise TransientError("the answer holds no token count")
-        elif not all(isinstance(batch, types.messages.MessageBatch) for batch in batches):
-            raise TransientError("the answer is of another kind")
-        else:
-            for batch in batches:
-                named = isinstance(batch.id, str) and batch.id and batch.processing_status
-                if not named or not isinstance(batch.created_at, datetime):
-                    raise TransientError("the answer is not a batch")
-                if self._redaction.found_in(f"{batch.id} {batch.processing_status}"):
-                    raise TransientError("the batch has the key in its name")
-
-    def _reply(self, message: Any) -> Reply:
-        """A message as a reply.
-
-        Raises:
-            TransientError: it is not a message.
-        """
-        try:
-            usage = getattr(message, "usage", None)
-            text = "".join(block.text for block in message.content if block.type == "text")
-            if not isinstance(message.stop_reason, str) or not isinstance(message.model, str):
-                raise TypeError("no stop reason")
-            return Reply(
-                text=self._redaction.clean(text),
-                stop_reason=self._redaction.clean(message.stop_reason),
-                model=self._redaction.clean(message.model),
-                tokens=Tokens(
-                    input=_count(usage, "input_tokens"),
-                    output=_count(usage, "output_tokens"),
-                    cache_read=_count(usage, "cache_read_input_tokens"),
-                    cache_write=_count(usage, "cache_creation_input_tokens"),
-                ),
-                request_id=self._redaction.clean(str(message.id)),
+    def _wait_as_asked(self, seconds: float, retries_taken: int) -> None:
+        if seconds > LONGEST_WAIT:
+            raise CaptError(
+                f"the service asks to wait {min(seconds, 1e9):.0f} s; run again then, nothing that "
+                "was answered is asked again"
             )
-        except (AttributeError, TypeError, ValueError) as error:
-            raise TransientError("the answer is not a message") from error
+        self.trouble += f", asks to wait {seconds:.0f} s"
+        # Not after the last try, except of a submission, which is looked for afterwards.
+        if retries_taken + 1 < self._tries:
+            self.sleep(seconds)
 
-    def _outcome(self, result: Any) -> Reply | Exception:
-        """What became of a member of a batch."""
-        try:
-            if result.type == "succeeded":
-                return self._reply(result.message)
-            if result.type == "errored":
-                detail = result.error.error
-                refused = detail.type in _REFUSED_MEMBERS
-                text = self._redaction.line(detail.message)
-                return QuestionRefusedError(text) if refused else TransientError(text)
-            return TransientError(f"the batch left it {result.type}")
-        except (AttributeError, TransientError) as error:
-            return TransientError(self._redaction.line(error))
+    def _note(self, error: object) -> None:
+        self.trouble = self._redaction.line(error, DETAIL)
+
+    def _check_address(self, url: str) -> None:
+        """Raise CaptError for an address that a response named outside of the service.
+
+        Results of a batch are fetched from where the service says, with the key.
+        """
+        own = self._client.base_url
+        target = own.join(url)
+        if (target.scheme, target.host, target.port) != (own.scheme, own.host, own.port):
+            raise CaptError(
+                f"the service sends to {host_of(str(target)) or 'another address'} for results; "
+                f"the key is only sent to {host_of(str(own))}"
+            )
+
+    def _general(self, call: Callable[[], _T]) -> _T:
+        with _for_all():
+            return self._called(call)
 
     def _called(self, call: Callable[[], _T]) -> _T:
         try:
@@ -307,61 +274,35 @@ class Service:
         except self._library.APIStatusError as error:
             raise self._of_status(error) from None
         except self._library.APIConnectionError as error:
-            cause = self._redaction.line(error.__cause__ or error)
+            cause = self._redaction.line(error.__cause__ or error, DETAIL)
             raise TransientError(f"no connection ({cause})") from None
         except Exception as error:
             # A stream of results that breaks raises errors of the HTTP library or of JSON.
-            raise TransientError(f"an unreadable answer ({self._redaction.line(error)})") from None
+            raise TransientError(
+                f"an unreadable answer ({self._redaction.line(error, DETAIL)})"
+            ) from None
 
     def _of_status(self, error: Any) -> Exception:
-        status = int(error.status_code)
-        text = f"{status} {self._redaction.line(_message_of(error))}"
-        if status in (401, 403):
-            return CaptError(f"the service refuses the key in {KEY_VARIABLE}: {text}")
-        if status == 402:
-            return CaptError(f"the service wants payment: {text}")
-        if status == 404:
-            return NotKnownError(
-                f"the service does not know what was asked for: {text}; is "
-                "generate_prompts.model right?"
-            )
-        if status not in _RETRIED:
-            return QuestionRefusedError(text)
-        if error.response.headers.get("x-should-retry") == "false":
-            return CaptError(f"the service failed and says not to try again: {text}")
-        return TransientError(text)
+        detail = self._redaction.line(message_of(error.body, type(error).__name__), DETAIL)
+        return of_status(int(error.status_code), detail, error.response.headers, self._settings)
 
 
-def asked_delay(headers: Mapping[str, str]) -> float | None:
-    """Seconds that a response asks to wait, None if it does not say or says nonsense."""
-    for name, unit in _WAIT_HEADERS:
-        with contextlib.suppress(KeyError, ValueError):
-            seconds = float(headers[name]) * unit
-            if math.isfinite(seconds) and seconds >= 0:
-                return seconds
-    with contextlib.suppress(TypeError, ValueError, OverflowError):
-        date = email.utils.parsedate_to_datetime(headers.get("retry-after", ""))
-        return max(0.0, (date - datetime.now(UTC)).total_seconds())
-    return None
-
-
-def _count(usage: object, name: str) -> int:
-    """A token count; 0 where the service gives none, for an answer is worth keeping without."""
-    value = getattr(usage, name, None)
-    return value if isinstance(value, int) else 0
-
-
-def _message_of(error: Any) -> str:
-    body = error.body
-    detail = body.get("error") if isinstance(body, dict) else None
-    text = detail.get("message") if isinstance(detail, dict) else None
-    return str(text or type(error).__name__)
+@contextlib.contextmanager
+def _for_all() -> Iterator[None]:
+    """A refusal of what is not about one question is one of the whole run."""
+    try:
+        yield
+    except QuestionRefusedError as error:
+        raise CaptError(f"the service refuses: {error}") from None
 
 
 def _within(pieces: Iterator[bytes], seconds: float) -> Iterator[bytes]:
-    """Pieces of a body, as long as they arrive in the given time in all."""
-    deadline = time.monotonic() + seconds
+    """Pieces of a body, as long as they arrive in the given time in all and are not too many."""
+    deadline, size = time.monotonic() + seconds, 0
     for piece in pieces:
         yield piece
+        size += len(piece)
+        if size > LARGEST_ANSWER:
+            raise ValueError("the answer is too large")
         if time.monotonic() > deadline:
             raise TimeoutError("the answer took too long")

@@ -14,14 +14,21 @@ from capt_core.prompts.llm.checks import Rules
 from capt_core.prompts.llm.instructions import load_instructions
 from capt_core.prompts.llm.questions import medium_words
 from capt_core.prompts.llm.reasoning import Reasoning
+from capt_core.prompts.paths import named_path
 
 MOST_WORDS = 40
 WORDS_PER_TOKEN = 0.6  # CLIP splits rare words and counts punctuation
 
 
 def answers_root(settings: GeneratePrompts) -> Path:
-    """Folder of the answers that the settings name."""
-    return Path(settings.answers).expanduser() if settings.answers else default_root()
+    """Folder of the answers that the settings name.
+
+    Raises:
+        CaptError: no folder can be called so.
+    """
+    if not settings.answers:
+        return default_root()
+    return named_path("generate_prompts.answers", settings.answers)
 
 
 def rules_for(dataset: str, backbone: Backbone) -> Rules:
@@ -51,10 +58,11 @@ def reasoning_for(
         warn: called for damaged answers that were set aside.
 
     Raises:
-        CaptError: unusable instruction texts, unknown model.
+        CaptError: unusable instruction texts, paths that cannot be, unknown model.
     """
     rules = rules_for(prepared.name, backbone)
-    own = Path(settings.instructions).expanduser() if settings.instructions else None
+    folder = settings.instructions
+    own = named_path("generate_prompts.instructions", folder) if folder else None
     words = min(MOST_WORDS, int((rules.context_length - 2) * WORDS_PER_TOKEN))
     templates = dict(prepared.classes.select("class_name", "template").iter_rows())
     return Reasoning(

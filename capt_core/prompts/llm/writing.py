@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from capt_core.errors import CaptError
+from capt_core.data.names import indistinguishable, told_apart
+from capt_core.data.splits import prompt_name
+from capt_core.errors import CaptError, one_line, shown
 from capt_core.prompts.llm.answers import Tokens
 from capt_core.prompts.llm.batches import BatchRun
 from capt_core.prompts.llm.costs import Spending, price_of
@@ -13,6 +15,7 @@ from capt_core.prompts.llm.instructions import STEPS, Step
 from capt_core.prompts.llm.live import LiveRun
 from capt_core.prompts.llm.reasoning import ConfusedPair, Reasoning, Task
 from capt_core.prompts.llm.service import Service
+from capt_core.prompts.llm.waiting import patience
 
 SAMPLED = 3  # questions per step whose tokens are counted for an estimate
 CHARACTERS_PER_TOKEN = 3.5
@@ -37,6 +40,7 @@ def estimate(
         service: counts input tokens; None to guess them from the length of the texts.
     """
     settings = reasoning.settings
+    _check_names(reasoning, pairs)
     spending = Spending(price_of(settings.model))
     batch = settings.provider == "anthropic-batch"
     written = _mean_output(reasoning)
@@ -76,10 +80,12 @@ def write_prompts(
     """Ask everything that is not answered yet, and say what it cost.
 
     Raises:
-        CaptError: the service refuses or keeps failing, or some answers cannot be used even after
+        CaptError: no text can name the classes of a pair, the service refuses or keeps failing, or
+            some answers cannot be used even after
             all attempts. Every answer is stored in any case.
     """
     settings = reasoning.settings
+    _check_names(reasoning, pairs)
     spending = Spending(price_of(settings.model))
     service = Service(key, settings)
     kind = BatchRun if settings.provider == "anthropic-batch" else LiveRun
@@ -87,26 +93,59 @@ def write_prompts(
     try:
         # Later steps build on the answers of earlier ones.
         for step in STEPS:
-            if tasks := list(reasoning.tasks(step, pairs)):
+            with patience(say, lambda: "reading the answers that are there"):
+                tasks = list(reasoning.tasks(step, pairs))
+            if tasks:
                 with progress(f"{step} ({settings.model})", len(tasks), spending.text) as advance:
                     run.answer(tasks, advance)
+    except KeyboardInterrupt:
+        say("interrupted; every answer is kept: run the same command again to go on")
+        raise
     finally:
         service.close()
         if spending.calls:
             say(f"{spending.calls} answers of {settings.model}, {spending.text()} at list price")
+    with patience(say, lambda: "checking the answers"):
+        failures = reasoning.failures(pairs)
+    if not failures:
+        return spending
     failed = [
-        f"{question.title}: {run.refused.get(question.key, why)}"
-        for question, why in reasoning.failures(pairs).items()
+        f"{_cut(question.title, 80)}: {_cut(run.refused.get(question.key, why), 200)}"
+        for question, why in failures.items()
     ]
-    if failed:
-        for line in failed[:SHOWN_FAILURES]:
-            say(line)
-        raise CaptError(
-            f"{len(failed)} questions have no usable answer, first {failed[0]}; all answers are "
-            f"kept. Raise generate_prompts.attempts ({settings.attempts}) to ask again, or write "
-            "these prompts into a file named by generate_prompts.store"
-        )
-    return spending
+    for line in failed[:SHOWN_FAILURES]:
+        say(line)
+    answered = [question for question in failures if question.key not in run.refused]
+    again = (
+        f"Raise generate_prompts.attempts ({settings.attempts}) to ask again"
+        if answered
+        else "Run again once that is mended"
+    )
+    raise CaptError(
+        f"{len(failed)} questions have no usable answer, first {failed[0]}; all answers are "
+        f"kept. {again}, or write these prompts into a file named by generate_prompts.store"
+    )
+
+
+def _check_names(reasoning: Reasoning, pairs: Sequence[ConfusedPair]) -> None:
+    """Refuse pairs of classes of which no answer could be used, before anything is paid for."""
+    rules = reasoning.rules
+    for pair in pairs:
+        if indistinguishable(pair.classes):
+            raise CaptError(told_apart(*pair.classes))
+        names = " or ".join(prompt_name(name) for name in pair.classes)
+        tokens = rules.token_count(" ".join(["a", *rules.medium[:1], "of", names]))
+        if tokens > rules.context_length:
+            raise CaptError(
+                f"a prompt that names {_cut(' and '.join(map(shown, pair.classes)), 150)} has "
+                f"{tokens} tokens, more than the {rules.context_length} of the text encoder; "
+                "give these classes shorter names (data.classes takes a file of names)"
+            )
+
+
+def _cut(text: str, limit: int) -> str:
+    line = one_line(text)
+    return line if len(line) <= limit else f"{line[: limit - 3]}..."
 
 
 def _mean_output(reasoning: Reasoning) -> Mapping[Step, float]:

@@ -18,7 +18,6 @@ from PIL import Image
 
 from capt_core.data.parquet_images import in_table, read_row
 from capt_core.errors import CaptError
-from capt_core.torchvision_ops import ensure_torchvision
 
 if TYPE_CHECKING:
     import torch
@@ -145,7 +144,6 @@ def transform_with_seed(transform: Any, image: Image.Image, seed: int) -> torch.
 
 
 def _torchvision_transforms() -> Any:
-    ensure_torchvision()
     from torchvision import transforms
 
     return transforms

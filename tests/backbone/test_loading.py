@@ -18,7 +18,6 @@ from capt_core.backbone.loading import Backbone, OpenClipTokenizer, load_backbon
 from capt_core.device import choose_device
 from capt_core.params import Backbone as Settings
 from capt_core.params import Runtime
-from capt_core.torchvision_ops import ensure_torchvision
 from tests.refusals import refusal
 
 NAME = "capt-test-vit"
@@ -40,7 +39,6 @@ State = dict[str, torch.Tensor]
 @pytest.fixture(scope="module")
 def state(tmp_path_factory: pytest.TempPathFactory) -> State:
     """Weights of a small model, registered with open_clip; not those of a fresh one."""
-    ensure_torchvision()
     import open_clip
 
     config = tmp_path_factory.mktemp("config") / f"{NAME}.json"
@@ -171,7 +169,6 @@ def test_an_unknown_model_is_named(tmp_path: Path, state: State) -> None:
 
 
 def test_a_tokenizer_of_another_kind_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    ensure_torchvision()
     import open_clip
 
     # open_clip gives models with a Hugging Face tokenizer an object without this encoder.

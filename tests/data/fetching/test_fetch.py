@@ -255,9 +255,6 @@ def test_a_list_of_files_is_checked(tmp_path: Path) -> None:
 
 
 def test_declared_addresses_and_checksums_are_torchvisions() -> None:
-    from capt_core.torchvision_ops import ensure_torchvision
-
-    ensure_torchvision()
     from torchvision import datasets
     from torchvision.datasets import imagenet
 

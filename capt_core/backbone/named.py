@@ -86,9 +86,9 @@ def named_tensors(document: object) -> list[Named]:
         group = group if inside else path
         inside = inside or isinstance(value, Record)
         for key, child in reversed(contents.items()):
-            if isinstance(key, str) and len(path) + len(key) < _LONGEST:
+            if isinstance(key, str):
                 below = path if inside and key in _PARTS else f"{path}.{key}" if path else key
-                waiting.append((child, below, group, depth + 1, inside))
+                waiting.append((child, below[:_LONGEST], group, depth + 1, inside))
     return found
 
 

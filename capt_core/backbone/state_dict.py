@@ -56,14 +56,15 @@ def match_weights(tensors: Iterable[Named], expected: Iterable[str]) -> Match:
         )
         for each in tensors
     ]
-    converted = from_hugging_face(stripped)
-    names, prefixes = max(
-        ((names, _prefixes(converted, names)) for names in _spellings(expected)),
-        key=lambda pair: max(pair[1].values(), default=0),
-    )
+    readings = [
+        (each, names, _prefixes(each, names))
+        for each in (stripped, from_hugging_face(stripped))
+        for names in _spellings(expected)
+    ]
+    chosen, names, prefixes = max(readings, key=lambda one: max(one[2].values(), default=0))
     most = max(prefixes.values(), default=0)
     best = sorted((prefix for prefix, n in prefixes.items() if n == most), key=len)
-    sets = [_below(prefix, converted, names) for prefix in best or [""]]
+    sets = [_below(prefix, chosen, names) for prefix in best or [""]]
     found, beside = sets[0]
     same = all(other.keys() == found.keys() for other, _ in sets) and all(
         other[name] is tensor for other, _ in sets for name, tensor in found.items()
@@ -74,7 +75,7 @@ def match_weights(tensors: Iterable[Named], expected: Iterable[str]) -> Match:
         unknown=[name for name in beside if not _needless(name)],
         rivals=[] if same else best,
         openai=set(OPENAI_ENTRIES) <= set(beside),
-        hugging_face=converted is not stripped,
+        hugging_face=chosen is not stripped,
     )
 
 
@@ -96,7 +97,8 @@ def _below(
 
 
 def _needless(name: str) -> bool:
-    return name in OPENAI_ENTRIES or name.split(".")[-1] == "position_ids"
+    """Whether an unknown tensor is none of the weights: facts and what a model makes by itself."""
+    return name in OPENAI_ENTRIES or name.split(".")[-1] in ("position_ids", "attn_mask")
 
 
 def _prefixes(tensors: Iterable[Named], names: Mapping[str, str]) -> Counter[str]:

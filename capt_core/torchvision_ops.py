@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ _SIGNATURE = "{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
 _library: Any = None  # the operators are gone with it
 
 
-def declare_operators() -> None:
+def ensure_torchvision() -> None:
     """Declare two operators of torchvision where its compiled ones cannot be loaded.
 
     A torchvision built for CUDA cannot load its operators into a CPU build of torch: pip makes
@@ -27,10 +26,11 @@ def declare_operators() -> None:
     environment, whichever module that imports first.
     """
     global _library
+    import torch  # which may call this
+
     spec = find_spec("torchvision")
     if spec is None or _library is not None:
         return
-    torch: Any = sys.modules["torch"]
     for folder in spec.submodule_search_locations or ():
         for file in Path(folder).glob("_C.*"):
             try:
@@ -38,7 +38,7 @@ def declare_operators() -> None:
                 return
             except Exception:  # whatever is wrong with torchvision, torch itself can be imported
                 continue
-    library = torch.library.Library("torchvision", "FRAGMENT")
+    library: Any = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
     for name in _OPERATORS:
         library.define(_SIGNATURE.format(name=name))
     _library = library

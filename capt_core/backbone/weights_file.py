@@ -103,9 +103,19 @@ def _not_weights(path: Path, head: bytes, header: bytes) -> str:
         return f"a tar archive; unpack it and name the weights in it, or {WRITE_ALONE}"
     if not head.strip(b"\0"):
         return "zero bytes at its beginning; copy or download it again"
-    if all(byte >= 32 or byte in b"\t\r\n\f" for byte in head):
+    if _is_text(head):
         return f"text, not weights; {_AGAIN}"
     return f"of no form that is read (safetensors, or a torch.save archive); {WRITE_ALONE}"
+
+
+def _is_text(head: bytes) -> bool:
+    try:
+        text = head.decode("utf-8")
+    except UnicodeDecodeError as error:
+        if error.start < len(head) - 3:  # not a character that is merely cut off
+            return False
+        text = head[: error.start].decode("utf-8")
+    return all(letter.isprintable() or letter.isspace() for letter in text)
 
 
 _KINDS = {

@@ -28,13 +28,15 @@ def ensure_torchvision() -> None:
     global _library
     import torch  # which may call this
 
+    load: Any = torch.ops.load_library
+
     spec = find_spec("torchvision")
     if spec is None or _library is not None:
         return
     for folder in spec.submodule_search_locations or ():
         for file in Path(folder).glob("_C.*"):
             try:
-                torch.ops.load_library(str(file))
+                load(str(file))
                 return
             except Exception:  # whatever is wrong with torchvision, torch itself can be imported
                 continue

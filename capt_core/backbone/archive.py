@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -219,7 +219,7 @@ class _Unpickler(pickle._Unpickler):
         arguments = self.stack.pop()
         self.stack[-1] = called(*arguments)
 
-    dispatch = {  # noqa: RUF012
+    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = {
         **pickle._Unpickler.dispatch,
         pickle.BUILD[0]: load_build,
         pickle.REDUCE[0]: load_reduce,

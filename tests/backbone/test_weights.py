@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import pickle
@@ -73,7 +74,7 @@ def test_openai_weights_are_loaded_with_quick_gelu(state: State, tmp_path: Path,
         for name, value in OPENAI.items():
             root.register_buffer(name, value)
         # A tensor that the model makes by itself: in OpenAI's archives it is an attribute.
-        root.get_submodule("transformer.resblocks.0").attn_mask = torch.zeros(2, 2)  # type: ignore[assignment]
+        root.get_submodule("transformer.resblocks.0").attn_mask = torch.zeros(2, 2)
         path = scripted(root, tmp_path)
     else:
         save = as_pt if form == "pt" else as_safetensors
@@ -406,8 +407,7 @@ def test_the_code_of_a_scripted_model_is_not_run(
     victim.write_bytes(b"\0" * 40)
     (tmp_path / "capt_hostile.py").write_text(HOSTILE.format(victim=str(victim)))
     monkeypatch.syspath_prepend(tmp_path)
-    import capt_hostile
-
+    capt_hostile: Any = importlib.import_module("capt_hostile")
     path = scripted(capt_hostile.Hostile(), tmp_path)
     victim.write_bytes(b"\0" * 40)
     assert ALONE in load_refusal(path)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from capt_core.artifacts.schemas import CLASSES, FEWSHOT, REJECTED, SAMPLES
 from capt_core.artifacts.tables import write_table
-from capt_core.backbone.identity import TINY_CLIP
 from capt_core.data.preparation import (
     draw_list,
     images_to_draw,
@@ -28,7 +27,6 @@ STAGE = Stage(
 
 def main(run: Run) -> None:
     settings, layout = run.settings, run.layout
-    remarks = _check_backbone(run)
     with progress("drawn", images_to_draw(run.dataset, settings.prepare)) as advance:
         source = read_source(layout, settings.data, settings.prepare, advance)
     with progress("checked", len(source.split.samples)) as advance:
@@ -56,26 +54,5 @@ def main(run: Run) -> None:
     )
     for note in prepared.notes:
         say(f"note: {note}")
-    for remark in remarks:
-        say(f"note: {remark}")
     if len(prepared.rejected):
         say(f"{len(prepared.rejected)} images rejected -> {layout.rejected}")
-
-
-def _check_backbone(run: Run) -> list[str]:
-    """Refuse a backbone that no later stage could load; name the methods that it does not suit.
-
-    Raises:
-        CaptError: unknown model, missing or unsuitable weights.
-    """
-    settings = run.settings
-    if settings.backbone.name == TINY_CLIP and settings.backbone.checkpoint is None:
-        return []  # nothing to check that would be worth loading torch and open_clip
-    from capt_core.backbone.architecture import check_backbone
-    from capt_core.methods.suitability import unsuited
-
-    from .models import chosen_method
-
-    check_backbone(settings.backbone)
-    names = dict.fromkeys([settings.fit_teacher.method, *run.matrix.compare])
-    return list(unsuited([chosen_method(run, name) for name in names], settings.backbone))

@@ -41,7 +41,6 @@ from capt_core.methods.capt.settings import Adapter, CaptSettings, Train
 from capt_core.methods.capt.training import Trainer, TrainingData
 from capt_core.methods.capt.views import CachedViews, ViewSource, asked_views, live_views
 from capt_core.params import Runtime, method_section
-from capt_core.torchvision_ops import ensure_torchvision
 
 PRESETS = ("paper", "fast")
 INFERENCE = ("paper", "fast", "recommended")
@@ -153,7 +152,6 @@ class Bench:
 
 def random_weights(name: str, path: Path) -> None:
     """Write a freshly initialised open_clip model as a checkpoint."""
-    ensure_torchvision()
     import open_clip
 
     torch.manual_seed(SEED)

@@ -24,8 +24,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from capt_core.torchvision_ops import ensure_torchvision
-
 BATCH = 128
 CLASSES = 10
 DISTINCT = 20  # files behind the hard links of a long listing, below the file system's limit
@@ -44,7 +42,6 @@ def draw(root: Path, count: int) -> None:
 
 def read_with_torchvision(root: Path, count: int, workers: int) -> None:
     """Decode every image below a folder with the plain loader."""
-    ensure_torchvision()
     import torch
     from torchvision.datasets import ImageFolder
 

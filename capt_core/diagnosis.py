@@ -21,6 +21,7 @@ from capt_core.data.registry import DatasetSpec, dataset_spec
 from capt_core.data.splits import QUARANTINE, SplitData, prompt_name
 from capt_core.errors import CaptError, one_line, reason
 from capt_core.params import Settings
+from capt_core.torchvision_ops import operators_declared
 
 LOW_SPACE = 2 * 1024**3
 _EXAMPLES = 3
@@ -56,18 +57,16 @@ def diagnose(settings: Settings, artifacts: Path) -> Iterator[Finding]:
 
 def check_torchvision() -> Finding:
     """Whether torch and torchvision fit together."""
-    from capt_core.torchvision_ops import ensure_torchvision
-
     name = "torch and torchvision"
     try:
-        declared = ensure_torchvision()
+        importlib.import_module("torchvision")
     except Exception as error:
         return _not_importable(name, "torch torchvision", error)
     detail = f"{metadata.version('torch')} and {metadata.version('torchvision')}"
-    if declared:
+    if operators_declared():
         detail += (
-            "; torchvision was built for another torch, its two missing operators (nms, qnms) are "
-            "declared at import and not needed"
+            "; torchvision was built for another torch: two of its operators (nms, qnms) are "
+            "missing, which nothing here needs"
         )
     return Finding(name, "ok", detail)
 
@@ -107,9 +106,12 @@ def check_gpu(settings: Settings) -> Finding:
 
 
 def check_weights(settings: Settings) -> Finding:
-    """Whether the backbone's weights are there."""
+    """Whether the backbone's weights are there, fit the model and are sound."""
+    from capt_core.backbone.loading import check_weights as check
+
     name = "backbone weights"
     try:
+        check(settings.backbone)
         return Finding(name, "ok", backbone_identity(settings.backbone))
     except CaptError as error:
         remedy = "--set backbone.checkpoint=FILE, or --set backbone.name=tiny-clip"

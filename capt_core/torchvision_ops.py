@@ -1,43 +1,51 @@
-"""Make torchvision importable with a torch build that lacks its compiled operators."""
+"""Let torchvision be imported beside a torch build that its compiled operators do not fit."""
 
 from __future__ import annotations
 
-import importlib
-import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
 
 _OPERATORS = ("nms", "qnms")
 _SIGNATURE = "{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
 
-_library: object | None = None
+_library: Any = None  # the operators are gone with it
 
 
-def ensure_torchvision() -> bool:
-    """Import torchvision; declare its two missing operators first where that is needed.
+def ensure_torchvision() -> None:
+    """Declare two operators of torchvision where its compiled ones cannot be loaded.
 
-    A torchvision built for CUDA cannot load its compiled extension with a CPU build of torch.
-    Its Python code then registers a fake kernel for ``torchvision::nms``, which nobody defined,
-    and the import of torchvision, and of open_clip with it, fails. Neither operator is used here:
-    declaring them is enough for the rest of torchvision (transforms, data sets) to work.
+    A torchvision built for CUDA cannot load its operators into a CPU build of torch: pip makes
+    this pair wherever it is given a CPU wheel of torch beside the registry, which has torchvision
+    for CUDA alone. The Python code of torchvision then registers a fake kernel for
+    ``torchvision::nms``, which nobody defined, and its import fails, and with it open_clip's.
+    Neither operator is used by CLIP; with both declared the rest of torchvision works.
 
-    Returns:
-        True when the operators had to be declared, False when torchvision imported by itself.
+    torch calls this at the end of its own import: pyproject.toml names it under
+    ``torch.backends``, torch's entry points for extensions. So it holds for every program in the
+    environment, whichever module that imports first.
     """
     global _library
-    if _library is not None:
-        return True
-    try:
-        importlib.import_module("torchvision")
-        return False
-    except RuntimeError as error:
-        if "torchvision::" not in str(error):
-            raise
-    for name in [m for m in sys.modules if m.split(".")[0] == "torchvision"]:
-        del sys.modules[name]
-    import torch
+    import torch  # which may call this
 
-    library = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
+    load: Any = torch.ops.load_library
+
+    spec = find_spec("torchvision")
+    if spec is None or _library is not None:
+        return
+    for folder in spec.submodule_search_locations or ():
+        for file in Path(folder).glob("_C.*"):
+            try:
+                load(str(file))
+                return
+            except Exception:  # whatever is wrong with torchvision, torch itself can be imported
+                continue
+    library: Any = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
     for name in _OPERATORS:
-        library.define(_SIGNATURE.format(name=name))  # type: ignore[no-untyped-call]
+        library.define(_SIGNATURE.format(name=name))
     _library = library
-    importlib.import_module("torchvision")
-    return True
+
+
+def operators_declared() -> bool:
+    """Whether torchvision's own operators could not be loaded, and two were declared instead."""
+    return _library is not None

@@ -10,10 +10,12 @@ from types import ModuleType
 from typing import Any
 
 from capt_core import study
+from capt_core.backbone.identity import TINY_CLIP
 from capt_core.methods.registry import check_methods, method_class
 from capt_core.params import changed_sections, load_settings, method_section
 
 from . import options
+from .console import say
 from .run import stage_run
 
 
@@ -74,6 +76,8 @@ def run_stage(
     """
     change = study.variant(variant).change if variant else {}
     _check_methods(params, dataset, overrides or (), change)
+    if name == "prepare":
+        _check_backbone(params, dataset, overrides or (), change)
     with stage_run(name, dataset, seed, params, artifacts, overrides, method, variant) as run:
         module_of(name).main(run, **(given or {}))
 
@@ -92,3 +96,26 @@ def _check_methods(
     check_methods([settings.fit_teacher.method], f"{where}: fit_teacher.method")
     for name in changed_sections(params, overrides, change):
         method_section(name, method_class(name).Settings, params, dataset, overrides, change)
+
+
+def _check_backbone(
+    params: Path | None, dataset: str | None, overrides: Sequence[str], change: Mapping[str, Any]
+) -> None:
+    """Refuse a backbone that no stage could load, and name the methods that it does not suit.
+
+    It is no part of the stage, whose results do not depend on the backbone.
+    """
+    settings, matrix = load_settings(params, dataset, overrides, change)
+    if settings.backbone.name == TINY_CLIP and settings.backbone.checkpoint is None:
+        return  # nothing to check that would be worth loading torch and open_clip
+    from capt_core.backbone.architecture import check_backbone
+    from capt_core.methods.suitability import unsuited
+
+    check_backbone(settings.backbone)
+    methods = [
+        chosen(method_section(name, chosen.Settings, params, dataset, overrides, change))
+        for name in dict.fromkeys([settings.fit_teacher.method, *matrix.compare])
+        for chosen in [method_class(name)]
+    ]
+    for remark in unsuited(methods, settings.backbone):
+        say(f"note: {remark}")

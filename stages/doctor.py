@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -25,8 +25,11 @@ from capt_core.diagnosis import (
     diagnose,
     files_summary,
 )
-from capt_core.methods.registry import check_methods, check_sections
-from capt_core.params import load_settings
+from capt_core.errors import CaptError
+from capt_core.methods.method import Method
+from capt_core.methods.registry import check_methods, check_sections, method_class
+from capt_core.methods.suitability import unsuited
+from capt_core.params import Settings, load_settings, method_section
 
 from . import options
 from .console import progress, result
@@ -53,6 +56,12 @@ def main(
     check_dataset_name(dataset, settings.data, listed)
     spec = dataset_spec(dataset)
     findings = list(diagnose(settings, artifacts))
+    methods = [
+        chosen(method_section(name, chosen.Settings, params, dataset, overrides))
+        for name in dict.fromkeys([settings.fit_teacher.method, *matrix.compare])
+        for chosen in [method_class(name)]
+    ]
+    findings += _unsuited(methods, settings)
     on_data, found = check_data(settings, dataset)
     findings += on_data
     summary = f"{dataset}: no files to check"
@@ -83,6 +92,15 @@ def main(
     )
     if failed:
         raise typer.Exit(1)
+
+
+def _unsuited(methods: Sequence[Method], settings: Settings) -> Iterator[Finding]:
+    """A finding per method that the backbone cannot be used with; none for an unknown backbone."""
+    try:
+        for remark in unsuited(methods, settings.backbone):
+            yield Finding("methods", "fail", remark, "another backbone.name, or compare without it")
+    except CaptError:
+        return  # said where the weights are checked
 
 
 def _table(findings: Sequence[Finding]) -> str:

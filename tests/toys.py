@@ -59,9 +59,6 @@ def small_clip(
         custom_text: keep the text tower as a module of its own (`CustomTextCLIP`).
         vision: further settings of the image tower.
     """
-    from capt_core.torchvision_ops import ensure_torchvision
-
-    ensure_torchvision()
     from open_clip.model import CLIP, CustomTextCLIP
 
     build = CustomTextCLIP if custom_text else CLIP

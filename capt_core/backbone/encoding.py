@@ -25,15 +25,42 @@ def encode_images(
         backbone: whose image tower encodes them, unless `encoder` does.
         encoder: maps a batch to features [B, d].
         advance: called with the number of images of each finished batch.
+
+    Raises:
+        CaptError: a feature is no number.
     """
     encode = encoder or backbone.clip.encode_image
     features = []
     for batch in batches:
         with backbone.precision():
             encoded = encode(batch.to(backbone.device))
-        features.append(functional.normalize(encoded.float(), dim=-1).cpu())
+        features.append(unit_features(encoded, backbone, "images"))
         advance(len(batch))
     return torch.cat(features)
+
+
+def unit_features(encoded: torch.Tensor, backbone: Backbone, of: str) -> torch.Tensor:
+    """What a tower gives, [n, d], at unit length in fp32 on the CPU.
+
+    Args:
+        encoded: from the tower.
+        backbone: named where its features are broken.
+        of: what was encoded, for the message.
+
+    Raises:
+        CaptError: values that are NaN or infinite, or a feature that is zero, which has no
+            direction.
+    """
+    features = functional.normalize(encoded.float(), dim=-1).cpu()
+    broken = int((~((features.norm(dim=-1) - 1).abs() < 0.01)).sum())
+    if broken:
+        low = backbone.autocast is not None
+        advice = "set runtime.precision=fp32" if low else "check the weights: capt-stage doctor"
+        raise CaptError(
+            f"{backbone.source or backbone.identity}: the features of {broken} of {len(features)} "
+            f"{of} are NaN, infinite or zero; {advice}"
+        )
+    return features
 
 
 def check_lengths(texts: Iterable[str], backbone: Backbone) -> None:
@@ -56,7 +83,7 @@ def encode_texts(texts: list[str], backbone: Backbone, batch_size: int = 256) ->
     """Unit-length text features [n, d] in fp32 on the CPU.
 
     Raises:
-        CaptError: a text is longer than the backbone's context.
+        CaptError: a text is longer than the backbone's context, or a feature is no number.
     """
     check_lengths(texts, backbone)
     features = []
@@ -64,5 +91,5 @@ def encode_texts(texts: list[str], backbone: Backbone, batch_size: int = 256) ->
         tokens = backbone.tokenizer(texts[start : start + batch_size]).to(backbone.device)
         with backbone.precision():
             encoded = backbone.clip.encode_text(tokens)
-        features.append(functional.normalize(encoded.float(), dim=-1).cpu())
+        features.append(unit_features(encoded, backbone, "texts"))
     return torch.cat(features)

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import nn
 
 from capt_core import params
-from capt_core.backbone.identity import TINY_CLIP, backbone_identity
+from capt_core.backbone.architecture import (
+    build,
+    check_backbone,
+    check_name,
+    check_square,
+    check_tag,
+    outline,
+)
+from capt_core.backbone.identity import TINY_CLIP, backbone_identity, checkpoint_path
+from capt_core.backbone.weights import check_fit, check_values, load_weights
 from capt_core.data.images import Preprocess
 from capt_core.device import choose_device
-from capt_core.errors import CaptError, reason
-from capt_core.torchvision_ops import ensure_torchvision
+from capt_core.errors import CaptError, reason, shown
 
 UNTRAINED_WARNING = "The backbone's weights are untrained: these numbers mean nothing."
 
@@ -42,6 +46,7 @@ class Backbone:
         tokenizer: of its text tower.
         preprocess: makes of a PIL image what its image tower takes.
         untrained: the weights are a random initialisation, so results mean nothing.
+        source: the weights as messages name them: their file, or the identity.
     """
 
     identity: str
@@ -51,6 +56,7 @@ class Backbone:
     device: torch.device
     autocast: torch.dtype | None
     untrained: bool
+    source: str = ""
 
     @property
     def logit_scale(self) -> float:
@@ -72,7 +78,6 @@ class OpenClipTokenizer:
     """
 
     def __init__(self, name: str) -> None:
-        ensure_torchvision()
         import open_clip
 
         self._tokenize = open_clip.get_tokenizer(name)
@@ -98,27 +103,45 @@ def load_backbone(settings: params.Backbone, runtime: params.Runtime) -> Backbon
     """Build the configured CLIP, load its weights, freeze it.
 
     Raises:
-        CaptError: unknown model, missing or unsuitable weights, unavailable device.
+        CaptError: unknown model, missing, unsuitable or broken weights, unavailable device.
     """
-    ensure_torchvision()
-    if settings.name != TINY_CLIP:
-        _check_known(settings.name)
+    name = settings.name
+    check_name(name)
     identity = backbone_identity(settings)
     device, autocast = choose_device(runtime)
-    if settings.name == TINY_CLIP:
-        clip, tokenizer, preprocess = _tiny(settings)
+    path = checkpoint_path(settings)
+    if path is not None:
+        clip = build(name, quick_gelu=check_fit(path, outline(name)))
+        load_weights(clip, path)
+    elif name == TINY_CLIP:
+        from capt_core.backbone import tiny_clip
+
+        clip = tiny_clip.load_model()
     else:
-        clip, tokenizer, preprocess = _open_clip(settings)
+        clip = _pretrained(settings)
     clip.eval().requires_grad_(False)
     return Backbone(
         identity=identity,
         clip=clip.to(device),
-        tokenizer=tokenizer,
-        preprocess=preprocess,
+        tokenizer=load_tokenizer(settings),
+        preprocess=_preprocess(name, clip.visual),
         device=device,
         autocast=autocast,
         untrained=looks_untrained(clip),
+        source=identity if path is None else str(path),
     )
+
+
+def check_weights(settings: params.Backbone) -> None:
+    """Check the configured backbone as `load_backbone` does; what is downloaded is not fetched.
+
+    Raises:
+        CaptError: unknown model, missing, unsuitable or broken weights.
+    """
+    check_backbone(settings)
+    path = checkpoint_path(settings)
+    if path is not None:
+        load_weights(build(settings.name), path)
 
 
 def load_tokenizer(settings: params.Backbone) -> Tokenizer:
@@ -127,12 +150,11 @@ def load_tokenizer(settings: params.Backbone) -> Tokenizer:
     Raises:
         CaptError: unknown model.
     """
-    ensure_torchvision()
+    check_name(settings.name)
     if settings.name == TINY_CLIP:
         from capt_core.backbone import tiny_clip
 
         return tiny_clip.Tokenizer()
-    _check_known(settings.name)
     return OpenClipTokenizer(settings.name)
 
 
@@ -144,124 +166,36 @@ def looks_untrained(model: nn.Module) -> bool:
     )
 
 
-def _tiny(settings: params.Backbone) -> tuple[Any, Tokenizer, Preprocess]:
-    from capt_core.backbone import tiny_clip
-
-    preprocess = Preprocess(tiny_clip.IMAGE_SIZE, tiny_clip.IMAGE_MEAN, tiny_clip.IMAGE_STD)
-    if settings.checkpoint is None:
-        return tiny_clip.load_model(), tiny_clip.Tokenizer(), preprocess
-    model = tiny_clip.build_model()
-    path = Path(settings.checkpoint).expanduser()
-    _assign(model, _read_weights(path)[0], path)
-    return model, tiny_clip.Tokenizer(), preprocess
-
-
-def _open_clip(settings: params.Backbone) -> tuple[Any, Tokenizer, Preprocess]:
+def _pretrained(settings: params.Backbone) -> Any:
+    """An open_clip model with weights that open_clip downloads."""
     import open_clip
 
-    _check_known(settings.name)
-    if settings.checkpoint is not None:
-        path = Path(settings.checkpoint).expanduser()
-        state, openai = _read_weights(path)
-        # OpenAI's weights were trained with QuickGELU, which their own archives do not record.
-        with _without_warnings():
-            clip = open_clip.create_model(
-                settings.name, load_weights=False, force_quick_gelu=openai
-            )
-        _assign(clip, state, path)
-    else:
-        try:
-            known = open_clip.get_pretrained_cfg(settings.name, settings.pretrained) or {}
-            clip = open_clip.create_model(
-                settings.name,
-                pretrained=settings.pretrained,
-                force_quick_gelu=bool(known.get("quick_gelu")),
-            )
-        except Exception as error:
-            raise CaptError(
-                f"backbone {settings.name}: weights {settings.pretrained!r} could not be had "
-                f"({reason(error)}); get the file and set backbone.checkpoint"
-            ) from error
-    visual = clip.visual
-    sizes = visual.image_size if isinstance(visual.image_size, tuple) else (visual.image_size,)
-    if len(set(sizes)) != 1:
-        raise CaptError(
-            f"backbone {settings.name}: its images are not square {sizes}; choose another"
+    check_tag(settings)
+    try:
+        known = open_clip.get_pretrained_cfg(settings.name, settings.pretrained) or {}
+        clip = open_clip.create_model(
+            settings.name,
+            pretrained=settings.pretrained,
+            force_quick_gelu=bool(known.get("quick_gelu")),
         )
-    preprocess = Preprocess(
-        int(sizes[0]),
+    except Exception as error:
+        raise CaptError(
+            f"backbone {settings.name}: weights {shown(settings.pretrained)} could not be had "
+            f"({reason(error)}); get the file and set backbone.checkpoint"
+        ) from error
+    check_values(clip, f"backbone.pretrained: {settings.pretrained}")
+    return clip
+
+
+def _preprocess(name: str, visual: Any) -> Preprocess:
+    if name == TINY_CLIP:
+        from capt_core.backbone import tiny_clip
+
+        return Preprocess(tiny_clip.IMAGE_SIZE, tiny_clip.IMAGE_MEAN, tiny_clip.IMAGE_STD)
+    import open_clip
+
+    return Preprocess(
+        check_square(name, visual),
         tuple(getattr(visual, "image_mean", None) or open_clip.OPENAI_DATASET_MEAN),
         tuple(getattr(visual, "image_std", None) or open_clip.OPENAI_DATASET_STD),
     )
-    return clip, OpenClipTokenizer(settings.name), preprocess
-
-
-def _check_known(name: str) -> None:
-    import open_clip
-
-    if name not in open_clip.list_models():
-        raise CaptError(
-            f"backbone.name: open_clip has no model {name!r}; "
-            "python -c 'import open_clip; print(open_clip.list_models())' lists them"
-        )
-
-
-@contextlib.contextmanager
-def _without_warnings() -> Iterator[None]:
-    """Hush open_clip, which warns of random weights in a model that is about to get its own."""
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(logging.NOTSET)
-
-
-def _read_weights(path: Path) -> tuple[dict[str, torch.Tensor], bool]:
-    """State dict of a weights file, and whether it is one of OpenAI's TorchScript archives."""
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path), False
-        if _is_torchscript(path):
-            archive = torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call]
-            state = dict(archive.state_dict())
-            for name in ("input_resolution", "context_length", "vocab_size"):
-                state.pop(name, None)
-            return {name: value.float() for name, value in state.items()}, True
-        document = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise CaptError(
-            f"backbone.checkpoint: {path}: not a readable weights file ({reason(error)})"
-        ) from error
-    weights = document.get("state_dict", document) if isinstance(document, dict) else None
-    if not isinstance(weights, dict) or not all(
-        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in weights.items()
-    ):
-        raise CaptError(f"backbone.checkpoint: {path}: holds no weights by name")
-    return {name.removeprefix("module."): value for name, value in weights.items()}, False
-
-
-def _is_torchscript(path: Path) -> bool:
-    import zipfile
-
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith("constants.pkl") for name in archive.namelist())
-
-
-def _assign(model: nn.Module, state: dict[str, torch.Tensor], path: Path) -> None:
-    try:
-        missing, unexpected = model.load_state_dict(state, strict=False)
-    except RuntimeError as error:
-        raise CaptError(
-            f"backbone.checkpoint: {path}: the weights have other shapes than the model "
-            f"({str(error).splitlines()[-1].strip()}); is backbone.name right?"
-        ) from error
-    if missing or unexpected:
-        example = (missing or unexpected)[0]
-        raise CaptError(
-            f"backbone.checkpoint: {path}: {len(missing)} tensors missing, {len(unexpected)} "
-            f"unknown (such as {example}); is backbone.name right?"
-        )

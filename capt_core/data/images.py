@@ -26,7 +26,6 @@ from capt_core.data.decoding import (
 )
 from capt_core.data.parquet_images import in_table, read_row
 from capt_core.errors import CaptError
-from capt_core.torchvision_ops import ensure_torchvision
 from capt_core.user_paths import brief
 
 if TYPE_CHECKING:
@@ -155,7 +154,6 @@ def transform_with_seed(transform: Any, image: Image.Image, seed: int) -> torch.
 
 
 def _torchvision_transforms() -> Any:
-    ensure_torchvision()
     from torchvision import transforms
 
     return transforms

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from capt_core.backbone.encoding import check_lengths
+from capt_core.backbone.encoding import check_lengths, unit_features
 from capt_core.backbone.loading import Backbone
 from capt_core.errors import CaptError
 from capt_core.learning.loop import Batch, Record
@@ -128,7 +128,7 @@ def context_features(
         part = tokens[start : start + batch_size]
         with backbone.precision():
             encoded = encode_with_context(backbone.clip, part, context.to(backbone.device))
-        features.append(functional.normalize(encoded.float(), dim=-1).cpu())
+        features.append(unit_features(encoded, backbone, "texts"))
     return torch.cat(features)
 
 
@@ -163,6 +163,9 @@ class CoOp(Method):
     label = "CoOp"
     citation = "Zhou et al., IJCV 2022"
     Settings = CoOpSettings
+
+    def check_clip(self, clip: Any) -> None:
+        token_embedding(clip)
 
     def fit(self, task: Task) -> LearnedContext:
         backbone = task.backbone

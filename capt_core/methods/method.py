@@ -92,6 +92,15 @@ class Method(ABC):
     def __init__(self, settings: Any = None) -> None:
         self.settings: Any = self.Settings() if settings is None else settings
 
+    def check_clip(self, clip: Any) -> None:  # noqa: B027 most methods take any
+        """Refuse an open_clip model that the method cannot be fitted on.
+
+        Its values are not looked at: it may be on the meta device.
+
+        Raises:
+            CaptError: the message says what the method needs.
+        """
+
     @abstractmethod
     def fit(self, task: Task) -> Fitted:
         """Learn from a task.

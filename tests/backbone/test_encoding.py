@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import torch
@@ -91,3 +92,24 @@ def test_images_are_read_only_as_they_are_needed(backbone: Backbone) -> None:
     seen: list[list[int]] = []
     encode_images(batches(), backbone, advance=lambda _: seen.append(list(served)))
     assert seen == [[0], [0, 1], [0, 1, 2]]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 0.0])
+def test_features_without_a_direction_are_refused(backbone: Backbone, value: float) -> None:
+    def broken(batch: torch.Tensor) -> torch.Tensor:
+        return torch.tensor([1.0, value]) * batch.mean((1, 2, 3)).sign()[:, None] * value
+
+    named = replace(backbone, source="weights.pt")
+    message = refusal(encode_images, [torch.ones(3, 3, 32, 32)], named, broken)
+    assert "weights.pt: the features of 3 of 3 images are NaN, infinite or zero" in message
+    assert "capt-stage doctor" in message
+    low = replace(named, autocast=torch.bfloat16)
+    assert "runtime.precision=fp32" in refusal(
+        encode_images, [torch.ones(1, 3, 32, 32)], low, broken
+    )
+
+
+def test_texts_of_broken_weights_are_refused(backbone: Backbone) -> None:
+    clip = small_clip()
+    clip.get_parameter("ln_final.weight").data.fill_(float("nan"))
+    assert "1 of 1 texts" in refusal(encode_texts, ["a cat"], replace(backbone, clip=clip))

@@ -2,87 +2,29 @@
 
 from __future__ import annotations
 
-import json
-import os
-import pickle
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch import nn
 
 from capt_core.backbone.identity import TINY_CLIP, backbone_identity
-from capt_core.backbone.loading import Backbone, OpenClipTokenizer, load_backbone, looks_untrained
+from capt_core.backbone.loading import OpenClipTokenizer, load_backbone, looks_untrained
 from capt_core.device import choose_device
 from capt_core.params import Backbone as Settings
 from capt_core.params import Runtime
-from capt_core.torchvision_ops import ensure_torchvision
+from tests.backbone.small_model import (
+    CPU,
+    NAME,
+    State,
+    activation,
+    as_pt,
+    as_safetensors,
+    as_training_checkpoint,
+    load,
+)
 from tests.refusals import refusal
-
-NAME = "capt-test-vit"
-CPU = Runtime(device="cpu")
-CONFIG = {
-    "embed_dim": 16,
-    "vision_cfg": {
-        "layers": 2,
-        "width": 32,
-        "head_width": 16,
-        "patch_size": 8,
-        "image_size": 32,
-    },
-    "text_cfg": {"context_length": 12, "vocab_size": 49408, "width": 8, "heads": 2, "layers": 1},
-}
-State = dict[str, torch.Tensor]
-
-
-@pytest.fixture(scope="module")
-def state(tmp_path_factory: pytest.TempPathFactory) -> State:
-    """Weights of a small model, registered with open_clip; not those of a fresh one."""
-    ensure_torchvision()
-    import open_clip
-
-    config = tmp_path_factory.mktemp("config") / f"{NAME}.json"
-    config.write_text(json.dumps(CONFIG), encoding="utf-8")
-    open_clip.add_model_config(config)
-    model = open_clip.create_model(NAME, load_weights=False)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return {
-            name: value + 0.1 * torch.randn_like(value)
-            for name, value in model.state_dict().items()
-        }
-
-
-def as_safetensors(state: State, folder: Path) -> Path:
-    path = folder / "weights.safetensors"
-    save_file(state, path)
-    return path
-
-
-def as_pt(state: State, folder: Path) -> Path:
-    path = folder / "weights.pt"
-    torch.save(state, path)
-    return path
-
-
-def as_training_checkpoint(state: State, folder: Path) -> Path:
-    path = folder / "epoch_3.pt"
-    wrapped = {f"module.{name}": value for name, value in state.items()}
-    torch.save({"epoch": 3, "state_dict": wrapped}, path)
-    return path
-
-
-def load(path: Path | None) -> Backbone:
-    settings = Settings(name=NAME, checkpoint=None if path is None else str(path))
-    return load_backbone(settings, CPU)
-
-
-def load_refusal(path: Path) -> str:
-    message = refusal(load, path)
-    assert str(path) in message
-    return message
 
 
 @pytest.mark.parametrize("save", [as_safetensors, as_pt, as_training_checkpoint])
@@ -105,46 +47,10 @@ def test_weights_of_every_form_are_loaded_and_frozen(
     assert activation(backbone) == "GELU"
 
 
-def activation(backbone: Backbone) -> str:
-    return type(backbone.clip.visual.transformer.resblocks[0].mlp.gelu).__name__
-
-
 def test_half_precision_weights_become_single(state: State, tmp_path: Path) -> None:
     half = {name: value.half() for name, value in state.items()}
     clip = load(as_safetensors(half, tmp_path)).clip
     assert {value.dtype for value in clip.state_dict().values()} == {torch.float32}
-
-
-class _Node(nn.Module):
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x
-
-
-def openai_archive(state: State, folder: Path) -> Path:
-    """A TorchScript archive with half-precision tensors and OpenAI's three extra entries."""
-    root = _Node()
-    for name, value in state.items():
-        node: nn.Module = root
-        *parents, leaf = name.split(".")
-        for part in parents:
-            if part not in dict(node.named_children()):
-                node.add_module(part, _Node())
-            node = node.get_submodule(part)
-        node.register_parameter(leaf, nn.Parameter(value.half(), requires_grad=False))
-    for name in ("input_resolution", "context_length", "vocab_size"):
-        root.register_buffer(name, torch.tensor(7))
-    path = folder / "archive.pt"
-    torch.jit.script(root).save(str(path))  # type: ignore[no-untyped-call]
-    return path
-
-
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-def test_openai_archives_are_loaded_with_quick_gelu(state: State, tmp_path: Path) -> None:
-    backbone = load(openai_archive(state, tmp_path))
-    for name, value in backbone.clip.state_dict().items():
-        assert value.dtype == torch.float32
-        assert torch.equal(value, state[name].half().float()), name
-    assert activation(backbone) == "QuickGELU"
 
 
 def test_the_tokenizer_counts_what_it_writes(state: State, tmp_path: Path) -> None:
@@ -171,7 +77,6 @@ def test_an_unknown_model_is_named(tmp_path: Path, state: State) -> None:
 
 
 def test_a_tokenizer_of_another_kind_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    ensure_torchvision()
     import open_clip
 
     # open_clip gives models with a Hugging Face tokenizer an object without this encoder.
@@ -196,79 +101,6 @@ def test_a_tag_brings_the_activation_it_was_trained_with(
     assert backbone.preprocess.mean == (0.1, 0.2, 0.3)
     assert torch.equal(backbone.clip.visual.proj, state["visual.proj"])
     assert activation(backbone) == expected
-
-
-def test_a_missing_checkpoint_is_named(state: State, tmp_path: Path) -> None:
-    assert "no such file" in load_refusal(tmp_path / "gone.pt")
-    assert "no such file" in load_refusal(tmp_path)
-
-
-def test_weights_of_other_shapes_are_refused(state: State, tmp_path: Path) -> None:
-    wrong = {**state, "text_projection": torch.zeros(3, 3)}
-    message = load_refusal(as_pt(wrong, tmp_path))
-    assert "other shapes" in message
-    assert "text_projection" in message
-    assert "backbone.name" in message
-
-
-def test_missing_and_unknown_tensors_are_counted(state: State, tmp_path: Path) -> None:
-    fewer = {name: value for name, value in state.items() if name != "visual.proj"}
-    message = load_refusal(as_pt(fewer, tmp_path))
-    assert "1 tensors missing, 0 unknown (such as visual.proj)" in message
-    more = {**state, "adapter": torch.zeros(1)}
-    assert "0 tensors missing, 1 unknown (such as adapter)" in load_refusal(as_pt(more, tmp_path))
-
-
-@pytest.mark.parametrize("name", ["weights.pt", "weights.safetensors", "weights.bin"])
-@pytest.mark.parametrize("content", [b"", b"<html>404</html>", b"PK\x03\x04 half a zip"])
-def test_a_file_that_holds_no_weights_is_named(
-    state: State, tmp_path: Path, name: str, content: bytes
-) -> None:
-    path = tmp_path / name
-    path.write_bytes(content)
-    assert "not a readable weights file" in load_refusal(path)
-
-
-@pytest.mark.parametrize("save", [as_safetensors, as_pt])
-def test_a_truncated_checkpoint_is_named(
-    state: State, tmp_path: Path, save: Callable[[State, Path], Path]
-) -> None:
-    path = save(state, tmp_path)
-    path.write_bytes(path.read_bytes()[:-500])
-    assert "not a readable weights file" in load_refusal(path)
-
-
-class _Trap:
-    def __init__(self, marker: Path) -> None:
-        self.marker = marker
-
-    def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
-        return os.mkdir, (str(self.marker),)
-
-
-@pytest.mark.parametrize("form", ["pickle", "torch"])
-def test_a_checkpoint_cannot_run_code(state: State, tmp_path: Path, form: str) -> None:
-    path, marker = tmp_path / "weights.pt", tmp_path / "owned"
-    document = {"state_dict": state, "scheduler": _Trap(marker)}
-    if form == "torch":
-        torch.save(document, path)
-    else:
-        path.write_bytes(pickle.dumps(document, protocol=2))
-    assert "not a readable weights file" in load_refusal(path)
-    assert not marker.exists()
-
-
-@pytest.mark.parametrize(
-    "document",
-    [[1, 2], torch.zeros(3), {"state_dict": None}, {"state_dict": [1]}, {0: torch.zeros(1)}, {}],
-    ids=["list", "tensor", "no state", "state list", "numbered", "empty"],
-)
-def test_a_checkpoint_of_another_form_is_named(
-    state: State, tmp_path: Path, document: object
-) -> None:
-    path = tmp_path / "weights.pt"
-    torch.save(document, path)
-    load_refusal(path)
 
 
 def test_fresh_weights_are_recognised(state: State, tmp_path: Path) -> None:

@@ -19,7 +19,6 @@ from capt_core.data import (
 from capt_core.data.image_checks import ImageCheck, check_image, check_images
 from capt_core.data.images import Preprocess, image_batches, open_image
 from capt_core.errors import CaptError
-from capt_core.torchvision_ops import ensure_torchvision
 from tests.refusals import refusal
 
 STYLE = Preprocess(8, (0.5, 0.5, 0.5), (0.25, 0.5, 1.0))
@@ -230,7 +229,6 @@ def test_an_error_in_a_worker_keeps_its_type_and_message(tmp_path: Path, workers
 
 
 def test_the_test_transform_resizes_crops_and_normalises(tmp_path: Path) -> None:
-    ensure_torchvision()
     image = Image.new("RGB", (64, 16), (0, 0, 255))
     image.paste((255, 0, 255), (24, 0, 40, 16))  # the middle square
     tensor = images.test_transform(STYLE)(image)
@@ -240,7 +238,6 @@ def test_the_test_transform_resizes_crops_and_normalises(tmp_path: Path) -> None
 
 
 def test_the_train_transform_repeats_under_a_seed(tmp_path: Path) -> None:
-    ensure_torchvision()
     image = open_image(photo(tmp_path))
     transform = images.train_transform(STYLE)
     torch.manual_seed(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -76,12 +77,7 @@ def test_api_key_is_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_torchvision_that_cannot_be_imported(monkeypatch: pytest.MonkeyPatch) -> None:
-    import capt_core.torchvision_ops as ops
-
-    def fail() -> bool:
-        raise RuntimeError("operator torchvision::nms does not exist")
-
-    monkeypatch.setattr(ops, "ensure_torchvision", fail)
+    monkeypatch.setitem(sys.modules, "torchvision", None)
     finding = diagnosis.check_torchvision()
     assert finding.state == "fail"
     assert finding.remedy.startswith("pip install")

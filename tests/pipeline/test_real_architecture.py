@@ -14,7 +14,6 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from capt_core.backbone.loading import UNTRAINED_WARNING
-from capt_core.torchvision_ops import ensure_torchvision
 from tests.pipeline.commands import BEFORE_TRAINING, capt
 
 BACKBONE = "ViT-B-16"
@@ -102,7 +101,6 @@ def photographs(original: Path, root: Path) -> Path:
 
 def random_weights(path: Path) -> Path:
     """A checkpoint of a freshly initialised model."""
-    ensure_torchvision()
     import open_clip
 
     with torch.random.fork_rng():

@@ -102,9 +102,9 @@ def test_the_spelling_of_a_key_counts_before_its_words(tmp_path: Path) -> None:
         "hex_bolt": ["e"],
     }
     # A key that three names answer to means none of them.
-    lists = read_class_lists(write(tmp_path, {"C!": ["a"], "C": ["c"]}), names, rules(12))
+    lists = read_class_lists(write(tmp_path, {"C+": ["a"], "C": ["c"]}), names, rules(12))
     assert lists.texts == {"C": ["c"]}
-    assert "1 classes are not in the data set: C!" in told(lists, "note")
+    assert "1 classes are not in the data set: C+" in told(lists, "note")
 
 
 def test_what_is_quoted_is_cut(tmp_path: Path) -> None:

@@ -12,17 +12,13 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from open_clip.tokenizer import SimpleTokenizer
 
 from capt_core.data.proctex import CLASS_NAMES
 from capt_core.data.registry import dataset_spec
 from capt_core.data.splits import class_groups
 from capt_core.prompts.generation import pair_prompts
 from capt_core.prompts.store import PairEntry, PromptStore, load_store, shipped_store
-from capt_core.torchvision_ops import ensure_torchvision
-
-ensure_torchvision()
-
-from open_clip.tokenizer import SimpleTokenizer  # noqa: E402
 
 # In the order of the labels in the published split files.
 _TEXTURES = """

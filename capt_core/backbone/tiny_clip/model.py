@@ -11,8 +11,6 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from capt_core.torchvision_ops import ensure_torchvision
-
 if TYPE_CHECKING:
     from open_clip.model import CLIP
 
@@ -40,7 +38,6 @@ def build_model(*, patch_dropout: float = 0.0, vocabulary_size: int | None = Non
         patch_dropout: share of patches dropped in training mode.
         vocabulary_size: number of tokens, when it is not the packaged one.
     """
-    ensure_torchvision()
     from open_clip.model import CLIP
 
     config = read_config()

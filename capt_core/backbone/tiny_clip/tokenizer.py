@@ -10,8 +10,6 @@ from typing import Any, Final
 
 import torch
 
-from capt_core.torchvision_ops import ensure_torchvision
-
 CONTEXT_LENGTH: Final = 32
 PADDING: Final = 0
 UNKNOWN: Final = 1
@@ -79,7 +77,6 @@ def clip_ids(texts: Iterable[str]) -> list[int]:
 
 @cache
 def _clip_tokenizer() -> Any:
-    ensure_torchvision()
     from open_clip.tokenizer import SimpleTokenizer
 
     return SimpleTokenizer()

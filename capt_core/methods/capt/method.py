@@ -17,6 +17,7 @@ from capt_core.methods.capt.model import CaptModel
 from capt_core.methods.capt.objective import Objective
 from capt_core.methods.capt.rows import Anchor, build_anchors
 from capt_core.methods.capt.settings import CaptSettings
+from capt_core.methods.capt.tower import adapted_blocks, check_tower
 from capt_core.methods.capt.training import Trainer, TrainingData
 from capt_core.methods.capt.views import CachedViews, Views, ViewSource, asked_views, live_views
 from capt_core.methods.descriptions import described_vectors, retained_texts, retention_seen
@@ -72,6 +73,10 @@ class Capt(Method):
     citation = "Confusion-Aware Prompt Tuning, CVPR 2026"
     needs = frozenset({Need.PIXELS, Need.DESCRIPTIONS, Need.CONFUSIONS, Need.BASE_MODEL})
     Settings = CaptSettings
+
+    def check_clip(self, clip: Any) -> None:
+        check_tower(clip.visual)
+        adapted_blocks(self.settings.adapter.blocks, len(clip.visual.transformer.resblocks))
 
     def fit(self, task: Task) -> FittedCapt:
         settings, backbone, dataset = self.settings, task.backbone, task.dataset

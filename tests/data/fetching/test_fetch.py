@@ -267,9 +267,6 @@ def test_a_file_that_may_not_be_looked_at_is_named(server: Hostile, tmp_path: Pa
 
 
 def test_declared_addresses_and_checksums_are_torchvisions() -> None:
-    from capt_core.torchvision_ops import ensure_torchvision
-
-    ensure_torchvision()
     from torchvision import datasets
     from torchvision.datasets import imagenet
 

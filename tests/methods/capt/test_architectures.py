@@ -23,9 +23,6 @@ SHAPES = {
 
 def random_tower(name: str, blocks: int) -> Any:
     """A CLIP that has but an image tower, as open_clip configures it."""
-    from capt_core.torchvision_ops import ensure_torchvision
-
-    ensure_torchvision()
     import open_clip
     from open_clip.model import _build_vision_tower
 

@@ -1,0 +1,43 @@
+"""Which methods a backbone suits is told from its architecture alone."""
+
+from __future__ import annotations
+
+import pytest
+
+from capt_core.methods.method import Method
+from capt_core.methods.registry import method_class, method_names
+from capt_core.methods.suitability import unsuited
+from capt_core.params import Backbone
+from tests.refusals import refusal
+
+
+def methods() -> list[Method]:
+    return [method_class(name)() for name in method_names()]
+
+
+@pytest.mark.parametrize(
+    ("name", "reasons"),
+    [
+        ("tiny-clip", []),
+        ("ViT-B-32", []),
+        ("RN50", ["capt cannot be used with backbone RN50: the image tower ModifiedResNet"]),
+        ("convnext_base", ["capt cannot be used with backbone convnext_base: the image tower"]),
+    ],
+)
+def test_methods_that_a_backbone_does_not_suit(name: str, reasons: list[str]) -> None:
+    found = list(unsuited(methods(), Backbone(name=name)))
+    assert len(found) == len(reasons)
+    for line, reason in zip(found, reasons, strict=True):
+        assert reason in line
+        assert "clip, clip_prompts, linear_probe, coop" in line  # which can be used
+
+
+def test_blocks_that_a_tower_does_not_have() -> None:
+    capt = method_class("capt")
+    settings = capt.Settings.model_validate({"adapter": {"blocks": 13}})
+    (line,) = unsuited([capt(settings)], Backbone(name="ViT-B-32"))
+    assert "the tower has 12 blocks" in line
+
+
+def test_an_unknown_backbone_is_refused() -> None:
+    assert "unknown model" in refusal(list, unsuited(methods(), Backbone(name="ViT")))

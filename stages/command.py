@@ -15,6 +15,7 @@ from capt_core.params import changed_sections, load_settings, method_section
 
 from . import options
 from .run import stage_run
+from .tracing import traced
 
 
 def module_of(name: str) -> ModuleType:
@@ -74,8 +75,12 @@ def run_stage(
     """
     change = study.variant(variant).change if variant else {}
     _check_methods(params, dataset, overrides or (), change)
-    with stage_run(name, dataset, seed, params, artifacts, overrides, method, variant) as run:
-        module_of(name).main(run, **(given or {}))
+    module = module_of(name)
+    with (
+        stage_run(name, dataset, seed, params, artifacts, overrides, method, variant) as run,
+        traced(run, name, module.STAGE),
+    ):
+        module.main(run, **(given or {}))
 
 
 def _check_methods(

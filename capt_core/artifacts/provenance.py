@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
+
+METADATA_KEY = "capt"
+"""Where an artifact's file metadata hold its record, as JSON."""
 
 
 @dataclass(frozen=True)
@@ -42,14 +46,14 @@ class Provenance:
             dataset_fingerprint=str(record.get("dataset_fingerprint", "")),
             backbone=str(record.get("backbone", "")),
             settings=str(record.get("settings", "")),
-            inputs=dict(record.get("inputs", {})),
+            inputs=dict(record["inputs"]) if isinstance(record.get("inputs"), Mapping) else {},
         )
 
     def mismatch(self, expected: Provenance) -> str | None:
         """How an artifact of this origin contradicts what a reader works with, or None.
 
-        Fields that either side leaves empty are not compared. Neither are settings, since a stage
-        may be rerun by hand with others on purpose, nor inputs.
+        Fields that either side leaves empty are not compared. Settings and inputs are compared by
+        `lineage.admit`, which knows those of the run.
         """
         if self.dataset != expected.dataset:
             return f"made for data set {self.dataset!r}, not {expected.dataset!r}"
@@ -61,3 +65,18 @@ class Provenance:
             if found and wanted and found != wanted:
                 return f"made from {what} ({found}) than this run's ({wanted})"
         return None
+
+
+def parse_record(text: str) -> dict[str, Any]:
+    """The record that an artifact's metadata hold.
+
+    Raises:
+        ValueError: it is no JSON object.
+    """
+    try:
+        record = json.loads(text)
+    except RecursionError as error:
+        raise ValueError("JSON nested too deep") from error
+    if not isinstance(record, dict):
+        raise ValueError("no JSON object")
+    return record

@@ -24,7 +24,7 @@ def test_the_target_appears_only_at_the_end(tmp_path: Path) -> None:
     target = tmp_path / "notes.txt"
     target.write_text("old")
     with atomic_path(target) as temporary:
-        assert temporary.parent == target.parent
+        assert temporary.parent.parent == target.parent
         temporary.write_text("new")
         assert target.read_text() == "old"
     assert target.read_text() == "new"

@@ -133,7 +133,7 @@ def test_untrained_weights_are_called_so(
         again(stage, setting)
     again("train", setting, "methods.capt.train.epochs=1", method="capt")
     capsys.readouterr()
-    again("evaluate", setting, method="capt")
+    again("evaluate", setting, "methods.capt.train.epochs=1", method="capt")
     assert "these numbers mean nothing" in capsys.readouterr().out
     again("train", setting, method="clip")
     again("evaluate", setting, method="clip")

@@ -174,6 +174,7 @@ class Capt(Method):
                 folder,
                 dataset.fingerprint,
                 advance,
+                task.reporter.warn,
             )
 
     def restore(

@@ -58,7 +58,12 @@ def traced(run: Run, name: str, stage: Stage) -> Iterator[None]:
             stack.enter_context(exclusive(lock, f"capt-stage {' '.join(words)}"))
         stack.enter_context(
             tracing(
-                Lineage(run.layout.root, " ".join(words), used, settings if run.dataset else {})
+                Lineage(
+                    run.layout.root,
+                    " ".join(words),
+                    used,
+                    settings if "dataset" in stage.per else {},
+                )
             )
         )
         yield

@@ -88,7 +88,7 @@ def admit(path: Path, record: Mapping[str, Any], expected: Provenance, remedy: s
             than there are now. The message names the first stage to run again.
     """
     lineage = _CURRENT.get()
-    # Without a backbone an artifact depends on the data set alone, which its fingerprint stands for.
+    # Without a backbone an artifact depends on the data set alone: its fingerprint is compared.
     if lineage is None or not expected.backbone:
         return
     _compare(lineage, path, record, remedy, set())

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 from capt_core.errors import CaptError, reason
 
+fcntl: ModuleType | None
 try:
-    import fcntl
+    fcntl = importlib.import_module("fcntl")
 except ImportError:  # only Unix has it
-    fcntl = None  # type: ignore[assignment]
+    fcntl = None
 
 
 def take(descriptor: int) -> bool | None:

@@ -262,8 +262,8 @@ def value_problem(table: Table, frame: pl.DataFrame) -> str | None:
         series = frame[column.name]
         if column.name.endswith("_id") and (series < 0).any():
             return f"column {column.name} holds a negative number"
-        low, high = _RANGES.get(column.unit, (None, None))
-        if low is not None and not isinstance(series.dtype, pl.List):
+        if column.unit in _RANGES and not isinstance(series.dtype, pl.List):
+            low, high = _RANGES[column.unit]
             # Rounding may leave a cosine a little above 1. NaN lies in no range.
             inside = series.drop_nulls().is_between(low - _ROUNDING, high + _ROUNDING)
             if not inside.all():

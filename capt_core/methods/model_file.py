@@ -34,8 +34,8 @@ def restore_fitted(
     name = record["method"]
     if name not in method_names():
         raise CaptError(
-            f"made with the method {shown(name)}, which is not known here; install the package that "
-            "provides it, or import the module that registers it"
+            f"made with the method {shown(name)}, which is not known here; install the package "
+            "that provides it, or import the module that registers it"
         )
     found = method_class(name)
     settings = validate(found.Settings, record["settings"], f"saved settings of {found.name}")

@@ -14,10 +14,9 @@ import pytest
 
 from capt_core.artifacts.digests import PLACEHOLDER, seal
 from capt_core.artifacts.documentation import render
-from capt_core.artifacts.provenance import Provenance
+from capt_core.artifacts.provenance import METADATA_KEY, Provenance
 from capt_core.artifacts.schemas import ALL_TABLES, SAMPLES, TRAINING_LOG, open_table
 from capt_core.artifacts.tables import (
-    METADATA_KEY,
     UNIT_LENGTH,
     Column,
     Table,

@@ -69,8 +69,10 @@ def _taken(path: Path, what: str) -> int:
                 raise _refused(descriptor, path, what)
             # The one who held the lock has removed the file that was opened here.
             if _same_file(descriptor, path):
-                os.truncate(descriptor, 0)
-                os.write(descriptor, f"{os.getpid()}\n".encode())
+                # Who holds it matters to a message only: a full disk is told by what needs it.
+                with contextlib.suppress(OSError):
+                    os.truncate(descriptor, 0)
+                    os.write(descriptor, f"{os.getpid()}\n".encode())
                 return descriptor
         except OSError as error:
             os.close(descriptor)

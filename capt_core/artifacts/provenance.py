@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from capt_core.errors import shown
+
 METADATA_KEY = "capt"
 """Where an artifact's file metadata hold its record, as JSON."""
 
@@ -56,13 +58,15 @@ class Provenance:
         `lineage.admit`, which knows those of the run.
         """
         if self.dataset != expected.dataset:
-            return f"made for data set {self.dataset!r}, not {expected.dataset!r}"
+            return f"made for data set {shown(self.dataset)}, not {expected.dataset!r}"
         pairs = (
             ("other images or classes", self.dataset_fingerprint, expected.dataset_fingerprint),
             ("another backbone", self.backbone, expected.backbone),
         )
         for what, found, wanted in pairs:
             if found and wanted and found != wanted:
+                # Bare as in a record, but no longer than a message may quote.
+                found = shown(found)[1:-1]
                 return f"made from {what} ({found}) than this run's ({wanted})"
         return None
 

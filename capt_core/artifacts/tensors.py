@@ -118,7 +118,7 @@ def load_tensors(path: Path, remedy: str) -> SavedTensors:
     """Read tensors of any origin.
 
     Raises:
-        CaptError: missing or damaged file, one that holds numbers that are not finite, or one that
+        CaptError: missing or damaged file, one that holds numbers that are not finite or not real, or one that
             the system does not let be read; the message ends with the remedy.
     """
     check_file(path, remedy)
@@ -131,8 +131,10 @@ def load_tensors(path: Path, remedy: str) -> SavedTensors:
     if not isinstance(found.record.get("facts"), dict):
         raise CaptError(f"{path}: not written by this project; {remedy}")
     for name, value in found.tensors.items():
-        if value.is_floating_point() and not value.isfinite().all():
-            raise CaptError(f"{path}: {shown(name)} holds numbers that are not finite; {remedy}")
+        if value.is_complex() or (value.is_floating_point() and not value.isfinite().all()):
+            raise CaptError(
+                f"{path}: {shown(name)} holds numbers that are not finite or not real; {remedy}"
+            )
     return found
 
 

@@ -67,11 +67,13 @@ def test_one_flipped_bit_anywhere_is_noticed(tmp_path: Path) -> None:
         ), place
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_numbers_that_are_not_finite_are_refused(tmp_path: Path, value: float) -> None:
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1j])
+def test_numbers_that_are_not_finite_are_refused(tmp_path: Path, value: complex) -> None:
     write_tensors(tmp_path / "model", {"weight": torch.tensor([1.0, value])}, {}, ORIGIN)
     message = refusal(read_tensors, tmp_path / "model", "train", ORIGIN)
-    assert "'weight' holds numbers that are not finite; run: capt-stage train" in message
+    assert (
+        "'weight' holds numbers that are not finite or not real; run: capt-stage train" in message
+    )
 
 
 @pytest.mark.parametrize(

@@ -187,7 +187,7 @@ class Capt(Method):
         }
         base = restore_fitted(facts["base"], below, backbone)
         centres = {
-            name: tensors[f"model.experts.experts.{name}.centres"]
+            name: tensors[f"model.experts.experts.{name}.centres"].float()
             for name in ("commonality", "difference")
             if f"model.experts.experts.{name}.centres" in tensors
         }

@@ -51,7 +51,12 @@ def traced(run: Run, name: str, stage: Stage) -> Iterator[None]:
     if run.variant:
         words += ["--variant", run.variant]
     settings = shaping_settings(run)
-    used = {key: value for key, value in settings.items() if _declares(stage, run, key)}
+    base = settings["fit_teacher.method"]
+    declared = tuple(
+        each.replace("${item.method}", run.method).replace("${fit_teacher.method}", base)
+        for each in stage.params
+    )
+    used = {key: value for key, value in settings.items() if _below(key, declared)}
     lock = run.artifacts / "runs" / f"{'-'.join(words).replace('--', '')}.lock"
     with contextlib.ExitStack() as stack:
         if first_process():
@@ -76,7 +81,7 @@ def shaping_settings(run: Run) -> dict[str, Any]:
     """
     values = run.settings.model_dump(mode="json", exclude={"methods"})
     sources = run.sources
-    for method in dict.fromkeys(filter(None, (run.method, run.settings.fit_teacher.method))):
+    for method in dict.fromkeys(filter(None, (run.method, values["fit_teacher"]["method"]))):
         section = method_section(
             method,
             method_class(method).Settings,
@@ -89,16 +94,6 @@ def shaping_settings(run: Run) -> dict[str, Any]:
     return {
         key: value for key, value in _flat(values) if key in _STILL or not _below(key, _ELSEWHERE)
     }
-
-
-def _declares(stage: Stage, run: Run, key: str) -> bool:
-    declared = (
-        name.replace("${item.method}", run.method).replace(
-            "${fit_teacher.method}", run.settings.fit_teacher.method
-        )
-        for name in stage.params
-    )
-    return _below(key, tuple(declared))
 
 
 def _below(key: str, names: tuple[str, ...]) -> bool:

@@ -118,8 +118,8 @@ def load_tensors(path: Path, remedy: str) -> SavedTensors:
     """Read tensors of any origin.
 
     Raises:
-        CaptError: missing or damaged file, one that holds numbers that are not finite or not real, or one that
-            the system does not let be read; the message ends with the remedy.
+        CaptError: missing or damaged file, one that the system does not let be read, or numbers
+            that are not finite or not real; the message ends with the remedy.
     """
     check_file(path, remedy)
     try:

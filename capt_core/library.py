@@ -288,7 +288,7 @@ class _Mined:
         chosen = settings.cluster_prompts
         texts = self.prompts["prompt"].to_list()
         embeddings: np.ndarray = prompt_embeddings(
-            texts, task.backbone, task.work and task.work / "embeddings"
+            texts, task.backbone, task.work and task.work / "embeddings", task.reporter.warn
         )
         clusters = cluster_prompts(
             self.prompts, embeddings, chosen.clusters, chosen.restarts, task.seed

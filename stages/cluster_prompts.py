@@ -16,7 +16,7 @@ from capt_core.prompts.clustering import cluster_prompts
 from capt_core.prompts.embedding import prompt_embeddings
 from capt_core.prompts.separation import separation_table
 
-from .run import Run, say
+from .run import Run, say, warn
 from .stage import Stage
 
 STAGE = Stage(
@@ -41,7 +41,7 @@ def main(run: Run) -> None:
     paths = run.seed_layout
     prompts = read_table(PROMPTS, paths.prompts, origin)
     texts = prompts["prompt"].to_list()
-    embeddings = prompt_embeddings(texts, backbone, layout.embeddings)
+    embeddings = prompt_embeddings(texts, backbone, layout.embeddings, warn)
     chosen = settings.cluster_prompts
     found = cluster_prompts(prompts, embeddings, chosen.clusters, chosen.restarts, run.seed)
     centres = {kind: torch.from_numpy(values) for kind, values in found.centres.items()}

@@ -17,6 +17,7 @@ from capt_core.params import changed_sections, load_settings, method_section
 from . import options
 from .console import say
 from .run import stage_run
+from .tracing import traced
 
 
 def module_of(name: str) -> ModuleType:
@@ -78,8 +79,12 @@ def run_stage(
     _check_methods(params, dataset, overrides or (), change)
     if name == "prepare":
         _check_backbone(params, dataset, overrides or (), change)
-    with stage_run(name, dataset, seed, params, artifacts, overrides, method, variant) as run:
-        module_of(name).main(run, **(given or {}))
+    module = module_of(name)
+    with (
+        stage_run(name, dataset, seed, params, artifacts, overrides, method, variant) as run,
+        traced(run, name, module.STAGE),
+    ):
+        module.main(run, **(given or {}))
 
 
 def _check_methods(

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import cache
 
+from capt_core.artifacts.features import read_prompt_centres
 from capt_core.artifacts.files import write_text
 from capt_core.artifacts.schemas import PROMPTS, REPRESENTATIVES, TRAINING_LOG, TRAINING_SPEED
 from capt_core.artifacts.tables import read_table, write_table
-from capt_core.artifacts.tensors import read_tensors
 from capt_core.backbone.loading import load_backbone
 from capt_core.data.dataset import load_dataset
 from capt_core.learning.loop import log_frame
@@ -57,7 +57,7 @@ def main(run: Run) -> None:
     @cache
     def confusions() -> Confusions:
         return Confusions(
-            read_tensors(paths.prompt_centres, "cluster-prompts", origin).tensors,
+            read_prompt_centres(paths.prompt_centres, origin),
             read_table(REPRESENTATIVES, paths.representatives, origin),
             settings.build_bank.source,
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import polars as pl
 
-from capt_core.artifacts.tables import Column, vector
+from capt_core.artifacts.tables import UNIT_LENGTH, Column, vector
 
 INT = pl.Int64()
 TEXT = pl.String()
@@ -56,7 +56,7 @@ KIND = Column(
     TEXT,
     "`commonality` (what both classes share) or `difference` (what tells the class from the other)",
 )
-FEATURE = Column("feature", vector(), "embedding of unit length")
+FEATURE = Column("feature", vector(), "embedding", unit=UNIT_LENGTH)
 STEP = Column("step", INT, "training step, from 1")
 
 TEXT_FEATURES_COLUMNS = (

@@ -19,11 +19,13 @@ What the stages write. Everything here but this page is git-ignored and tracked 
 Parquet: `polars.read_parquet(path)` opens them, `capt_core.read_table(path)` checks them as well.
 Class names stand beside ids, so no codebook is needed. All ids are 64-bit integers.
 
-Every table carries, in its file metadata under the key `capt`, its name and version, the data set,
-a fingerprint of its images and classes, the backbone (name and digest of its weights) and a digest
-of the settings it was made with. A stage refuses a table made from other data or with another
-backbone and says which stage to run again. It does not refuse other *settings*: rerunning one
-stage by hand with `--set` is allowed, and `dvc status` shows what no longer matches `params.yaml`.
+Every table and safetensors file carries, in its metadata under the key `capt`, its data set, a
+fingerprint of its images and classes, the backbone (name and digest of its weights), the command
+and the settings it was made with, digests of the artifacts it was made from, and a digest of its
+own content. A stage refuses a file of which one bit has changed, one made from other data, with
+another backbone or with other settings than its own, and one made from other artifacts than there
+are now, and says which stage to run again. So `--set` is given to every stage from the one that it
+concerns on; to earlier ones it need not be given.
 
 This page is written by `make pipeline` from the declarations in `capt_core/artifacts`.
 """

@@ -10,6 +10,7 @@ import polars as pl
 from capt_core.artifacts.provenance import Provenance
 from capt_core.artifacts.schemas import BASE_TEXT_FEATURES, IMAGE_FEATURES
 from capt_core.artifacts.tables import Table, read_table
+from capt_core.errors import CaptError
 
 if TYPE_CHECKING:
     import torch
@@ -38,8 +39,34 @@ def read_base_text_features(path: Path, expected: Provenance) -> torch.Tensor:
     return _read(BASE_TEXT_FEATURES, path, expected)
 
 
+def read_prompt_centres(path: Path, expected: Provenance) -> dict[str, torch.Tensor]:
+    """Centres of `commonality` and `difference` prompts, each [M, d] of unit length.
+
+    Raises:
+        CaptError: as `read_tensors`, or for tensors of other names, shapes or lengths.
+    """
+    from capt_core.artifacts.tensors import read_tensors
+
+    centres = read_tensors(path, "cluster-prompts", expected).tensors
+    sound = centres.keys() == {"commonality", "difference"} and all(
+        value.ndim == 2 and len(value) > 0 and value.is_floating_point()
+        for value in centres.values()
+    )
+    if not sound or len({value.shape[1] for value in centres.values()}) != 1:
+        raise CaptError(
+            f"{path}: holds no prompt centres; "
+            f"run: capt-stage cluster-prompts --dataset {expected.dataset}"
+        )
+    return centres
+
+
 def _read(table: Table, path: Path, expected: Provenance) -> torch.Tensor:
     import torch
 
     frame = read_table(table, path, expected)
+    if not frame[table.key[0]].equals(pl.Series(range(len(frame)), dtype=pl.Int64)):
+        raise CaptError(
+            f"{path}: {table.key[0]} does not count the rows from 0; "
+            f"run: capt-stage {table.stage} --dataset {expected.dataset}"
+        )
     return torch.from_numpy(frame["feature"].to_numpy().copy())

@@ -3,48 +3,90 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
+import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from capt_core.errors import CaptError
+from capt_core.artifacts import locks
+from capt_core.errors import CaptError, reason
+
+_TEMPORARY = ".capt-"
+_LOCK = ".lock"
+_SUFFIX = ".tmp"
 
 
 @contextlib.contextmanager
 def atomic_path(target: Path) -> Iterator[Path]:
-    """Yield a temporary path in the target's folder; on success it replaces the target.
+    """Yield a path in a temporary folder beside the target; on success it replaces the target.
 
-    The temporary file is flushed to disk before the rename and removed on failure.
+    The file is flushed to disk before the rename. The temporary folder is removed in any case, and
+    after a success so are those that killed processes left in the same place.
 
     Raises:
-        CaptError: the folder cannot be written or the disk is full.
+        CaptError: the folder cannot be written, the name is too long or the disk is full.
     """
-    temporary: Path | None = None
+    folder: Path | None = None
+    lock: int | None = None
     try:
+        _check_possible(target)
         target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
-        os.close(handle)
-        temporary = Path(name)
+        folder, lock = _temporary_folder(target)
+        temporary = folder / f"new{target.suffix}"
+        temporary.touch()
         yield temporary
-        # mkstemp makes files private, and so do some writers that replace the file; artifacts get
-        # the permissions of any new file.
+        # Some writers replace the file by a private one; artifacts get the permissions of any new
+        # file.
         temporary.chmod(0o666 & ~_umask())
         _fsync(temporary)
         temporary.replace(target)
-        temporary = None
         _fsync(target.parent)
-    except OSError as error:
+        _remove_abandoned(target.parent)
+    except Exception as error:
+        if not isinstance(error, _errors_of_the_disk()):
+            raise
         raise CaptError(
-            f"{target}: cannot write ({error.strerror or error}); "
+            f"{target}: cannot write ({_cause(error)}); "
             "check the permissions and free space of its folder, then run again"
         ) from error
     finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+        if lock is not None:
+            os.close(lock)
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def check_file(path: Path, remedy: str) -> None:
+    """Refuse what is no file that can be looked at.
+
+    Raises:
+        CaptError: nothing there, a folder, an impossible name, or no permission; the message of a
+            missing file ends with the remedy.
+    """
+    try:
+        _check_possible(path)
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise CaptError(f"{path}: missing; {remedy}") from error
+    except OSError as error:
+        raise unreadable(path, error) from error
+    if not stat.S_ISREG(mode):
+        kind = "a folder" if stat.S_ISDIR(mode) else "a device or pipe"
+        raise CaptError(f"{path}: {kind}, not a file; move it away, then {remedy}")
+
+
+def unreadable(path: Path, error: OSError) -> CaptError:
+    """The error of a file that is there and that the system does not let be read."""
+    return CaptError(
+        f"{path}: cannot read ({_cause(error)}); "
+        "check its name, permissions and disk, then run again"
+    )
 
 
 def write_text(target: Path, text: str) -> None:
@@ -62,6 +104,48 @@ def file_digest(path: Path) -> str:
     """First 12 hex digits of the SHA-256 of a file's content."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()[:12]
+
+
+def _errors_of_the_disk() -> tuple[type[Exception], ...]:
+    """What writing raises when the disk fails; the values that are written were checked before."""
+    from polars.exceptions import PolarsError
+    from safetensors import SafetensorError
+
+    return OSError, PolarsError, SafetensorError
+
+
+def _cause(error: Exception) -> str:
+    return getattr(error, "strerror", None) or reason(error)
+
+
+def _check_possible(path: Path) -> None:
+    if "\0" in str(path):
+        raise OSError(errno.EINVAL, "the name holds a NUL character")
+
+
+def _temporary_folder(target: Path) -> tuple[Path, int]:
+    """A new folder beside the target, and the open lock of it, which says that it is in use."""
+    while True:
+        prefix = f".{target.name}{_TEMPORARY}"
+        folder = Path(tempfile.mkdtemp(prefix=prefix, suffix=_SUFFIX, dir=target.parent))
+        # Another writer may take it for abandoned before it is locked.
+        with contextlib.suppress(FileNotFoundError):
+            lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT)
+            if locks.take(lock) is not False and (folder / _LOCK).exists():
+                return folder, lock
+            os.close(lock)
+
+
+def _remove_abandoned(parent: Path) -> None:
+    """Remove the temporary folders that no living process has locked."""
+    for folder in parent.glob(f".*{_TEMPORARY}*{_SUFFIX}"):
+        with contextlib.suppress(OSError):
+            lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT)
+            try:
+                if locks.take(lock):
+                    shutil.rmtree(folder, ignore_errors=True)
+            finally:
+                os.close(lock)
 
 
 def _umask() -> int:

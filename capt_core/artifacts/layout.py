@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from capt_core.artifacts.files import file_digest
+from capt_core.artifacts.digests import content_digest
 from capt_core.errors import CaptError
 
 
@@ -72,7 +72,7 @@ class Layout:
     def digests(self, paths: Sequence[Path]) -> dict[str, str]:
         """Digests of those of the files that exist, by path relative to the artifacts folder."""
         return {
-            path.relative_to(self.root).as_posix(): file_digest(path)
+            path.relative_to(self.root).as_posix(): content_digest(path)
             for path in paths
             if path.is_file()
         }
@@ -87,7 +87,7 @@ class Layout:
             path = self.root / name
             if not path.is_file():
                 raise CaptError(f"{path}: missing; {remedy}")
-            if file_digest(path) != digest:
+            if content_digest(path) != digest:
                 raise CaptError(f"{path}: changed since it was evaluated; {remedy}")
 
 

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
+
+from capt_core.errors import shown
+
+METADATA_KEY = "capt"
+"""Where an artifact's file metadata hold its record, as JSON."""
 
 
 @dataclass(frozen=True)
@@ -42,22 +48,39 @@ class Provenance:
             dataset_fingerprint=str(record.get("dataset_fingerprint", "")),
             backbone=str(record.get("backbone", "")),
             settings=str(record.get("settings", "")),
-            inputs=dict(record.get("inputs", {})),
+            inputs=dict(record["inputs"]) if isinstance(record.get("inputs"), Mapping) else {},
         )
 
     def mismatch(self, expected: Provenance) -> str | None:
         """How an artifact of this origin contradicts what a reader works with, or None.
 
-        Fields that either side leaves empty are not compared. Neither are settings, since a stage
-        may be rerun by hand with others on purpose, nor inputs.
+        Fields that either side leaves empty are not compared. Settings and inputs are compared by
+        `lineage.admit`, which knows those of the run.
         """
         if self.dataset != expected.dataset:
-            return f"made for data set {self.dataset!r}, not {expected.dataset!r}"
+            return f"made for data set {shown(self.dataset)}, not {expected.dataset!r}"
         pairs = (
             ("other images or classes", self.dataset_fingerprint, expected.dataset_fingerprint),
             ("another backbone", self.backbone, expected.backbone),
         )
         for what, found, wanted in pairs:
             if found and wanted and found != wanted:
+                # Bare as in a record, but no longer than a message may quote.
+                found = shown(found)[1:-1]
                 return f"made from {what} ({found}) than this run's ({wanted})"
         return None
+
+
+def parse_record(text: str) -> dict[str, Any]:
+    """The record that an artifact's metadata hold.
+
+    Raises:
+        ValueError: it is no JSON object.
+    """
+    try:
+        record = json.loads(text)
+    except RecursionError as error:
+        raise ValueError("JSON nested too deep") from error
+    if not isinstance(record, dict):
+        raise ValueError("no JSON object")
+    return record

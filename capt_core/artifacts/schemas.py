@@ -37,9 +37,8 @@ from capt_core.artifacts.columns import (
     share,
 )
 from capt_core.artifacts.layout import Layout, ReportLayout
-from capt_core.artifacts.provenance import Provenance
-from capt_core.artifacts.tables import Column, Table, read_record, read_table
-from capt_core.errors import CaptError
+from capt_core.artifacts.tables import Column, Table, check_table, load_table
+from capt_core.errors import CaptError, shown
 
 _DATA = Layout(Path(), "<dataset>")
 _SEED = _DATA.seed("<S>")
@@ -383,13 +382,9 @@ def open_table(path: Path | str) -> pl.DataFrame:
     """
     remedy = "name a table that capt-stage wrote"
     path = Path(path)
-    if not path.is_file():
-        raise CaptError(f"{path}: missing; {remedy}")
-    try:
-        record = read_record(path)
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError) as error:
-        raise CaptError(f"{path}: not a readable Parquet table; {remedy}") from error
+    frame, record = load_table(path, remedy)
     for table in ALL_TABLES:
         if table.name == record.get("table"):
-            return read_table(table, path, Provenance.from_dict(record))
-    raise CaptError(f"{path}: holds {record.get('table', 'an unknown table')!r}; {remedy}")
+            check_table(table, path, frame, record, f"run: capt-stage {table.stage}")
+            return frame
+    raise CaptError(f"{path}: holds {shown(record.get('table', 'an unknown table'))}; {remedy}")

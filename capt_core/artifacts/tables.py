@@ -8,13 +8,17 @@ from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 
-from capt_core.artifacts.files import atomic_path
-from capt_core.artifacts.provenance import Provenance
-from capt_core.errors import CaptError
+from capt_core.artifacts import lineage
+from capt_core.artifacts.digests import PLACEHOLDER, is_intact, seal
+from capt_core.artifacts.files import atomic_path, check_file, unreadable
+from capt_core.artifacts.provenance import METADATA_KEY, Provenance, parse_record
+from capt_core.errors import CaptError, shown
 
-METADATA_KEY = "capt"
+UNIT_LENGTH = "unit length"
+"""Unit of a column of vectors that all have length 1."""
 
 
 @dataclass(frozen=True)
@@ -114,20 +118,22 @@ def write_table(table: Table, frame: pl.DataFrame, path: Path, provenance: Prove
     problem = schema_problem(table, frame)
     if problem:
         raise ValueError(f"table {table.name}: {problem}")
-    record = {"table": table.name, "version": table.version, **provenance.as_dict()}
+    record = {
+        "table": table.name,
+        "version": table.version,
+        "digest": PLACEHOLDER,
+        **lineage.recorded(provenance),
+    }
     # Statistics and dictionaries cost much and save nothing on float vectors.
     plain = any(isinstance(column.kind, pl.Array) for column in table.declared)
     with atomic_path(path) as temporary:
-        try:
-            frame.write_parquet(
-                temporary,
-                compression="uncompressed" if plain else "zstd",
-                statistics=not plain,
-                metadata={METADATA_KEY: json.dumps(record, sort_keys=True)},
-            )
-        except pl.exceptions.PolarsError as error:
-            # The frame was checked above, so what Polars reports here is an error of the disk.
-            raise OSError(" ".join(str(error).split())) from error
+        frame.write_parquet(
+            temporary,
+            compression="uncompressed" if plain else "zstd",
+            statistics=not plain,
+            metadata={METADATA_KEY: json.dumps(record, sort_keys=True)},
+        )
+        seal(temporary)
 
 
 def read_table(table: Table, path: Path, expected: Provenance | None = None) -> pl.DataFrame:
@@ -143,31 +149,73 @@ def read_table(table: Table, path: Path, expected: Provenance | None = None) -> 
             message names the file and the stage that writes it.
     """
     remedy = f"run: capt-stage {table.stage} --dataset {_dataset_of(path, expected)}"
-    if not path.is_file():
-        raise CaptError(f"{path}: missing; {remedy}")
-    try:
-        frame = pl.read_parquet(path)
-        record = read_record(path)
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError) as error:
-        raise CaptError(f"{path}: not a readable Parquet table; {remedy}") from error
-    if record.get("table") != table.name or record.get("version") != table.version:
-        raise CaptError(
-            f"{path}: holds {record.get('table', 'an unknown table')!r} in version "
-            f"{record.get('version')}, expected {table.name!r} in version {table.version}; {remedy}"
-        )
-    problem = schema_problem(table, frame)
-    if problem:
-        raise CaptError(f"{path}: {problem}; {remedy}")
+    frame, record = load_table(path, remedy)
+    check_table(table, path, frame, record, remedy)
     if expected is not None:
         foreign = Provenance.from_dict(record).mismatch(expected)
         if foreign:
             raise CaptError(f"{path}: {foreign}; {remedy}")
+        lineage.admit(path, record, expected, remedy)
     return frame
 
 
+def load_table(path: Path, remedy: str) -> tuple[pl.DataFrame, dict[str, Any]]:
+    """Any Parquet table and its record.
+
+    The record is empty for those of other programs; it has a digest if the content is as it says.
+
+    Raises:
+        CaptError: missing or damaged file, or one that the system does not let be read.
+    """
+    check_file(path, remedy)
+    try:
+        intact = is_intact(path)
+    except OSError as error:
+        raise unreadable(path, error) from error
+    if intact is False:
+        raise CaptError(f"{path}: damaged, its content is not what was written; {remedy}")
+    try:
+        frame, record = pl.read_parquet(path, glob=False), read_record(path)
+    except (*_POLARS_ERRORS, OSError, ValueError) as error:
+        raise CaptError(f"{path}: not a readable Parquet table; {remedy}") from error
+    if not intact:
+        record.pop("digest", None)
+    return frame, record
+
+
+_POLARS_ERRORS = (pl.exceptions.PolarsError, pl.exceptions.PanicException)
+
+
+def check_table(
+    table: Table, path: Path, frame: pl.DataFrame, record: Mapping[str, Any], remedy: str
+) -> None:
+    """Refuse what is not the table that is expected.
+
+    Raises:
+        CaptError: another table or version, no digest, or what breaks the schema.
+    """
+    if record.get("table") != table.name or record.get("version") != table.version:
+        raise CaptError(
+            f"{path}: holds {shown(record.get('table', 'an unknown table'))} in version "
+            f"{shown(record.get('version'))}, expected {table.name!r} in version {table.version}; "
+            f"{remedy}"
+        )
+    if record.get("digest") is None:
+        raise CaptError(
+            f"{path}: not written by this project: it carries no digest of its content; {remedy}"
+        )
+    problem = schema_problem(table, frame) or value_problem(table, frame)
+    if problem:
+        raise CaptError(f"{path}: {problem}; {remedy}")
+
+
 def read_record(path: Path) -> dict[str, Any]:
-    """What a table's file metadata says of it; empty for Parquet files of other programs."""
-    return dict(json.loads(pl.read_parquet_metadata(path).get(METADATA_KEY, "{}")))
+    """What a table's file metadata says of it; empty for Parquet files of other programs.
+
+    Raises:
+        ValueError: it is no JSON object.
+    """
+    return parse_record(pl.read_parquet_metadata(path).get(METADATA_KEY, "{}"))
 
 
 def read_provenance(path: Path) -> Provenance:
@@ -204,6 +252,35 @@ def schema_problem(table: Table, frame: pl.DataFrame) -> str | None:
     if keys and frame.select(keys).is_duplicated().any():
         return f"two rows share the key ({', '.join(keys)})"
     return None
+
+
+def value_problem(table: Table, frame: pl.DataFrame) -> str | None:
+    """First value that a table of this schema cannot hold, or None."""
+    for column in table.declared:
+        if column.name not in frame.columns:
+            continue
+        series = frame[column.name]
+        if column.name.endswith("_id") and (series < 0).any():
+            return f"column {column.name} holds a negative number"
+        if column.unit in _RANGES and not isinstance(series.dtype, pl.List):
+            low, high = _RANGES[column.unit]
+            # Rounding may leave a cosine a little above 1. NaN lies in no range.
+            inside = series.drop_nulls().is_between(low - _ROUNDING, high + _ROUNDING)
+            if not inside.all():
+                return f"column {column.name} holds a value outside of {low} to {high}"
+        if isinstance(column.kind, pl.Array):
+            values = series.to_numpy()
+            if not np.isfinite(values).all():
+                return f"column {column.name} holds numbers that are not finite"
+            norms = np.linalg.norm(values, axis=1) if len(values) else np.ones(0)
+            if column.unit == UNIT_LENGTH and (np.abs(norms - 1) > _LENGTH_ROUNDING).any():
+                return f"column {column.name} holds vectors that are not of unit length"
+    return None
+
+
+_ROUNDING = 1e-3
+_LENGTH_ROUNDING = 1e-2
+_RANGES = {"share": (0, 1), "cosine": (-1, 1), "images": (0, float("inf"))}
 
 
 def _dataset_of(path: Path, expected: Provenance | None) -> str:

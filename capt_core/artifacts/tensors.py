@@ -13,11 +13,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from capt_core.artifacts.files import atomic_path
-from capt_core.artifacts.provenance import Provenance
-from capt_core.errors import CaptError
-
-METADATA_KEY = "capt"
+from capt_core.artifacts import lineage
+from capt_core.artifacts.digests import PLACEHOLDER, is_intact, seal
+from capt_core.artifacts.files import atomic_path, check_file, unreadable
+from capt_core.artifacts.provenance import METADATA_KEY, Provenance, parse_record
+from capt_core.errors import CaptError, shown
 
 
 @dataclass(frozen=True)
@@ -25,14 +25,32 @@ class SavedTensors:
     """Tensors with what is needed to use them.
 
     Attributes:
-        tensors: by name.
-        facts: plain values.
-        provenance: where they come from.
+        tensors: by name, memory-mapped.
+        record: the metadata: `facts`, and where the tensors come from.
     """
 
     tensors: dict[str, torch.Tensor]
-    facts: dict[str, Any]
-    provenance: Provenance
+    record: Mapping[str, Any]
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Plain values that were written with the tensors."""
+        facts: dict[str, Any] = self.record["facts"]
+        return facts
+
+    @property
+    def provenance(self) -> Provenance:
+        return Provenance.from_dict(self.record)
+
+    def admit(self, path: Path, expected: Provenance, remedy: str) -> None:
+        """Refuse tensors of foreign origin, or made with other settings; see `lineage.admit`.
+
+        Raises:
+            CaptError: the message ends with the remedy.
+        """
+        if foreign := self.provenance.mismatch(expected):
+            raise CaptError(f"{path}: {foreign}; {remedy}")
+        lineage.admit(path, self.record, expected, remedy)
 
 
 def write_tensors(
@@ -41,15 +59,47 @@ def write_tensors(
     facts: Mapping[str, Any],
     provenance: Provenance,
 ) -> None:
-    """Write tensors atomically; equal values give equal bytes."""
-    record = {"facts": dict(facts), **provenance.as_dict()}
+    """Write tensors atomically, with a digest; equal values give equal bytes.
+
+    Raises:
+        CaptError: the file cannot be written.
+    """
+    save_sealed(path, tensors, {"facts": dict(facts), **lineage.recorded(provenance)})
+
+
+def save_sealed(path: Path, tensors: Mapping[str, torch.Tensor], record: Mapping[str, Any]) -> None:
+    """Write tensors and a JSON record atomically, with a digest of all of it.
+
+    Raises:
+        CaptError: the file cannot be written.
+    """
     # One metadata key: the order of several is not stable between processes.
-    metadata = {METADATA_KEY: json.dumps(record, sort_keys=True)}
+    metadata = {METADATA_KEY: json.dumps({**record, "digest": PLACEHOLDER}, sort_keys=True)}
+    plain = {name: tensors[name].detach().cpu().contiguous() for name in sorted(tensors)}
     with atomic_path(path) as temporary:
-        try:
-            save_file({name: tensors[name] for name in sorted(tensors)}, temporary, metadata)
-        except SafetensorError as error:
-            raise OSError(str(error)) from error
+        save_file(plain, temporary, metadata)
+        seal(temporary)
+
+
+def load_sealed(path: Path) -> SavedTensors:
+    """Read what `save_sealed` wrote.
+
+    Raises:
+        OSError: the system does not let the file be read.
+        ValueError: says what is wrong with the file.
+    """
+    sound = is_intact(path)
+    if sound is False:
+        raise ValueError("damaged, its content is not what was written")
+    try:
+        with safe_open(path, framework="pt") as file:
+            record = parse_record((file.metadata() or {}).get(METADATA_KEY, "{}"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ValueError("not a readable safetensors file") from error
+    if sound is None or "digest" not in record:
+        raise ValueError("not written by this project: it carries no digest of its content")
+    return SavedTensors(tensors, record)
 
 
 def read_tensors(path: Path, stage: str, expected: Provenance) -> SavedTensors:
@@ -60,9 +110,7 @@ def read_tensors(path: Path, stage: str, expected: Provenance) -> SavedTensors:
     """
     remedy = f"run: capt-stage {stage} --dataset {expected.dataset}"
     found = load_tensors(path, remedy)
-    foreign = found.provenance.mismatch(expected)
-    if foreign:
-        raise CaptError(f"{path}: {foreign}; {remedy}")
+    found.admit(path, expected, remedy)
     return found
 
 
@@ -70,19 +118,24 @@ def load_tensors(path: Path, remedy: str) -> SavedTensors:
     """Read tensors of any origin.
 
     Raises:
-        CaptError: missing or damaged file; the message ends with the remedy.
+        CaptError: missing or damaged file, one that the system does not let be read, or numbers
+            that are not finite or not real; the message ends with the remedy.
     """
-    if not path.is_file():
-        raise CaptError(f"{path}: missing; {remedy}")
+    check_file(path, remedy)
     try:
-        with safe_open(path, framework="pt") as file:
-            record = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError) as error:
-        raise CaptError(f"{path}: not a readable safetensors file; {remedy}") from error
-    if "facts" not in record:
+        found = load_sealed(path)
+    except OSError as error:
+        raise unreadable(path, error) from error
+    except ValueError as error:
+        raise CaptError(f"{path}: {error}; {remedy}") from error
+    if not isinstance(found.record.get("facts"), dict):
         raise CaptError(f"{path}: not written by this project; {remedy}")
-    return SavedTensors(tensors, record["facts"], Provenance.from_dict(record))
+    for name, value in found.tensors.items():
+        if value.is_complex() or (value.is_floating_point() and not value.isfinite().all()):
+            raise CaptError(
+                f"{path}: {shown(name)} holds numbers that are not finite or not real; {remedy}"
+            )
+    return found
 
 
 def tensors_digest(tensors: Mapping[str, torch.Tensor]) -> str:

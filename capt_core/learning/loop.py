@@ -157,10 +157,7 @@ class Loop:
         """Finished steps of an earlier run, whose state is restored."""
         if self.checkpoint is None:
             return 0
-        kept = self.checkpoint.path.is_file()
-        done, self._log = self.checkpoint.load(self.module, optimizer)
-        if kept and not done:
-            self.warn(f"{self.checkpoint.path}: not a readable checkpoint, training starts anew")
+        done, self._log = self.checkpoint.load(self.module, optimizer, self.warn)
         return done
 
     def _steps(self) -> Iterator[tuple[int, int, list[Batch]]]:

@@ -42,7 +42,10 @@ def described_vectors(task: Task, base: Fitted, weight: float) -> dict[str, torc
     if not described:
         return {}
     embeddings = prompt_embeddings(
-        prompts["prompt"].to_list(), task.backbone, task.work and task.work / "embeddings"
+        prompts["prompt"].to_list(),
+        task.backbone,
+        task.work and task.work / "embeddings",
+        task.reporter.warn,
     )
     texts = base.class_texts(Classes.of(task.dataset))
     moved = described_texts(texts, prompts, embeddings, weight)

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
+from pydantic import BaseModel, model_validator
 
 from capt_core.artifacts.provenance import Provenance
 from capt_core.artifacts.tensors import load_tensors
 from capt_core.backbone.identity import TINY_CLIP
 from capt_core.backbone.loading import Backbone, load_backbone
-from capt_core.errors import CaptError
+from capt_core.errors import CaptError, reason, shown
 from capt_core.methods.method import Classes, Fitted
 from capt_core.methods.registry import method_class, method_names
 from capt_core.methods.trained import FORMAT, TrainedModel
@@ -33,8 +34,8 @@ def restore_fitted(
     name = record["method"]
     if name not in method_names():
         raise CaptError(
-            f"made with the method {name!r}, which is not known here; install the package that "
-            "provides it, or import the module that registers it"
+            f"made with the method {shown(name)}, which is not known here; install the package "
+            "that provides it, or import the module that registers it"
         )
     found = method_class(name)
     settings = validate(found.Settings, record["settings"], f"saved settings of {found.name}")
@@ -61,24 +62,61 @@ def load_model(
     """
     path = Path(path)
     saved = load_tensors(path, remedy)
-    facts, origin = saved.facts, saved.provenance
-    if facts.get("format") != FORMAT:
+    origin = saved.provenance
+    if saved.facts.get("format") != FORMAT:
         raise CaptError(f"{path}: holds no trained model of this version; {remedy}")
-    if expected is not None and (foreign := origin.mismatch(expected)):
-        raise CaptError(f"{path}: {foreign}; {remedy}")
+    if expected is not None:
+        saved.admit(path, expected, remedy)
     if backbone is None:
         backbone = _embedded(path, origin.backbone)
     if backbone.identity != origin.backbone:
         raise CaptError(
-            f"{path}: trained on {origin.backbone}, not on {backbone.identity}; "
+            f"{path}: trained on {shown(origin.backbone)}, not on {backbone.identity}; "
             "load that backbone with the weights it was trained on"
         )
-    classes = Classes(tuple(facts["classes"]["names"]), tuple(facts["classes"]["templates"]))
     try:
-        fitted = restore_fitted(facts["model"], saved.tensors, backbone)
+        facts = _Facts.model_validate(saved.facts)
+        fitted = restore_fitted(facts.model.model_dump(), saved.tensors, backbone)
     except CaptError as error:
         raise CaptError(f"{path}: {error}") from error
-    return TrainedModel(fitted, classes, facts["sees"], facts["seed"], origin)
+    except Exception as error:
+        # A method restores itself from what the file says, and may stumble over any of it.
+        raise CaptError(
+            f"{path}: does not hold the model that it names ({reason(error)}); {remedy}"
+        ) from error
+    classes = Classes(facts.classes.names, facts.classes.templates)
+    return TrainedModel(fitted, classes, facts.sees, facts.seed, origin)
+
+
+class _Record(BaseModel):
+    method: str
+    settings: dict[str, Any]
+    facts: dict[str, Any]
+
+
+class _Classes(BaseModel):
+    names: tuple[str, ...]
+    templates: tuple[str, ...]
+
+    @model_validator(mode="after")
+    def _matching(self) -> Self:
+        if len(self.names) != len(self.templates) or len(set(self.names)) != len(self.names):
+            raise ValueError("class names and templates do not match")
+        if not self.names:
+            raise ValueError("no classes")
+        for template in self.templates:
+            template.format("")
+        return self
+
+
+class _Facts(BaseModel):
+    """What a model file says beside its tensors, as far as it is read."""
+
+    model: _Record
+    classes: _Classes
+    sees: str
+    seed: int
+    untrained: bool
 
 
 @dataclass(frozen=True)
@@ -101,16 +139,19 @@ def read_summary(path: Path, expected: Provenance, remedy: str) -> ModelSummary:
         CaptError: missing, damaged or foreign file.
     """
     saved = load_tensors(path, remedy)
-    if foreign := saved.provenance.mismatch(expected):
-        raise CaptError(f"{path}: {foreign}; {remedy}")
-    return ModelSummary(saved.facts["model"]["method"], saved.facts["untrained"])
+    saved.admit(path, expected, remedy)
+    try:
+        facts = _Facts.model_validate(saved.facts)
+    except ValueError as error:
+        raise CaptError(f"{path}: holds no trained model; {remedy}") from error
+    return ModelSummary(facts.model.method, facts.untrained)
 
 
 def _embedded(path: Path, identity: str) -> Backbone:
     if not identity.startswith(f"{TINY_CLIP}@"):
         name, _, weights = identity.partition("@")
         raise CaptError(
-            f"{path}: trained on {name} with weights {weights}; "
-            f"give backbone=capt_core.load_backbone({name!r}, checkpoint=FILE)"
+            f"{path}: trained on {shown(name)} with weights {shown(weights)}; "
+            f"give backbone=capt_core.load_backbone({shown(name)}, checkpoint=FILE)"
         )
     return load_backbone(BackboneSettings(name=TINY_CLIP, checkpoint=None), Runtime())

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import signal
 import stat
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import polars as pl
 import pytest
+import torch
 
 from capt_core.artifacts.files import atomic_path, write_json, write_text
+from capt_core.artifacts.provenance import Provenance
+from capt_core.artifacts.tables import Column, Table, write_table
+from capt_core.artifacts.tensors import write_tensors
+from capt_core.artifacts.work_files import write_work_file
 from tests.processes import python
 from tests.refusals import refusal
 
@@ -24,7 +35,7 @@ def test_the_target_appears_only_at_the_end(tmp_path: Path) -> None:
     target = tmp_path / "notes.txt"
     target.write_text("old")
     with atomic_path(target) as temporary:
-        assert temporary.parent == target.parent
+        assert temporary.parent.parent == target.parent
         temporary.write_text("new")
         assert target.read_text() == "old"
     assert target.read_text() == "new"
@@ -109,3 +120,61 @@ def test_a_full_disk_is_one_line_and_keeps_the_old_file(tmp_path: Path) -> None:
     assert len(done.stdout.splitlines()) == 1
     assert target.read_text() == "old"
     assert list(tmp_path.iterdir()) == [target]
+
+
+def test_what_killed_writers_left_goes_with_the_next_success(tmp_path: Path) -> None:
+    target = tmp_path / "notes.txt"
+    killed = python("-c", _KILLED, target)
+    assert killed.returncode == -signal.SIGKILL
+    assert len(list(tmp_path.iterdir())) == 1
+    foreign = tmp_path / ".notes.txt.abc.tmp"
+    foreign.mkdir()
+    with atomic_path(tmp_path / "other.txt") as alive:
+        alive.write_text("still being written")
+        write_text(target, "new")
+        assert alive.exists()
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == [".notes.txt.abc.tmp", "notes.txt", "other.txt"]
+
+
+_KILLED = """
+import os, signal, sys
+from pathlib import Path
+from capt_core.artifacts.files import atomic_path
+
+with atomic_path(Path(sys.argv[1])) as temporary:
+    temporary.write_text("half of the ne")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "cause"), [("x" * 300, "File name too long"), ("a\0b", "NUL character")]
+)
+def test_impossible_names_are_one_line(tmp_path: Path, name: str, cause: str) -> None:
+    assert cause in refusal(write_text, tmp_path / name, "x")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_one_line_for_every_writer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "file"
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    column = Table("t", "s", "t", "One row.", [Column("i", pl.Int64(), "")], key=["i"])
+    origin = Provenance("d")
+    calls: tuple[tuple[Callable[..., object], *tuple[Any, ...]], ...] = (
+        (write_text, target, "x"),
+        (write_json, target, {}),
+        (write_table, column, pl.DataFrame({"i": [1]}), target, origin),
+        (write_tensors, target, {"a": torch.zeros(2)}, {}, origin),
+        (write_work_file, target, {"a": torch.zeros(2)}),
+    )
+    for call, *arguments in calls:
+        message = refusal(call, *arguments)
+        assert "cannot write (No space left on device)" in message
+        assert list(tmp_path.iterdir()) == []

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,16 +12,18 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from capt_core.artifacts.digests import PLACEHOLDER, seal
 from capt_core.artifacts.documentation import render
-from capt_core.artifacts.provenance import Provenance
+from capt_core.artifacts.provenance import METADATA_KEY, Provenance
 from capt_core.artifacts.schemas import ALL_TABLES, SAMPLES, TRAINING_LOG, open_table
 from capt_core.artifacts.tables import (
-    METADATA_KEY,
+    UNIT_LENGTH,
     Column,
     Table,
     read_provenance,
     read_table,
     schema_problem,
+    value_problem,
     vector,
     write_table,
 )
@@ -76,7 +80,12 @@ def store(frame: pl.DataFrame, path: Path, record: object | None = None) -> None
     """Write a frame as the project would, without its checks."""
     if record is None:
         record = {"table": "fruit", "version": 1, **ORIGIN.as_dict()}
-    frame.write_parquet(path, metadata={METADATA_KEY: json.dumps(record)})
+    text = json.dumps(record)
+    if isinstance(record, dict):
+        text = json.dumps({**record, "digest": PLACEHOLDER})
+    frame.write_parquet(path, metadata={METADATA_KEY: text})
+    if PLACEHOLDER in text:
+        seal(path)
 
 
 def read_refusal(path: Path, expected: Provenance | None = ORIGIN) -> str:
@@ -181,13 +190,13 @@ def test_only_what_both_sides_state_is_compared(
 def test_a_file_that_is_no_table_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "fruit.parquet"
     assert "missing" in read_refusal(path)
-    assert "missing" in read_refusal(tmp_path)
+    assert "a folder, not a file" in read_refusal(tmp_path)
     write_table(FRUIT, fruit(), path, ORIGIN)
     whole = path.read_bytes()
     cut_off = [whole[: int(share * len(whole))] for share in (0.01, 0.25, 0.5, 0.9, 0.999)]
     for content in (b"", b"PAR1", b"not a table at all", b"\x00" * 5000, *cut_off):
         path.write_bytes(content)
-        assert "not a readable Parquet table" in read_refusal(path)
+        assert re.search("not a readable Parquet table|damaged, its content", read_refusal(path))
     for record in ("", "{", "not JSON"):
         fruit().write_parquet(path, metadata={METADATA_KEY: record})
         assert "not a readable Parquet table" in read_refusal(path)
@@ -297,6 +306,93 @@ def test_inputs_are_recorded_and_not_compared(tmp_path: Path) -> None:
     assert read_provenance(path).inputs == inputs
     assert read_table(FRUIT, path, replace(ORIGIN, inputs={"orchard/trees.parquet": "4"})).height
     assert "inputs" not in ORIGIN.as_dict()
+
+
+def test_one_flipped_bit_anywhere_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "fruit.parquet"
+    write_table(FRUIT, fruit(), path, ORIGIN)
+    whole = path.read_bytes()
+    for place in range(0, len(whole), 7):
+        path.write_bytes(flipped(whole, place))
+        assert re.search(
+            "damaged|not a readable Parquet table|not written by this project|unknown table",
+            read_refusal(path),
+        ), place
+
+
+def flipped(content: bytes, place: int) -> bytes:
+    """Content with one bit of one byte turned."""
+    return content[:place] + bytes([content[place] ^ 1 << place % 8]) + content[place + 1 :]
+
+
+def test_a_table_without_a_digest_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "fruit.parquet"
+    record = {"table": "fruit", "version": 1, **ORIGIN.as_dict()}
+    fruit().write_parquet(path, metadata={METADATA_KEY: json.dumps(record)})
+    assert "carries no digest" in read_refusal(path)
+
+
+MEASURED = Table(
+    "measured",
+    "pick-fruit",
+    "<dataset>/measured.parquet",
+    "One row per fruit.",
+    [
+        Column("fruit_id", pl.Int64(), "number"),
+        Column("ripe", pl.Float64(), "part of it", unit="share", nullable=True),
+        Column("likeness", pl.Float64(), "to an apple", unit="cosine"),
+        Column("seen", pl.Int64(), "how often", unit="images"),
+        Column("feature", vector(), "looks", unit=UNIT_LENGTH),
+    ],
+    key=["fruit_id"],
+)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "problem"),
+    [
+        ("fruit_id", -1, "column fruit_id holds a negative number"),
+        ("ripe", 1.1, "column ripe holds a value outside of 0 to 1"),
+        ("ripe", float("nan"), "column ripe holds a value outside of 0 to 1"),
+        ("ripe", None, None),
+        ("likeness", -1.1, "column likeness holds a value outside of -1 to 1"),
+        ("likeness", -1.0001, None),
+        ("seen", -3, "column seen holds a value outside of 0 to inf"),
+        ("feature", [0.0, float("inf")], "column feature holds numbers that are not finite"),
+        ("feature", [float("nan"), 0.0], "column feature holds numbers that are not finite"),
+        ("feature", [1.0, 1.0], "column feature holds vectors that are not of unit length"),
+        ("feature", [0.6, 0.8], None),
+    ],
+)
+def test_values_lie_where_their_units_say(column: str, value: object, problem: str | None) -> None:
+    plain = {"fruit_id": 0, "ripe": 0.5, "likeness": 0.0, "seen": 1, "feature": [1.0, 0.0]}
+    types = {**MEASURED.columns, "feature": pl.Array(pl.Float32, 2)}
+    frame = pl.DataFrame([{**plain, column: value}], schema=types)
+    assert schema_problem(MEASURED, frame) is None
+    assert value_problem(MEASURED, frame) == problem
+
+
+def test_what_the_system_does_not_let_be_read_is_called_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "cannot read (File name too long)" in refusal(
+        read_table, FRUIT, tmp_path / ("x" * 300), ORIGIN
+    )
+    assert "the name holds a NUL character" in refusal(read_table, FRUIT, tmp_path / "a\0b", ORIGIN)
+    path = tmp_path / "fruit.parquet"
+    write_table(FRUIT, fruit(), path, ORIGIN)
+
+    def forbidden(*_: object, **__: object) -> object:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    for name in ("open", "stat"):
+        with monkeypatch.context() as patch:
+            # Tests may run as a user whom no permission stops.
+            patch.setattr(Path, name, forbidden)
+            for call in ((read_table, FRUIT, path, ORIGIN), (open_table, path)):
+                message = refusal(*call)
+                assert "cannot read (Permission denied)" in message
+                assert "permissions" in message
 
 
 def test_a_file_names_its_own_table(tmp_path: Path) -> None:

@@ -12,10 +12,10 @@ import polars as pl
 import pytest
 import torch
 from polars.testing import assert_frame_equal
-from safetensors import safe_open
 from safetensors.torch import save_file
 
-from capt_core.artifacts.files import atomic_path
+from capt_core.artifacts.tensors import load_sealed
+from capt_core.artifacts.work_files import write_work_file
 from capt_core.learning.checkpoint import Checkpoint
 from capt_core.learning.loop import Loop, Trained
 from capt_core.learning.optimisation import make_optimizer
@@ -74,14 +74,51 @@ def damage(path: Path, how: str) -> None:
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     elif how == "noise":
         path.write_bytes(bytes(range(256)) * 8)
+    elif how == "bit":
+        content = bytearray(path.read_bytes())
+        content[-5] ^= 1
+        path.write_bytes(content)
     elif how == "foreign":
         save_file({"a": torch.zeros(2)}, path)
+    elif how == "another model":
+        other = Checkpoint(path, 1)
+        model = torch.nn.Linear(2, 2)
+        other.save(model, torch.optim.SGD(model.parameters()), 3, [{"loss": 0.0}] * 3)
     else:
-        save_file({"a": torch.zeros(2)}, path, {"state": "{"})
+        found = load_sealed(path)
+        tensors, facts = dict(found.tensors), dict(found.facts)
+        if how == "another shape":
+            tensors["model.weight"] = torch.zeros(4)
+        elif how == "another momentum":
+            tensors["optimizer.0.momentum_buffer"] = torch.zeros(4)
+        elif how == "log of other steps":
+            facts["step"] += 1
+        elif how == "no log":
+            tensors["log"] = torch.zeros(9, dtype=torch.uint8)
+        else:
+            facts = {"step": how}
+        write_work_file(path, tensors, facts)
 
 
-@pytest.mark.parametrize("how", ["empty", "cut", "noise", "foreign", "no record"])
-def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, how: str) -> None:
+@pytest.mark.parametrize(
+    ("how", "problem"),
+    [
+        ("empty", "not a readable safetensors file"),
+        ("cut", "damaged, its content is not what was written"),
+        ("bit", "damaged, its content is not what was written"),
+        ("noise", "not a readable safetensors file"),
+        ("foreign", "not written by this project: it carries no digest of its content"),
+        ("another model", "the state of another model"),
+        ("another shape", "the state of another model"),
+        ("another momentum", "the state of another optimiser"),
+        ("log of other steps", "its log is not that of its steps"),
+        ("no log", "its log is not that of its steps"),
+        ("no step", "not a checkpoint"),
+    ],
+)
+def test_a_checkpoint_that_cannot_be_used_is_set_aside(
+    tmp_path: Path, how: str, problem: str
+) -> None:
     whole = toy_loop(SETTINGS["sgd"])
     expected = whole.fit()
     interrupt(kept_loop(tmp_path, "sgd"), 3)
@@ -92,7 +129,10 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, how: str) -> None:
     trained = again.fit()
     assert trained.speed.height == STEPS
     (warning,) = warnings
-    assert warning.endswith(f"{FILE}: not a readable checkpoint, training starts anew")
+    assert warning.endswith(
+        f"{FILE}: {problem}; set aside as {FILE}.damaged, what it held is made anew"
+    )
+    assert sorted(path.name for path in tmp_path.iterdir()) == [FILE, f"{FILE}.damaged"]
     same((again, trained), (whole, expected))
 
 
@@ -125,26 +165,11 @@ def test_a_checkpoint_is_removed_when_asked(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_kills_left_half_written_goes_with_the_checkpoint(tmp_path: Path) -> None:
-    checkpoint = Checkpoint(tmp_path / "[toy]-seed1.safetensors", 1)
-    checkpoint.path.touch()
-    with atomic_path(checkpoint.path) as half_written:
-        pass
-    with atomic_path(tmp_path / "toy-seed2.safetensors") as of_another_run:
-        pass
-    half_written.touch()
-    of_another_run.touch()
-    (tmp_path / "toy-seed2.safetensors").unlink()
-    checkpoint.remove()
-    assert list(tmp_path.iterdir()) == [of_another_run]
-
-
 def steps_of(path: Path | None) -> int:
     """Finished steps of a checkpoint, 0 if there is none."""
     if path is None or not path.is_file():
         return 0
-    with safe_open(path, framework="pt") as file:
-        step: int = json.loads((file.metadata() or {})["state"])["step"]
+    step: int = load_sealed(path).facts["step"]
     return step
 
 
@@ -176,9 +201,6 @@ def test_killed_training_ends_as_if_it_was_not(tmp_path: Path, training: str) ->
     def checkpoint() -> Path | None:
         return next(work.glob("[!.]*"), None)
 
-    def half_written() -> bool:
-        return any(work.glob(".*"))
-
     kill_when(training, killed, lambda: steps_of(checkpoint()) >= 1)
     first, before = steps_of(checkpoint()), set(work.iterdir())
     # While the next checkpoint is being written: a temporary file lies beside it.
@@ -199,8 +221,5 @@ def test_killed_training_ends_as_if_it_was_not(tmp_path: Path, training: str) ->
     for name in ("model.safetensors", "log.csv"):
         assert (killed / name).read_bytes() == (whole / name).read_bytes(), name
     assert pl.read_csv(killed / "log.csv").height == STEPS_KILLED
-    # The second kill came while a file was being written.
-    path = checkpoint()
-    assert path is not None
-    Checkpoint(path, 1).remove()
-    assert not half_written()
+    # The second kill came while a file was being written, and what it left was removed.
+    assert not any(work.glob(".*"))

@@ -10,7 +10,10 @@ import polars as pl
 import pytest
 from safetensors.torch import save_file
 
+from capt_core.artifacts.locks import exclusive
+from capt_core.artifacts.tensors import load_sealed, save_sealed
 from capt_core.backbone.tiny_clip import build_model
+from capt_core.methods.model_file import load_model
 from tests.data.own_images import dtd
 from tests.pipeline.commands import BEFORE_TRAINING, SMALL, arguments, capt, command
 from tests.refusals import refusal
@@ -133,7 +136,7 @@ def test_untrained_weights_are_called_so(
         again(stage, setting)
     again("train", setting, "methods.capt.train.epochs=1", method="capt")
     capsys.readouterr()
-    again("evaluate", setting, method="capt")
+    again("evaluate", setting, "methods.capt.train.epochs=1", method="capt")
     assert "these numbers mean nothing" in capsys.readouterr().out
     again("train", setting, method="clip")
     again("evaluate", setting, method="clip")
@@ -172,3 +175,51 @@ def test_a_method_that_cannot_be_the_base_model_is_refused_with_its_setting(
     message = refused("fit-teacher", "proctex", small, f"fit_teacher.method={method}")
     assert message.startswith(f"fit_teacher.method: {method} ")
     assert "such as clip or coop" in message
+
+
+def test_a_base_model_of_other_settings_meets_no_other_stage(
+    copy: Path, again: Callable[..., None]
+) -> None:
+    coop = ("fit_teacher.method=coop", "methods.coop.epochs=1")
+    again("fit-teacher", *coop)
+    message = refusal(again, "infer-teacher")
+    assert "base_model.safetensors: made with fit_teacher.method='coop', this run has" in message
+    assert "or run: capt-stage fit-teacher --dataset proctex --seed 1" in message
+    # What was made from the earlier base model is behind the one that is there now.
+    for stage in ("build-bank", "mine-samples"):
+        message = refusal(again, stage, *coop)
+        assert "predictions.parquet: made with" not in message
+        assert "run: capt-stage" in message
+    again("infer-teacher", *coop)
+    again("build-bank", *coop, "mine_pairs.pairs=3")
+
+
+def test_a_stage_that_runs_already_is_refused(copy: Path, again: Callable[..., None]) -> None:
+    lock = copy / "runs" / "mine-pairs-dataset-proctex-seed-1.lock"
+    with exclusive(lock, "mine-pairs"):
+        message = refusal(again, "mine-pairs")
+        again("mine-samples")
+    assert "capt-stage mine-pairs --dataset proctex --seed 1 is running already" in message
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"classes": {"names": ["a", "a"], "templates": ["{}", "{}"]}},
+        {"classes": {"names": ["a"], "templates": ["{0.x}"]}},
+        {"classes": None},
+        {"seed": "one"},
+        {"model": {"method": "capt", "settings": {}, "facts": {}}},
+        {"model": []},
+    ],
+)
+def test_a_model_file_of_other_facts_is_one_line(
+    small: Path, tmp_path: Path, change: dict[str, object]
+) -> None:
+    saved = load_sealed(small / "proctex/seed1/capt/model.safetensors")
+    record = {**saved.record, "facts": {**saved.facts, **change}}
+    path = tmp_path / "model.safetensors"
+    save_sealed(path, saved.tensors, record)
+    message = refusal(load_model, path)
+    assert message.startswith(f"{path}: ")
+    assert len(message) < 600

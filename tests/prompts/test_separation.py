@@ -100,7 +100,11 @@ def test_embeddings_are_kept_and_damaged_ones_made_anew(
 
     (path,) = tmp_path.iterdir()
     path.write_bytes(path.read_bytes()[:50])
-    np.testing.assert_array_equal(embedding.prompt_embeddings(texts, backbone, tmp_path), first)
+    warned: list[str] = []
+    made_anew = embedding.prompt_embeddings(texts, backbone, tmp_path, warned.append)
+    np.testing.assert_array_equal(made_anew, first)
     assert len(calls) == 2
+    assert len(warned) == 1
+    assert f"set aside as {path.name}.damaged" in warned[0]
     embedding.prompt_embeddings(texts[:1], backbone, tmp_path)
     assert len(calls) == 3

@@ -179,6 +179,7 @@ class Capt(Method):
                 folder,
                 dataset.fingerprint,
                 advance,
+                task.reporter.warn,
             )
 
     def restore(
@@ -191,7 +192,7 @@ class Capt(Method):
         }
         base = restore_fitted(facts["base"], below, backbone)
         centres = {
-            name: tensors[f"model.experts.experts.{name}.centres"]
+            name: tensors[f"model.experts.experts.{name}.centres"].float()
             for name in ("commonality", "difference")
             if f"model.experts.experts.{name}.centres" in tensors
         }

@@ -13,12 +13,13 @@ from typing import Literal
 
 import torch
 from PIL import Image
-from safetensors.torch import load_file, save_file
 from torch.nn import functional
 
-from capt_core.artifacts.files import atomic_path
+from capt_core.artifacts.tensors import SavedTensors
+from capt_core.artifacts.work_files import Warn, read_work_file, shapes_problem, write_work_file
 from capt_core.backbone.loading import Backbone
 from capt_core.data.images import open_image, test_transform, train_transform, transform_with_seed
+from capt_core.errors import CaptError
 from capt_core.learning.randomness import draw_seed, generator
 from capt_core.methods.capt.model import CaptModel
 from capt_core.methods.capt.rows import Anchor
@@ -173,6 +174,10 @@ class CachedViews:
         folder: that holds the caches.
         origin: digest of the data set.
         advance: called with the number of views of each finished shard.
+        warn: called with a line about a shard that is damaged, and made anew.
+
+    Raises:
+        CaptError: an image cannot be read, or a shard cannot be written.
     """
 
     def __init__(
@@ -184,6 +189,7 @@ class CachedViews:
         folder: Path,
         origin: str,
         advance: Callable[[int], None] = lambda _: None,
+        warn: Warn = lambda _: None,
     ) -> None:
         self.device = backbone.device
         self.folder = folder / cache_name(model, backbone, source, views, origin)
@@ -192,11 +198,13 @@ class CachedViews:
         for number, start in enumerate(range(0, len(views), SHARD)):
             path = self.folder / f"{number:05d}.safetensors"
             part = views[start : start + SHARD]
-            if not path.is_file():
-                tensors = _computed(model, backbone, source, part)
-                with atomic_path(path) as temporary:
-                    save_file(tensors, temporary)
-            self._shards.append(load_file(path))
+            found = _read(path, len(part), warn)
+            if found is None:
+                write_work_file(path, _computed(model, backbone, source, part))
+                found = _read(path, len(part), warn)
+            if found is None:
+                raise CaptError(f"{path}: cannot be read back; check the disk, then run again")
+            self._shards.append(found)
             advance(len(part))
 
     def __call__(self, views: Sequence[View]) -> Prefix:
@@ -212,6 +220,18 @@ class CachedViews:
             for name, values in gathered.items():
                 values[rows] = self._shards[number][name][inside]
         return Prefix(gathered["tokens"].to(self.device), gathered["features"].to(self.device))
+
+
+def _read(path: Path, rows: int, warn: Warn) -> dict[str, torch.Tensor] | None:
+    def problem(found: SavedTensors) -> str | None:
+        shapes = {
+            "tokens": ((rows, None, None), None),
+            "features": ((rows, None), torch.float32),
+        }
+        return shapes_problem(found, shapes)
+
+    found = read_work_file(path, problem, warn)
+    return None if found is None else found.tensors
 
 
 def _computed(

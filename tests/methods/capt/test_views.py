@@ -11,6 +11,8 @@ import pytest
 import torch
 from torch.nn import functional
 
+from capt_core.artifacts.tensors import load_sealed
+from capt_core.artifacts.work_files import write_work_file
 from capt_core.backbone.loading import Backbone
 from capt_core.data import images
 from capt_core.data.images import open_image
@@ -243,14 +245,17 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
 
 def cached(
-    folder: Path, advance: Callable[[int], None] = lambda _: None, **changes: Any
+    folder: Path,
+    advance: Callable[[int], None] = lambda _: None,
+    warn: Callable[[str], None] = lambda _: None,
+    **changes: Any,
 ) -> CachedViews:
     backbone = toy_backbone()
     settings = AUGMENTED.model_copy(update=changes)
     model = toy_model(backbone, blocks=1)
     source = toy_source(folder, settings)
     views = asked_views(ANCHORS, settings)
-    return CachedViews(model, backbone, source, views, folder, "origin", advance)
+    return CachedViews(model, backbone, source, views, folder, "origin", advance, warn)
 
 
 @pytest.mark.parametrize(("shard", "forward"), [(512, 64), (7, 64), (512, 5), (7, 3)])
@@ -305,6 +310,49 @@ def test_only_missing_shards_are_made_again(
     assert len(opened) == 5
     assert sum(told) == len(asked_views(ANCHORS, AUGMENTED))
     assert {path: path.read_bytes() for path in shards} == content
+
+
+def shortened(content: bytes) -> bytes:
+    return content[: len(content) // 2]
+
+
+def flipped(content: bytes) -> bytes:
+    return content[:-3] + bytes([content[-3] ^ 4]) + content[-2:]
+
+
+@pytest.mark.parametrize("damage", [shortened, flipped, lambda _: b"", lambda _: b"noise" * 99])
+def test_a_damaged_shard_is_set_aside_named_and_made_again(
+    tmp_path: Path,
+    opened: list[Path],
+    monkeypatch: pytest.MonkeyPatch,
+    damage: Callable[[bytes], bytes],
+) -> None:
+    monkeypatch.setattr(views_module, "SHARD", 5)
+    shards = sorted(cached(tmp_path).folder.iterdir())
+    content = {path: path.read_bytes() for path in shards}
+    shards[1].write_bytes(damage(content[shards[1]]))
+    opened.clear()
+    warned: list[str] = []
+    cached(tmp_path, warn=warned.append)
+    assert len(opened) == 5
+    (line,) = warned
+    assert line.startswith(f"{shards[1]}: ")
+    assert line.endswith("set aside as 00001.safetensors.damaged, what it held is made anew")
+    assert {path: path.read_bytes() for path in shards} == content
+
+
+def test_a_shard_of_other_rows_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(views_module, "SHARD", 5)
+    shards = sorted(cached(tmp_path).folder.iterdir())
+    whole = load_sealed(shards[0]).tensors
+    for wrong in ({**whole, "tokens": whole["tokens"][:4]}, {"tokens": whole["tokens"]}):
+        write_work_file(shards[0], wrong)
+        warned: list[str] = []
+        cached(tmp_path, warn=warned.append)
+        assert len(warned) == 1
+        assert torch.equal(load_sealed(shards[0]).tensors["tokens"], whole["tokens"])
 
 
 def base_name(**changes: Any) -> str:

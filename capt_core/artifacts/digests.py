@@ -1,0 +1,90 @@
+"""A file carries the digest of its own content, so that its reader notices one changed bit.
+
+The digest stands in the file's metadata, as text of fixed length. It is SHA-256 over all bytes of
+the file, with zeros where the digest itself stands.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+from typing import BinaryIO
+
+_MARK = "content-sha256:"
+_LENGTH = 64
+_SEALED = re.compile(f"{_MARK}([0-9a-f]{{{_LENGTH}}})".encode())
+_WINDOW = 1 << 16  # bytes at either end that hold the metadata's first entries or its last
+_CHUNK = 1 << 20
+
+PLACEHOLDER = _MARK + "0" * _LENGTH
+"""What a writer puts into the metadata for `seal` to fill in."""
+
+
+def seal(path: Path) -> None:
+    """Replace the placeholder in a file by the digest of its content.
+
+    Raises:
+        OSError: the file cannot be read or written.
+        ValueError: it holds no placeholder.
+    """
+    with path.open("r+b") as stream:
+        found = _find(stream)
+        if found is None:
+            raise ValueError(f"{path}: holds no place for a digest")
+        digest = _digest(stream, found[0])
+        stream.seek(found[0])
+        stream.write(digest)
+
+
+def is_intact(path: Path) -> bool | None:
+    """Whether a file's content is what its digest says; None for a file that carries none.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with path.open("rb") as stream:
+        found = _find(stream)
+        return None if found is None else _digest(stream, found[0]) == found[1]
+
+
+def content_digest(path: Path) -> str:
+    """First 12 hex digits of the digest a file carries, or of its SHA-256 if it carries none.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with path.open("rb") as stream:
+        found = _find(stream)
+        if found is not None:
+            return found[1].decode()[:12]
+        stream.seek(0)
+        return hashlib.file_digest(stream, "sha256").hexdigest()[:12]
+
+
+def _find(stream: BinaryIO) -> tuple[int, bytes] | None:
+    """Where the digest stands in a file, and its digits; None if there is none.
+
+    Safetensors files begin with their metadata, Parquet files end with them.
+    """
+    size = stream.seek(0, 2)
+    for start in (0, max(0, size - _WINDOW)):
+        stream.seek(start)
+        found = _SEALED.search(stream.read(_WINDOW))
+        if found is not None:
+            return start + found.start(1), found[1]
+    return None
+
+
+def _digest(stream: BinaryIO, place: int) -> bytes:
+    """Hex digits of SHA-256 over a file, with zeros for the digits at `place`."""
+    digest = hashlib.sha256()
+    stream.seek(0)
+    position = 0
+    while chunk := bytearray(stream.read(_CHUNK)):
+        first, last = max(place, position), min(place + _LENGTH, position + len(chunk))
+        if first < last:
+            chunk[first - position : last - position] = b"0" * (last - first)
+        digest.update(chunk)
+        position += len(chunk)
+    return digest.hexdigest().encode()

@@ -1,0 +1,108 @@
+"""What a run leaves in its artifacts about itself, and what keeps another run of it away."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from capt_core.artifacts.lineage import Lineage, tracing
+from capt_core.artifacts.locks import exclusive
+from capt_core.methods.registry import method_class
+from capt_core.params import method_section
+
+from .console import first_process
+from .run import Run
+from .stage import Stage
+
+_ELSEWHERE = (
+    # In the fingerprint of the data set or the identity of the backbone.
+    "backbone",
+    "data",
+    "prepare",
+    # How something is computed or fetched, not what it is.
+    "build_bank.batch_size",
+    "evaluate",
+    "extract_features",
+    "generate_prompts",
+    "runtime",
+    "train",
+)
+"""Settings that artifacts of other stages are not compared by."""
+
+_STILL = ("generate_prompts.prompts",)
+
+
+@contextlib.contextmanager
+def traced(run: Run, name: str, stage: Stage) -> Iterator[None]:
+    """Run a stage alone, record its settings in what it writes, and compare what it reads.
+
+    Raises:
+        CaptError: the same stage is running already.
+    """
+    words = [name]
+    for axis, option, value in (
+        ("dataset", "--dataset", run.dataset),
+        ("method", "--method", run.method),
+        ("seed", "--seed", str(run.seed)),
+    ):
+        if axis in stage.per:
+            words += [option, value]
+    if run.variant:
+        words += ["--variant", run.variant]
+    settings = shaping_settings(run)
+    base = settings["fit_teacher.method"]
+    declared = tuple(
+        each.replace("${item.method}", run.method).replace("${fit_teacher.method}", base)
+        for each in stage.params
+    )
+    used = {key: value for key, value in settings.items() if _below(key, declared)}
+    lock = run.artifacts / "runs" / f"{'-'.join(words).replace('--', '')}.lock"
+    with contextlib.ExitStack() as stack:
+        if first_process():
+            stack.enter_context(exclusive(lock, f"capt-stage {' '.join(words)}"))
+        stack.enter_context(
+            tracing(
+                Lineage(
+                    run.layout.root,
+                    " ".join(words),
+                    used,
+                    settings if "dataset" in stage.per else {},
+                )
+            )
+        )
+        yield
+
+
+def shaping_settings(run: Run) -> dict[str, Any]:
+    """Settings of a run that make artifacts what they are, by dotted name.
+
+    Of the methods, the one that is run and the base model's.
+    """
+    values = run.settings.model_dump(mode="json", exclude={"methods"})
+    sources = run.sources
+    for method in dict.fromkeys(filter(None, (run.method, values["fit_teacher"]["method"]))):
+        section = method_section(
+            method,
+            method_class(method).Settings,
+            sources.path,
+            sources.dataset,
+            sources.overrides,
+            sources.change,
+        )
+        values.setdefault("methods", {})[method] = section.model_dump(mode="json")
+    return {
+        key: value for key, value in _flat(values) if key in _STILL or not _below(key, _ELSEWHERE)
+    }
+
+
+def _below(key: str, names: tuple[str, ...]) -> bool:
+    return any(key == name or key.startswith(f"{name}.") for name in names)
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

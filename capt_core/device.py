@@ -6,6 +6,7 @@ import os
 
 import torch
 
+from capt_core.advice import setting
 from capt_core.errors import CaptError
 from capt_core.params import Runtime
 
@@ -19,7 +20,8 @@ def choose_device(runtime: Runtime) -> tuple[torch.device, torch.dtype | None]:
     available = torch.cuda.is_available()
     if runtime.device == "cuda" and not available:
         raise CaptError(
-            "runtime.device: torch sees no GPU; set runtime.device=cpu or run: capt-stage doctor"
+            f"runtime.device: torch sees no GPU; give {setting('runtime.device', 'cpu')}, or check "
+            "the installation of torch"
         )
     device = torch.device("cpu")
     if available and runtime.device != "cpu":

@@ -14,7 +14,8 @@ from typing import Any, Self
 import yaml
 from pydantic import Field, model_validator
 
-from capt_core.errors import CaptError
+from capt_core.advice import meant
+from capt_core.errors import CaptError, shown
 from capt_core.settings_file import Section
 
 ABLATIONS = Path(__file__).with_name("ablations.yaml")
@@ -100,7 +101,7 @@ def variant(name: str) -> Variant:
     """
     known = variants()
     if name not in known:
-        raise CaptError(f"--variant: no variant {name!r}; known: {', '.join(known)}")
+        raise CaptError(f"--variant: no variant {shown(name)}; {meant(name, known)}")
     return known[name]
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import polars as pl
 
+from capt_core.advice import run_stage
 from capt_core.artifacts.files import atomic_path
 from capt_core.artifacts.provenance import Provenance
 from capt_core.errors import CaptError
@@ -142,7 +143,7 @@ def read_table(table: Table, path: Path, expected: Provenance | None = None) -> 
         CaptError: missing or damaged file, wrong columns, duplicate keys, foreign origin. The
             message names the file and the stage that writes it.
     """
-    remedy = f"run: capt-stage {table.stage} --dataset {_dataset_of(path, expected)}"
+    remedy = run_stage(table.stage, path, expected.dataset if expected else None)
     if not path.is_file():
         raise CaptError(f"{path}: missing; {remedy}")
     try:
@@ -204,7 +205,3 @@ def schema_problem(table: Table, frame: pl.DataFrame) -> str | None:
     if keys and frame.select(keys).is_duplicated().any():
         return f"two rows share the key ({', '.join(keys)})"
     return None
-
-
-def _dataset_of(path: Path, expected: Provenance | None) -> str:
-    return expected.dataset if expected else path.parent.name

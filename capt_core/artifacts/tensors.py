@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from capt_core.advice import Remedy, run_stage
 from capt_core.artifacts.files import atomic_path
 from capt_core.artifacts.provenance import Provenance
 from capt_core.errors import CaptError
@@ -58,7 +59,7 @@ def read_tensors(path: Path, stage: str, expected: Provenance) -> SavedTensors:
     Raises:
         CaptError: missing, damaged or foreign file; the message names the stage to run.
     """
-    remedy = f"run: capt-stage {stage} --dataset {expected.dataset}"
+    remedy = run_stage(stage, path, expected.dataset)
     found = load_tensors(path, remedy)
     foreign = found.provenance.mismatch(expected)
     if foreign:
@@ -66,7 +67,7 @@ def read_tensors(path: Path, stage: str, expected: Provenance) -> SavedTensors:
     return found
 
 
-def load_tensors(path: Path, remedy: str) -> SavedTensors:
+def load_tensors(path: Path, remedy: str | Remedy) -> SavedTensors:
     """Read tensors of any origin.
 
     Raises:

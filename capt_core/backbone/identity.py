@@ -7,11 +7,13 @@ from pathlib import Path
 from capt_core import params
 from capt_core.artifacts.files import file_digest
 from capt_core.errors import CaptError
+from capt_core.reporter import announced
 
 TINY_CLIP = "tiny-clip"
 TINY_CLIP_WEIGHTS = Path(__file__).parent / "tiny_clip" / "weights.safetensors"
 
 
+@announced(lambda settings: f"hashing the weights of {settings.name}")
 def backbone_identity(settings: params.Backbone) -> str:
     """Name and weights of the configured backbone; artifacts made with it carry this.
 

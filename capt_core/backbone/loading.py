@@ -17,6 +17,7 @@ from capt_core.backbone.identity import TINY_CLIP, backbone_identity
 from capt_core.data.images import Preprocess
 from capt_core.device import choose_device
 from capt_core.errors import CaptError, reason
+from capt_core.reporter import announced
 from capt_core.torchvision_ops import ensure_torchvision
 
 UNTRAINED_WARNING = "The backbone's weights are untrained: these numbers mean nothing."
@@ -94,6 +95,7 @@ class OpenClipTokenizer:
         return len(self._tokenize.encode(text)) + 2
 
 
+@announced(lambda settings, runtime: f"loading the weights of {settings.name}")
 def load_backbone(settings: params.Backbone, runtime: params.Runtime) -> Backbone:
     """Build the configured CLIP, load its weights, freeze it.
 

@@ -17,6 +17,7 @@ from typing import Literal
 import polars as pl
 from PIL import Image, UnidentifiedImageError
 
+from capt_core.advice import setting
 from capt_core.data.dataset import iter_values
 from capt_core.data.images import to_rgb
 from capt_core.data.parquet_images import in_table, read_row
@@ -131,7 +132,7 @@ def check_samples(
             remedy = "add it or correct the list" if missing else "replace the file"
             raise CaptError(
                 f"{image_root / path}: {check.problem}; {remedy}, or leave it out with "
-                f"--set {QUARANTINE}"
+                f"{setting(*QUARANTINE.split('='))}"
             )
         for remark in check.remarks:
             found.remarks.setdefault(remark, array("Q")).append(row)

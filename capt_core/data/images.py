@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from capt_core.advice import prepare
 from capt_core.data.parquet_images import in_table, read_row
 from capt_core.errors import CaptError
 from capt_core.torchvision_ops import ensure_torchvision
@@ -46,15 +47,12 @@ def open_image(path: Path, remedy: str | None = None) -> Image.Image:
             return to_rgb(image)
     except FileNotFoundError as error:
         raise CaptError(
-            f"{path}: image missing; " + (remedy or "check data.root, then run: capt-stage prepare")
+            f"{path}: image missing; " + (remedy or f"check data.root, then {prepare()}")
         ) from error
     except _BROKEN as error:
         raise CaptError(
             f"{path}: not a readable image ({error}); "
-            + (
-                remedy
-                or "replace it, or set data.on_bad_image=quarantine and run: capt-stage prepare"
-            )
+            + (remedy or f"replace it, or leave it out: {prepare('data.on_bad_image=quarantine')}")
         ) from error
 
 

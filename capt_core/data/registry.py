@@ -10,6 +10,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, ValidationError, field_validator
 
+from capt_core.advice import setting
 from capt_core.errors import CaptError
 from capt_core.params import Data
 from capt_core.settings_file import Section
@@ -209,7 +210,7 @@ def check_dataset_name(name: str, data: Data, listed: bool) -> None:
     if data.root is None and not listed:
         raise CaptError(
             f"unknown data set {name!r}; known: {', '.join(DATASETS)}; for images of your own add "
-            "--set data.root=DIR"
+            f"{setting('data.root', 'DIR')}"
         )
 
 

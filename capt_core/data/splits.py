@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,6 +9,7 @@ from pathlib import Path, PurePosixPath
 
 import polars as pl
 
+from capt_core.advice import setting, tool
 from capt_core.artifacts.schemas import REJECTED
 from capt_core.data.registry import DatasetSpec
 from capt_core.data.scan import is_utf8
@@ -72,7 +72,8 @@ class Rejects:
             CaptError: nothing is to be left out.
         """
         if not self._quarantine:
-            raise CaptError(f"{where}: {reason}; {remedy}, or leave it out with --set {QUARANTINE}")
+            leave_out = setting(*QUARANTINE.split("="))
+            raise CaptError(f"{where}: {reason}; {remedy}, or leave it out with {leave_out}")
         path, class_id, class_name, split = row
         self._rows.append((one_line(path), class_id, class_name, split, one_line(reason)))
 
@@ -103,7 +104,7 @@ def checked_root(spec: DatasetSpec, data_root: str | None) -> Path:
     """
     if data_root is None:
         holds = f", where DIR holds {spec.folder}/" if spec.folder else ""
-        raise CaptError(f"data.root is not set; give --set data.root=DIR{holds}")
+        raise CaptError(f"data.root is not set; give {setting('data.root', 'DIR')}{holds}")
     base = Path(data_root).expanduser()
     if spec.reader == "own":
         if not base.exists():
@@ -114,8 +115,8 @@ def checked_root(spec: DatasetSpec, data_root: str | None) -> Path:
         raise CaptError(
             f"data.root: {base} is not a folder; set data.root to the parent of {spec.folder}/"
         )
-    quoted = shlex.quote(str(base))
-    doctor = f"capt-stage doctor --dataset {spec.name} --data-root {quoted} looks for them"
+    command = tool("doctor", dataset=spec.name, data_root=base)
+    doctor = f"to look for them, run: {command}"
     if not root.is_dir():
         hint = (
             f"data.root seems to be the data set itself, use its parent: {base.resolve().parent}"

@@ -60,7 +60,7 @@ def test_missing_input_names_the_command(copy: Path, stage: str, missing: str, r
 
 
 def test_report_without_runs(tmp_path: Path) -> None:
-    assert "capt-stage evaluate" in refused("report", "proctex", tmp_path)
+    assert "run: capt-stage prepare --dataset" in refused("report", "proctex", tmp_path)
 
 
 def test_unreadable_image_is_named_or_quarantined(tmp_path: Path) -> None:

@@ -125,7 +125,7 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
     def call() -> None:
-        with activity.broken_silence(silence_broken), activity.doing("loading torch and CLIP"):
+        with activity.broken_silence(silence_broken), activity.doing("loading libraries"):
             app(prog_name="capt-stage")
 
     sys.exit(run_to_end(call, sys.argv[1:]))

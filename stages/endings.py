@@ -124,6 +124,8 @@ def kept(words: Sequence[str]) -> str:
 
 def _code(call: Callable[[], object]) -> int:
     try:
+        # Some libraries end the process where there is no current folder.
+        os.getcwd()
         call()
     except SystemExit as ended:
         return _flushed(ended.code if isinstance(ended.code, int) else int(ended.code is not None))

@@ -139,8 +139,14 @@ class CommandAdviser(Adviser):
             settings.fewshot.shots,
             shared=shared if self.variant else None,
         )
-        needs = method_class(self.method).needs
-        return min(_missing(stage, at, needs, _expected(at.data, settings)), key=PIPELINE.index)
+        try:
+            needs = method_class(self.method).needs
+            waiting = list(_missing(stage, at, needs, _expected(at.data, settings)))
+        # A method that is not known here, a folder that cannot be looked into: the stage itself
+        # says so.
+        except (CaptError, OSError):
+            waiting = [stage]
+        return min(waiting, key=PIPELINE.index)
 
 
 def _missing(stage: str, at: Place, needs: Collection[Need], expected: Provenance) -> Iterable[str]:

@@ -189,6 +189,9 @@ class _PlainProgress:
 
     def line(self) -> str:
         done, total = self._done, self._total
-        left = (time.monotonic() - self._started) / done * (total - done) if done else 0
-        more = [f"about {left:.0f} s left" if left >= 1 else "", self._note()]
-        return ", ".join(filter(None, (f"{self._what}: {done}/{total}", *more)))
+        passed = time.monotonic() - self._started
+        left = passed / done * (total - done) if done else 0
+        time_left = f"about {left:.0f} s left" if left >= 1 else ""
+        since = f"{passed:.0f} s so far" if not done and passed >= 1 else ""
+        told = (f"{self._what}: {done}/{total}", time_left, since, self._note())
+        return ", ".join(filter(None, told))

@@ -26,6 +26,7 @@ EXTRAS = {
 
 MISTAKE = 2
 FAULT = 1
+MOST = 1000  # characters of a message
 
 _SIGNALS = {
     getattr(signal, name): what
@@ -228,6 +229,8 @@ def _flushed(code: int) -> int:
 
 def _say(line: str) -> None:
     if first_process():
+        if len(line) > MOST:  # what is wrong stands first, what to do last
+            line = f"{line[: MOST // 2]} ... {line[-MOST // 2 :]}"
         try:
             print(line, file=sys.stderr, flush=True)
         except OSError:

@@ -32,7 +32,11 @@ from tests.processes import environment, python
 def test_a_signal_ends_a_stage_in_one_line(
     copy: Path, stage: str, method: str | None, begun: str, number: signal.Signals, kept: str
 ) -> None:
-    overrides = (*SMALL, "prepare.proctex_train=900", "methods.capt.train.epochs=900")
+    overrides: tuple[str, ...] = (
+        *SMALL,
+        "prepare.proctex_train=900",
+        "methods.capt.train.epochs=900",
+    )
     if stage != "prepare":
         overrides = (*overrides, "extract_features.batch_size=1")
     words = arguments(stage, "proctex", copy, overrides, method)
@@ -116,13 +120,24 @@ def test_a_fault_says_how_to_see_where(
     assert "Traceback" in capsys.readouterr().err
 
 
-def shell(line: str, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+def test_a_long_message_is_cut_in_its_middle(capsys: pytest.CaptureFixture[str]) -> None:
+    def refuse() -> None:
+        raise CaptError(f"what is wrong {'x' * 5000}; run: this")
+
+    assert run_to_end(refuse, []) == endings.MISTAKE
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: what is wrong")
+    assert line.endswith("; run: this")
+    assert len(line) < 1010
+
+
+def shell(line: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     """Run a line of shell in which $CAPT is the command line."""
     command = shlex.join([sys.executable, "-m", "stages.cli"])
     return subprocess.run(
         ["bash", "-c", f'CAPT="{command}"; {line}'],
         cwd=cwd,
-        env=environment(**variables),
+        env=environment(),
         capture_output=True,
         text=True,
         check=False,

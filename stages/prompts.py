@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from capt_core.advice import run_stage
+from capt_core.advice import quoted, run_stage, setting
 from capt_core.artifacts.files import write_json, write_text
 from capt_core.artifacts.layout import Layout
 from capt_core.data.dataset import load_dataset
@@ -151,7 +151,7 @@ def import_(
     for kind in (COMMONALITY, DIFFERENCE):
         if kind not in files:
             say(f"no {kind} prompts: they must come from elsewhere")
-    say(f"use it with generate_prompts.store={output}")
+    say(f"use it with {setting('generate_prompts.store', quoted(str(output)))}")
 
 
 @app.command()

@@ -122,7 +122,8 @@ def test_artifact_of_another_backbone(copy: Path, tmp_path: Path) -> None:
     setting = random_weights(tmp_path / "other.safetensors")
     message = refused("mine-pairs", "proctex", copy, *SMALL, setting)
     assert "made from another backbone" in message
-    assert "run: capt-stage fit-teacher --dataset proctex" in message
+    # The frozen features are of the other one, too, and come first.
+    assert "run: capt-stage extract-features --dataset proctex" in message
 
 
 def test_untrained_weights_are_called_so(

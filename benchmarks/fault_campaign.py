@@ -292,8 +292,7 @@ class Campaign:
         return Case(words, damage)
 
     def damaged_artifact(self, rng: random.Random, folder: Path) -> Case:
-        from stages.command import module_of
-        from stages.commands import PIPELINE
+        from stages.commands import PIPELINE, module_of
         from stages.stage import Place
 
         artifacts = folder / "artifacts"

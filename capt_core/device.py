@@ -7,6 +7,7 @@ import re
 
 import torch
 
+from capt_core.advice import setting
 from capt_core.errors import CaptError, shown
 from capt_core.params import Runtime
 
@@ -20,7 +21,8 @@ def choose_device(runtime: Runtime) -> tuple[torch.device, torch.dtype | None]:
     available = torch.cuda.is_available()
     if runtime.device == "cuda" and not available:
         raise CaptError(
-            "runtime.device: torch sees no GPU; set runtime.device=cpu or run: capt-stage doctor"
+            f"runtime.device: torch sees no GPU; give {setting('runtime.device', 'cpu')}, or check "
+            "the installation of torch"
         )
     device = torch.device("cpu")
     if available and runtime.device != "cpu":

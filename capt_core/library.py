@@ -36,7 +36,7 @@ from capt_core.prompts.clustering import cluster_prompts
 from capt_core.prompts.embedding import prompt_embeddings
 from capt_core.prompts.generation import pair_prompts
 from capt_core.prompts.sources import written_store
-from capt_core.reporter import SILENT, Reporter
+from capt_core.reporter import SILENT, Reporter, reporting_to
 from capt_core.settings_file import mapping, merge, validate
 
 _BATCH = 128
@@ -119,7 +119,7 @@ def fit(
     seed = check_seed(seed, "fit: seed")
     fewshot = draw_list(dataset, shots, seed)
     images = _FewShotImages(dataset, fewshot, backbone, reporter)
-    with tempfile.TemporaryDirectory(prefix="capt-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="capt-") as scratch, reporting_to(reporter):
         task = Task(
             dataset,
             fewshot,

@@ -13,6 +13,7 @@ from typing import Any, Self
 
 from pydantic import Field, model_validator
 
+from capt_core.advice import meant
 from capt_core.errors import CaptError, shown
 from capt_core.settings_file import Section
 from capt_core.yaml_file import load_yaml
@@ -100,7 +101,7 @@ def variant(name: str) -> Variant:
     """
     known = variants()
     if name not in known:
-        raise CaptError(f"--variant: no variant {shown(name)}; known: {', '.join(known)}")
+        raise CaptError(f"--variant: no variant {shown(name)}; {meant(name, known)}")
     return known[name]
 
 

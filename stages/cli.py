@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
-import traceback
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
 from capt_core import __version__
-from capt_core.errors import CaptError
+from capt_core.advice import advising
+from capt_core.reporter import reporting_to
 
-from . import options
-from .commands import STAGES, TOOLS
-from .console import Output, output
-
-EXTRAS = {
-    "anthropic": "llm",
-    "lightning_fabric": "distributed",
-    "onnx": "export",
-    "onnxruntime": "export",
-    "onnxscript": "export",
-}
-"""Extra of this distribution that brings a module."""
+from . import activity, options
+from .commands import STAGES, TOOLS, module_of
+from .console import Output, output, reporter, silence_broken
+from .endings import run_to_end
 
 
 class LazyGroup(TyperGroup):
@@ -41,11 +35,14 @@ class LazyGroup(TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
         name, command, rest = super().resolve_command(ctx, args)
         if name is not None:
+            if name in STAGES and not {"-h", "--help"}.intersection(rest):
+                _check(rest)
             command = _load(name)
             # -q and --verbose are accepted after the command's name, too.
             flags = [each for each in self.params if each.name in ("quiet", "verbose")]
             for each in (command, *getattr(command, "commands", {}).values()):
                 each.params += flags
+                each.callback = each.callback and _attended(each.callback)
         return name, command, rest
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
@@ -58,8 +55,27 @@ def _help() -> dict[str, str]:
     return STAGES | TOOLS
 
 
+def _attended(call: Callable[..., Any]) -> Callable[..., Any]:
+    """A command's function with advice and progress of the command line."""
+
+    @functools.wraps(call)
+    def attended(**values: Any) -> Any:
+        from .advising import CommandAdviser
+
+        with advising(CommandAdviser.of(values)), reporting_to(reporter()):
+            return call(**values)
+
+    return attended
+
+
+def _check(words: list[str]) -> None:
+    from .command import check_settings
+
+    check_settings(words)
+
+
 def _load(name: str) -> Any:
-    from .command import module_of, stage_command
+    from .command import stage_command
 
     module = module_of(name)
     commands = getattr(module, "app", None)
@@ -104,25 +120,15 @@ def _options(
 
 
 def main() -> None:
-    """Run a command; a user's mistake ends in one line and exit code 2."""
+    """Run a command; whatever stops it ends in one line, see `endings`."""
     # Spinning threads slow torch down several times when another process shares the cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    try:
-        app(prog_name="capt-stage")
-    except CaptError as error:
-        if output.verbose:
-            traceback.print_exc()
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except ModuleNotFoundError as error:
-        module = (error.name or "").partition(".")[0]
-        if module not in EXTRAS:
-            raise
-        if output.verbose:
-            traceback.print_exc()
-        extra = f"capt-stage[{EXTRAS[module]}]"
-        print(f"error: {module} is not installed; run: pip install '{extra}'", file=sys.stderr)
-        sys.exit(2)
+
+    def call() -> None:
+        with activity.broken_silence(silence_broken), activity.doing("loading libraries"):
+            app(prog_name="capt-stage")
+
+    sys.exit(run_to_end(call, sys.argv[1:]))
 
 
 if __name__ == "__main__":

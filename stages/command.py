@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from capt_core import study
+from capt_core.advice import advising
 from capt_core.backbone.identity import TINY_CLIP
 from capt_core.methods.registry import check_methods, method_class
 from capt_core.params import changed_sections, load_settings, method_section
 
-from . import options
+from . import activity, options
+from .advising import CommandAdviser
+from .commands import module_of
 from .console import say
 from .run import stage_run
 from .tracing import traced
-
-
-def module_of(name: str) -> ModuleType:
-    """Module of a command, imported when it is needed."""
-    return importlib.import_module(f".{name.replace('-', '_')}", __package__)
 
 
 def stage_command(name: str, module: ModuleType) -> Callable[..., None]:
@@ -35,7 +34,7 @@ def stage_command(name: str, module: ModuleType) -> Callable[..., None]:
         else (options.OneDataset, None)
     }
     if "method" in per:
-        shared["method"] = (options.Method, "capt")
+        shared["method"] = (options.Method, options.METHOD)
     shared |= {
         "seed": (options.Seed if "seed" in per else options.NoSeed, None),
         "params": (options.Params, None),
@@ -75,27 +74,74 @@ def run_stage(
     Raises:
         CaptError: a user's mistake.
     """
-    change = study.variant(variant).change if variant else {}
-    _check_methods(params, dataset, overrides or (), change)
+    _check_methods(method, params, dataset, overrides or (), variant)
     if name == "prepare":
-        _check_backbone(params, dataset, overrides or (), change)
+        _check_backbone(params, dataset, overrides or (), _change(variant))
+    adviser = CommandAdviser(
+        dataset or "", params, artifacts, tuple(overrides or ()), variant, seed, method
+    )
     module = module_of(name)
     with (
+        advising(adviser),
+        activity.doing(" ".join(filter(None, (name, dataset, method)))),
         stage_run(name, dataset, seed, params, artifacts, overrides, method, variant) as run,
         traced(run, name, module.STAGE),
     ):
         module.main(run, **(given or {}))
 
 
+def check_settings(words: Sequence[str]) -> None:
+    """Refuse a mistake in the settings of a stage before its module, and with it torch, is loaded.
+
+    Args:
+        words: of the command line after the stage's name.
+
+    Raises:
+        CaptError: as `load_settings`.
+    """
+
+    def call(
+        dataset: Annotated[str | None, typer.Option()] = None,
+        params: Annotated[Path | None, typer.Option()] = None,
+        set_: options.Set = None,
+        variant: Annotated[str | None, typer.Option()] = None,
+    ) -> None:
+        pass
+
+    shared = typer.Typer(add_completion=False)
+    shared.command(
+        context_settings={
+            "resilient_parsing": True,
+            "ignore_unknown_options": True,
+            "allow_extra_args": True,
+        }
+    )(call)
+    found = typer.main.get_command(shared).make_context("", list(words)).params
+    params = found["params"]
+    if params is None and options.PARAMS_HERE.exists():
+        params = options.PARAMS_HERE
+    load_settings(params, found["dataset"], found["set_"] or (), _change(found["variant"]))
+
+
+def _change(variant: str | None) -> Mapping[str, Any]:
+    return study.variant(variant).change if variant else {}
+
+
 def _check_methods(
-    params: Path | None, dataset: str | None, overrides: Sequence[str], change: Mapping[str, Any]
+    method: str,
+    params: Path | None,
+    dataset: str | None,
+    overrides: Sequence[str],
+    variant: str | None,
 ) -> None:
     """Refuse a mistake in any method's settings before the first stage, not at the tenth.
 
     Only sections that differ from the packaged ones are read, because that imports the method.
     """
+    change = _change(variant)
     settings, matrix = load_settings(params, dataset, overrides, change)
     where = "packaged settings" if params is None else str(params)
+    check_methods(filter(None, [method]), "--method")
     check_methods(settings.methods, f"{where}: methods")
     check_methods(matrix.compare, f"{where}: compare")
     check_methods([settings.fit_teacher.method], f"{where}: fit_teacher.method")

@@ -1,9 +1,14 @@
 """Every command of the command line: its name and what it does, in one line.
 
 The command ``extract-features`` is the module ``extract_features`` beside this file: its function
-`main`, or its Typer `app` where it is a group of commands. Nothing is imported here, so that the
-command line starts fast.
+`main`, or its Typer `app` where it is a group of commands. None of them is imported here, so that
+the command line starts fast.
 """
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
 
 STAGES = {
     "prepare": "List and check images and classes; draw the few-shot lists.",
@@ -33,3 +38,8 @@ TOOLS = {
 }
 
 PIPELINE = tuple(STAGES)
+
+
+def module_of(name: str) -> ModuleType:
+    """Module of a command, imported when it is needed."""
+    return importlib.import_module(f".{name.replace('-', '_')}", __package__)

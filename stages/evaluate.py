@@ -6,6 +6,7 @@ from dataclasses import asdict, replace
 
 import polars as pl
 
+from capt_core.advice import run_stage
 from capt_core.artifacts.features import read_image_features
 from capt_core.artifacts.files import write_json, write_text
 from capt_core.artifacts.schemas import CONFUSION_BANK, EVALUATION, PREDICTIONS, RUN_PREDICTIONS
@@ -45,6 +46,7 @@ STAGE = Stage(
         at.run.model,
         at.run.training_log,
     ),
+    reads_for=lambda at: {at.seed.representatives: Need.CONFUSIONS},
     writes=lambda at: (at.run.predictions, at.evaluation),
     metrics=lambda at: (at.run.metrics,),
     plots=lambda at: {
@@ -63,7 +65,7 @@ def main(run: Run, json: options.Json = False) -> None:
     prepared = load_dataset(layout)
     backbone = load_backbone(settings.backbone, settings.runtime)
     origin = prepared.provenance(backbone.identity, settings_hash(run.seed))
-    remedy = f"{run.remedy('train')} --method {run.method}"
+    remedy = run_stage("train", paths.model)
     model = load_model(paths.model, backbone, expected=origin, remedy=remedy)
     before = read_table(PREDICTIONS, run.seed_layout.predictions, origin)
     bank = read_table(CONFUSION_BANK, run.seed_layout.confusion_bank, origin)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from capt_core.advice import tool
 from capt_core.data.fetching.fetch import Fetcher, read_files
 from capt_core.data.registry import DATASETS, check_dataset_name
 from capt_core.errors import CaptError
@@ -44,8 +44,6 @@ def main(
     if not only:
         missing = fetcher.missing()
         if missing is not None:
-            raise CaptError(
-                f"{dataset}: {missing}; run: capt-stage doctor --dataset {dataset} "
-                f"--data-root {shlex.quote(str(root))}"
-            )
+            look = tool("doctor", dataset=dataset, data_root=root)
+            raise CaptError(f"{dataset}: {missing}; run: {look}")
         say(f"{dataset}: complete in {fetcher.folder}")

@@ -14,7 +14,7 @@ from capt_core.params import settings_hash
 from capt_core.prompts.generation import TEMPLATE_SOURCE, pair_prompts
 from capt_core.prompts.sources import available_prompts, shaping_settings
 
-from .run import Run, progress, say, termination_as_interrupt, warn
+from .run import Run, progress, say, warn
 from .stage import Stage
 
 STAGE = Stage(
@@ -39,10 +39,9 @@ def main(
     )
     paths = run.seed_layout
     class_pairs = read_table(CLASS_PAIRS, paths.class_pairs, origin)
-    with termination_as_interrupt():
-        stores = available_prompts(
-            prepared, class_pairs, chosen, settings.backbone, progress, say, warn, dry_run
-        )
+    stores = available_prompts(
+        prepared, class_pairs, chosen, settings.backbone, progress, say, warn, dry_run
+    )
     if dry_run:
         raise typer.Exit
     prompts = pair_prompts(

@@ -7,6 +7,7 @@ from functools import cache
 import polars as pl
 import torch
 
+from capt_core.advice import run_stage
 from capt_core.artifacts.features import read_image_features
 from capt_core.artifacts.provenance import Provenance
 from capt_core.backbone.loading import Backbone
@@ -42,7 +43,7 @@ def base_model(run: Run, backbone: Backbone, origin: Provenance) -> TrainedModel
         CaptError: missing, damaged or foreign file.
     """
     path = run.seed_layout.base_model
-    return load_model(path, backbone, expected=origin, remedy=run.remedy("fit-teacher"))
+    return load_model(path, backbone, expected=origin, remedy=run_stage("fit-teacher", path))
 
 
 def few_shot_task(run: Run, dataset: Dataset, backbone: Backbone, origin: Provenance) -> Task:

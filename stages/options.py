@@ -15,7 +15,7 @@ def _settings_file(context: typer.Context, given: Path | None) -> Path | None:
     """The file given, or params.yaml of the current folder; None for the packaged settings."""
     if context.resilient_parsing:
         return given
-    found = given or Path("params.yaml")
+    found = given or PARAMS_HERE
     if given is None and not found.exists():
         note("no params.yaml here: using the packaged settings")
         return None
@@ -109,4 +109,6 @@ Verbose = Annotated[
 ]
 
 PARAMS: Path | None = None
+PARAMS_HERE = Path("params.yaml")
 ARTIFACTS = Path("artifacts")
+METHOD = "capt"

@@ -18,8 +18,7 @@ from capt_core.artifacts.files import write_text
 from capt_core.artifacts.layout import StudyLayout
 from capt_core.study import ABLATIONS, variants
 
-from .command import module_of
-from .commands import PIPELINE
+from .commands import PIPELINE, module_of
 from .commands import STAGES as STAGES_HELP
 from .stage import Place, Stage
 from .study import seeded_stages

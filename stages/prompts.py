@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from capt_core.advice import quoted, run_stage, setting
 from capt_core.artifacts.files import write_json, write_text
 from capt_core.artifacts.layout import Layout
 from capt_core.data.dataset import load_dataset
@@ -151,7 +152,7 @@ def import_(
     for kind in (COMMONALITY, DIFFERENCE):
         if kind not in files:
             say(f"no {kind} prompts: they must come from elsewhere")
-    say(f"use it with generate_prompts.store={output}")
+    say(f"use it with {setting('generate_prompts.store', quoted(str(output)))}")
 
 
 @app.command()
@@ -168,7 +169,8 @@ def export(
     """Write what is written and answered to files of a known format."""
     stores = _stores(dataset, params, artifacts, set_)
     if not any(store.pairs or store.class_prompts for store in stores):
-        raise CaptError(f"nothing is written about {dataset}; run: capt-stage generate-prompts")
+        remedy = run_stage("generate-prompts", Layout(artifacts, dataset).folder, dataset)
+        raise CaptError(f"nothing is written about {dataset}; {remedy}")
     if format_ is Format.store:
         path = output / f"{dataset}.json"
         write_text(path, store_text(merged(stores, dataset, dataset_spec(dataset).domain)))

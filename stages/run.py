@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
-import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,9 +19,8 @@ from capt_core.artifacts.layout import Layout, RunLayout, SeedLayout, StudyLayou
 from capt_core.data.registry import check_dataset_name
 from capt_core.errors import CaptError
 from capt_core.params import Matrix, Runtime, Settings, load_settings
-from capt_core.reporter import Reporter
 
-from .console import first_process, note, output, progress, result, say, warn
+from .console import first_process, note, output, progress, reporter, result, say, warn
 
 __all__ = [
     "Run",
@@ -32,7 +30,6 @@ __all__ = [
     "result",
     "say",
     "stage_run",
-    "termination_as_interrupt",
     "warn",
 ]
 
@@ -88,11 +85,6 @@ class Run:
     @property
     def method_layout(self) -> RunLayout:
         return self.seed_layout.run(self.method)
-
-    def remedy(self, stage: str) -> str:
-        """What a message names as the command that makes a missing artifact."""
-        seed = "" if self.seed == self.matrix.seeds[0] else f" --seed {self.seed}"
-        return f"run: capt-stage {stage} --dataset {self.layout.dataset}{seed}"
 
     def settings_for(self, dataset: str) -> Settings:
         """Settings as they hold for one of several data sets that a stage covers."""
@@ -168,20 +160,6 @@ def stage_run(
         _record(run, started)
 
 
-@contextlib.contextmanager
-def termination_as_interrupt() -> Iterator[None]:
-    """Let a request to terminate end the block as Ctrl-C does, so that it can finish its calls."""
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 def _describe(runtime: Runtime) -> None:
     """Print versions, and the device with what decided for it."""
     from capt_core.device import choose_device
@@ -195,11 +173,6 @@ def _describe(runtime: Runtime) -> None:
         device = f"none ({error})"
     seen = "sees a GPU" if sys.modules["torch"].cuda.is_available() else "sees no GPU"
     note(f"device: {device}; runtime.device is {runtime.device} and torch {seen}")
-
-
-def reporter() -> Reporter:
-    """Progress and findings of library code, shown as the stages show theirs."""
-    return Reporter(progress, say, warn)
 
 
 def _record(run: Run, started: float) -> None:

@@ -5,12 +5,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from capt_core.artifacts.layout import Layout, ReportLayout, RunLayout, SeedLayout
+
+if TYPE_CHECKING:
+    from capt_core.methods.method import Need
 
 Axis = Literal["dataset", "method", "seed"]
 
@@ -36,9 +39,19 @@ class Place:
     report: ReportLayout
 
     @staticmethod
-    def of(root: Path, dataset: str, method: str, seed: int | str, shots: int | str) -> Place:
-        """Paths below the folder of the artifacts; words may be patterns, as DVC has them."""
-        data = Layout(root, dataset)
+    def of(
+        root: Path,
+        dataset: str,
+        method: str,
+        seed: int | str,
+        shots: int | str,
+        shared: Path | None = None,
+    ) -> Place:
+        """Paths below the folder of the artifacts; words may be patterns, as DVC has them.
+
+        `shared` is the folder of what no variant changes, where `root` is that of a variant.
+        """
+        data = Layout(root, dataset, shared)
         seeded = data.seed(seed)
         return Place(
             data,
@@ -67,6 +80,7 @@ class Stage:
         per: what it is run for every combination of.
         params: settings it reads, ``section`` or ``section.key``, in DVC's notation.
         reads: artifacts it reads.
+        reads_for: those of `reads` that only methods with a need are given, by what they need.
         sources: files of the project, beside code, that it alone depends on.
         metrics: metrics files it writes, shown by ``dvc metrics show``.
         plots: tables it writes for ``dvc plots``, with DVC's options.
@@ -76,6 +90,7 @@ class Stage:
     per: tuple[Axis, ...] = ()
     params: tuple[str, ...] = ()
     reads: Paths = lambda at: ()
+    reads_for: Callable[[Place], Mapping[Path, Need]] = lambda at: {}
     sources: tuple[str, ...] = ()
     metrics: Paths = lambda at: ()
     plots: Callable[[Place], Mapping[Path, Mapping[str, str]]] = lambda at: {}
@@ -83,3 +98,8 @@ class Stage:
     def outputs(self, at: Place) -> list[Path]:
         """Everything it writes, metrics and plots included."""
         return [*self.writes(at), *self.metrics(at), *self.plots(at)]
+
+    def needed(self, at: Place, needs: Collection[Need]) -> list[Path]:
+        """What a run of a method with these needs reads."""
+        special = self.reads_for(at)
+        return [path for path in self.reads(at) if special.get(path) in (None, *needs)]

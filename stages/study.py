@@ -10,8 +10,8 @@ from capt_core import study
 from capt_core.params import load_settings
 
 from . import options
-from .command import module_of, run_stage
-from .commands import PIPELINE
+from .command import run_stage
+from .commands import PIPELINE, module_of
 from .run import say
 from .stage import Stage
 

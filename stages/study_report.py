@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import polars as pl
 
+from capt_core import advice
 from capt_core.artifacts.files import write_text
 from capt_core.artifacts.layout import StudyLayout
 from capt_core.artifacts.schemas import EVALUATION, RESULTS
@@ -29,9 +32,11 @@ def main(
         study = StudyLayout(artifacts)
         records = [path for name in variants() for path in study.evaluations(name, dataset)]
         if not records:
+            study_file = Path("study/dvc.yaml")
+            every = f" (dvc repro {study_file} runs them all)" if study_file.is_file() else ""
+            run_one = advice.tool("study", dataset=dataset, variant=next(iter(variants())))
             raise CaptError(
-                f"{study.folder}: no variant has been evaluated on {dataset}; "
-                "run: dvc repro study/dvc.yaml"
+                f"{study.folder}: no variant has been evaluated on {dataset}{every}; run: {run_one}"
             )
         results = pl.concat([read_table(EVALUATION, path) for path in records]).sort(EVALUATION.key)
         images = load_dataset(run.layout).samples.filter(pl.col("split") == "test").height

@@ -12,10 +12,13 @@ import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from capt_core.artifacts import locks
 from capt_core.errors import CaptError, reason
+
+if TYPE_CHECKING:
+    from capt_core.advice import Remedy
 
 _TEMPORARY = ".capt-"
 _LOCK = ".lock"
@@ -62,7 +65,7 @@ def atomic_path(target: Path) -> Iterator[Path]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def check_file(path: Path, remedy: str) -> None:
+def check_file(path: Path, remedy: str | Remedy) -> None:
     """Refuse what is no file that can be looked at.
 
     Raises:

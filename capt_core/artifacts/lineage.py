@@ -23,6 +23,7 @@ from typing import Any
 
 import polars as pl
 
+from capt_core.advice import Remedy, run_stage
 from capt_core.artifacts.digests import content_digest
 from capt_core.artifacts.provenance import METADATA_KEY, Provenance, parse_record
 from capt_core.errors import CaptError, shown
@@ -74,7 +75,9 @@ def recorded(provenance: Provenance) -> dict[str, Any]:
     return record | ({"inputs": inputs} if inputs else {})
 
 
-def admit(path: Path, record: Mapping[str, Any], expected: Provenance, remedy: str) -> None:
+def admit(
+    path: Path, record: Mapping[str, Any], expected: Provenance, remedy: str | Remedy
+) -> None:
     """Note that an artifact is read, after comparing what it was made with and made from.
 
     Args:
@@ -111,7 +114,7 @@ def setting_difference(made_with: Mapping[str, Any], settings: Mapping[str, Any]
 
 
 def _compare(
-    lineage: Lineage, path: Path, record: Mapping[str, Any], remedy: str, seen: set[str]
+    lineage: Lineage, path: Path, record: Mapping[str, Any], remedy: str | Remedy, seen: set[str]
 ) -> None:
     inputs = {}
     for name, digest in Provenance.from_dict(record).inputs.items():
@@ -125,7 +128,7 @@ def _compare(
             _compare(lineage, source, below, remedy, seen)
     command = record.get("made_by")
     if isinstance(command, str) and _COMMAND.fullmatch(command):
-        remedy = f"run: capt-stage {command}"
+        remedy = run_stage(command.split()[0], path)
     made_with = record.get("made_with")
     made_with = made_with if isinstance(made_with, dict) else {}
     difference = setting_difference(made_with, _plain(lineage))

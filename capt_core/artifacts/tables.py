@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from capt_core.advice import Remedy, run_stage
 from capt_core.artifacts import lineage
 from capt_core.artifacts.digests import PLACEHOLDER, is_intact, seal
 from capt_core.artifacts.files import atomic_path, check_file, unreadable
@@ -148,7 +149,7 @@ def read_table(table: Table, path: Path, expected: Provenance | None = None) -> 
         CaptError: missing or damaged file, wrong columns, duplicate keys, foreign origin. The
             message names the file and the stage that writes it.
     """
-    remedy = f"run: capt-stage {table.stage} --dataset {_dataset_of(path, expected)}"
+    remedy = run_stage(table.stage, path, expected.dataset if expected else None)
     frame, record = load_table(path, remedy)
     check_table(table, path, frame, record, remedy)
     if expected is not None:
@@ -159,7 +160,7 @@ def read_table(table: Table, path: Path, expected: Provenance | None = None) -> 
     return frame
 
 
-def load_table(path: Path, remedy: str) -> tuple[pl.DataFrame, dict[str, Any]]:
+def load_table(path: Path, remedy: str | Remedy) -> tuple[pl.DataFrame, dict[str, Any]]:
     """Any Parquet table and its record.
 
     The record is empty for those of other programs; it has a digest if the content is as it says.
@@ -187,7 +188,7 @@ _POLARS_ERRORS = (pl.exceptions.PolarsError, pl.exceptions.PanicException)
 
 
 def check_table(
-    table: Table, path: Path, frame: pl.DataFrame, record: Mapping[str, Any], remedy: str
+    table: Table, path: Path, frame: pl.DataFrame, record: Mapping[str, Any], remedy: str | Remedy
 ) -> None:
     """Refuse what is not the table that is expected.
 
@@ -281,7 +282,3 @@ def value_problem(table: Table, frame: pl.DataFrame) -> str | None:
 _ROUNDING = 1e-3
 _LENGTH_ROUNDING = 1e-2
 _RANGES = {"share": (0, 1), "cosine": (-1, 1), "images": (0, float("inf"))}
-
-
-def _dataset_of(path: Path, expected: Provenance | None) -> str:
-    return expected.dataset if expected else path.parent.name

@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from capt_core.advice import Remedy, run_stage
 from capt_core.artifacts import lineage
 from capt_core.artifacts.digests import PLACEHOLDER, is_intact, seal
 from capt_core.artifacts.files import atomic_path, check_file, unreadable
@@ -42,7 +43,7 @@ class SavedTensors:
     def provenance(self) -> Provenance:
         return Provenance.from_dict(self.record)
 
-    def admit(self, path: Path, expected: Provenance, remedy: str) -> None:
+    def admit(self, path: Path, expected: Provenance, remedy: str | Remedy) -> None:
         """Refuse tensors of foreign origin, or made with other settings; see `lineage.admit`.
 
         Raises:
@@ -108,13 +109,13 @@ def read_tensors(path: Path, stage: str, expected: Provenance) -> SavedTensors:
     Raises:
         CaptError: missing, damaged or foreign file; the message names the stage to run.
     """
-    remedy = f"run: capt-stage {stage} --dataset {expected.dataset}"
+    remedy = run_stage(stage, path, expected.dataset)
     found = load_tensors(path, remedy)
     found.admit(path, expected, remedy)
     return found
 
 
-def load_tensors(path: Path, remedy: str) -> SavedTensors:
+def load_tensors(path: Path, remedy: str | Remedy) -> SavedTensors:
     """Read tensors of any origin.
 
     Raises:

@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from capt_core.backbone.loading import Backbone
 from capt_core.errors import CaptError
+from capt_core.reporter import active
 
 
 @torch.no_grad()
@@ -87,9 +88,11 @@ def encode_texts(texts: list[str], backbone: Backbone, batch_size: int = 256) ->
     """
     check_lengths(texts, backbone)
     features = []
-    for start in range(0, len(texts), batch_size):
-        tokens = backbone.tokenizer(texts[start : start + batch_size]).to(backbone.device)
-        with backbone.precision():
-            encoded = backbone.clip.encode_text(tokens)
-        features.append(unit_features(encoded, backbone, "texts"))
+    with active().progress("encoded texts", len(texts)) as advance:
+        for start in range(0, len(texts), batch_size):
+            tokens = backbone.tokenizer(texts[start : start + batch_size]).to(backbone.device)
+            with backbone.precision():
+                encoded = backbone.clip.encode_text(tokens)
+            features.append(unit_features(encoded, backbone, "texts"))
+            advance(len(encoded))
     return torch.cat(features)

@@ -8,6 +8,7 @@ from capt_core import params
 from capt_core.artifacts.files import file_digest
 from capt_core.backbone.weights_file import place, weights_form
 from capt_core.errors import CaptError, reason, shown
+from capt_core.reporter import announced
 
 TINY_CLIP = "tiny-clip"
 TINY_CLIP_WEIGHTS = Path(__file__).parent / "tiny_clip" / "weights.safetensors"
@@ -28,6 +29,7 @@ def checkpoint_path(settings: params.Backbone) -> Path | None:
         raise CaptError(f"{place(path)}: {reason(error)}") from error
 
 
+@announced(lambda settings: f"hashing the weights of {settings.name}")
 def backbone_identity(settings: params.Backbone) -> str:
     """Name and weights of the configured backbone; artifacts made with it carry this.
 

@@ -22,6 +22,7 @@ from capt_core.backbone.weights import check_fit, check_values, load_weights
 from capt_core.data.images import Preprocess
 from capt_core.device import choose_device
 from capt_core.errors import CaptError, reason, shown
+from capt_core.reporter import announced
 
 UNTRAINED_WARNING = "The backbone's weights are untrained: these numbers mean nothing."
 
@@ -99,6 +100,7 @@ class OpenClipTokenizer:
         return len(self._tokenize.encode(text)) + 2
 
 
+@announced(lambda settings, runtime: f"loading the weights of {settings.name}")
 def load_backbone(settings: params.Backbone, runtime: params.Runtime) -> Backbone:
     """Build the configured CLIP, load its weights, freeze it.
 

@@ -10,6 +10,7 @@ from typing import overload
 
 import polars as pl
 
+from capt_core.advice import run_stage
 from capt_core.artifacts.layout import Layout
 from capt_core.artifacts.provenance import Provenance
 from capt_core.artifacts.schemas import CLASSES, FEWSHOT, SAMPLES
@@ -143,7 +144,7 @@ def load_dataset(layout: Layout) -> Dataset:
     if read_provenance(layout.classes).dataset_fingerprint != digest:
         raise CaptError(
             f"{layout.classes}: not written together with {layout.samples.name}; "
-            f"run: capt-stage prepare --dataset {layout.dataset}"
+            f"{run_stage('prepare', layout.classes)}"
         )
     return Dataset(layout.dataset, samples, classes, digest)
 

@@ -16,6 +16,7 @@ import numpy as np
 import polars as pl
 from PIL import Image
 
+from capt_core.advice import setting
 from capt_core.data.dataset import iter_values
 from capt_core.data.decoding import BadImageError, file_size, is_deep, problem_of, to_rgb
 from capt_core.data.images import opened_image
@@ -134,8 +135,7 @@ def check_samples(
         else:
             raise CaptError(
                 f"{brief(image_root / path)}: {check.problem}; {_remedy(check.problem)}, or leave "
-                "it out with "
-                f"--set {QUARANTINE}"
+                f"it out with {setting(*QUARANTINE.split('='))}"
             )
         for remark in check.remarks:
             found.remarks.setdefault(remark, array("Q")).append(row)

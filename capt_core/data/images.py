@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
+from capt_core.advice import prepare
 from capt_core.data.decoding import (
     BadImageError,
     check_sides,
@@ -67,16 +68,12 @@ def open_image(path: Path, remedy: str | None = None) -> Image.Image:
             return to_rgb(image)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise CaptError(
-            f"{brief(path)}: image missing; "
-            + (remedy or "check data.root, then run: capt-stage prepare")
+            f"{brief(path)}: image missing; " + (remedy or f"check data.root, then {prepare()}")
         ) from error
     except (BadImageError, OSError, ValueError) as error:
         raise CaptError(
             f"{brief(path)}: not a readable image ({problem_of(error)}); "
-            + (
-                remedy
-                or "replace it, or set data.on_bad_image=quarantine and run: capt-stage prepare"
-            )
+            + (remedy or f"replace it, or leave it out: {prepare('data.on_bad_image=quarantine')}")
         ) from error
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import polars as pl
 
 from capt_core import params
+from capt_core.advice import tool
 from capt_core.artifacts.layout import Layout
 from capt_core.artifacts.schemas import CLASSES
 from capt_core.data.dataset import Dataset, fingerprint
@@ -132,7 +133,7 @@ def prepare_dataset(
     )
     notes = [
         *listed.notes,
-        *_image_notes(listed.samples, checks),
+        *_image_notes(spec.name, listed.samples, checks),
         *_protocol_notes(split, groups.count("base"), published=spec.split),
     ]
     digest = fingerprint(samples, classes, checks.contents)
@@ -141,7 +142,7 @@ def prepare_dataset(
     return Prepared(dataset, numbered, notes)
 
 
-def _image_notes(samples: pl.DataFrame, checks: SampleChecks) -> Iterator[str]:
+def _image_notes(dataset: str, samples: pl.DataFrame, checks: SampleChecks) -> Iterator[str]:
     """What was found of images that are used."""
     for remark in CHANGES_APPEARANCE:
         if rows := checks.remarks.get(remark):
@@ -151,7 +152,7 @@ def _image_notes(samples: pl.DataFrame, checks: SampleChecks) -> Iterator[str]:
     if len(common):
         yield (
             f"{len(common)} images are in more than one split, byte for byte; "
-            "capt-stage doctor lists them"
+            f"{tool('doctor', dataset=dataset)} lists them"
         )
 
 

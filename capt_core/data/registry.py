@@ -9,6 +9,7 @@ from typing import Literal
 
 from pydantic import Field, ValidationError, field_validator
 
+from capt_core.advice import setting
 from capt_core.errors import CaptError, shown
 from capt_core.params import Data
 from capt_core.settings_file import Section
@@ -202,7 +203,7 @@ def check_dataset_name(name: str, data: Data, listed: bool) -> None:
     if data.root is None and not listed:
         raise CaptError(
             f"unknown data set {shown(name)}; known: {', '.join(DATASETS)}; for images of your own "
-            "add --set data.root=DIR"
+            f"add {setting('data.root', 'DIR')}"
         )
 
 

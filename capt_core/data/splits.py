@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 import polars as pl
 
+from capt_core.advice import setting, tool
 from capt_core.artifacts.schemas import REJECTED
 from capt_core.data.registry import DatasetSpec
 from capt_core.data.scan import is_utf8
@@ -73,7 +73,8 @@ class Rejects:
             CaptError: nothing is to be left out.
         """
         if not self._quarantine:
-            raise CaptError(f"{where}: {reason}; {remedy}, or leave it out with --set {QUARANTINE}")
+            leave_out = setting(*QUARANTINE.split("="))
+            raise CaptError(f"{where}: {reason}; {remedy}, or leave it out with {leave_out}")
         path, class_id, class_name, split = row
         self._rows.append((one_line(path), class_id, class_name, split, one_line(reason)))
 
@@ -104,7 +105,7 @@ def checked_root(spec: DatasetSpec, data_root: str | None) -> Path:
     """
     if data_root is None:
         holds = f", where DIR holds {spec.folder}/" if spec.folder else ""
-        raise CaptError(f"data.root is not set; give --set data.root=DIR{holds}")
+        raise CaptError(f"data.root is not set; give {setting('data.root', 'DIR')}{holds}")
     # Not pathlib's: it raises for names that are too long and for homes of unknown users.
     base = Path(os.path.expanduser(data_root))
     if not os.path.exists(base) or (spec.reader != "own" and not os.path.isdir(base)):
@@ -119,8 +120,8 @@ def checked_root(spec: DatasetSpec, data_root: str | None) -> Path:
             raise CaptError(f"data.root: {base} is neither a folder nor a file")
         return base if base.is_dir() else base.parent
     root = base / spec.folder
-    quoted = shlex.quote(str(base))
-    doctor = f"capt-stage doctor --dataset {spec.name} --data-root {quoted} looks for them"
+    command = tool("doctor", dataset=spec.name, data_root=base)
+    doctor = f"to look for them, run: {command}"
     if not root.is_dir():
         hint = (
             f"data.root seems to be the data set itself, use its parent: {base.resolve().parent}"

@@ -10,6 +10,7 @@ from typing import Any, Self
 import torch
 from pydantic import BaseModel, model_validator
 
+from capt_core.advice import Remedy
 from capt_core.artifacts.provenance import Provenance
 from capt_core.artifacts.tensors import load_tensors
 from capt_core.backbone.identity import TINY_CLIP
@@ -47,7 +48,7 @@ def load_model(
     backbone: Backbone | None = None,
     *,
     expected: Provenance | None = None,
-    remedy: str = "check the path, or train it again",
+    remedy: str | Remedy = "check the path, or train it again",
 ) -> TrainedModel:
     """Read a trained model; it needs nothing else but its backbone.
 
@@ -132,7 +133,7 @@ class ModelSummary:
     untrained: bool
 
 
-def read_summary(path: Path, expected: Provenance, remedy: str) -> ModelSummary:
+def read_summary(path: Path, expected: Provenance, remedy: str | Remedy) -> ModelSummary:
     """The summary of a model file.
 
     Raises:

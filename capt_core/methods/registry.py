@@ -9,7 +9,8 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from capt_core.errors import CaptError
+from capt_core.advice import meant
+from capt_core.errors import CaptError, shown
 from capt_core.params import method_section
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def check_methods(names: Iterable[str], where: str = "") -> None:
     for name in names:
         if name not in known:
             place = f"{where}: " if where else ""
-            raise CaptError(f"{place}unknown method {name!r}; known: {', '.join(known)}")
+            raise CaptError(f"{place}unknown method {shown(name)}; {meant(name, known)}")
 
 
 def check_sections(

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import polars as pl
 
+from capt_core.advice import setting
 from capt_core.artifacts.schemas import PROMPTS
 from capt_core.data.names import NameFinder
 from capt_core.data.splits import prompt_name
@@ -112,7 +113,8 @@ def missing_prompts(pairs: Sequence[str]) -> CaptError:
         f"no prompts are written for {len(pairs)} pairs ({named}); have them written by a language "
         "model (export ANTHROPIC_API_KEY=..., generate_prompts.provider=anthropic), or name a file "
         "of your own in generate_prompts.store (capt-stage prompts import makes one of other "
-        "formats), or let templates serve (generate_prompts.provider=store-or-template)"
+        "formats), or let templates serve "
+        f"({setting('generate_prompts.provider', 'store-or-template')})"
     )
 
 

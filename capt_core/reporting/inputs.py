@@ -8,6 +8,7 @@ from pathlib import Path
 
 import polars as pl
 
+from capt_core.advice import run_stage
 from capt_core.artifacts.layout import Layout, ReportLayout
 from capt_core.artifacts.provenance import Provenance
 from capt_core.artifacts.schemas import (
@@ -134,11 +135,9 @@ def find_runs(artifacts: Path, dataset: str | None) -> dict[str, list[Path]]:
         if dataset in (None, record.parent.name):
             found.setdefault(record.parent.name, []).append(record)
     if not found:
-        name = dataset or "proctex"
-        raise CaptError(
-            f"{ReportLayout(artifacts).evaluations}: no evaluated runs; "
-            f"run: capt-stage evaluate --dataset {name}"
-        )
+        folder = ReportLayout(artifacts).evaluations
+        remedy = run_stage("evaluate", folder, dataset or "proctex")
+        raise CaptError(f"{folder}: no evaluated runs; {remedy}")
     return found
 
 
@@ -161,8 +160,8 @@ def read_dataset_report(
     origin = dataset.provenance(read_provenance(records[0]).backbone)
     runs = [_run(layout, record, origin) for record in records]
     seeds = sorted({run.seed for run in runs})
-    remedy = f"run: capt-stage fit-teacher --dataset {dataset.name}"
-    base = read_summary(layout.seed(seeds[0]).base_model, origin, remedy)
+    base_model = layout.seed(seeds[0]).base_model
+    base = read_summary(base_model, origin, run_stage("fit-teacher", base_model))
     return DatasetReport(
         name=dataset.name,
         image_root=image_root,
@@ -189,7 +188,7 @@ def _run(layout: Layout, record: Path, origin: Provenance) -> RunReport:
     first = read_table(EVALUATION, record, origin).row(0, named=True)
     method, seed = str(first["method"]), int(first["seed"])
     paths = layout.seed(seed).run(method)
-    remedy = f"run: capt-stage evaluate --dataset {layout.dataset} --method {method} --seed {seed}"
+    remedy = run_stage("evaluate", record)
     layout.check_digests(read_provenance(record).inputs, remedy)
     return RunReport(
         method=method,

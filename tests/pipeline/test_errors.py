@@ -63,7 +63,7 @@ def test_missing_input_names_the_command(copy: Path, stage: str, missing: str, r
 
 
 def test_report_without_runs(tmp_path: Path) -> None:
-    assert "capt-stage evaluate" in refused("report", "proctex", tmp_path)
+    assert "run: capt-stage prepare --dataset" in refused("report", "proctex", tmp_path)
 
 
 def test_unreadable_image_is_named_or_quarantined(tmp_path: Path) -> None:
@@ -125,7 +125,8 @@ def test_artifact_of_another_backbone(copy: Path, tmp_path: Path) -> None:
     setting = random_weights(tmp_path / "other.safetensors")
     message = refused("mine-pairs", "proctex", copy, *SMALL, setting)
     assert "made from another backbone" in message
-    assert "run: capt-stage fit-teacher --dataset proctex" in message
+    # The frozen features are of the other one, too, and come first.
+    assert "run: capt-stage extract-features --dataset proctex" in message
 
 
 def test_untrained_weights_are_called_so(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,7 +12,6 @@ from typer.testing import CliRunner
 
 from capt_core.errors import CaptError
 from stages.cli import app
-from stages.run import termination_as_interrupt
 from tests.conftest import PROJECT
 from tests.pipeline.commands import SMALL
 from tests.prompts.llm_server import KEY, LlmServer, running
@@ -203,13 +201,6 @@ def test_import_and_export_by_command(copy: Path, tmp_path: Path) -> None:
     own = ["--set", f"generate_prompts.store={target}"]
     assert "imported from" in tool("show", "--class", "veined", *where, *own)
     tool("verify", *where, "--store", str(target))
-
-
-def test_a_request_to_terminate_is_an_interrupt() -> None:
-    before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(KeyboardInterrupt), termination_as_interrupt():
-        signal.raise_signal(signal.SIGTERM)
-    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_nothing_to_import_is_refused(tmp_path: Path) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import polars as pl
 
+from capt_core.advice import tool
 from capt_core.data.registry import DatasetSpec
 from capt_core.data.scan import find_images, subfolders
 from capt_core.data.splits import Rejects, SplitData, in_split_order
@@ -31,9 +31,8 @@ def read_class_folders(spec: DatasetSpec, root: Path, rejects: Rejects) -> Split
     for split, folder in parts.items():
         if not present[split]:
             raise CaptError(
-                f"{folder}: no class folders; expected the {split} images in one folder per class "
-                f"(capt-stage doctor --dataset {spec.name} --data-root "
-                f"{shlex.quote(str(root.parent))} helps)"
+                f"{folder}: no class folders; expected the {split} images in one folder per class"
+                f"; run: {tool('doctor', dataset=spec.name, data_root=root.parent)}"
             )
     folders = sorted({name for names in present.values() for name in names})
     if spec.numbered:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from safetensors import safe_open
 
 from capt_core import study
-from capt_core.advice import Adviser, command
-from capt_core.artifacts.layout import Layout, StudyLayout, axes_of
+from capt_core.advice import Adviser, axes_of, command
+from capt_core.artifacts.layout import Layout, StudyLayout
 from capt_core.artifacts.provenance import METADATA_KEY, Provenance
 from capt_core.artifacts.tables import read_provenance
 from capt_core.backbone.identity import backbone_identity

@@ -193,5 +193,6 @@ class _PlainProgress:
         left = passed / done * (total - done) if done else 0
         time_left = f"about {left:.0f} s left" if left >= 1 else ""
         since = f"{passed:.0f} s so far" if not done and passed >= 1 else ""
-        told = (f"{self._what}: {done}/{total}", time_left, since, self._note())
+        count = f"{self._what}: {done}/{total}" if total else f"{self._what} ..."
+        told = (count, time_left, since, self._note())
         return ", ".join(filter(None, told))

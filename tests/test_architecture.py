@@ -13,7 +13,7 @@ from tests.conftest import PROJECT
 from tests.processes import python
 
 LAYERS = (
-    {"errors", "reporter", "text", "torchvision_ops"},
+    {"advice", "errors", "reporter", "text", "torchvision_ops"},
     {"text_file", "user_paths"},
     {"yaml_file"},
     {"settings_file"},

@@ -34,13 +34,6 @@ def test_an_error_names_its_file(tmp_path: Path) -> None:
     assert "nested too deep" in refusal(fail, RecursionError())
 
 
-@pytest.mark.parametrize("root", ["x" * 300, "/" + "deep/" * 2000])
-def test_a_root_that_cannot_be_looked_up(root: str) -> None:
-    message = refusal(read_split, dataset_spec("mine"), Data(root=root))
-    assert "File name too long" in message
-    assert len(message) < 400
-
-
 def test_folders_nested_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(class_folders(tmp_path, bolt=3, nut=3) / "bolt")
     for _ in range(30):

@@ -167,29 +167,3 @@ class StudyLayout:
     def evaluations(self, variant: str, dataset: str) -> list[Path]:
         """Evaluation records of a variant, sorted."""
         return sorted((ReportLayout(self.variant(variant)).evaluations / dataset).glob("*.parquet"))
-
-
-@dataclass(frozen=True)
-class Axes:
-    """What an artifact is of, as far as its path says."""
-
-    dataset: str = ""
-    seed: int | None = None
-    method: str = ""
-
-
-def axes_of(path: Path) -> Axes:
-    """The data set, seed and method of an artifact: a `Layout` read backwards."""
-    if path.parent.parent.name == "evaluations":
-        method, _, number = path.stem.rpartition("-seed")
-        return Axes(path.parent.name, int(number) if number.isdecimal() else None, method)
-    parts = path.parts
-    for index in range(len(parts) - 2, 0, -1):
-        seed = parts[index].removeprefix("seed")
-        if seed != parts[index] and seed.isdecimal():
-            below = parts[index + 1 : -1]
-            return Axes(parts[index - 1], int(seed), below[0] if below else "")
-    if path.parent.name == "fewshot":
-        number = path.stem.rpartition("-seed")[2]
-        return Axes(path.parent.parent.name, int(number) if number.isdecimal() else None)
-    return Axes(path.parent.name)

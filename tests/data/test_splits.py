@@ -195,7 +195,7 @@ def test_a_damaged_split_is_named(tmp_path: Path, document: object, what: str) -
 
 def test_no_root_says_what_to_set() -> None:
     message = split_refusal(None)
-    assert "--set data.root=DIR" in message
+    assert "data.root is not set; give root=DIR" in message
     assert "dtd/" in message
 
 

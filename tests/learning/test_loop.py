@@ -116,7 +116,7 @@ def test_each_group_follows_the_schedule_with_its_own_factor(
 
 
 def test_a_loss_that_is_no_number_stops_the_training(tmp_path: Path) -> None:
-    settings = optimisation(epochs=20, learning_rate=1e20)
+    settings = optimisation(epochs=20, learning_rate=1000)
     checkpoint = Checkpoint(tmp_path / "checkpoint.safetensors", 1)
     message = r"the loss is (nan|inf) at step \d+; lower methods\.toy\.learning_rate"
     with pytest.raises(CaptError, match=message):

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from capt_core import advice
-from capt_core.advice import quoted
-from capt_core.artifacts.layout import Axes, Layout, StudyLayout, axes_of
+from capt_core.advice import Axes, axes_of, quoted
+from capt_core.artifacts.layout import Layout, StudyLayout
 from capt_core.errors import CaptError, one_line
 from stages import cli
 from stages.advising import CommandAdviser

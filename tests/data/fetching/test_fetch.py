@@ -213,14 +213,14 @@ def test_the_command_from_end_to_end(server: Hostile, tmp_path: Path) -> None:
     (tmp_path / "files.yaml").write_text(json.dumps(entries))
     words = ["fetch", "--dataset", "dtd", "--root", str(tmp_path / "data")]
     done = command([*words, "--files", str(tmp_path / "files.yaml")])
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == 0
     assert done.stdout.splitlines()[-1] == f"dtd: complete in {tmp_path}/data/dtd"
     server.behaviour = dict.fromkeys(server.behaviour, "404")
     (tmp_path / "data/dtd" / spec.files[1].name).unlink()
     done = command([*words, "--files", str(tmp_path / "files.yaml")])
     assert done.returncode == 2
-    assert done.stderr.startswith(f"error: {server.address}/{spec.files[1].name}: the server answ")
-    assert done.stderr.count("\n") == 1
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert line.startswith(f"error: {server.address}/{spec.files[1].name}: the server answ")
     for unknown, message in (("dtdd", "did you mean dtd?"), ("proctex", "draws it itself")):
         done = command(["fetch", "--dataset", unknown, "--root", str(tmp_path)])
         assert (done.returncode, message in done.stderr) == (2, True)

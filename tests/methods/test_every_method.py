@@ -270,7 +270,7 @@ def test_without_a_backbone_the_embedded_one_is_loaded(task: Task, tmp_path: Pat
     assert load_model(path).fitted.backbone.identity == task.backbone.identity
     foreign = replace(task.backbone, identity="ViT-B-16@abc")
     fit_method(quick("clip"), replace(task, backbone=foreign)).save(path)
-    assert re.search(r"ViT-B-16.* abc.*; give backbone=", refusal(load_model, path))
+    assert re.search(r"ViT-B-16.*abc.*; give backbone=", refusal(load_model, path))
 
 
 def test_a_file_that_cannot_be_used_is_refused_in_one_line(task: Task, tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ def test_feature_methods_are_scored_from_stored_features(
     monkeypatch.setattr("capt_core.methods.fitting.encode_images", refuse)
     for method in METHODS:
         again("train", *QUICK, method=method)
-        again("evaluate", method=method)
+        again("evaluate", *QUICK, method=method)
     said = capsys.readouterr().out
     assert "sees: novel images (linear probe)" in said
     again("report")

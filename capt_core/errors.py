@@ -28,6 +28,12 @@ def shown(value: object, limit: int = 100) -> str:
     return text if len(text) <= limit else f"{text[: limit - 3]}..."
 
 
+def cut(text: str) -> str:
+    """A key or an argument as messages name it, without quotes, at most a hundred characters."""
+    text = one_line(text)
+    return text if len(text) <= 100 else f"{text[:97]}..."
+
+
 def reason(error: BaseException, limit: int = 160) -> str:
     """What another library's error says, as one line of at most `limit` characters."""
     text = one_line(" ".join(str(error).split())) or type(error).__name__

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, SupportsIndex, TypeVar
 
 from pydantic import BaseModel, Field, field_validator
 
-from capt_core.errors import CaptError, shown
+from capt_core.errors import CaptError, cut, shown
 from capt_core.settings_file import (
     Section,
     mapping,
@@ -21,7 +21,7 @@ from capt_core.settings_file import (
     validate,
     with_overrides,
 )
-from capt_core.text_file import cut, usable_path
+from capt_core.user_paths import usable_path
 from capt_core.yaml_file import Document, load_yaml
 
 _Section = TypeVar("_Section", bound=Section)

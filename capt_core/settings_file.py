@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from capt_core.errors import CaptError, reason, shown
-from capt_core.text_file import cut, unfit_character
+from capt_core.errors import CaptError, cut, reason, shown
+from capt_core.text import unfit_character
 from capt_core.yaml_file import load_yaml, parse_yaml
 
 PACKAGED_PARAMS = Path(__file__).with_name("params.yaml")

@@ -1,4 +1,4 @@
-"""Comparing names: one normal form, wherever they come from."""
+"""Characters and names: what none can hold, and one normal form for comparing them."""
 
 from __future__ import annotations
 
@@ -17,6 +17,16 @@ _TELLS_NOTHING = re.compile(
     """,
     re.IGNORECASE | re.VERBOSE,
 )
+_UNFIT = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+def unfit_character(text: str) -> str | None:
+    """The first character that no name, path or prompt can hold, as an escape; None without one.
+
+    Such are control characters but tab and line feed, and halves of surrogate pairs.
+    """
+    found = _UNFIT.search(text)
+    return None if found is None else f"\\x{ord(found[0]):02x}"
 
 
 def normal(text: str) -> str:

@@ -4,72 +4,16 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import re
 import unicodedata
 from pathlib import Path
 from typing import Any, NoReturn
 
-from capt_core.errors import CaptError, one_line, reason, shown
+from capt_core.errors import CaptError, reason, shown
+from capt_core.user_paths import brief
 
 LARGEST_TEXT = 256 * 2**20
 # A number of more digits is damage, and Python refuses to convert those of thousands.
 MOST_DIGITS = 300
-_UNFIT = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
-
-
-def unfit_character(text: str) -> str | None:
-    """The first character that no name, path or prompt can hold, as an escape; None without one.
-
-    Such are control characters but tab and line feed, and halves of surrogate pairs.
-    """
-    found = _UNFIT.search(text)
-    return None if found is None else f"\\x{ord(found[0]):02x}"
-
-
-def usable_path(path: str | None) -> str | None:
-    """A path of the settings, unchanged, if a file could have it at all.
-
-    Raises:
-        ValueError: control characters, a name too long for any file system, an unknown ``~user``.
-    """
-    if path is None:
-        return path
-    if unfit := unfit_character(path):
-        raise ValueError(f"no path holds the character {unfit}")
-    names = path.split(os.sep)
-    if len(os.fsencode(path)) >= 4096 or any(len(os.fsencode(name)) > 255 for name in names):
-        raise ValueError(f"longer than a path can be: {shown(path)}")
-    try:
-        Path(path).expanduser()
-    except RuntimeError as error:
-        raise ValueError(f"no such user's home folder: {shown(path)}") from error
-    return path
-
-
-def user_path(path: Path | str, where: str) -> Path:
-    """A path that is given as an argument or option, named `where`, with ``~`` written out.
-
-    Raises:
-        CaptError: as `usable_path`.
-    """
-    try:
-        usable_path(str(path))
-    except ValueError as error:
-        raise CaptError(f"{where}: {error}") from error
-    return Path(path).expanduser()
-
-
-def named(path: Path) -> str:
-    """A path as messages name it; one too long for any file system is shown in part."""
-    text = str(path)
-    return text if len(text) <= 250 else shown(text)
-
-
-def cut(text: str) -> str:
-    """A key or an argument as messages name it, without quotes, at most a hundred characters."""
-    text = one_line(text)
-    return text if len(text) <= 100 else f"{text[:97]}..."
 
 
 def read_text(path: Path, advice: str = "", largest: int = LARGEST_TEXT) -> str:
@@ -89,18 +33,18 @@ def read_text(path: Path, advice: str = "", largest: int = LARGEST_TEXT) -> str:
             content = stream.read(largest + 1)
     except OSError as error:
         why = error.strerror or reason(error)
-        raise CaptError(f"{named(path)}: cannot be read ({why}){remedy}") from error
+        raise CaptError(f"{brief(path)}: cannot be read ({why}){remedy}") from error
     except ValueError as error:  # a NUL character in the path
-        raise CaptError(f"{named(path)}: cannot be read ({reason(error)}){remedy}") from error
+        raise CaptError(f"{brief(path)}: cannot be read ({reason(error)}){remedy}") from error
     if len(content) > largest:
         raise CaptError(
-            f"{named(path)}: larger than {largest // 2**20} MiB, which no such file is{remedy}"
+            f"{brief(path)}: larger than {largest // 2**20} MiB, which no such file is{remedy}"
         )
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise CaptError(
-            f"{named(path)}: not UTF-8 text (byte {error.start}); save it as UTF-8"
+            f"{brief(path)}: not UTF-8 text (byte {error.start}); save it as UTF-8"
         ) from error
 
 
@@ -150,15 +94,15 @@ def read_json(path: Path, advice: str = "", any_text: bool = False) -> Any:
             json.dumps(document, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
         raise CaptError(
-            f"{named(path)}: holds escapes that are no characters (\\ud800...){remedy}"
+            f"{brief(path)}: holds escapes that are no characters (\\ud800...){remedy}"
         ) from error
     except RecursionError as error:
-        raise CaptError(f"{named(path)}: nested too deeply{remedy}") from error
+        raise CaptError(f"{brief(path)}: nested too deeply{remedy}") from error
     except ValueError as error:
-        raise CaptError(f"{named(path)}: not valid JSON ({reason(error)}){remedy}") from error
+        raise CaptError(f"{brief(path)}: not valid JSON ({reason(error)}){remedy}") from error
     if repeated:
         raise CaptError(
-            f"{named(path)}: the key {shown(min(repeated))} occurs twice; only one would be kept"
+            f"{brief(path)}: the key {shown(min(repeated))} occurs twice; only one would be kept"
         )
     return document
 

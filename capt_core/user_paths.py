@@ -2,17 +2,52 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from capt_core.errors import CaptError, reason
+from capt_core.errors import CaptError, reason, shown
+from capt_core.text import unfit_character
 
 
 def brief(path: Path | str, limit: int = 200) -> str:
     """A path as a message shows it: of more than `limit` characters, its end."""
     text = str(path)
     return text if len(text) <= limit else f"...{text[3 - limit :]}"
+
+
+def usable_path(path: str | None) -> str | None:
+    """A path of the settings, unchanged, if a file could have it at all.
+
+    Raises:
+        ValueError: control characters, a name too long for any file system, an unknown ``~user``.
+    """
+    if path is None:
+        return path
+    if unfit := unfit_character(path):
+        raise ValueError(f"no path holds the character {unfit}")
+    names = path.split(os.sep)
+    if len(os.fsencode(path)) >= 4096 or any(len(os.fsencode(name)) > 255 for name in names):
+        raise ValueError(f"longer than a path can be: {shown(path)}")
+    try:
+        Path(path).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"no such user's home folder: {shown(path)}") from error
+    return path
+
+
+def user_path(path: Path | str, where: str) -> Path:
+    """A path that is given as an argument or option, named `where`, with ``~`` written out.
+
+    Raises:
+        CaptError: as `usable_path`.
+    """
+    try:
+        usable_path(str(path))
+    except ValueError as error:
+        raise CaptError(f"{where}: {error}") from error
+    return Path(path).expanduser()
 
 
 @contextmanager

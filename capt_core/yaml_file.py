@@ -16,8 +16,10 @@ from typing import Any
 
 import yaml
 
-from capt_core.errors import CaptError, reason, shown
-from capt_core.text_file import MOST_DIGITS, cut, named, read_text, unfit_character
+from capt_core.errors import CaptError, cut, reason, shown
+from capt_core.text import unfit_character
+from capt_core.text_file import MOST_DIGITS, read_text
+from capt_core.user_paths import brief
 
 LARGEST = 2 * 2**20  # bytes
 MOST_VALUES = 200_000  # an alias counts as often as it is used
@@ -117,7 +119,7 @@ def load_yaml(path: Path, advice: str = "", as_text: bool = False) -> Document:
     Raises:
         CaptError: unreadable, no YAML, or what `parse_yaml` refuses.
     """
-    return parse_yaml(read_text(path, advice, LARGEST), named(path), as_text)
+    return parse_yaml(read_text(path, advice, LARGEST), brief(path), as_text)
 
 
 def parse_yaml(

@@ -12,7 +12,7 @@ from capt_core.data.fetching.fetch import Fetcher, read_files
 from capt_core.data.registry import DATASETS, check_dataset_name
 from capt_core.errors import CaptError
 from capt_core.params import Data
-from capt_core.text_file import user_path
+from capt_core.user_paths import user_path
 
 from .console import progress, say
 

@@ -16,7 +16,7 @@ from capt_core.data.registry import check_dataset_name, dataset_spec
 from capt_core.errors import CaptError, shown
 from capt_core.params import Data, check_seed
 from capt_core.settings_file import PACKAGED_PARAMS
-from capt_core.text_file import user_path
+from capt_core.user_paths import user_path
 from capt_core.yaml_file import core_value, other_reading
 
 from .console import result

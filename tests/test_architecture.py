@@ -14,7 +14,8 @@ from tests.processes import python
 
 LAYERS = (
     {"advice", "errors", "reporter", "text", "torchvision_ops"},
-    {"text_file", "user_paths"},
+    {"user_paths"},
+    {"text_file"},
     {"yaml_file"},
     {"settings_file"},
     {"params", "study"},

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from capt_core.text_file import cut, named, read_json, read_text, usable_path
+from capt_core.errors import cut
+from capt_core.text_file import read_json, read_text
+from capt_core.user_paths import usable_path
 from tests.refusals import refusal
 
 
@@ -81,4 +83,3 @@ def test_paths_that_no_file_has_are_refused() -> None:
 def test_long_names_are_cut() -> None:
     assert cut("a\nb") == "a\\nb"
     assert len(cut("x" * 101)) == 100
-    assert len(named(Path("x" * 5000))) == 100

@@ -9,9 +9,8 @@ from pathlib import Path
 
 from capt_core.data.registry import check_template
 from capt_core.data.splits import SplitData
-from capt_core.errors import CaptError, reason, shown
+from capt_core.errors import CaptError, cut, reason, shown
 from capt_core.text import clean_name
-from capt_core.text_file import cut
 from capt_core.yaml_file import load_yaml
 
 CLASS_FILE = "classes.yaml"

@@ -18,7 +18,7 @@ from capt_core.errors import CaptError, shown
 from capt_core.params import Data, Prepare, check_seed
 from capt_core.settings_file import validate
 from capt_core.text import clean_name
-from capt_core.text_file import user_path
+from capt_core.user_paths import user_path
 
 OnBadImage = Literal["error", "quarantine"]
 

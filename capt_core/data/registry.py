@@ -10,10 +10,9 @@ from typing import Literal
 from pydantic import Field, ValidationError, field_validator
 
 from capt_core.advice import setting
-from capt_core.errors import CaptError, shown
+from capt_core.errors import CaptError, cut, shown
 from capt_core.params import Data
 from capt_core.settings_file import Section
-from capt_core.text_file import cut
 from capt_core.yaml_file import load_yaml
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks.yaml"

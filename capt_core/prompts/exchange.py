@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from capt_core.data.names import NameFinder
 from capt_core.data.splits import prompt_name
-from capt_core.errors import CaptError, shown
+from capt_core.errors import CaptError, cut, shown
 from capt_core.prompts.generation import COMMONALITY, DIFFERENCE, KINDS
 from capt_core.prompts.llm.checks import Rules
 from capt_core.prompts.store import SCHEMA_VERSION, ClassPrompts, PromptStore
@@ -19,7 +19,7 @@ from capt_core.prompts.texts import (
     template_note,
     words_of,
 )
-from capt_core.text_file import cut, read_json
+from capt_core.text_file import read_json
 
 NAMED = 8  # classes named in one finding
 

@@ -10,10 +10,9 @@ from capt_core.advice import setting
 from capt_core.artifacts.schemas import PROMPTS
 from capt_core.data.names import NameFinder
 from capt_core.data.splits import prompt_name
-from capt_core.errors import CaptError
+from capt_core.errors import CaptError, cut
 from capt_core.prompts.store import PromptStore
 from capt_core.text import normal
-from capt_core.text_file import cut
 
 COMMONALITY = "commonality"
 DIFFERENCE = "difference"

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from capt_core.data.names import NameFinder
 from capt_core.data.splits import prompt_name
-from capt_core.errors import CaptError, shown
+from capt_core.errors import CaptError, cut, shown
 from capt_core.prompts.exchange import Finding, some_of
 from capt_core.prompts.llm.answers import AnswerStore
 from capt_core.prompts.llm.checks import Rules
@@ -14,7 +14,6 @@ from capt_core.prompts.llm.reasoning import ConfusedPair, Reasoning
 from capt_core.prompts.store import PromptStore
 from capt_core.prompts.texts import duplicates, template_note
 from capt_core.text import normal
-from capt_core.text_file import cut
 
 
 def answered_pairs(reasoning: Reasoning) -> list[ConfusedPair]:

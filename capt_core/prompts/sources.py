@@ -11,8 +11,8 @@ import polars as pl
 from capt_core.data.dataset import Dataset
 from capt_core.params import Backbone, GeneratePrompts
 from capt_core.prompts.generation import Written, missing_prompts
-from capt_core.prompts.paths import named_path
 from capt_core.prompts.store import PromptStore, load_store, shipped_store
+from capt_core.user_paths import user_path
 
 if TYPE_CHECKING:
     from capt_core.prompts.llm.writing import Progress
@@ -35,7 +35,7 @@ def written_store(settings: GeneratePrompts, dataset: str) -> PromptStore | None
     if settings.store == NO_STORE:
         return None
     given = settings.store
-    file = named_path("generate_prompts.store", given) if given else shipped_store(dataset)
+    file = user_path(given, "generate_prompts.store") if given else shipped_store(dataset)
     return load_store(file, dataset) if file else None
 
 

@@ -18,9 +18,9 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
-from capt_core.errors import CaptError, reason, shown
-from capt_core.text import normal
-from capt_core.text_file import cut, read_json, unfit_character
+from capt_core.errors import CaptError, cut, reason, shown
+from capt_core.text import normal, unfit_character
+from capt_core.text_file import read_json
 
 
 def _printable(text: str) -> str:

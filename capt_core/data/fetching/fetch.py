@@ -22,9 +22,8 @@ from capt_core.data.fetching.imagenet import sort_validation
 from capt_core.data.fetching.unpack import unpack, unpack_class_archives
 from capt_core.data.readers import read_split
 from capt_core.data.registry import DatasetSpec, RemoteFile
-from capt_core.errors import CaptError, shown
+from capt_core.errors import CaptError, cut, shown
 from capt_core.params import Data
-from capt_core.text_file import cut
 from capt_core.yaml_file import load_yaml
 
 Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]

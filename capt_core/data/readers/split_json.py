@@ -7,8 +7,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from capt_core.data.splits import SPLITS, Rejects, SplitData, path_problem, sample_frame
-from capt_core.errors import CaptError, shown
-from capt_core.text_file import cut, read_json
+from capt_core.errors import CaptError, cut, shown
+from capt_core.text_file import read_json
 
 
 def read_split_json(path: Path, rejects: Rejects) -> SplitData:

@@ -14,7 +14,7 @@ from capt_core.prompts.llm.checks import Rules
 from capt_core.prompts.llm.instructions import load_instructions
 from capt_core.prompts.llm.questions import medium_words
 from capt_core.prompts.llm.reasoning import Reasoning
-from capt_core.prompts.paths import named_path
+from capt_core.user_paths import user_path
 
 MOST_WORDS = 40
 WORDS_PER_TOKEN = 0.6  # CLIP splits rare words and counts punctuation
@@ -28,7 +28,7 @@ def answers_root(settings: GeneratePrompts) -> Path:
     """
     if not settings.answers:
         return default_root()
-    return named_path("generate_prompts.answers", settings.answers)
+    return user_path(settings.answers, "generate_prompts.answers")
 
 
 def rules_for(dataset: str, backbone: Backbone) -> Rules:
@@ -62,7 +62,7 @@ def reasoning_for(
     """
     rules = rules_for(prepared.name, backbone)
     folder = settings.instructions
-    own = named_path("generate_prompts.instructions", folder) if folder else None
+    own = user_path(folder, "generate_prompts.instructions") if folder else None
     words = min(MOST_WORDS, int((rules.context_length - 2) * WORDS_PER_TOKEN))
     templates = dict(prepared.classes.select("class_name", "template").iter_rows())
     return Reasoning(

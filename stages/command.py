@@ -117,9 +117,7 @@ def check_settings(words: Sequence[str]) -> None:
         }
     )(call)
     found = typer.main.get_command(shared).make_context("", list(words)).params
-    params = found["params"]
-    if params is None and options.PARAMS_HERE.exists():
-        params = options.PARAMS_HERE
+    params = options.params_file(found["params"])
     load_settings(params, found["dataset"], found["set_"] or (), _change(found["variant"]))
 
 

@@ -95,7 +95,7 @@ def run_to_end(call: Callable[[], object], words: Sequence[str]) -> int:
     signals = _Signals()
     try:
         with signals.caught():
-            code = _code(call)
+            code = _code(call, signals)
     # A second signal may come at any time.
     except KeyboardInterrupt:
         code = 130
@@ -123,7 +123,7 @@ def kept(words: Sequence[str]) -> str:
     return known.get(command, "files that were finished are kept, none is half written")
 
 
-def _code(call: Callable[[], object]) -> int:
+def _code(call: Callable[[], object], signals: _Signals) -> int:
     try:
         # Some libraries end the process where there is no current folder.
         os.getcwd()
@@ -135,6 +135,10 @@ def _code(call: Callable[[], object]) -> int:
     except BaseException as error:
         if output.verbose:
             traceback.print_exc()
+        # Libraries that are interrupted in a call of theirs end in errors of their own, which
+        # blame a file or this project.
+        if signals.received is not None:
+            return 130
         told = explanation(error)
         if told is not None:
             _say(f"error: {told}")

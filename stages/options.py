@@ -15,13 +15,31 @@ def _settings_file(context: typer.Context, given: Path | None) -> Path | None:
     """The file given, or params.yaml of the current folder; None for the packaged settings."""
     if context.resilient_parsing:
         return given
-    found = given or PARAMS_HERE
-    if given is None and not found.exists():
+    found = params_file(given)
+    if found is None:
         note("no params.yaml here: using the packaged settings")
         return None
     if output.verbose:
         note(f"settings: {found.absolute()}")
     return found
+
+
+def params_file(given: Path | None) -> Path | None:
+    """The file given, or params.yaml of the current folder, if it is there."""
+    if given is not None:
+        return _path(given, "--params")
+    return PARAMS_HERE if PARAMS_HERE.exists() else None
+
+
+def _folder(given: Path) -> Path:
+    return _path(given, "--artifacts")
+
+
+def _path(given: Path, option: str) -> Path:
+    # Shells leave the ~ of --artifacts=~/x to the program.
+    from capt_core.text_file import user_path  # its libraries would slow --help down
+
+    return user_path(given, option)
 
 
 def _set_quiet(given: bool) -> None:
@@ -67,7 +85,7 @@ Params = Annotated[
         help="Settings file; params.yaml, or without one the packaged settings, if not given.",
     ),
 ]
-Artifacts = Annotated[Path, typer.Option(help="Folder of the artifacts.")]
+Artifacts = Annotated[Path, typer.Option(callback=_folder, help="Folder of the artifacts.")]
 Set = Annotated[
     list[str] | None,
     typer.Option("--set", help="Change a setting: section.key=value. Repeatable."),

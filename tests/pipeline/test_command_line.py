@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from capt_core import __version__
+from capt_core.errors import CaptError
 from stages import cli
 from stages.commands import STAGES, TOOLS
 from tests.conftest import PROJECT
@@ -70,6 +71,28 @@ def test_the_settings_file_of_the_current_folder_is_read(folder: Path) -> None:
     assert NOTICE not in run(*PREPARE).stderr
     (listed,) = (folder / "artifacts/proctex/fewshot").iterdir()
     assert listed.name.endswith("seed7.parquet")
+
+
+def test_a_tilde_that_the_shell_leaves_is_the_home_folder(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = folder / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    (home / "mine.yaml").write_bytes((PROJECT / "params.yaml").read_bytes())
+    run(*PREPARE, "--artifacts=~/made", "--params=~/mine.yaml")
+    assert (home / "made/proctex/samples.parquet").is_file()
+    assert [each.name for each in folder.iterdir()] == ["home"]
+
+
+@pytest.mark.parametrize("option", ["--artifacts", "--params"])
+@pytest.mark.parametrize("path", ["~no-such-user-here/x", "x" * 300, "x/" * 3000])
+def test_an_impossible_path_is_shown_in_part(folder: Path, option: str, path: str) -> None:
+    with pytest.raises(CaptError) as caught:
+        run(*PREPARE, f"{option}={path}")
+    assert str(caught.value).startswith(f"{option}: ")
+    assert len(str(caught.value)) < 200
+    assert not list(folder.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,21 @@ def test_a_request_to_terminate_ends_a_command() -> None:
     assert signal.getsignal(signal.SIGTERM) == before
 
 
+def test_an_interrupted_library_blames_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(output, "verbose", False)
+
+    def call() -> None:
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except KeyboardInterrupt as error:
+            raise CaptError("samples.parquet: not a readable Parquet table") from error
+
+    assert run_to_end(call, ["train"]) == 143
+    assert capsys.readouterr().err.startswith("terminated; ")
+
+
 def test_an_ignored_signal_stays_ignored() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:

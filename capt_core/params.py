@@ -190,6 +190,14 @@ class Matrix(Section, path=""):
     seeds: list[Seed] = packaged(min_length=1)
     compare: list[Annotated[str, Field(min_length=1)]] = packaged(min_length=1)
 
+    @field_validator("datasets", "seeds", "compare")
+    @classmethod
+    def _unique(cls, given: list[Any]) -> list[Any]:
+        twice = next((value for index, value in enumerate(given) if value in given[:index]), None)
+        if twice is not None:
+            raise ValueError(f"{shown(twice)} stands there twice")
+        return given
+
 
 class PerDataset(Section):
     """What may differ for one data set.

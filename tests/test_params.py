@@ -429,3 +429,11 @@ def test_the_packaged_file_is_sound() -> None:
     for name in settings.methods:
         section = method_class(name).Settings
         assert method_section(name, section, None) == section()
+
+
+def test_nothing_is_compared_twice(tmp_path: Path) -> None:
+    for key, values in (("seeds", "[1, 2, 1]"), ("compare", "[clip, capt, clip]")):
+        path = tmp_path / f"{key}.yaml"
+        path.write_text(f"{key}: {values}\n")
+        assert f"{key}: " in refusal(load_settings, path)
+        assert "stands there twice" in refusal(load_settings, path)

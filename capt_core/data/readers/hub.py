@@ -134,7 +134,7 @@ def _tables_below(folder: Path, depth: int) -> Iterator[Path]:
         found = sorted(
             (entry.name, entry.is_dir())
             for entry in entries
-            if not entry.name.startswith((".", "_"))
+            if not entry.name.startswith((".", "_")) and (entry.is_dir() or entry.is_file())
         )
     for name, is_folder in found:
         if is_folder and depth:
@@ -154,7 +154,7 @@ def _config(path: Path) -> Path:
 
 def _text(path: Path) -> str:
     try:
-        if path.stat().st_size > _LARGEST_TEXT:
+        if not path.is_file() or path.stat().st_size > _LARGEST_TEXT:
             return ""
         return path.read_text(encoding="utf-8")
     except (OSError, ValueError):

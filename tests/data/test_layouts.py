@@ -246,7 +246,21 @@ def test_lists_and_files_in_other_unicode_forms(tmp_path: Path) -> None:
     (tmp_path / "labels.csv").write_text(
         "path,label\n" + "".join(lines) + "img/Ka\u0308fer_0.png,K\u00e4fer\n", encoding="utf-8"
     )
-    assert "listed a second time, its letters composed otherwise" in refusal(read_mine, tmp_path)
+    assert "line 8: 'img/Ka\u0308fer_0.png' is listed a second" in refusal(read_mine, tmp_path)
+
+
+def test_a_list_of_either_unicode_form_has_one_class_and_one_draw(tmp_path: Path) -> None:
+    write_images(tmp_path, [f"img/K\u00e4fer/{index}.png" for index in range(6)])
+    write_images(tmp_path, flat("img/dog", 6))
+    forms = ("K\u00e4fer", "Ka\u0308fer")
+    lines = [f"img/K\u00e4fer/{index}.png,{forms[index % 2]}\n" for index in range(6)]
+    lines += [f"img/dog/{index}.png,dog\n" for index in range(6)]
+    (tmp_path / "labels.csv").write_text("path,label\n" + "".join(lines), encoding="utf-8")
+    data = read_mine(tmp_path)
+    assert data.class_names == [forms[0], "dog"] or data.class_names == ["dog", forms[0]]
+    twice = "".join([*lines, *(line.replace(*forms) for line in lines[:6])])
+    (tmp_path / "labels.csv").write_text("path,label\n" + twice, encoding="utf-8")
+    assert split_of(read_mine(tmp_path, on_bad_image="quarantine")) == split_of(data)
 
 
 def test_a_class_file_names_folders_in_either_unicode_form(tmp_path: Path) -> None:

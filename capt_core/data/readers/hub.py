@@ -18,6 +18,7 @@ from capt_core.data.readers.listing import SPLIT_WORDS
 from capt_core.data.readers.table_files import split_of_name
 from capt_core.data.scan import find_images
 from capt_core.errors import CaptError
+from capt_core.text import clean_name
 
 _METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 _DEPTH = 4  # of the folders of configs, versions and splits
@@ -170,7 +171,7 @@ def _names(stated: object) -> list[str] | None:
         stated = [keys[str(number)] for number in range(len(keys))]
     if not isinstance(stated, list) or not stated:
         return None
-    return [str(name).strip() for name in stated]
+    return [clean_name(str(name)) for name in stated]
 
 
 def _features(features: object) -> dict[str, list[str]]:

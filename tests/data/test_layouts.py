@@ -280,3 +280,11 @@ def test_numbers_as_names_are_noted_with_the_file_that_names_them(tmp_path: Path
     assert f'{tmp_path / "classes.yaml"}, a line each: names: {{"0": NAME, ...}}' in note
     (tmp_path / "classes.yaml").write_text('names: {"0": cat, "1": dog, n01440764: tench}')
     assert not any("numbers or ids" in note for note in read_mine(tmp_path).notes)
+
+
+def test_a_wrapped_data_set_beside_a_test_folder_is_named(tmp_path: Path) -> None:
+    images = [f"photos/photos/{part}/{n}/1.png" for part in ("train", "valid") for n in "ab"]
+    write_images(tmp_path, [*images, "test/test/1.png"])
+    assert f"--set data.root={tmp_path}/photos/photos reads it alone" in refusal(
+        read_mine, tmp_path
+    )

@@ -170,8 +170,8 @@ def _no_path_column(path: Path, columns: Sequence[str]) -> CaptError:
     return CaptError(
         f"{path}: no column {PATH_COLUMNS[0]} (or {', '.join(PATH_COLUMNS[1:5])}, ...); "
         f"{columns_of(columns)}; name it with "
-        f"{column_setting('image_column', images[0] if images else 'COLUMN')}, or use no table "
-        "with --set data.layout=class_folders"
+        f"{column_setting('image_column', images[0] if images else 'COLUMN')}, or, where "
+        "class folders hold the images, use no table with --set data.layout=class_folders"
     )
 
 

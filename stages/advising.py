@@ -17,6 +17,7 @@ from capt_core.artifacts.layout import Layout, StudyLayout
 from capt_core.artifacts.provenance import METADATA_KEY, Provenance
 from capt_core.artifacts.tables import read_provenance
 from capt_core.backbone.identity import backbone_identity
+from capt_core.data.splits import QUARANTINE
 from capt_core.errors import CaptError
 from capt_core.methods.registry import method_class
 from capt_core.params import Matrix, Settings, load_settings
@@ -79,6 +80,11 @@ class CommandAdviser(Adviser):
         return asked._command(stage, dataset or found.dataset)
 
     def prepare(self, *settings: str) -> str:
+        current, _ = self._settings(self.dataset)
+        if QUARANTINE in settings and current.prepare.check_images != "decode":
+            settings += (
+                "prepare.check_images=decode",
+            )  # else nothing finds the image to leave out
         changed = replace(self, overrides=(*self.overrides, *settings))
         return f"run: {changed._command('prepare', self.dataset)}"
 

@@ -228,4 +228,6 @@ def problem_of(error: BaseException) -> str:
         return error.strerror
     if isinstance(error, ValueError) and "null byte" in str(error):
         return "a file name with a NUL character"
+    if not str(error):  # an assertion of a decoder
+        return "damaged, so that its decoder fails"
     return reason(error)

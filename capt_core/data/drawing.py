@@ -18,9 +18,10 @@ def place_of(path: str, seed: int) -> float:
 
 
 def cuts(places: Sequence[float], test_share: float, val_share: float) -> tuple[int, int]:
-    """Where the sorted places of one class's images are cut: before them test, then val, train.
+    """Where the sorted places of one class's images are cut: test before, validation behind.
 
-    Images below `test_share` are test images, those below the sum of the shares validation images.
+    Images below `test_share` are test images, those from 1 - `val_share` on validation images: a
+    share that changes, or a split that is given from now on, moves no image of the other split.
     A cut moves only where a split of a share above 0 would be empty, test before validation, and
     never leaves training without an image.
 
@@ -29,15 +30,16 @@ def cuts(places: Sequence[float], test_share: float, val_share: float) -> tuple[
         test_share, val_share: shares of the images.
 
     Returns:
-        Number of test images, and of test and validation images together.
+        Number of test images, and the position of the first validation image.
     """
     count = len(places)
     spare = 1 if val_share and count > 2 else 0
     test = max(bisect_left(places, test_share), 1) if test_share else 0
     test = max(0, min(test, count - 1 - spare))
-    both = bisect_left(places, test_share + val_share)
-    both = max(both, test + 1) if val_share else test
-    return test, max(test, min(both, count - 1))
+    if not val_share:
+        return test, count
+    val = min(bisect_left(places, 1 - val_share), count - 1)
+    return test, min(max(val, test + 1), count)
 
 
 def draw_splits(rows: pl.DataFrame, shares: dict[str, float], seed: int) -> pl.DataFrame:
@@ -60,7 +62,7 @@ def draw_splits(rows: pl.DataFrame, shares: dict[str, float], seed: int) -> pl.D
             for row, path in members.select("row", "path").iter_rows()
         )
         places = [place for place, _, _ in ordered]
-        test, both = cuts(places, shares.get("test", 0.0), shares.get("val", 0.0))
-        for position, (_, _, row) in enumerate(ordered[:both]):
-            splits[row] = "test" if position < test else "val"
+        test, val = cuts(places, shares.get("test", 0.0), shares.get("val", 0.0))
+        for position, (_, _, row) in enumerate(ordered):
+            splits[row] = "test" if position < test else "train" if position < val else "val"
     return rows.with_columns(pl.Series("split", splits, dtype=pl.String))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,8 @@ IMAGE_ENDINGS = _READABLE | CAMERA_ENDINGS
 SYSTEM_MARKS = (".", "_", "@", "#", "$", "~")
 _SYSTEM_NAMES = {"found.000", "lost+found", "network trash folder", "recycled", "recycler"}
 _SYSTEM_NAMES |= {"system volume information", "temporary items", "thumbs.db"}
+
+BROKEN_LINK = "a link to something that does not exist"
 
 
 @dataclass
@@ -72,6 +75,21 @@ def system_folders(folder: Path) -> list[str]:
     )
 
 
+def broken_links(folder: Path) -> list[str]:
+    """Names of the links in a folder that lead nowhere, sorted; hidden ones left out.
+
+    Nothing says whether such a link stood for a file or for a folder of images.
+
+    Raises:
+        CaptError: the folder cannot be read.
+    """
+    return sorted(
+        entry.name
+        for entry in _entries(folder)
+        if not is_system_folder(entry.name) and _leads_nowhere(entry)
+    )
+
+
 def find_images(folder: Path) -> Found:
     """List all files below a folder, following links to folders.
 
@@ -90,13 +108,18 @@ def files_in(folder: Path) -> list[str]:
     """Names of the files that lie in a folder itself, sorted; hidden ones left out.
 
     Raises:
-        CaptError: the folder cannot be read.
+        CaptError: the folder cannot be read, or holds a pipe, whose reader would wait for ever.
     """
-    return sorted(
-        entry.name
-        for entry in _entries(folder)
-        if not entry.name.startswith(".") and not _is_dir(entry)
-    )
+    names = []
+    for entry in _entries(folder):
+        if entry.name.startswith(".") or _is_dir(entry):
+            continue
+        if _is_special(entry):
+            raise CaptError(
+                f"{folder / entry.name}: a pipe, socket or device, not a file; move it away"
+            )
+        names.append(entry.name)
+    return sorted(names)
 
 
 def own_images(folder: Path) -> list[str]:
@@ -196,6 +219,8 @@ def _walk(folder: Path, prefix: str, found: Found, above: tuple[tuple[int, int],
             found.problems.append((name, "a file name that is not valid UTF-8"))
         elif is_image_name(entry.name):
             found.images.append(name)
+        elif _leads_nowhere(entry):
+            found.problems.append((name, BROKEN_LINK))
         else:
             found.others.append(name)
 
@@ -217,3 +242,15 @@ def _is_dir(entry: os.DirEntry[str]) -> bool:
         return entry.is_dir()
     except OSError:  # a link that leads to itself
         return False
+
+
+def _leads_nowhere(entry: os.DirEntry[str]) -> bool:
+    return entry.is_symlink() and not os.path.exists(entry.path)
+
+
+def _is_special(entry: os.DirEntry[str]) -> bool:
+    try:
+        mode = entry.stat().st_mode
+    except OSError:  # a link that leads nowhere
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))

@@ -21,7 +21,7 @@ from capt_core.data.readers import read_split
 from capt_core.data.registry import dataset_spec
 from capt_core.errors import CaptError
 from capt_core.params import Data
-from tests.data.own_images import class_folders, photo_bytes, write_images
+from tests.data.own_images import class_folders, photo_bytes, read_mine, write_images
 from tests.refusals import refusal
 
 NAMES = (
@@ -163,6 +163,34 @@ def test_a_decompression_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.Mon
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.png")
     assert check_image(tmp_path / "pipe.png", "decode").problem == "unreadable: not a file"
+
+
+@pytest.mark.parametrize("name", ["labels.csv", "split.json", "classes.yaml", "x.parquet"])
+def test_a_pipe_in_the_place_of_a_list_is_not_waited_for(tmp_path: Path, name: str) -> None:
+    class_folders(tmp_path, bolt=3, nut=3)
+    os.mkfifo(tmp_path / name)
+    assert f"{name}: a pipe" in refusal(read_mine, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["cow", "test", "cat/more"])
+def test_a_link_that_may_have_been_a_class_is_named(tmp_path: Path, name: str) -> None:
+    class_folders(tmp_path, cat=3, dog=3)
+    (tmp_path / name).symlink_to(tmp_path / "unmounted")
+    assert f"{tmp_path / name}: a link to something that does not exist" in refusal(
+        read_mine, tmp_path
+    )
+    left = read_mine(tmp_path, on_bad_image="quarantine")
+    assert left.class_names == ["cat", "dog"]
+    assert left.rejected["path"].to_list() == [name]
+
+
+def test_a_link_within_a_split_that_may_have_been_a_class_is_named(tmp_path: Path) -> None:
+    write_images(
+        tmp_path,
+        [f"{part}/{n}/{i}.png" for part in ("train", "test") for n in "ab" for i in (1, 2)],
+    )
+    (tmp_path / "train" / "c").symlink_to(tmp_path / "unmounted")
+    assert "train/c: a link to something" in refusal(read_mine, tmp_path)
 
 
 def test_a_photograph_that_pillow_cannot_open_is_explained(tmp_path: Path) -> None:

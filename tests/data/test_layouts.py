@@ -246,7 +246,21 @@ def test_lists_and_files_in_other_unicode_forms(tmp_path: Path) -> None:
     (tmp_path / "labels.csv").write_text(
         "path,label\n" + "".join(lines) + "img/Ka\u0308fer_0.png,K\u00e4fer\n", encoding="utf-8"
     )
-    assert "listed a second time, its letters composed otherwise" in refusal(read_mine, tmp_path)
+    assert "line 8: 'img/Ka\u0308fer_0.png' is listed a second" in refusal(read_mine, tmp_path)
+
+
+def test_a_list_of_either_unicode_form_has_one_class_and_one_draw(tmp_path: Path) -> None:
+    write_images(tmp_path, [f"img/K\u00e4fer/{index}.png" for index in range(6)])
+    write_images(tmp_path, flat("img/dog", 6))
+    forms = ("K\u00e4fer", "Ka\u0308fer")
+    lines = [f"img/K\u00e4fer/{index}.png,{forms[index % 2]}\n" for index in range(6)]
+    lines += [f"img/dog/{index}.png,dog\n" for index in range(6)]
+    (tmp_path / "labels.csv").write_text("path,label\n" + "".join(lines), encoding="utf-8")
+    data = read_mine(tmp_path)
+    assert data.class_names == [forms[0], "dog"] or data.class_names == ["dog", forms[0]]
+    twice = "".join([*lines, *(line.replace(*forms) for line in lines[:6])])
+    (tmp_path / "labels.csv").write_text("path,label\n" + twice, encoding="utf-8")
+    assert split_of(read_mine(tmp_path, on_bad_image="quarantine")) == split_of(data)
 
 
 def test_a_class_file_names_folders_in_either_unicode_form(tmp_path: Path) -> None:
@@ -266,3 +280,11 @@ def test_numbers_as_names_are_noted_with_the_file_that_names_them(tmp_path: Path
     assert f'{tmp_path / "classes.yaml"}, a line each: names: {{"0": NAME, ...}}' in note
     (tmp_path / "classes.yaml").write_text('names: {"0": cat, "1": dog, n01440764: tench}')
     assert not any("numbers or ids" in note for note in read_mine(tmp_path).notes)
+
+
+def test_a_wrapped_data_set_beside_a_test_folder_is_named(tmp_path: Path) -> None:
+    images = [f"photos/photos/{part}/{n}/1.png" for part in ("train", "valid") for n in "ab"]
+    write_images(tmp_path, [*images, "test/test/1.png"])
+    assert f"--set data.root={tmp_path}/photos/photos reads it alone" in refusal(
+        read_mine, tmp_path
+    )

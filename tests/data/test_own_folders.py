@@ -17,10 +17,10 @@ from tests.refusals import refusal
 def test_a_folder_per_class_is_split_by_shares(tmp_path: Path) -> None:
     data = read_mine(class_folders(tmp_path, screw=30, bolt=40))
     assert data.class_names == ["bolt", "screw"]
-    # Places below 0.3 to test, below 0.5 to validation.
+    # Places below 0.3 to test, from 0.8 on to validation.
     for path, split in split_of(data).items():
         place = place_of(path, 0)
-        assert split == ("test" if place < 0.3 else "val" if place < 0.5 else "train")
+        assert split == ("test" if place < 0.3 else "val" if place >= 0.8 else "train")
     assert "data.split_seed=0" in " ".join(data.notes)
     order = data.samples["split"].to_list()
     assert order == sorted(order, key=["train", "val", "test"].index)
@@ -37,13 +37,14 @@ def test_the_seed_decides_the_draw_and_classes_do_not_influence_each_other(tmp_p
 @pytest.mark.parametrize(
     ("places", "test_share", "val_share", "expected"),
     [
-        ([0.1, 0.2, 0.35, 0.6, 0.9], 0.3, 0.2, (2, 3)),
-        ([0.6, 0.7, 0.8, 0.9], 0.3, 0.2, (1, 2)),  # nobody's place is in test or val
+        ([0.1, 0.2, 0.35, 0.6, 0.9], 0.3, 0.2, (2, 4)),
+        ([0.4, 0.5, 0.6, 0.7], 0.3, 0.2, (1, 3)),  # nobody's place is in test or val
         ([0.1, 0.2, 0.25], 0.3, 0.2, (1, 2)),  # everybody's is in test
-        ([0.1, 0.2], 0.3, 0.2, (1, 1)),  # two images: test before val
-        ([0.1], 0.3, 0.2, (0, 0)),  # one image: training
-        ([0.1, 0.6, 0.9], 0.0, 0.2, (0, 1)),
-        ([0.6, 0.7, 0.9], 0.3, 0.0, (1, 1)),
+        ([0.8, 0.9, 0.95], 0.3, 0.2, (1, 2)),  # everybody's is in val
+        ([0.1, 0.2], 0.3, 0.2, (1, 2)),  # two images: test before val
+        ([0.1], 0.3, 0.2, (0, 1)),  # one image: training
+        ([0.1, 0.6, 0.7], 0.0, 0.2, (0, 2)),
+        ([0.6, 0.7, 0.9], 0.3, 0.0, (1, 3)),
         ([], 0.3, 0.2, (0, 0)),
     ],
 )
@@ -68,6 +69,22 @@ def test_further_images_leave_the_old_ones_in_their_splits(count: int, more: set
     assert {path: after[path] for path in old} == before
     fewer = drawn_split(old[:25])
     assert fewer == {path: before[path] for path in old[:25]}
+
+
+def test_another_share_or_a_test_split_that_comes_leaves_validation_as_it_is(
+    tmp_path: Path,
+) -> None:
+    def validation(**shares: float) -> set[str]:
+        return {
+            path for path, part in split_of(read_mine(tmp_path, **shares)).items() if part == "val"
+        }
+
+    write_images(tmp_path, [f"train/{name}/{i}.png" for name in "ab" for i in range(30)])
+    before = validation()
+    assert validation(test_share=0.1) == before
+    assert validation(val_share=0.3) > before
+    write_images(tmp_path, [f"test/{name}/{i}.png" for name in "ab" for i in range(3)])
+    assert validation() == before
 
 
 def test_a_path_has_its_place_in_either_unicode_form() -> None:

@@ -84,6 +84,17 @@ def test_unreadable_image_is_named_or_quarantined(tmp_path: Path) -> None:
     assert samples["sample_id"].to_list() == list(range(len(samples)))
 
 
+def test_leaving_out_an_image_that_prepare_did_not_look_at_looks_at_it(tmp_path: Path) -> None:
+    root = dtd(tmp_path / "data", ("banded", "dotted", "lined", "woven"))
+    bad = root / "dtd/images/banded/banded_0.jpg"
+    bad.write_bytes(bad.read_bytes()[:200])
+    given = [f"data.root={root}", "prepare.check_images=none"]
+    capt("prepare", "dtd", tmp_path / "a", given)
+    message = refused("extract-features", "dtd", tmp_path / "a", *given)
+    advised = "--set data.on_bad_image=quarantine --set prepare.check_images=decode"
+    assert message.rstrip().endswith(advised)
+
+
 def test_class_left_without_images(tmp_path: Path) -> None:
     root = dtd(tmp_path / "data", ("banded", "dotted", "lined", "woven"))
     for index in range(3):

@@ -166,6 +166,8 @@ def _tar_members(opened: tarfile.TarFile, archive: Path) -> Iterator[Member]:
         name = _checked_name(member.name, archive)
         if member.isdir():
             continue
+        if not name:  # the name stands in an extended header, which has no checksum
+            raise tarfile.ReadError(f"a file without a name at byte {member.offset}")
         if not (member.isreg() or member.islnk() or member.issym()):
             raise CaptError(f"{archive}: member {shown(name)} is not a regular file; refused")
         # The content of a link is that of the member it points to; anything else is refused.

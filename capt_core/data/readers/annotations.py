@@ -52,7 +52,8 @@ def _coco(root: Path, folders: Sequence[str]) -> Annotations | None:
         path: document
         for place in places
         for path in sorted(place.glob("*.json"))
-        if _names_keys(path, ("images", "annotations", "categories"))
+        if path.is_file()
+        and _names_keys(path, ("images", "annotations", "categories"))
         and _is_coco(document := _json(path))
     }
     if not documents:

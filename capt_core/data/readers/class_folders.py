@@ -10,7 +10,7 @@ import polars as pl
 
 from capt_core.advice import tool
 from capt_core.data.registry import DatasetSpec
-from capt_core.data.scan import find_images, subfolders
+from capt_core.data.scan import BROKEN_LINK, broken_links, find_images, subfolders
 from capt_core.data.splits import Rejects, SplitData, in_split_order
 from capt_core.errors import CaptError, reason, shown
 
@@ -34,6 +34,10 @@ def read_class_folders(spec: DatasetSpec, root: Path, rejects: Rejects) -> Split
                 f"{folder}: no class folders; expected the {split} images in one folder per class"
                 f"; run: {tool('doctor', dataset=spec.name, data_root=root.parent)}"
             )
+    for split, folder in parts.items():
+        for name in broken_links(folder):
+            row = ((folder / name).relative_to(root / spec.images).as_posix(), None, name, split)
+            rejects.add(str(folder / name), row, BROKEN_LINK, "correct or remove it")
     folders = sorted({name for names in present.values() for name in names})
     if spec.numbered:
         folders.sort(key=_number(root / spec.images))

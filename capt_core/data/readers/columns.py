@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from capt_core.errors import CaptError, reason, shown
+from capt_core.text import clean_name
 
 PATH_COLUMNS: tuple[str, ...] = (
     "path",
@@ -146,7 +147,7 @@ def are_codes(labels: Sequence[str | None]) -> bool:
 
 
 def plain_label(value: object) -> str | None:
-    """A cell's label as text without blanks around it; None: it has none.
+    """A cell's label as text in normal form, without blanks around it; None: it has none.
 
     A list of one counts as its element, 3.0 as 3.
 
@@ -167,7 +168,7 @@ def plain_label(value: object) -> str | None:
         value = value.decode("utf-8")
     if isinstance(value, dict):
         raise ValueError(f"label {shown(value)} is neither text nor a whole number")
-    text = "" if value is None else str(value).strip()
+    text = "" if value is None else clean_name(str(value))
     listed = _LIST.fullmatch(text)
     if listed:
         elements = [part.strip().strip("'\"").strip() for part in listed[1].split(",")]
@@ -175,7 +176,7 @@ def plain_label(value: object) -> str | None:
             raise ValueError(f"{len(elements)} labels (multi-label); an image needs exactly one")
         text = elements[0]
     if len(text) > 1 and text[0] == text[-1] == '"':  # quoted after a blank, as in `a.png, "cat"`
-        text = text[1:-1].strip()
+        text = clean_name(text[1:-1])
     return None if text.lower() in _MISSING else text
 
 
@@ -190,8 +191,8 @@ def label_reader(names: Sequence[str] | None) -> Callable[[object], str | None]:
     known = set(names)
 
     def read(cell: object) -> str | None:
-        if isinstance(cell, str) and cell.strip() in known:
-            return cell.strip()
+        if isinstance(cell, str) and clean_name(cell) in known:
+            return clean_name(cell)
         text = plain_label(int(cell) if isinstance(cell, bool) else cell)
         if text is None or text in known:
             return text

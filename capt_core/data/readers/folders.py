@@ -10,7 +10,15 @@ import polars as pl
 
 from capt_core.data.readers.layouts import Folders, listed
 from capt_core.data.readers.listing import Listing, listing_rows, sorted_labels
-from capt_core.data.scan import Found, find_images, is_utf8, subfolders, system_folders
+from capt_core.data.scan import (
+    BROKEN_LINK,
+    Found,
+    broken_links,
+    find_images,
+    is_utf8,
+    subfolders,
+    system_folders,
+)
 from capt_core.data.splits import Rejects
 from capt_core.errors import CaptError, shown
 from capt_core.text import clean_name, name_key
@@ -34,6 +42,10 @@ def read_folders(root: Path, folders: Folders, rejects: Rejects) -> Listing:
     looked_into = {above for part in folders.parts for above in (Path(part), *Path(part).parents)}
     for folder in sorted(looked_into):
         passed.system += system_folders(root / folder)
+        for name in broken_links(root / folder):
+            # It may have stood for a class or a split.
+            row = ((folder / name).as_posix(), None, name, "")
+            rejects.add(str(root / folder / name), row, BROKEN_LINK, "correct or remove it")
     for part, split in folders.parts.items():
         named = _labels(root / part, folders.without)
         found_before = {name_key(label): label for label in sorted(labels.difference(named))}

@@ -18,6 +18,7 @@ from capt_core.data.readers.listing import SPLIT_WORDS
 from capt_core.data.readers.table_files import split_of_name
 from capt_core.data.scan import find_images
 from capt_core.errors import CaptError
+from capt_core.text import clean_name
 
 _METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 _DEPTH = 4  # of the folders of configs, versions and splits
@@ -134,7 +135,7 @@ def _tables_below(folder: Path, depth: int) -> Iterator[Path]:
         found = sorted(
             (entry.name, entry.is_dir())
             for entry in entries
-            if not entry.name.startswith((".", "_"))
+            if not entry.name.startswith((".", "_")) and (entry.is_dir() or entry.is_file())
         )
     for name, is_folder in found:
         if is_folder and depth:
@@ -154,7 +155,7 @@ def _config(path: Path) -> Path:
 
 def _text(path: Path) -> str:
     try:
-        if path.stat().st_size > _LARGEST_TEXT:
+        if not path.is_file() or path.stat().st_size > _LARGEST_TEXT:
             return ""
         return path.read_text(encoding="utf-8")
     except (OSError, ValueError):
@@ -170,7 +171,7 @@ def _names(stated: object) -> list[str] | None:
         stated = [keys[str(number)] for number in range(len(keys))]
     if not isinstance(stated, list) or not stated:
         return None
-    return [str(name).strip() for name in stated]
+    return [clean_name(str(name)) for name in stated]
 
 
 def _features(features: object) -> dict[str, list[str]]:

@@ -131,6 +131,7 @@ def _are_splits(root: Path, here: str, full: Sequence[str], group: dict[str, str
     others = [name for name in full if name not in group]
     if "train" not in splits:
         if len(full) > 1 and group and (not others or sorted_into_classes):
+            _check_holds_splits(root, here, others)
             raise CaptError(
                 f"{folder}: {listed(group)}, but no folder train; rename the one to train on, or "
                 "--set data.layout=class_folders if they are classes"
@@ -168,16 +169,22 @@ def _wrapping(root: Path, here: str, full: Sequence[str]) -> str | None:
         )
     if len(full) == 1 and _is_parent(folder / full[0]) and not own_images(folder / full[0]):
         return full[0]
-    for name in full if len(full) > 1 else ():
-        inside = split_group(_full(folder / name))
-        if len(set(inside.values())) > 1 and "train" in inside.values():
-            alone = shlex.quote(f"data.root={folder / name}")
-            raise CaptError(
-                f"{folder}: {listed([name])} holds {listed(inside)}, and other folders are beside "
-                f"it; --set {alone} reads it alone; where it is a "
-                "class whose images are to be split anew, --set data.layout=class_folders"
-            )
+    _check_holds_splits(root, here, full if len(full) > 1 else [])
     return None
+
+
+def _check_holds_splits(root: Path, here: str, names: Sequence[str]) -> None:
+    """Refuse folders beside others that are a data set of their own, with splits in it."""
+    for name in names:
+        inner = _unwrapped(root, _join(here, name))
+        inside = split_group(_full(root / inner))
+        if len(set(inside.values())) > 1 and "train" in inside.values():
+            alone = shlex.quote(f"data.root={root / inner}")
+            raise CaptError(
+                f"{root / here}: {listed([name])} holds {listed(inside)}, and other folders are "
+                f"beside it; --set {alone} reads it alone; where it is a class whose images are to "
+                "be split anew, --set data.layout=class_folders"
+            )
 
 
 def _classes(

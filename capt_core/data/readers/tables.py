@@ -31,6 +31,7 @@ from capt_core.data.readers.hub import label_names
 from capt_core.data.readers.listing import SPLIT_WORDS, Listing, listing_rows
 from capt_core.data.readers.table_files import file_splits, row_split
 from capt_core.data.readers.text_tables import TEXT_ENDINGS, read_text_columns, text_columns
+from capt_core.data.scan import spelled_on_disk
 from capt_core.data.splits import Rejects
 from capt_core.errors import CaptError, shown
 from capt_core.params import Data
@@ -129,10 +130,13 @@ def _read(path: Path, root: Path, split: str | None, data: Data, rejects: Reject
     found = read_labels(dict(zip(candidates, cells[1:], strict=False)), named, path)
     labels = found.texts
     below = _relative_folder(path, root)
-    paths = [
+    listed = (
         _relative(_path_text(cell, path, names, f"{unit} {number}"), path, root, below)
         for cell, number in zip(cells[0], numbers, strict=True)
-    ]
+    )
+    # Before splits are drawn: a file listed in two forms of its letters is one file.
+    known: dict[str, dict[str, str]] = {}
+    paths = [spelled_on_disk(root, path, known) for path in listed]
     words = [row_split(word) for word in cells[-1]] if splits else [split] * len(paths)
     if splits and None in words:
         row = words.index(None)
@@ -166,8 +170,8 @@ def _no_path_column(path: Path, columns: Sequence[str]) -> CaptError:
     return CaptError(
         f"{path}: no column {PATH_COLUMNS[0]} (or {', '.join(PATH_COLUMNS[1:5])}, ...); "
         f"{columns_of(columns)}; name it with "
-        f"{column_setting('image_column', images[0] if images else 'COLUMN')}, or use no table "
-        "with --set data.layout=class_folders"
+        f"{column_setting('image_column', images[0] if images else 'COLUMN')}, or, where "
+        "class folders hold the images, use no table with --set data.layout=class_folders"
     )
 
 

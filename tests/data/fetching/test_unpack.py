@@ -226,6 +226,16 @@ def test_one_bit_of_a_header_in_the_middle(tmp_path: Path) -> None:
     assert "delete it, then run the same command again" in message
 
 
+def test_a_long_name_that_is_lost_is_no_member_to_pass_over(tmp_path: Path) -> None:
+    stream = BytesIO()
+    with tarfile.open(fileobj=stream, mode="w", format=tarfile.GNU_FORMAT) as archive:
+        for name in ("dtd/images/" + "x" * 120, "dtd/images/y"):
+            archive.addfile(tarfile.TarInfo(name))
+    lost = bytearray(stream.getvalue())
+    lost[512:1024] = bytes(512)
+    assert "a file without a name" in refused(tmp_path / "data", "a.tar", bytes(lost))
+
+
 def test_damage_behind_the_gzip_content_is_found(tmp_path: Path) -> None:
     content = bytearray(tar_of(FILES))
     content[-6] ^= 1  # its checksum, which nobody reads who stops at the end mark

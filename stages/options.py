@@ -37,7 +37,7 @@ def _folder(given: Path) -> Path:
 
 def _path(given: Path, option: str) -> Path:
     # Shells leave the ~ of --artifacts=~/x to the program.
-    from capt_core.text_file import user_path  # its libraries would slow --help down
+    from capt_core.user_paths import user_path  # its libraries would slow --help down
 
     return user_path(given, option)
 

@@ -7,8 +7,11 @@ import importlib
 import json
 import os
 import pickle
+import shlex
+import subprocess
 import sys
 import zipfile
+from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -134,10 +137,13 @@ CONTAINERS: dict[str, Callable[[State], Any]] = {
     "the same twice": lambda s: {"model": s, "ema": s},
     "lightning": lambda s: {"state_dict": prefixed(s, "model."), "hyper_parameters": {"lr": 0.1}},
     "deep": lambda s: {"a": {"b": {"c": prefixed(s, "clip.")}}},
-    "numpy": lambda s: {"state_dict": s, "best": np.float64(0.5), "history": np.zeros(3)},
-    "arguments": lambda s: {"state_dict": s, "args": argparse.Namespace(out=Path("a"), lr=0.1)},
-    "module": module_of,
-    "module in a checkpoint": lambda s: {"model": module_of(s), "epoch": 1},
+    "plain values": lambda s: {
+        "model": s,
+        "a": [1, (2.5, None, True), {3}, frozenset({4}), b"5", bytearray(b"6"), 7j, 8**99, "9"],
+        "torch": [torch.Size([1]), torch.float16, torch.device("cpu"), torch.strided],
+        "more": [defaultdict(list, {1: [2]}), Counter("ab"), OrderedDict(a=1)],
+        "other tensors": [torch.eye(2).to_sparse(), torch.ones(2, device="meta")],
+    },
     "parameters": lambda s: {name: nn.Parameter(value) for name, value in s.items()},
     "views": lambda s: {name: torch.stack([value * 2, value])[1] for name, value in s.items()},
     "transposed": lambda s: {
@@ -157,6 +163,60 @@ def test_weights_are_found_wherever_they_stand(
     document = CONTAINERS[container](state)
     torch.save(document, path, _use_new_zipfile_serialization=zipped)
     assert_loaded(path, state)
+
+
+@pytest.mark.parametrize("protocol", range(1, 6))
+def test_any_version_of_pickles_is_read(state: State, tmp_path: Path, protocol: int) -> None:
+    path = tmp_path / "weights.pt"
+    torch.save(CONTAINERS["plain values"](state), path, pickle_protocol=protocol)
+    assert_loaded(path, state)
+
+
+FOREIGN: dict[str, tuple[Callable[[State], Any], str]] = {
+    "numpy number": (lambda s: {"state_dict": s, "best": np.float64(0.5)}, "numpy"),
+    "numpy array": (lambda s: {"a": {"b": s}, "history": np.zeros(3)}, "numpy"),
+    "among the weights": (lambda s: {**s, "best": np.float64(0.5)}, "numpy"),
+    "arguments": (
+        lambda s: {"state_dict": s, "args": argparse.Namespace(out=Path("a"))},
+        "argparse.Namespace",
+    ),
+    "path": (lambda s: {"state_dict": s, "out": Path("a")}, "pathlib"),
+    "range": (lambda s: {"state_dict": s, "epochs": range(3)}, "range"),
+}
+
+
+def refused_for_foreign(path: Path, kind: str) -> str:
+    message = load_refusal(path)
+    assert "holds other objects than tensors" in message
+    assert kind in message
+    assert len(message) < 350 + len(str(path))
+    return message
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "before torch 1.6"])
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_other_objects_are_refused_with_a_command_that_leaves_them_out(
+    state: State, tmp_path: Path, kind: str, zipped: bool
+) -> None:
+    make, words = FOREIGN[kind]
+    path = tmp_path / "it's $x.pt"
+    torch.save(make(state), path, _use_new_zipfile_serialization=zipped)
+    message = refused_for_foreign(path, words)
+    python, option, code = shlex.split(
+        message.partition("write the state dict alone: ")[2].removesuffix(" in its folder")
+    )
+    assert (python, option) == ("python", "-c")
+    subprocess.run([sys.executable, option, code], cwd=tmp_path, check=True, timeout=60)
+    assert_loaded(tmp_path / "it's $x_state_dict.pt", state)
+
+
+def test_objects_of_classes_that_may_not_be_here_are_refused(state: State, tmp_path: Path) -> None:
+    path = tmp_path / "weights.pt"
+    for document in (module_of(state), {"model": module_of(state), "epoch": np.int64(1)}):
+        torch.save(document, path)
+        assert ALONE in refused_for_foreign(path, "tests.backbone.test_weights._Node")
+    torch.save([state, np.zeros(1)], path)
+    assert ALONE in refused_for_foreign(path, "numpy")
 
 
 def test_two_sets_of_weights_are_not_chosen_from(state: State, tmp_path: Path) -> None:

@@ -362,6 +362,12 @@ def test_broken_values_are_refused(state: State, tmp_path: Path, kind: str) -> N
     assert "'visual.proj'" in message
 
 
+@pytest.mark.parametrize("name", ["visual.ln_post.weight", "visual.class_embedding"])
+def test_a_scale_of_zeros_is_refused(state: State, tmp_path: Path, name: str) -> None:
+    message = load_refusal(as_pt({**state, name: torch.zeros_like(state[name])}, tmp_path))
+    assert f"'{name}' is zero throughout" in message
+
+
 def test_a_bias_may_be_zero(state: State, tmp_path: Path) -> None:
     sound = {n: torch.zeros_like(v) if n.endswith("bias") else v for n, v in state.items()}
     assert_loaded(as_pt(sound, tmp_path), sound)
@@ -377,6 +383,9 @@ CONTENTS = {
     b"\x00\x10\x00\x00\x00\x00\x00\x00{": "truncated",
     b"\x1f\x8b\x08": "gzip",
     b"Repository not found": "text",
+    b"(dp0\nVa\np1\nI1\ns.": "pickled object",
+    b"}q\x00(X\x01\x00\x00\x00aq\x01K\x01u.": "a pickled object, which",
+    b"cposix\nmkdir\np0\n(Va\np1\ntp2\nRp3\n.": "a pickled object",
     b"\0" * 4000: "zero bytes",
     bytes(range(200, 250)): "no form that is read",
 }

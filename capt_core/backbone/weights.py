@@ -58,7 +58,7 @@ def check_values(model: nn.Module, where: str) -> None:
     """Refuse weights that are broken.
 
     A bias or a mean may well be zero throughout, and the scale of a batch normalisation starts at
-    that where it ends a residual branch; nobody trains a matrix or any other scale to that.
+    that where it ends a residual branch; nobody trains a matrix or a scale to that.
 
     Args:
         model: with its weights.
@@ -71,6 +71,8 @@ def check_values(model: nn.Module, where: str) -> None:
         f"{path}.weight"
         for path, module in model.named_modules()
         if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)
+        and module.running_mean is not None
+        and not bool(module.running_mean.any())
     }
     for name, value in model.state_dict().items():
         if not bool(value.isfinite().all()):
@@ -98,6 +100,8 @@ def _check(match: Match, model: nn.Module, path: Path) -> None:
         example = (match.unknown or match.missing)[0]
         shard = re.search(r"-\d+-of-\d+", path.name)
         advice = "one of several files; join them all" if shard else "is backbone.name right?"
+        if not match.missing:  # a larger model's, or weights with something beside them
+            advice += f" if it is, {WRITE_ALONE}"
         raise CaptError(
             f"{where}: {len(match.missing)} tensors missing, {len(match.unknown)} unknown (such "
             f"as {shown(example)}); {advice}"

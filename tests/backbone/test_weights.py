@@ -134,6 +134,7 @@ CONTAINERS: dict[str, Callable[[State], Any]] = {
     "model": lambda s: {"model": s, "optimizer": {"state": {0: {"exp_avg": torch.ones(3)}}}},
     "model_state_dict": lambda s: {"model_state_dict": s},
     "ema": lambda s: {"ema": s},
+    "averaged": lambda s: {"n_averaged": torch.tensor(3), **prefixed(s, "module.")},
     "the same twice": lambda s: {"model": s, "ema": s},
     "lightning": lambda s: {"state_dict": prefixed(s, "model."), "hyper_parameters": {"lr": 0.1}},
     "deep": lambda s: {"a": {"b": {"c": prefixed(s, "clip.")}}},
@@ -332,6 +333,7 @@ def test_missing_and_unknown_tensors_are_counted(state: State, tmp_path: Path) -
     # Where unknown ones are the trouble, one of them is the example.
     more = {**fewer, "adapter": torch.zeros(1)}
     assert "1 tensors missing, 1 unknown (such as 'adapter')" in load_refusal(as_pt(more, tmp_path))
+    assert ALONE in load_refusal(as_pt({**state, **prefixed(state, "ema.")}, tmp_path))
 
 
 def test_one_of_several_files_is_named(state: State, tmp_path: Path) -> None:

@@ -2,8 +2,9 @@
 
 `torch.save`, before and since torch 1.6, and `torch.jit.save` all write a pickle beside raw tensor
 data. The pickle is read here with a table of the few functions that put tensors together; an
-object of any other class becomes a `Record` of its attributes. No class is imported, no function
-of the file's choosing is called, and the code in TorchScript archives is not looked at.
+object of any other class becomes a `Record` of its attributes, and its class is named as foreign.
+No class is imported, no function of the file's choosing is called, and the code in TorchScript
+archives is not looked at.
 """
 
 from __future__ import annotations
@@ -26,7 +27,6 @@ from typing import Any, ClassVar
 import torch
 
 from capt_core.backbone.weights_file import LEGACY_MAGIC
-from capt_core.errors import shown
 
 _DTYPES = {
     "DoubleStorage": torch.float64,
@@ -44,13 +44,17 @@ _DTYPES = {
     "UntypedStorage": torch.uint8,
 }
 
+_CONSTANTS = (torch.dtype, torch.layout, torch.memory_format, torch.qscheme)
 
-_HARMLESS = re.compile(
-    r"(torch|numpy|collections|copyreg|copy_reg|argparse|pathlib|datetime|enum|omegaconf)\."
-    r"|(builtins|__builtin__)\.(set|frozenset|complex|slice|range|bytearray|object)$"
-    r"|_codecs\.encode$"
+_PLAIN = re.compile(
+    r"(builtins|__builtin__)\."
+    r"(dict|list|tuple|set|frozenset|str|unicode|int|long|float|bool|complex|bytes|bytearray)"
+    r"|_codecs\.encode"
+    r"|torch\.(Size|device|Tensor|nn\.parameter\.(Parameter|Buffer)|serialization\._get_layout)"
+    r"|torch\.((cuda|storage)\.)?\w*Storage|torch\.(_utils|_tensor)\._rebuild_\w+"
+    r"|torch\.jit\._pickle\.\w+|__torch__\..+"
 )
-"""What is called to make the numbers, settings and dates that stand beside weights."""
+"""What makes tensors, of whatever kind, and plain values; ``__torch__`` is TorchScript's own."""
 
 
 @dataclass(frozen=True)
@@ -85,9 +89,22 @@ class Record:
         """Elements of unknown sequences are dropped."""
 
 
+@dataclass(frozen=True)
+class Contents:
+    """What an archive holds.
+
+    Attributes:
+        document: with a `StoredTensor` per tensor.
+        foreign: names of the classes and functions that make neither tensors nor plain values.
+    """
+
+    document: object
+    foreign: list[str]
+
+
 @contextlib.contextmanager
-def open_archive(path: Path) -> Iterator[object]:
-    """What a file of `torch.save` or `torch.jit.save` holds, with a `StoredTensor` per tensor.
+def open_archive(path: Path) -> Iterator[Contents]:
+    """What a file of `torch.save` or `torch.jit.save` holds.
 
     The tensors can be loaded until the block ends.
 
@@ -109,7 +126,7 @@ class _Storage:
     values: Callable[[], torch.Tensor]
 
 
-def _read_zip(archive: zipfile.ZipFile) -> object:
+def _read_zip(archive: zipfile.ZipFile) -> Contents:
     entries = {info.filename: info for info in archive.infolist()}
     pickles = [name for name in entries if name.count("/") == 1 and name.endswith("/data.pkl")]
     if len(pickles) != 1:
@@ -137,10 +154,11 @@ def _read_zip(archive: zipfile.ZipFile) -> object:
             raise ValueError(f"data/{key} has {stored} bytes in place of {count * dtype.itemsize}")
         return _Storage(dtype, count, lambda: read(key, dtype))
 
-    return _Unpickler(io.BytesIO(record("data.pkl")), storage).load()
+    unpickler = _Unpickler(io.BytesIO(record("data.pkl")), storage)
+    return Contents(unpickler.load(), list(unpickler.foreign))
 
 
-def _read_legacy(data: mmap.mmap) -> object:
+def _read_legacy(data: mmap.mmap) -> Contents:
     storages: dict[str, _Storage] = {}
     starts: dict[str, int] = {}
 
@@ -152,21 +170,28 @@ def _read_legacy(data: mmap.mmap) -> object:
 
         return storages.setdefault(key, _Storage(dtype, count, read))
 
+    foreign: dict[str, None] = {}
+
     def part() -> Any:
-        return _Unpickler(data, storage).load()
+        unpickler = _Unpickler(data, storage)
+        loaded = unpickler.load()
+        foreign.update(unpickler.foreign)
+        return loaded
 
     part(), part()  # the magic number, the version
     if part().get("little_endian") is not (sys.byteorder == "little"):
         raise ValueError("written on a machine of the other byte order")
     document = part()
     for key in part():
-        known = storages[key]
+        known = storages.get(key)
+        if known is None:
+            raise ValueError("tensor data of a kind that is not read")
         count = int.from_bytes(data.read(8), sys.byteorder)
         starts[key] = data.tell()
         if count != known.count or starts[key] + count * known.dtype.itemsize > len(data):
             raise ValueError(f"tensor data {key} is cut off or of another size")
         data.seek(count * known.dtype.itemsize, io.SEEK_CUR)
-    return document
+    return Contents(document, list(foreign))
 
 
 class _Unpickler(pickle._Unpickler):
@@ -176,10 +201,13 @@ class _Unpickler(pickle._Unpickler):
     """
 
     stack: list[Any]
+    append: Callable[[Any], None]
+    read: Callable[[int], bytes]
 
     def __init__(self, file: Any, storage: Callable[[torch.dtype, str, int], _Storage]) -> None:
         super().__init__(file)
         self._storage = storage
+        self.foreign: dict[str, None] = {}
 
     def find_class(self, module: str, name: str, /) -> Any:
         full = f"{module}.{name}"
@@ -187,8 +215,12 @@ class _Unpickler(pickle._Unpickler):
             return OrderedDict
         if full in _FUNCTIONS:
             return _FUNCTIONS[full]
-        if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
-            return getattr(torch, name)
+        # Not getattr: some of torch's names import modules when they are asked for.
+        constant = vars(torch).get(name) if module == "torch" else None
+        if isinstance(constant, _CONSTANTS):
+            return constant
+        if not _PLAIN.fullmatch(full):
+            self.foreign[full] = None
         return _record_class(full)
 
     def persistent_load(self, pid: Any) -> Any:
@@ -210,23 +242,20 @@ class _Unpickler(pickle._Unpickler):
                 if isinstance(attributes, dict):
                     target.contents.update(attributes)
 
-    def load_reduce(self) -> None:
-        """Refuse files that ask for calls that weights have no need of, though none is made."""
-        called = self.stack[-2]
-        name = getattr(called, "__name__", "")
-        if isinstance(called, type) and issubclass(called, Record) and not _HARMLESS.match(name):
-            raise ValueError(f"it is made to call {shown(name)} when it is loaded")
-        arguments = self.stack.pop()
-        self.stack[-1] = called(*arguments)
+    def load_call(self) -> None:
+        raise ValueError("calls by older pickles than torch's")
+
+    def load_bytearray8(self) -> None:
+        # Python's own sets aside as many bytes as the file says, before it reads any.
+        self.append(bytearray(self.read(int.from_bytes(self.read(8), "little"))))
 
     dispatch: ClassVar[dict[int, Callable[[Any], None]]] = {
         **pickle._Unpickler.dispatch,
         pickle.BUILD[0]: load_build,
-        pickle.REDUCE[0]: load_reduce,
+        pickle.INST[0]: load_call,
+        pickle.OBJ[0]: load_call,
+        pickle.BYTEARRAY8[0]: load_bytearray8,
     }
-    del dispatch[pickle.INST[0]], dispatch[pickle.OBJ[0]]  # calls, by older pickles than torch's
-    # Sets aside as many bytes as the file says, before it reads any.
-    del dispatch[pickle.BYTEARRAY8[0]]
 
 
 @lru_cache(maxsize=10_000)
@@ -270,11 +299,18 @@ def _same(value: Any, *_: object) -> Any:
     return value
 
 
+def _mapping(*_: object) -> dict[Any, Any]:
+    return {}
+
+
 def _of_subclass(rebuild: Any, _type: Any, arguments: Any, *_: object) -> Any:
     return rebuild(*arguments) if rebuild in _FUNCTIONS.values() else Record()
 
 
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "collections.defaultdict": _mapping,  # its items follow
+    "collections.Counter": _mapping,
+    "builtins.dict": _mapping,
     "torch._utils._rebuild_tensor": _tensor,
     "torch._utils._rebuild_tensor_v2": _tensor,
     "torch._utils._rebuild_tensor_v3": _tensor_of_type,

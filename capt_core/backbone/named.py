@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import re
+import shlex
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +15,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
-from capt_core.backbone.archive import Record, StoredTensor, open_archive
+from capt_core.backbone.archive import Contents, Record, StoredTensor, open_archive
 from capt_core.backbone.weights_file import WRITE_ALONE, Form, place, weights_form
 from capt_core.errors import CaptError, reason, shown
 
@@ -29,7 +33,12 @@ _SAFETENSORS = {
     "C64": torch.complex64,
 }
 _DEEPEST, _LONGEST = 40, 1000
-_PARTS = ("_parameters", "_buffers", "_modules")  # of a pickled nn.Module
+_LONGEST_COMMAND = 180
+_STOCK = re.compile(
+    r"(torch|numpy|collections|copyreg|copy_reg|argparse|pathlib|datetime|enum)\."
+    r"|(builtins|__builtin__)\.(x?range|slice|object)$"
+)
+"""What makes the numbers, settings and dates that stand beside weights; torch can load it here."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +55,8 @@ def open_weights(path: Path) -> Iterator[list[Named]]:
     """All tensors of a weights file; they can be loaded until the block ends.
 
     Raises:
-        CaptError: no weights file, or a damaged one, on entering or while tensors are loaded.
+        CaptError: no weights file, one with other objects than tensors and plain values, or a
+            damaged one, on entering or while tensors are loaded.
     """
     form = weights_form(path)
     try:
@@ -54,8 +64,9 @@ def open_weights(path: Path) -> Iterator[list[Named]]:
             with safe_open(path, framework="pt") as file:
                 yield [Named(name, "", _lazily(file, name)) for name in file.keys()]  # noqa: SIM118
         else:
-            with open_archive(path) as document:
-                yield named_tensors(document)
+            with open_archive(path) as contents:
+                _check_plain(path, contents)
+                yield named_tensors(contents.document)
     except CaptError:
         raise
     except Exception as error:
@@ -68,8 +79,8 @@ def open_weights(path: Path) -> Iterator[list[Named]]:
 def named_tensors(document: object) -> list[Named]:
     """All tensors of nested mappings and records, in order.
 
-    Attributes of a record belong to the mapping or record around it: a pickled or scripted module
-    then has the names of its state dict.
+    Attributes of a record belong to the mapping or record around it: a scripted module then has
+    the names of its state dict.
     """
     found: list[Named] = []
     seen: set[int] = set()
@@ -87,9 +98,45 @@ def named_tensors(document: object) -> list[Named]:
         inside = inside or isinstance(value, Record)
         for key, child in reversed(contents.items()):
             if isinstance(key, str):
-                below = path if inside and key in _PARTS else f"{path}.{key}" if path else key
+                below = f"{path}.{key}" if path else key
                 waiting.append((child, below[:_LONGEST], group, depth + 1, inside))
     return found
+
+
+def _check_plain(path: Path, contents: Contents) -> None:
+    if contents.foreign:
+        odd = [name for name in contents.foreign if not _STOCK.match(name)]
+        advice = WRITE_ALONE if odd else _write_alone(path, contents.document)
+        others = len(contents.foreign) - 1
+        raise CaptError(
+            f"{place(path)}: holds other objects than tensors ("
+            f"{shown((odd or contents.foreign)[0], 50)}{f' and {others} more' if others else ''}); "
+            f"{advice}"
+        )
+
+
+def _write_alone(path: Path, document: object) -> str:
+    """How to write alone the mapping or module that holds most of a file's tensors."""
+    groups = Counter(each.group for each in named_tensors(document))
+    keys = max(groups, key=groups.__getitem__, default="").split(".")
+    keys = [] if keys == [""] else keys
+    holder = document
+    for key in keys:
+        holder = holder.get(key) if isinstance(holder, dict) else None
+    taken = f't.load({json.dumps(path.name)}, "cpu", weights_only=False)' + "".join(
+        f"[{json.dumps(key)}]" for key in keys
+    )
+    if isinstance(holder, Record) and "_modules" in holder.contents:
+        taken += ".state_dict()"
+    elif not groups or not isinstance(holder, dict):
+        return WRITE_ALONE
+    elif not all(isinstance(value, StoredTensor) for value in holder.values()):
+        taken = f"{{k: v for k, v in {taken}.items() if t.is_tensor(v)}}"
+    target = json.dumps(f"{path.stem}_state_dict.pt")
+    command = f"python -c {shlex.quote(f'import torch as t; t.save({taken}, {target})')}"
+    if len(command) > _LONGEST_COMMAND:
+        return WRITE_ALONE
+    return f"if you trust the file, write the state dict alone: {command} in its folder"
 
 
 def _lazily(file: Any, name: str) -> StoredTensor:

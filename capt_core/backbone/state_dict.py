@@ -97,8 +97,12 @@ def _below(
 
 
 def _needless(name: str) -> bool:
-    """Whether an unknown tensor is none of the weights: facts and what a model makes by itself."""
-    return name in OPENAI_ENTRIES or name.split(".")[-1] in ("position_ids", "attn_mask")
+    """Whether an unknown tensor is none of the weights: facts and what a model makes by itself.
+
+    torch's averaged models count in ``n_averaged``.
+    """
+    last = name.split(".")[-1]
+    return name in OPENAI_ENTRIES or last in ("position_ids", "attn_mask", "n_averaged")
 
 
 def _prefixes(tensors: Iterable[Named], names: Mapping[str, str]) -> Counter[str]:

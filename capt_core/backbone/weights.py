@@ -57,15 +57,23 @@ def load_weights(model: nn.Module, path: Path) -> None:
 def check_values(model: nn.Module, where: str) -> None:
     """Refuse weights that are broken.
 
-    A bias may well be zero throughout, but nobody trains a matrix or a kernel to that.
+    A bias or a mean may well be zero throughout, and the scale of a batch normalisation starts at
+    that where it ends a residual branch; nobody trains a matrix or a scale to that.
 
     Args:
         model: with its weights.
         where: what the message names.
 
     Raises:
-        CaptError: NaN or infinite values, or a tensor of two or more dimensions of zeros.
+        CaptError: NaN or infinite values, or a tensor of zeros that has to be none.
     """
+    may_be_zero = {
+        f"{path}.weight"
+        for path, module in model.named_modules()
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)
+        and module.running_mean is not None
+        and not bool(module.running_mean.any())
+    }
     for name, value in model.state_dict().items():
         if not bool(value.isfinite().all()):
             bad = int((~value.isfinite()).sum())
@@ -73,7 +81,8 @@ def check_values(model: nn.Module, where: str) -> None:
                 f"{where}: {bad} of {value.numel()} values of {shown(name)} are NaN or infinite; "
                 "get other weights (training or saving in half precision can do this)"
             )
-        if value.dim() > 1 and not bool(value.any()):
+        scale = not name.endswith(("bias", "mean")) and name not in may_be_zero
+        if (value.dim() > 1 or (value.numel() > 1 and scale)) and not bool(value.any()):
             raise CaptError(
                 f"{where}: {shown(name)} is zero throughout, so the weights were not written "
                 "properly; get the file again"
@@ -91,6 +100,8 @@ def _check(match: Match, model: nn.Module, path: Path) -> None:
         example = (match.unknown or match.missing)[0]
         shard = re.search(r"-\d+-of-\d+", path.name)
         advice = "one of several files; join them all" if shard else "is backbone.name right?"
+        if not match.missing:  # a larger model's, or weights with something beside them
+            advice += f" if it is, {WRITE_ALONE}"
         raise CaptError(
             f"{where}: {len(match.missing)} tensors missing, {len(match.unknown)} unknown (such "
             f"as {shown(example)}); {advice}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 import zipfile
 from enum import StrEnum
 from pathlib import Path
@@ -15,6 +16,9 @@ LEGACY_MAGIC = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 _HEAD = 512
+_PICKLED = re.compile(rb"\x80[\0-\5]|\([dl]p|[]})]q|\(?[ci][\w.]+\n\w+\n")
+"""How pickles begin: of protocol 2 and later, and dicts, lists and objects of the earlier ones."""
+
 _LONGEST_PATH = 200
 
 
@@ -92,9 +96,9 @@ def _not_weights(path: Path, head: bytes, header: bytes) -> str:
         )
     if head.startswith(b"PK\x03\x04"):
         return "" if zipfile.is_zipfile(path) else _TRUNCATED
-    if head.startswith(b"\x80") and head[1:2] <= b"\x05":
-        if head.startswith(LEGACY_MAGIC):
-            return ""
+    if head.startswith(LEGACY_MAGIC):
+        return ""
+    if _PICKLED.match(head):
         return f"a pickled object, which is not read because that can run code; {WRITE_ALONE}"
     for start, kind in _KINDS.items():
         if head.startswith(start):

@@ -7,8 +7,11 @@ import importlib
 import json
 import os
 import pickle
+import shlex
+import subprocess
 import sys
 import zipfile
+from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -131,13 +134,17 @@ CONTAINERS: dict[str, Callable[[State], Any]] = {
     "model": lambda s: {"model": s, "optimizer": {"state": {0: {"exp_avg": torch.ones(3)}}}},
     "model_state_dict": lambda s: {"model_state_dict": s},
     "ema": lambda s: {"ema": s},
+    "averaged": lambda s: {"n_averaged": torch.tensor(3), **prefixed(s, "module.")},
     "the same twice": lambda s: {"model": s, "ema": s},
     "lightning": lambda s: {"state_dict": prefixed(s, "model."), "hyper_parameters": {"lr": 0.1}},
     "deep": lambda s: {"a": {"b": {"c": prefixed(s, "clip.")}}},
-    "numpy": lambda s: {"state_dict": s, "best": np.float64(0.5), "history": np.zeros(3)},
-    "arguments": lambda s: {"state_dict": s, "args": argparse.Namespace(out=Path("a"), lr=0.1)},
-    "module": module_of,
-    "module in a checkpoint": lambda s: {"model": module_of(s), "epoch": 1},
+    "plain values": lambda s: {
+        "model": s,
+        "a": [1, (2.5, None, True), {3}, frozenset({4}), b"5", bytearray(b"6"), 7j, 8**99, "9"],
+        "torch": [torch.Size([1]), torch.float16, torch.device("cpu"), torch.strided],
+        "more": [defaultdict(list, {1: [2]}), Counter("ab"), OrderedDict(a=1)],
+        "other tensors": [torch.eye(2).to_sparse(), torch.ones(2, device="meta")],
+    },
     "parameters": lambda s: {name: nn.Parameter(value) for name, value in s.items()},
     "views": lambda s: {name: torch.stack([value * 2, value])[1] for name, value in s.items()},
     "transposed": lambda s: {
@@ -157,6 +164,60 @@ def test_weights_are_found_wherever_they_stand(
     document = CONTAINERS[container](state)
     torch.save(document, path, _use_new_zipfile_serialization=zipped)
     assert_loaded(path, state)
+
+
+@pytest.mark.parametrize("protocol", range(1, 6))
+def test_any_version_of_pickles_is_read(state: State, tmp_path: Path, protocol: int) -> None:
+    path = tmp_path / "weights.pt"
+    torch.save(CONTAINERS["plain values"](state), path, pickle_protocol=protocol)
+    assert_loaded(path, state)
+
+
+FOREIGN: dict[str, tuple[Callable[[State], Any], str]] = {
+    "numpy number": (lambda s: {"state_dict": s, "best": np.float64(0.5)}, "numpy"),
+    "numpy array": (lambda s: {"a": {"b": s}, "history": np.zeros(3)}, "numpy"),
+    "among the weights": (lambda s: {**s, "best": np.float64(0.5)}, "numpy"),
+    "arguments": (
+        lambda s: {"state_dict": s, "args": argparse.Namespace(out=Path("a"))},
+        "argparse.Namespace",
+    ),
+    "path": (lambda s: {"state_dict": s, "out": Path("a")}, "pathlib"),
+    "range": (lambda s: {"state_dict": s, "epochs": range(3)}, "range"),
+}
+
+
+def refused_for_foreign(path: Path, kind: str) -> str:
+    message = load_refusal(path)
+    assert "holds other objects than tensors" in message
+    assert kind in message
+    assert len(message) < 350 + len(str(path))
+    return message
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "before torch 1.6"])
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_other_objects_are_refused_with_a_command_that_leaves_them_out(
+    state: State, tmp_path: Path, kind: str, zipped: bool
+) -> None:
+    make, words = FOREIGN[kind]
+    path = tmp_path / "it's $x.pt"
+    torch.save(make(state), path, _use_new_zipfile_serialization=zipped)
+    message = refused_for_foreign(path, words)
+    python, option, code = shlex.split(
+        message.partition("write the state dict alone: ")[2].removesuffix(" in its folder")
+    )
+    assert (python, option) == ("python", "-c")
+    subprocess.run([sys.executable, option, code], cwd=tmp_path, check=True, timeout=60)
+    assert_loaded(tmp_path / "it's $x_state_dict.pt", state)
+
+
+def test_objects_of_classes_that_may_not_be_here_are_refused(state: State, tmp_path: Path) -> None:
+    path = tmp_path / "weights.pt"
+    for document in (module_of(state), {"model": module_of(state), "epoch": np.int64(1)}):
+        torch.save(document, path)
+        assert ALONE in refused_for_foreign(path, "tests.backbone.test_weights._Node")
+    torch.save([state, np.zeros(1)], path)
+    assert ALONE in refused_for_foreign(path, "numpy")
 
 
 def test_two_sets_of_weights_are_not_chosen_from(state: State, tmp_path: Path) -> None:
@@ -272,6 +333,7 @@ def test_missing_and_unknown_tensors_are_counted(state: State, tmp_path: Path) -
     # Where unknown ones are the trouble, one of them is the example.
     more = {**fewer, "adapter": torch.zeros(1)}
     assert "1 tensors missing, 1 unknown (such as 'adapter')" in load_refusal(as_pt(more, tmp_path))
+    assert ALONE in load_refusal(as_pt({**state, **prefixed(state, "ema.")}, tmp_path))
 
 
 def test_one_of_several_files_is_named(state: State, tmp_path: Path) -> None:
@@ -302,6 +364,12 @@ def test_broken_values_are_refused(state: State, tmp_path: Path, kind: str) -> N
     assert "'visual.proj'" in message
 
 
+@pytest.mark.parametrize("name", ["visual.ln_post.weight", "visual.class_embedding"])
+def test_a_scale_of_zeros_is_refused(state: State, tmp_path: Path, name: str) -> None:
+    message = load_refusal(as_pt({**state, name: torch.zeros_like(state[name])}, tmp_path))
+    assert f"'{name}' is zero throughout" in message
+
+
 def test_a_bias_may_be_zero(state: State, tmp_path: Path) -> None:
     sound = {n: torch.zeros_like(v) if n.endswith("bias") else v for n, v in state.items()}
     assert_loaded(as_pt(sound, tmp_path), sound)
@@ -317,6 +385,9 @@ CONTENTS = {
     b"\x00\x10\x00\x00\x00\x00\x00\x00{": "truncated",
     b"\x1f\x8b\x08": "gzip",
     b"Repository not found": "text",
+    b"(dp0\nVa\np1\nI1\ns.": "pickled object",
+    b"}q\x00(X\x01\x00\x00\x00aq\x01K\x01u.": "a pickled object, which",
+    b"cposix\nmkdir\np0\n(Va\np1\ntp2\nRp3\n.": "a pickled object",
     b"\0" * 4000: "zero bytes",
     bytes(range(200, 250)): "no form that is read",
 }

@@ -82,9 +82,8 @@ class _Layer(NamedTuple):
         ends.extend(self.ends[position:])
         return _Layer("".join(parts), starts, ends)
 
-    def spans(self, code: str) -> Iterator[tuple[int, int]]:
-        """Where in the original text a code stands, which is given as `_bare` makes it."""
-        bare = _bare(self.text)
+    def spans(self, bare: str, code: str) -> Iterator[tuple[int, int]]:
+        """Where in the original text a code stands; it and the text as `_bare` makes them."""
         position = bare.find(code)
         if position < 0:
             return
@@ -182,8 +181,9 @@ class Redaction:
         """Where credentials stand, in order; spans may overlap."""
         found: set[tuple[int, int]] = set()
         for layer in _layers(text):
+            bare = _bare(layer.text)
             for code, short in self._codes.items():
-                spans = layer.spans(code)
+                spans = layer.spans(bare, code)
                 found.update(span for span in spans if not short or _alone(text, *span))
         return sorted(found)
 
@@ -258,9 +258,20 @@ def _codes(secret: str) -> Iterator[str]:
         yield secret[: len(secret) // 2]
         yield secret[len(secret) // 2 :]
     data = secret.encode(errors="surrogateescape")
-    codes = [data.hex(), data.hex(":")]
+    # Encoded once, or the code of an address, of base64 or of hexadecimal digits.
+    for inner in (
+        data,
+        urllib.parse.quote_from_bytes(data, safe="").encode(),
+        base64.b64encode(data),
+        data.hex().encode(),
+    ):
+        yield from (code for code in _encoded(inner) if len(code) >= SHORTEST_CODE)
+
+
+def _encoded(data: bytes) -> Iterator[str]:
+    """Hexadecimal digits of a secret, and base64 of it at any offset."""
+    yield from (data.hex(), data.hex(":"), data.hex("-"))
     for offset in range(3):
         # Without the characters that also hold bits of what stands before and behind.
         code = base64.b64encode(b"\0" * offset + data).decode().rstrip("=")
-        codes.append(code[-(-offset * 8 // 6) : len(code) - bool((offset + len(data)) % 3)])
-    yield from (code for code in codes if len(code) >= SHORTEST_CODE)
+        yield code[-(-offset * 8 // 6) : len(code) - bool((offset + len(data)) % 3)]

@@ -45,6 +45,19 @@ def split_of_file(path: Path, root: Path) -> str | None:
     return split_of_name(path) or (split_of_name(below) if below.name else None)
 
 
+def missing_parts(files: Sequence[Path]) -> list[str]:
+    """A line for each set of ``<name>-00000-of-00002`` files some of which are not there."""
+    parts: dict[tuple[Path, int], set[str]] = {}
+    for path in files:
+        if part := re.fullmatch(r"(.*)-(\d{5})-of-(\d{5})", path.stem):
+            parts.setdefault((path.with_name(part[1]), int(part[3])), set()).add(part[2])
+    return [
+        f"{name}-*: {len(there)} of {total} files are here; the images in the others are missing"
+        for (name, total), there in parts.items()
+        if len(there) < total
+    ]
+
+
 def row_split(word: object) -> str | None:
     """The split that a cell of a split column names, or None."""
     return SPLIT_WORDS.get(str(word).strip().lower())

@@ -416,7 +416,7 @@ def test_class_folders_are_advised_only_where_images_are(tmp_path: Path) -> None
         write(tmp_path / "data" / f"{part}-00000-of-00001.parquet")
     message = refusal(read_mine, tmp_path)
     assert "--set data.table=data/train-00000-of-00001.parquet, or move" in message
-    assert "class_folders" not in message
+    assert "data.layout" not in message
     assert len(read_mine(tmp_path, table="data/train-00000-of-00001.parquet").samples) == 4
 
 

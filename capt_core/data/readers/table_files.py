@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,9 +21,11 @@ def file_splits(files: Sequence[Path], root: Path) -> dict[Path, str | None]:
     splits = {path: split_of_file(path, root) for path in sorted(files)}
     if None in splits.values() and len(files) > 1 and set(splits.values()) != {None}:
         odd = next(path for path, split in splits.items() if split is None)
+        trained = next((path for path, split in splits.items() if split == "train"), odd)
+        choice = shlex.quote(f"data.table={trained.relative_to(root).as_posix()}")
         raise CaptError(
             f"{odd}: other tables beside it are named for splits, this one is not; "
-            "choose one with --set data.table=FILE"
+            f"choose one with --set {choice}, or move those to leave out to another folder"
         )
     return splits
 

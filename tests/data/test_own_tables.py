@@ -143,6 +143,26 @@ def test_columns_are_known_whatever_separates_their_words(tmp_path: Path, header
     assert read_mine(tmp_path).class_names == ["bolt", "screw"]
 
 
+def test_a_column_that_may_say_something_of_splits_is_named(tmp_path: Path) -> None:
+    write_images(tmp_path, PATHS)
+    table(is_train=["1", "0"] * 4).write_csv(tmp_path / "labels.csv")
+    note = "is_train: not read; splits are read from a column split"
+    assert note in read_mine(tmp_path).notes
+    table(is_train=["1", "0"] * 4, split=SPLITS).write_csv(tmp_path / "labels.csv")
+    assert note not in read_mine(tmp_path).notes
+
+
+def test_the_advice_about_a_table_beside_wrapped_class_folders_holds(tmp_path: Path) -> None:
+    paths = [f"{name}/{row}.png" for name in "ab" for row in range(4)]
+    write_images(tmp_path / "set", paths)
+    lines = [f"{path},{'xy'[row % 2]}" for row, path in enumerate(paths)]
+    (tmp_path / "set" / "labels.csv").write_text("\n".join(["path,label", *lines]))
+    message = refusal(read_mine, tmp_path)
+    assert "--set data.layout=table or --set data.layout=class_folders" in message
+    assert read_mine(tmp_path, layout="table").class_names == ["x", "y"]
+    assert read_mine(tmp_path, layout="class_folders").class_names == ["a", "b"]
+
+
 def test_the_column_that_holds_paths_is_named(tmp_path: Path) -> None:
     write_images(tmp_path, PATHS)
     table().rename({"path": "which one"}).write_csv(tmp_path / "labels.csv")

@@ -37,6 +37,9 @@ LABEL_COLUMNS += ("label_name", "category_name", "class_label", "class_id", "lab
 LABEL_COLUMNS += ("category_id", "label_text", "label_str")
 SPLIT_COLUMNS: tuple[str, ...] = ("split", "set", "subset", "partition", "data_set")
 _LIKE_LABELS = re.compile(r"(?:.*[ ._-])?(?:label|class|category)s?(?:[ _-](?:id|name|idx))?", re.I)
+_LIKE_SPLITS = re.compile(
+    r"(?:is)?(?:train|training|val|valid|validation|test)(?:set)?|fold"
+)
 _CODE = re.compile(r"[+-]?\d+(?:\.\d*)?|n\d{8}")
 _WHOLE = re.compile(r"[+-]?\d+(?:\.0*)?")
 _LIST = re.compile(r"\[(.*)\]", re.S)
@@ -82,6 +85,11 @@ def column_names(columns: Sequence[str], most: int = 4) -> str:
     """The first columns' names, each cut short."""
     more = ", ..." if len(columns) > most else ""
     return ", ".join(name[:40] for name in columns[:most]) + more
+
+
+def columns_like_splits(columns: Sequence[str]) -> list[str]:
+    """Columns such as ``is_train`` and ``fold``, which say something of splits."""
+    return [column for column in columns if _LIKE_SPLITS.fullmatch(_plain(column))]
 
 
 def refuse_twice(columns: Sequence[str], name: str, path: Path) -> None:

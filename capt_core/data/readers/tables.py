@@ -21,7 +21,9 @@ from capt_core.data.readers.columns import (
     SPLIT_COLUMNS,
     chosen_column,
     column_named,
+    column_names,
     column_setting,
+    columns_like_splits,
     columns_of,
     label_columns,
     no_label_column,
@@ -33,7 +35,7 @@ from capt_core.data.readers.hub import label_names
 from capt_core.data.readers.listing import SPLIT_WORDS, Listing, listing_rows
 from capt_core.data.readers.table_files import file_splits, row_split
 from capt_core.data.readers.text_tables import TEXT_ENDINGS, read_text_columns, text_columns
-from capt_core.data.scan import is_image_name, subfolders
+from capt_core.data.scan import holds_images, is_image_name, subfolders
 from capt_core.data.splits import Rejects
 from capt_core.errors import CaptError, shown
 from capt_core.params import Data
@@ -125,6 +127,9 @@ def _read(path: Path, root: Path, split: str | None, data: Data, rejects: Reject
     if not candidates:
         raise no_label_column(columns, path)
     splits = column_named(columns, SPLIT_COLUMNS) if split is None else None
+    like = [] if splits or split else columns_like_splits(columns)
+    split_notes = [f"{column_names(like)}: not read; splits are read from a column split"]
+    split_notes = split_notes if like else []
     used = [names, *candidates, *([splits] if splits else [])]
     for name in used:
         refuse_twice(columns, name, path)
@@ -158,7 +163,7 @@ def _read(path: Path, root: Path, split: str | None, data: Data, rejects: Reject
     listing = Listing(
         listing_rows(paths, labels, words),
         named.get(found.column),
-        [*below_notes, *named_notes, *found.notes],
+        [*below_notes, *named_notes, *found.notes, *split_notes],
     )
     return _Table(listing, numbers, unit)
 
@@ -181,8 +186,12 @@ def _no_path_column(path: Path, columns: Sequence[str]) -> CaptError:
     return CaptError(
         f"{path}: no column {PATH_COLUMNS[0]} (or {', '.join(PATH_COLUMNS[1:5])}, ...); "
         f"{columns_of(columns)}; name it with "
-        f"{column_setting('image_column', images[0] if images else 'COLUMN')}, or use no table "
-        "with --set data.layout=class_folders"
+        f"{column_setting('image_column', images[0] if images else 'COLUMN')}"
+        + (
+            ", or use no table with --set data.layout=class_folders"
+            if holds_images(path.parent)
+            else ""
+        )
     )
 
 

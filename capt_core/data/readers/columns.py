@@ -37,9 +37,7 @@ LABEL_COLUMNS += ("label_name", "category_name", "class_label", "class_id", "lab
 LABEL_COLUMNS += ("category_id", "label_text", "label_str")
 SPLIT_COLUMNS: tuple[str, ...] = ("split", "set", "subset", "partition", "data_set")
 _LIKE_LABELS = re.compile(r"(?:.*[ ._-])?(?:label|class|category)s?(?:[ _-](?:id|name|idx))?", re.I)
-_LIKE_SPLITS = re.compile(
-    r"(?:is)?(?:train|training|val|valid|validation|test)(?:set)?|fold"
-)
+_LIKE_SPLITS = re.compile(r"(?:is)?(?:train|training|val|valid|validation|test)(?:set)?|fold")
 _CODE = re.compile(r"[+-]?\d+(?:\.\d*)?|n\d{8}")
 _WHOLE = re.compile(r"[+-]?\d+(?:\.0*)?")
 _LIST = re.compile(r"\[(.*)\]", re.S)

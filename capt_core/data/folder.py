@@ -33,6 +33,10 @@ def open_folder(
     seed: int = 0,
     base_classes: Sequence[str] | None = None,
     on_bad_image: OnBadImage = "error",
+    layout: str = "auto",
+    table: str | None = None,
+    image_column: str | None = None,
+    label_column: str | None = None,
 ) -> Dataset:
     """List and check a folder of photographs; nothing is written.
 
@@ -48,6 +52,8 @@ def open_folder(
         base_classes: names of the classes in group `base`, all others being `novel`; None: all.
         on_bad_image: `error` stops at the first image that cannot be used; `quarantine` leaves
             such images out and warns of them.
+        layout, table, image_column, label_column: the settings ``data.layout``, ``data.table``, ...
+            that messages name, where more than one reading is possible.
 
     Raises:
         CaptError: no known layout, a bad image (unless quarantined), a wrong argument.
@@ -57,6 +63,10 @@ def open_folder(
     values: dict[str, object] = {
         "root": str(root),
         "on_bad_image": on_bad_image,
+        "layout": layout,
+        "table": table,
+        "image_column": image_column,
+        "label_column": label_column,
         "split_seed": check_seed(seed, "open_folder: seed"),
         **{key: share for key, share in given.items() if share is not None},
     }

@@ -52,6 +52,16 @@ def test_names_templates_and_base_classes(tmp_path: Path) -> None:
     assert "test_share" in refusal(opened, root, test_share=1.5)
 
 
+def test_arguments_choose_what_messages_advise(tmp_path: Path) -> None:
+    root = class_folders(tmp_path, a=5, b=5)
+    lines = [f"{side}/{row:03d}.png,{row % 2},{side}" for side in "ab" for row in range(5)]
+    (root / "list.csv").write_text("\n".join(["which,number,side", *lines]))
+    chosen = {"layout": "table", "table": "list.csv", "image_column": "which"}
+    assert opened(root, **chosen, label_column="number").class_names == ["0", "1"]
+    assert opened(root, **chosen, label_column="side").class_names == ["a", "b"]
+    assert "layout" in refusal(opened, root, layout="folders")
+
+
 def test_a_bad_image_is_named_or_left_out(tmp_path: Path) -> None:
     root = class_folders(tmp_path, a=5, b=5)
     bad = root / "b" / "002.png"

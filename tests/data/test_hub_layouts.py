@@ -388,6 +388,74 @@ def test_hugging_faces_metadata_may_be_damaged(tmp_path: Path) -> None:
         assert "its Hugging Face metadata is not readable" in refusal(rows, tmp_path)
 
 
+def test_metadata_within_a_folder_that_wraps_the_splits(tmp_path: Path) -> None:
+    for part in ("train", "test"):
+        names = [f"{side}/{row}.png" for side in ("left", "right") for row in range(2)]
+        write_images(tmp_path / "data" / part, names)
+        lines = [f"{name},{label}" for name, label in zip(names, "abab", strict=True)]
+        (tmp_path / "data" / part / "metadata.csv").write_text(
+            "\n".join(["file_name,label", *lines])
+        )
+    message = refusal(read_mine, tmp_path)
+    assert "data/test/metadata.csv, data/train/metadata.csv lists the images" in message
+    assert "--set data.layout=table or --set data.layout=split_folders" in message
+    assert read_mine(tmp_path, layout="table").class_names == ["a", "b"]
+
+
+def test_the_root_of_one_config_keeps_the_names_of_the_card_above(tmp_path: Path) -> None:
+    for config in ("other", "pets"):
+        write(tmp_path / config / "train-00000-of-00001.parquet", None)
+    (tmp_path / "README.md").write_text(CARD.replace("config_name: data", "config_name: pets"))
+    assert f"--set data.root={tmp_path / 'other'}" in refusal(read_mine, tmp_path)
+    assert read_mine(tmp_path / "pets").class_names == ["cat", "dog"]
+    assert read_mine(tmp_path / "other").class_names == ["x", "y"]
+
+
+def test_class_folders_are_advised_only_where_images_are(tmp_path: Path) -> None:
+    for part in ("train", "extra"):
+        write(tmp_path / "data" / f"{part}-00000-of-00001.parquet")
+    message = refusal(read_mine, tmp_path)
+    assert "--set data.table=data/train-00000-of-00001.parquet, or move" in message
+    assert "data.layout" not in message
+    assert len(read_mine(tmp_path, table="data/train-00000-of-00001.parquet").samples) == 4
+
+
+def test_tables_beside_the_folder_data_are_named(tmp_path: Path) -> None:
+    for folder in ("raw", "data"):
+        write(tmp_path / folder / "train-00000-of-00001.parquet")
+    data = read_mine(tmp_path, **WHOLE)
+    assert data.samples["path"].str.starts_with("data/").all()
+    left = "left out: raw/train-00000-of-00001.parquet (data.table or data.root names it)"
+    assert left in data.notes
+
+
+@pytest.mark.parametrize("card", [True, False])
+def test_names_of_another_config_are_not_taken(tmp_path: Path, card: bool) -> None:
+    write(tmp_path / "third" / "train-00000-of-00001.parquet", None)
+    features = {
+        name: {"features": {"label": {"_type": "ClassLabel", "names": [name, "b"]}}}
+        for name in "xy"
+    }
+    name, text = ("README.md", CARD) if card else ("dataset_infos.json", json.dumps(features))
+    (tmp_path / name).write_text(text)
+    assert read_mine(tmp_path).class_names == ["0", "1"]
+
+
+def test_parts_that_are_missing_are_counted(tmp_path: Path) -> None:
+    write(tmp_path / "data" / "train-00000-of-00003.parquet")
+    write(tmp_path / "data" / "test-00000-of-00001.parquet")
+    notes = [note for note in read_mine(tmp_path).notes if "missing" in note]
+    assert notes == [
+        f"{tmp_path}/data/train-*: 1 of 3 files are here; the images in the others are missing"
+    ]
+
+
+def test_what_datasets_keeps_beside_a_saved_table_is_no_table(tmp_path: Path) -> None:
+    write(tmp_path / "data-00000-of-00001.arrow")
+    write(tmp_path / "cache-0123abc.arrow")
+    assert rows(tmp_path) == of_file("data-00000-of-00001.arrow")
+
+
 def test_splits_and_roots_of_a_hub_data_set(tmp_path: Path) -> None:
     write(tmp_path / "data/default/train/0000.parquet")
     spec = dataset_spec("mine")

@@ -88,6 +88,101 @@ def test_one_file_spelled_twice_is_listed_twice(tmp_path: Path, again: str) -> N
     assert "'img/a.png' is listed a second time" in refusal(read_mine, tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("file", "prefix"),
+    [
+        ("data/labels.csv", "images/"),
+        ("labels.csv", ""),
+        ("images/labels.csv", ""),
+        ("lists/labels.csv", "../images/"),
+        ("lists/labels.csv", "images/"),
+        ("lists/labels.csv", ""),
+    ],
+)
+def test_paths_relative_to_the_root_or_to_an_image_folder(
+    tmp_path: Path, file: str, prefix: str
+) -> None:
+    write_images(tmp_path, PATHS)
+    write_images(tmp_path, [path.replace("images/", "overlays/") for path in PATHS])
+    names = [prefix + path.removeprefix("images/") for path in PATHS]
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    pl.DataFrame({"path": names, "label": LABELS}).write_csv(tmp_path / file)
+    data = read_mine(tmp_path, table=file)
+    assert sorted(split_of(data)) == PATHS
+    moved = any("are relative to" in note for note in data.notes)
+    assert moved == (file != "images/labels.csv" and not prefix.startswith("../"))
+
+
+def test_paths_that_two_folders_hold_are_not_guessed(tmp_path: Path) -> None:
+    for folder in ("large", "small"):
+        write_images(tmp_path, [path.replace("images", folder) for path in PATHS])
+    names = [path.removeprefix("images/") for path in PATHS]
+    pl.DataFrame({"path": names, "label": LABELS}).write_csv(tmp_path / "labels.csv")
+    assert sorted(split_of(read_mine(tmp_path, table="labels.csv"))) == names
+    (tmp_path / "labels.csv").rename(tmp_path / "train.csv")
+    (tmp_path / "large").rename(tmp_path / "train_images")
+    found = split_of(read_mine(tmp_path, table="train.csv"))
+    assert sorted(found) == [f"train_images/{name}" for name in names]
+
+
+def test_a_table_in_a_folder_that_is_not_looked_into_is_named(tmp_path: Path) -> None:
+    write_images(tmp_path, PATHS)
+    (tmp_path / "my lists").mkdir()
+    table().write_csv(tmp_path / "my lists" / "labels.csv")
+    assert "; to read a table, --set 'data.table=my lists/labels.csv'" in refusal(
+        read_mine, tmp_path
+    )
+    assert sorted(split_of(read_mine(tmp_path, table="my lists/labels.csv"))) == PATHS
+
+
+@pytest.mark.parametrize("header", ["Image Path,Class-Name", "imagePath,LABELS", "img,label_text"])
+def test_columns_are_known_whatever_separates_their_words(tmp_path: Path, header: str) -> None:
+    write_images(tmp_path, PATHS)
+    lines = [f"{path},{label}" for path, label in zip(PATHS, LABELS, strict=True)]
+    (tmp_path / "labels.csv").write_text("\n".join([header, *lines]))
+    assert read_mine(tmp_path).class_names == ["bolt", "screw"]
+
+
+def test_a_column_that_may_say_something_of_splits_is_named(tmp_path: Path) -> None:
+    write_images(tmp_path, PATHS)
+    table(is_train=["1", "0"] * 4).write_csv(tmp_path / "labels.csv")
+    note = "is_train: not read; splits are read from a column split"
+    assert note in read_mine(tmp_path).notes
+    table(is_train=["1", "0"] * 4, split=SPLITS).write_csv(tmp_path / "labels.csv")
+    assert note not in read_mine(tmp_path).notes
+
+
+def test_the_advice_about_a_table_beside_wrapped_class_folders_holds(tmp_path: Path) -> None:
+    paths = [f"{name}/{row}.png" for name in "ab" for row in range(4)]
+    write_images(tmp_path / "set", paths)
+    lines = [f"{path},{'xy'[row % 2]}" for row, path in enumerate(paths)]
+    (tmp_path / "set" / "labels.csv").write_text("\n".join(["path,label", *lines]))
+    message = refusal(read_mine, tmp_path)
+    assert "--set data.layout=table or --set data.layout=class_folders" in message
+    assert read_mine(tmp_path, layout="table").class_names == ["x", "y"]
+    assert read_mine(tmp_path, layout="class_folders").class_names == ["a", "b"]
+
+
+def test_the_column_that_holds_paths_is_named(tmp_path: Path) -> None:
+    write_images(tmp_path, PATHS)
+    table().rename({"path": "which one"}).write_csv(tmp_path / "labels.csv")
+    assert "--set 'data.image_column=which one'" in refusal(read_mine, tmp_path)
+    assert len(read_mine(tmp_path, image_column="which one").samples) == 8
+
+
+def test_minus_one_beside_numbers_from_nought_is_no_class(tmp_path: Path) -> None:
+    write_images(tmp_path, PATHS)
+    numbers = ["0"] * 3 + ["1"] * 3 + ["-1"] * 2
+    table().with_columns(label=pl.Series(numbers)).write_csv(tmp_path / "labels.csv")
+    assert "labels.csv: line 8: label -1, as others begin at 0, is none" in refusal(
+        read_mine, tmp_path
+    )
+    assert read_mine(tmp_path, on_bad_image="quarantine").class_names == ["0", "1"]
+    signs = pl.Series(["1"] * 4 + ["-1"] * 4)
+    table().with_columns(label=signs).write_csv(tmp_path / "labels.csv")
+    assert read_mine(tmp_path).class_names == ["-1", "1"]
+
+
 def test_tables_named_for_splits(tmp_path: Path) -> None:
     write_images(tmp_path, PATHS)
     frame = table().with_columns(part=pl.Series(SPLITS).str.to_lowercase())
@@ -95,7 +190,9 @@ def test_tables_named_for_splits(tmp_path: Path) -> None:
         rows.drop("part").write_csv(tmp_path / f"{part}.csv")
     assert split_of(read_mine(tmp_path)) == MEANT
     (tmp_path / "notes.csv").write_text("x\n1\n")
-    assert "choose one with --set data.table=FILE" in refusal(read_mine, tmp_path)
+    assert "left out: notes.csv (no list of images and labels)" in read_mine(tmp_path).notes
+    (tmp_path / "notes.csv").write_text("path,label\na.png,a\n")
+    assert "choose one with --set data.table=train.csv, " in refusal(read_mine, tmp_path)
     assert set(split_of(read_mine(tmp_path, table="train.csv"))) == {
         path for path, split in MEANT.items() if split == "train"
     }

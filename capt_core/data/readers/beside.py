@@ -47,13 +47,23 @@ def usable(path: Path, data: Data) -> bool:
         return False
 
 
+def lacks_columns(path: Path, data: Data) -> bool:
+    """Whether a readable table has no column of images or none of labels."""
+    if path.suffix.lower() == ".json":
+        return False
+    try:
+        return not (_with_images(path) or lists_images(path, data))
+    except (OSError, CaptError):
+        return False  # what is damaged is named when it is read
+
+
 def choose(files: Sequence[Path], root: Path, folders: Folders, data: Data) -> Choice:
     """Choose between usable tables and class folders.
 
     Raises:
         CaptError: both may be meant; or a table is damaged.
     """
-    names = listed(path.name for path in files)
+    names = listed(path.relative_to(root).as_posix() for path in files)
     layout = folders.layout
     by_folders = read_folders(root, folders, Rejects(True))
     if files[0].suffix.lower() == ".json":

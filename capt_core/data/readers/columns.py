@@ -23,7 +23,8 @@ PATH_COLUMNS: tuple[str, ...] = (
     "file_path",
     "image_path",
 )
-PATH_COLUMNS += ("image_file", "image_name", "image")
+PATH_COLUMNS += ("image_file", "image_name", "image", "image_filename", "img_path", "img")
+PATH_COLUMNS += ("filepaths",)
 LABEL_COLUMNS: tuple[str, ...] = (
     "label",
     "class",
@@ -34,9 +35,10 @@ LABEL_COLUMNS: tuple[str, ...] = (
     "classname",
 )
 LABEL_COLUMNS += ("label_name", "category_name", "class_label", "class_id", "label_id")
-LABEL_COLUMNS += ("category_id",)
-SPLIT_COLUMNS: tuple[str, ...] = ("split", "set", "subset", "partition")
+LABEL_COLUMNS += ("category_id", "label_text", "label_str")
+SPLIT_COLUMNS: tuple[str, ...] = ("split", "set", "subset", "partition", "data_set")
 _LIKE_LABELS = re.compile(r"(?:.*[ ._-])?(?:label|class|category)s?(?:[ _-](?:id|name|idx))?", re.I)
+_LIKE_SPLITS = re.compile(r"(?:is)?(?:train|training|val|valid|validation|test)(?:set)?|fold")
 _CODE = re.compile(r"[+-]?\d+(?:\.\d*)?|n\d{8}")
 _WHOLE = re.compile(r"[+-]?\d+(?:\.0*)?")
 _LIST = re.compile(r"\[(.*)\]", re.S)
@@ -45,9 +47,13 @@ _MISSING = ("", "nan", "<na>")
 
 
 def column_named(columns: Sequence[str], names: Sequence[str]) -> str | None:
-    """The first column whose name, in any case, is one of `names`; None if there is none."""
-    lower = {column.lower().strip(): column for column in reversed(columns)}
-    return next((lower[name] for name in names if name in lower), None)
+    """The first column whose name is one of `names`, in any case and with any word separators."""
+    plain = {_plain(column): column for column in reversed(columns)}
+    return next((plain[key] for key in map(_plain, names) if key in plain), None)
+
+
+def _plain(column: str) -> str:
+    return re.sub(r"[\s_-]", "", column.lower())
 
 
 def chosen_column(columns: Sequence[str], chosen: str, setting: str, path: Path) -> str:
@@ -78,6 +84,11 @@ def column_names(columns: Sequence[str], most: int = 4) -> str:
     """The first columns' names, each cut short."""
     more = ", ..." if len(columns) > most else ""
     return ", ".join(name[:40] for name in columns[:most]) + more
+
+
+def columns_like_splits(columns: Sequence[str]) -> list[str]:
+    """Columns such as ``is_train`` and ``fold``, which say something of splits."""
+    return [column for column in columns if _LIKE_SPLITS.fullmatch(_plain(column))]
 
 
 def refuse_twice(columns: Sequence[str], name: str, path: Path) -> None:
@@ -255,5 +266,8 @@ def read_labels(
                 problems[name][row] = reason(error)
                 texts.append(None)
         labels[name] = texts if names.get(name) else without_fraction(texts)
+        if {"-1", "0"} <= set(labels[name]) and are_codes(labels[name]):
+            unlabelled = [row for row, text in enumerate(labels[name]) if text == "-1"]
+            problems[name] |= dict.fromkeys(unlabelled, "label -1, as others begin at 0, is none")
     taken, note = choose_label(labels, path)
     return Labels(taken, labels[taken], problems[taken], [note] if note else [])

@@ -34,7 +34,7 @@ def hub_tables(root: Path) -> list[Path]:
     Raises:
         CaptError: tables of several configs, or image files beside them; an unreadable table.
     """
-    files = [path for path in _tables_below(root, _DEPTH) if not path.name.startswith("cache-")]
+    files = list(_tables_below(root, _DEPTH))
     if not files or not holds_images(files[0]):
         return []
     if find_images(root).images:
@@ -52,6 +52,12 @@ def hub_tables(root: Path) -> list[Path]:
             f"choose one with --set data.root={shlex.quote(str(configs[0]))}"
         )
     return files
+
+
+def unread_tables(root: Path, files: Sequence[Path]) -> list[str]:
+    """Tables below a folder that are not among those that are read, relative to it."""
+    others = (path for path in _tables_below(root, _DEPTH) if path not in files)
+    return [path.relative_to(root).as_posix() for path in others]
 
 
 def metadata_tables(root: Path) -> list[Path]:
@@ -113,7 +119,8 @@ def names_beside(
     """Names of a column's numbers in a file beside a table: the column, its names and that file.
 
     Looked for are ``dataset_info.json``, ``dataset_infos.json`` and the card ``README.md``, in the
-    table's folder and those above it up to `root`. A file of another content is passed over.
+    table's folder and those above it up to the one above `root`, where the card is if `root` is a
+    config or the images of a split. A file of another content is passed over.
     """
     folder = path.parent
     while True:
@@ -125,7 +132,7 @@ def names_beside(
             for column, names in read(_text(folder / name), _config(path).name).items():
                 if column in columns:
                     return column, names, folder / name
-        if folder in (root, folder.parent):
+        if folder in (root.parent, folder.parent):
             return None
         folder = folder.parent
 
@@ -135,7 +142,8 @@ def _tables_below(folder: Path, depth: int) -> Iterator[Path]:
         found = sorted(
             (entry.name, entry.is_dir())
             for entry in entries
-            if not entry.name.startswith((".", "_")) and (entry.is_dir() or entry.is_file())
+            if not entry.name.startswith((".", "_", "cache-"))
+            and (entry.is_dir() or entry.is_file())
         )
     for name, is_folder in found:
         if is_folder and depth:
@@ -188,8 +196,10 @@ def _info_features(text: str, config: str) -> dict[str, list[str]]:
 
 def _infos_features(text: str, config: str) -> dict[str, list[str]]:
     document = _json(text)
-    infos = document.get(config) or next(iter(document.values()), None)
-    return _features(infos.get("features")) if isinstance(infos, dict) else {}
+    infos = [info for info in document.values() if isinstance(info, dict)]
+    named = document.get(config)
+    found = [_features(info.get("features")) for info in infos]
+    return _features(named.get("features")) if isinstance(named, dict) else _agreed(found)
 
 
 def _json(text: str) -> dict[str, Any]:
@@ -211,9 +221,23 @@ def _card_features(text: str, config: str) -> dict[str, list[str]]:
     infos = card.get("dataset_info") if isinstance(card, dict) else None
     infos = infos if isinstance(infos, list) else [infos]
     infos = [info for info in infos if isinstance(info, dict)]
-    info = next((info for info in infos if info.get("config_name") == config), None)
-    info = info or (infos[0] if infos else {})
-    features = info.get("features")
+    named = next((info for info in infos if info.get("config_name") == config), None)
+    if named is not None:
+        return _listed_features(named.get("features"))
+    return _agreed([_listed_features(info.get("features")) for info in infos])
+
+
+def _agreed(found: Sequence[dict[str, list[str]]]) -> dict[str, list[str]]:
+    """What all configs say alike; of one that is not named, nothing else is known."""
+    first = found[0] if found else {}
+    return {
+        column: names
+        for column, names in first.items()
+        if all(other.get(column, names) == names for other in found)
+    }
+
+
+def _listed_features(features: object) -> dict[str, list[str]]:
     found = {}
     for feature in features if isinstance(features, list) else []:
         kind = feature.get("dtype") if isinstance(feature, dict) else None

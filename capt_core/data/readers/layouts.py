@@ -78,9 +78,18 @@ def find_folders(root: Path) -> Folders:
 
 
 def every_folder(root: Path) -> Folders:
-    """Every folder directly in the root read as a class."""
-    left = _loose(root)
-    return Folders("class_folders", {"": None}, notes=[f"left out: {listed(left)}"] if left else [])
+    """Every folder directly in the root, or in the one that wraps all of them, read as a class."""
+    here = ""
+    left: list[str] = []
+    for _ in range(_DEEPEST):
+        left += _loose(root / here)
+        full = _full(root / here)
+        only = _join(here, full[0]) if len(full) == 1 else ""
+        if not only or own_images(root / only) or not _is_parent(root / only):
+            break
+        here = only
+    notes = [f"left out: {listed(left)}"] if left else []
+    return Folders("class_folders", {here: None}, notes=notes)
 
 
 def split_folders(root: Path) -> Folders:

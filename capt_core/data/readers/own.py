@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
@@ -16,7 +17,7 @@ from capt_core.data.readers import beside
 from capt_core.data.readers.annotations import find_annotations
 from capt_core.data.readers.folders import read_folders
 from capt_core.data.readers.foreign import foreign_layout
-from capt_core.data.readers.hub import hub_tables, metadata_tables
+from capt_core.data.readers.hub import hub_tables, metadata_tables, unread_tables
 from capt_core.data.readers.image_tables import read_image_tables
 from capt_core.data.readers.layouts import (
     Folders,
@@ -27,15 +28,16 @@ from capt_core.data.readers.layouts import (
 )
 from capt_core.data.readers.listing import to_split
 from capt_core.data.readers.split_json import read_split_json
-from capt_core.data.readers.table_files import is_one_set
+from capt_core.data.readers.table_files import is_one_set, missing_parts, split_of_file
 from capt_core.data.readers.tables import lists_images, read_tables
 from capt_core.data.readers.text_tables import TEXT_ENDINGS
-from capt_core.data.scan import files_in, subfolders
+from capt_core.data.scan import files_in, own_images, subfolders
 from capt_core.data.scan import holds_images as has_images
 from capt_core.data.splits import Rejects, SplitData
 from capt_core.errors import CaptError, shown
 from capt_core.params import Data
 
+_WRAPPED = 8  # folders within each other that are looked into
 _TABLE_ENDINGS = (*TEXT_ENDINGS, *TABLE_ENDINGS)
 
 
@@ -53,6 +55,8 @@ def read_own(source: Path, data: Data, rejects: Rejects) -> tuple[SplitData, str
     root = source if source.is_dir() else source.parent
     reading = _reading(source, root, data)
     files = list(reading.files)
+    if source.is_dir() and data.table is None:
+        reading = replace(reading, notes=[*reading.notes, *missing_parts(files)])
     where = str(files[0]) if len(files) == 1 else str(source)
     if reading.folders is not None:
         listing = read_folders(root, reading.folders, rejects)
@@ -71,6 +75,13 @@ def read_own(source: Path, data: Data, rejects: Rejects) -> tuple[SplitData, str
         return replace(split, notes=[*reading.notes, *split.notes]), where
     elif reading.layout == "image_table":
         listing = read_image_tables(files, root, data, rejects)
+        unread = unread_tables(root, files) if data.table is None and source.is_dir() else []
+        if unread:
+            notes = [
+                *reading.notes,
+                f"left out: {listed(unread)} (data.table or data.root names it)",
+            ]
+            reading = replace(reading, notes=notes)
     else:
         listing = read_tables(files, root, data, rejects)
         reading = replace(reading, notes=[*reading.notes, *beside.split_paths_notes(listing.rows)])
@@ -113,18 +124,25 @@ def _reading(source: Path, root: Path, data: Data) -> _Reading:
         raise CaptError(f"{root}: {foreign}")
     if files and find_annotations(root) is not None:
         # The folders are those of another tool, the table was made of its annotations.
-        _check_one_set(root, files)
-        return _Reading(_layout_of(files[0], data), None, files)
+        return _by_tables(root, files, data)
     try:
         folders: Folders | None = find_folders(root)
-    except CaptError:
+    except CaptError as error:
         if not files:
-            raise
+            raise CaptError(f"{error}{_tables_within(root, data)}") from error
         folders = None
     if folders is None or (files and not _has_classes(root, folders)):
-        _check_one_set(root, files)
-        return _Reading(_layout_of(files[0], data), None, files)
+        return _by_tables(root, files, data)
     return _beside_folders(root, folders, files, data)
+
+
+def _by_tables(root: Path, files: Sequence[Path], data: Data) -> _Reading:
+    """Tables, without those among several that list no images or no labels."""
+    lists = [path for path in files if not beside.lacks_columns(path, data)] or list(files)
+    left = listed(str(path.relative_to(root)) for path in files if path not in lists)
+    _check_one_set(root, lists)
+    notes = [f"left out: {left} (no list of images and labels)"] if left else []
+    return _Reading(_layout_of(lists[0], data), None, lists, notes)
 
 
 def _beside_folders(root: Path, folders: Folders, files: Sequence[Path], data: Data) -> _Reading:
@@ -166,15 +184,17 @@ def _tables(root: Path, data: Data) -> list[Path]:
         return [path]
     names = files_in(root)
     splits = [root / name for name in names if fnmatch(name, "split*.json")]
+    folders = _table_folders(root)
     tables = [
         folder / name
-        for folder in (root, root / "data")
-        if folder.is_dir()
+        for folder in folders
         for name in (names if folder == root else files_in(folder))
-        if Path(name).suffix.lower() in _TABLE_ENDINGS
+        # cache-*.arrow: what `datasets` keeps beside the tables that `save_to_disk` wrote.
+        if Path(name).suffix.lower() in _TABLE_ENDINGS and not fnmatch(name, "cache-*.arrow")
     ]
     if not tables and not splits:
-        listed_in = [path for path in metadata_tables(root) if lists_images(path, data)]
+        metadata = (path for folder in folders for path in metadata_tables(folder))
+        listed_in = [path for path in metadata if lists_images(path, data)]
         return listed_in or hub_tables(root)
     if data.layout == "split_json" or not tables:
         return splits
@@ -182,12 +202,39 @@ def _tables(root: Path, data: Data) -> list[Path]:
     return [*splits, *tables] if data.layout == "auto" else tables
 
 
-def _check_one_set(root: Path, files: list[Path]) -> None:
+def _tables_within(root: Path, data: Data) -> str:
+    """What to add to an error about folders, if one of them holds a list of images and labels."""
+    for folder in subfolders(root):
+        for name in files_in(root / folder):
+            path = root / folder / name
+            if path.suffix.lower() in _TABLE_ENDINGS and beside.usable(path, data):
+                return f"; to read a table, --set {shlex.quote(f'data.table={folder}/{name}')}"
+    return ""
+
+
+def _table_folders(root: Path) -> list[Path]:
+    """Folders that tables are looked for in: the root, those that wrap all else, and ``data``."""
+    folders = [root]
+    for _ in range(_WRAPPED):
+        inside = subfolders(folders[-1])
+        if len(inside) != 1 or own_images(folders[-1]):
+            break
+        folders.append(folders[-1] / inside[0])
+    data = root / "data"
+    return folders if data in folders or not data.is_dir() else [*folders, data]
+
+
+def _check_one_set(root: Path, files: Sequence[Path]) -> None:
     """Refuse several tables that do not belong together."""
     if len(files) > 1 and not is_one_set(files, root):
+        names = [path.relative_to(root).as_posix() for path in files]
+        trained = (path for path in files if split_of_file(path, root) == "train")
+        first = next(trained, files[0]).relative_to(root)
+        choice = shlex.quote(f"data.table={first.as_posix()}")
         raise CaptError(
-            f"{root}: several tables ({', '.join(path.name for path in files[:4])}); choose one "
-            "with --set data.table=FILE, or set data.layout=class_folders to use none"
+            f"{root}: several tables ({listed(names)}); choose one with --set {choice}, or move "
+            "those to leave out to another folder"
+            + (", or use none with --set data.layout=class_folders" if has_images(root) else "")
         )
 
 
@@ -198,7 +245,8 @@ def _layout_of(path: Path, data: Data) -> str:
         return "split_json"
     if ending not in _TABLE_ENDINGS:
         raise CaptError(
-            f"{path}: expected a folder, or a file ending in .csv, .tsv, .jsonl, .parquet or .json"
+            f"{path}: expected a folder, or a file ending in .csv, .tsv, .jsonl, .parquet or "
+            ".json; unpack an archive, save a spreadsheet as CSV"
         )
     return (
         "image_table"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,9 +21,11 @@ def file_splits(files: Sequence[Path], root: Path) -> dict[Path, str | None]:
     splits = {path: split_of_file(path, root) for path in sorted(files)}
     if None in splits.values() and len(files) > 1 and set(splits.values()) != {None}:
         odd = next(path for path, split in splits.items() if split is None)
+        trained = next((path for path, split in splits.items() if split == "train"), odd)
+        choice = shlex.quote(f"data.table={trained.relative_to(root).as_posix()}")
         raise CaptError(
             f"{odd}: other tables beside it are named for splits, this one is not; "
-            "choose one with --set data.table=FILE"
+            f"choose one with --set {choice}, or move those to leave out to another folder"
         )
     return splits
 
@@ -43,6 +46,19 @@ def split_of_file(path: Path, root: Path) -> str | None:
     """The split that a file's name gives, or else the folder below `root` that it lies in."""
     below = path.relative_to(root).parent
     return split_of_name(path) or (split_of_name(below) if below.name else None)
+
+
+def missing_parts(files: Sequence[Path]) -> list[str]:
+    """A line for each set of ``<name>-00000-of-00002`` files some of which are not there."""
+    parts: dict[tuple[Path, int], set[str]] = {}
+    for path in files:
+        if part := re.fullmatch(r"(.*)-(\d{5})-of-(\d{5})", path.stem):
+            parts.setdefault((path.with_name(part[1]), int(part[3])), set()).add(part[2])
+    return [
+        f"{name}-*: {len(there)} of {total} files are here; the images in the others are missing"
+        for (name, total), there in parts.items()
+        if len(there) < total
+    ]
 
 
 def row_split(word: object) -> str | None:

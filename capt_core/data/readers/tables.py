@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import posixpath
 import re
 import shlex
 from collections.abc import Sequence
@@ -20,22 +21,27 @@ from capt_core.data.readers.columns import (
     SPLIT_COLUMNS,
     chosen_column,
     column_named,
+    column_names,
     column_setting,
+    columns_like_splits,
     columns_of,
     label_columns,
     no_label_column,
     read_labels,
     refuse_twice,
 )
+from capt_core.data.readers.folder_names import IMAGE_FOLDERS, split_word
 from capt_core.data.readers.hub import label_names
 from capt_core.data.readers.listing import SPLIT_WORDS, Listing, listing_rows
 from capt_core.data.readers.table_files import file_splits, row_split
 from capt_core.data.readers.text_tables import TEXT_ENDINGS, read_text_columns, text_columns
-from capt_core.data.scan import spelled_on_disk
+from capt_core.data.scan import holds_images, is_image_name, spelled_on_disk, subfolders
 from capt_core.data.splits import Rejects
 from capt_core.errors import CaptError, shown
 from capt_core.params import Data
+from capt_core.text import name_key
 
+_FIRST = 20  # paths that are looked for
 _LONGEST_PATH = 4096  # of Linux
 _ADDRESS = re.compile(r"(?:data:|[a-z][a-z0-9+.-]*://)", re.I)
 _BASE64 = re.compile(r"(?:iVBORw0KGgo|/9j/|R0lGOD|UklGR|Qk0)[A-Za-z0-9+/=\s]{40,}")
@@ -121,6 +127,9 @@ def _read(path: Path, root: Path, split: str | None, data: Data, rejects: Reject
     if not candidates:
         raise no_label_column(columns, path)
     splits = column_named(columns, SPLIT_COLUMNS) if split is None else None
+    like = [] if splits or split else columns_like_splits(columns)
+    split_notes = [f"{column_names(like)}: not read; splits are read from a column split"]
+    split_notes = split_notes if like else []
     used = [names, *candidates, *([splits] if splits else [])]
     for name in used:
         refuse_twice(columns, name, path)
@@ -129,14 +138,16 @@ def _read(path: Path, root: Path, split: str | None, data: Data, rejects: Reject
     named, named_notes = label_names(path, root, candidates, table)
     found = read_labels(dict(zip(candidates, cells[1:], strict=False)), named, path)
     labels = found.texts
-    below = _relative_folder(path, root)
-    listed = (
-        _relative(_path_text(cell, path, names, f"{unit} {number}"), path, root, below)
+    texts = [
+        _path_text(cell, path, names, f"{unit} {number}")
         for cell, number in zip(cells[0], numbers, strict=True)
-    )
+    ]
+    own = _relative_folder(path, root)
+    below = _folder_of_paths(texts, path, root, own, split)
+    below_notes = [f"paths in {path} are relative to {root / below}"] if below != own else []
     # Before splits are drawn: a file listed in two forms of its letters is one file.
     known: dict[str, dict[str, str]] = {}
-    paths = [spelled_on_disk(root, path, known) for path in listed]
+    paths = [spelled_on_disk(root, _relative(text, root, below), known) for text in texts]
     words = [row_split(word) for word in cells[-1]] if splits else [split] * len(paths)
     if splits and None in words:
         row = words.index(None)
@@ -152,7 +163,9 @@ def _read(path: Path, root: Path, split: str | None, data: Data, rejects: Reject
         paths, words = [paths[row] for row in kept], [words[row] for row in kept]
         labels, numbers = [labels[row] for row in kept], [numbers[row] for row in kept]
     listing = Listing(
-        listing_rows(paths, labels, words), named.get(found.column), [*named_notes, *found.notes]
+        listing_rows(paths, labels, words),
+        named.get(found.column),
+        [*below_notes, *named_notes, *found.notes, *split_notes],
     )
     return _Table(listing, numbers, unit)
 
@@ -167,11 +180,20 @@ def _no_path_column(path: Path, columns: Sequence[str]) -> CaptError:
             "q.write_table(t.rename_columns([c.split('.')[-1] for c in t.column_names]),f)\" "
             f"{shlex.quote(str(path))}"
         )
+    if path.suffix.lower() in TEXT_ENDINGS:
+        first = [next(iter(cells), None) for cells in read_text_columns(path, columns)[0]]
+        images = [
+            name for name, cell in zip(columns, first, strict=True) if is_image_name(str(cell))
+        ]
     return CaptError(
         f"{path}: no column {PATH_COLUMNS[0]} (or {', '.join(PATH_COLUMNS[1:5])}, ...); "
         f"{columns_of(columns)}; name it with "
-        f"{column_setting('image_column', images[0] if images else 'COLUMN')}, or, where "
-        "class folders hold the images, use no table with --set data.layout=class_folders"
+        f"{column_setting('image_column', images[0] if images else 'COLUMN')}"
+        + (
+            ", or use no table with --set data.layout=class_folders"
+            if holds_images(path.parent)
+            else ""
+        )
     )
 
 
@@ -215,18 +237,50 @@ def _relative_folder(path: Path, root: Path) -> str:
     return "" if folder == "." else f"{folder}/"
 
 
-def _relative(name: str, table: Path, root: Path, below: str) -> str:
+def _folder_of_paths(
+    texts: Sequence[str], path: Path, root: Path, own: str, split: str | None
+) -> str:
+    """The folder that a table's paths are relative to, itself relative to the root.
+
+    It is the table's own; or, where none of the first paths is there, the only one of others that
+    has some: the root, and the folders directly in it or beside the table. Of several, one named
+    for images or for the table's split is taken.
+    """
+    first = [text for text in texts[:_FIRST] if text.strip()]
+
+    def holds(below: str) -> bool:
+        return any(os.path.exists(root / _relative(text, root, below)) for text in first)
+
+    if not first or holds(own):
+        return own
+    others = ["", *(f"{name}/" for name in subfolders(root))]
+    others += [f"{own}{name}/" for name in subfolders(path.parent)]
+    found = [below for below in dict.fromkeys(others) if below != own and holds(below)]
+    if len(found) > 1:
+        named = [Path(below).name for below in found]
+        found = [
+            below
+            for below, name in zip(found, named, strict=True)
+            if name_key(name) in IMAGE_FOLDERS or (split and (split_word(name) or "x")[0] == split)
+        ]
+    return found[0] if len(found) == 1 else own
+
+
+def _relative(name: str, root: Path, below: str) -> str:
+    base = os.path.join(root, below)
     stripped = name.strip()
-    if name != stripped and not os.path.exists(os.path.join(table.parent, name)):
+    if name != stripped and not os.path.exists(os.path.join(base, name)):
         name = stripped
     if len(name) > 1 and name[0] == name[-1] == '"':  # quoted after a blank
         name = name[1:-1]
-    if "\\" in name and not os.path.exists(os.path.join(table.parent, name)):
+    if "\\" in name and not os.path.exists(os.path.join(base, name)):
         name = name.replace("\\", "/")  # a table written on Windows
     if "//" in name or "./" in name:
         name = PurePosixPath(name).as_posix()  # one file, one spelling: it may be listed twice
     if not name.startswith("/"):
-        return f"{below}{name}" if name else ""
+        # ../images/a.png from a folder beside it; what leads out of the root keeps its dots.
+        name = f"{below}{name}" if name else ""
+        return posixpath.normpath(name) if "../" in name else name
     for folder in (root, root.resolve()):
         if Path(name).is_relative_to(folder):
             return Path(name).relative_to(folder).as_posix()

@@ -44,7 +44,8 @@ def base_method(name: str, where: str) -> type[Method]:
         where: setting or argument that names it, for the message.
 
     Raises:
-        CaptError: unknown, learns from what is mined from a base model, or has no class texts.
+        CaptError: unknown, learns from what is mined from a base model, or compares images with
+            more than class texts.
     """
     found = method_class(name)
     if found.needs & {Need.DESCRIPTIONS, Need.CONFUSIONS, Need.BASE_MODEL, Need.TEACHER}:
@@ -54,8 +55,8 @@ def base_method(name: str, where: str) -> type[Method]:
         )
     if not found.compares_texts:
         raise CaptError(
-            f"{where}: {name} compares images with no class texts, which pairs and prompts need; "
-            "choose another method, such as clip or coop"
+            f"{where}: {name} tells images by more than class texts, which is all that a "
+            "method can start from; choose another, such as clip or coop"
         )
     return found
 

@@ -77,7 +77,7 @@ class Method(ABC):
         label: in tables.
         citation: authors, venue and year.
         needs: what `fit` takes from its task.
-        compares_texts: whether a fitted one has class texts.
+        compares_texts: whether a fitted one's logits are those of images with class texts alone.
         Settings: class of the section ``methods.<name>``.
         settings: the section.
     """

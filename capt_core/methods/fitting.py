@@ -22,6 +22,15 @@ BASE_ONLY = "base only"
 """What a run saw that saw nothing beyond few-shot images of base classes and their names."""
 
 
+_AFTER_BASE_MODEL = {
+    Need.DESCRIPTIONS,
+    Need.CLASS_DESCRIPTIONS,
+    Need.CONFUSIONS,
+    Need.BASE_MODEL,
+    Need.TEACHER,
+}
+
+
 def fit_method(method: Method, task: Task) -> TrainedModel:
     """Fit a method and make a model of it.
 
@@ -48,10 +57,10 @@ def base_method(name: str, where: str) -> type[Method]:
             more than class texts.
     """
     found = method_class(name)
-    if found.needs & {Need.DESCRIPTIONS, Need.CONFUSIONS, Need.BASE_MODEL, Need.TEACHER}:
+    if found.needs & _AFTER_BASE_MODEL:
         raise CaptError(
-            f"{where}: {name} needs what is mined from a base model's errors or written about "
-            "them, so it cannot be the base model; choose another, such as clip or coop"
+            f"{where}: {name} needs what is mined from a base model's errors or written after "
+            "it, so it cannot be the base model; choose another, such as clip or coop"
         )
     if not found.compares_texts:
         raise CaptError(

@@ -29,7 +29,8 @@ class Need(StrEnum):
     FEATURES = "features"  # frozen features of the few-shot images
     PIXELS = "pixels"  # the images themselves, to be augmented or sent through changed towers
     UNLABELLED = "unlabelled"  # unlabelled training images
-    DESCRIPTIONS = "descriptions"  # written prompts about classes or pairs of classes
+    DESCRIPTIONS = "descriptions"  # written prompts about pairs of classes
+    CLASS_DESCRIPTIONS = "class_descriptions"  # what is written about each class by itself
     CONFUSIONS = "confusions"  # pairs, prompts and representatives mined from a base model's errors
     BASE_MODEL = "base_model"  # a fitted method to start from
     TEACHER = "teacher"  # a fitted method to distil from, possibly of another architecture

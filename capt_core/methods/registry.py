@@ -25,6 +25,7 @@ BASE_METHOD = "clip"
 _BUILT_IN = {
     "clip": "capt_core.methods.clip:Clip",
     "clip_prompts": "capt_core.methods.clip_prompts:ClipPrompts",
+    "cupl": "capt_core.methods.cupl:CuPL",
     "linear_probe": "capt_core.methods.linear_probe:LinearProbe",
     "tip_adapter": "capt_core.methods.tip_adapter:TipAdapter",
     "gda": "capt_core.methods.gda:Gda",

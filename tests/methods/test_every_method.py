@@ -39,7 +39,7 @@ from tests.methods.toy_task import (
 from tests.refusals import refusal
 
 METHODS = method_names()
-FROZEN = ("clip", "clip_prompts")
+FROZEN = ("clip", "clip_prompts", "cupl")
 """Nothing is learnt from images."""
 NOVEL_UNSEEN = ("coop", "clip_adapter", "residual_adapter", "tip_adapter", "tip_adapter_f", "gda")
 """Learn from images and names of base classes alone."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from capt_core.errors import CaptError
-from capt_core.methods.descriptions import description_vectors
+from capt_core.methods.descriptions import described_groups, description_vectors
 from capt_core.methods.method import Fitted, Method, Need
 from capt_core.methods.task import Task
 
@@ -36,9 +36,4 @@ class CuPL(Method):
         return Fitted(self, task.backbone, vectors)
 
     def sees(self, task: Task, fitted: Fitted) -> list[str]:
-        names, described = task.dataset.class_names, set(fitted.vector_names)
-        return [
-            f"descriptions of {group} classes (class texts)"
-            for group in ("base", "novel")
-            if any(names[class_id] in described for class_id in task.dataset.class_ids(group))
-        ]
+        return described_groups(task, fitted.vector_names, "descriptions")

@@ -71,6 +71,28 @@ def base_method(name: str, where: str) -> type[Method]:
 
 
 @torch.no_grad()
+def dataset_logits(fitted: Fitted, features: torch.Tensor, dataset: Dataset) -> torch.Tensor:
+    """Logits [N, C] over a data set's classes, to be compared within a half of them.
+
+    Where the choice between two classes depends on which others are asked for, each half is
+    asked for alone.
+
+    Args:
+        fitted: any.
+        features: of `dataset_features`, [N, d].
+        dataset: classes.
+    """
+    classes = Classes.of(dataset)
+    if not fitted.rivals_matter:
+        return fitted.logits(features, classes)
+    logits = torch.empty(len(features), len(classes.names))
+    for group in ("base", "novel"):
+        if members := dataset.class_ids(group):
+            logits[:, members] = fitted.logits(features, classes.only(members))
+    return logits
+
+
+@torch.no_grad()
 def dataset_features(
     fitted: Fitted,
     dataset: Dataset,

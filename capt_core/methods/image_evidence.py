@@ -111,11 +111,7 @@ class LabelledImages:
 
 def trained_classes(task: Task) -> Classes:
     """Names and templates of the classes that are trained."""
-    everything, ids = Classes.of(task.dataset), task.trained_classes
-    return Classes(
-        tuple(everything.names[class_id] for class_id in ids),
-        tuple(everything.templates[class_id] for class_id in ids),
-    )
+    return Classes.of(task.dataset).only(task.trained_classes)
 
 
 def chosen(

@@ -30,7 +30,7 @@ class Need(StrEnum):
     PIXELS = "pixels"  # the images themselves, to be augmented or sent through changed towers
     UNLABELLED = "unlabelled"  # unlabelled training images
     DESCRIPTIONS = "descriptions"  # written prompts about pairs of classes
-    CLASS_DESCRIPTIONS = "class_descriptions"  # what is written about each class by itself
+    CLASS_DESCRIPTIONS = "class_descriptions"  # of classes, alone or against others
     CONFUSIONS = "confusions"  # pairs, prompts and representatives mined from a base model's errors
     BASE_MODEL = "base_model"  # a fitted method to start from
     TEACHER = "teacher"  # a fitted method to distil from, possibly of another architecture
@@ -57,6 +57,13 @@ class Classes:
     def named(names: Sequence[str], template: str = "a photo of a {}.") -> Classes:
         """Any class names in one template."""
         return Classes(tuple(names), (template,) * len(names))
+
+    def only(self, positions: Sequence[int]) -> Classes:
+        """Those at some positions, in this order."""
+        return Classes(
+            tuple(self.names[position] for position in positions),
+            tuple(self.templates[position] for position in positions),
+        )
 
     @property
     def prompt_names(self) -> list[str]:
@@ -137,6 +144,9 @@ class Fitted(nn.Module):
 
     frozen_tower: ClassVar[bool] = True
     """Whether `encode` is the backbone's own tower, so that stored features can be taken."""
+
+    rivals_matter: ClassVar[bool] = False
+    """Whether the choice between two classes depends on which others are asked for."""
 
     def __init__(
         self,

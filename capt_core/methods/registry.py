@@ -26,6 +26,7 @@ _BUILT_IN = {
     "clip": "capt_core.methods.clip:Clip",
     "clip_prompts": "capt_core.methods.clip_prompts:ClipPrompts",
     "cupl": "capt_core.methods.cupl:CuPL",
+    "fudd": "capt_core.methods.fudd:FuDD",
     "linear_probe": "capt_core.methods.linear_probe:LinearProbe",
     "tip_adapter": "capt_core.methods.tip_adapter:TipAdapter",
     "gda": "capt_core.methods.gda:Gda",

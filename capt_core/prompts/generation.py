@@ -33,6 +33,10 @@ class Written:
         self.source = store.source
         self._store = store
         self._pairs = store.by_pair()
+        self._differences: dict[str, dict[str, Sequence[str]]] = {}
+        for entry in store.pairs:
+            for name, partner in (entry.classes, entry.classes[::-1]):
+                self._differences.setdefault(name, {})[partner] = entry.difference[name]
         self._finder = NameFinder({*store.classes, *store.class_prompts})
 
     def texts(self, name: str, paired: str, kind: str) -> Sequence[str]:
@@ -67,6 +71,10 @@ class Written:
             return alone
         photo = template.format(prompt_name(name)).rstrip(".")
         return [f"{photo}, {attribute.rstrip('.')}." for attribute in entry.attributes]
+
+    def differences(self, name: str) -> Mapping[str, Sequence[str]]:
+        """What is written to tell a class from each other one of its pairs, by the other's name."""
+        return self._differences.get(normal(name), {})
 
     def _naming(self, texts: Sequence[str], name: str) -> list[tuple[str, set[str]]]:
         """Each text with the classes beside `name` that it names."""
@@ -125,24 +133,33 @@ def pair_prompts(
 
 
 def class_descriptions(classes: pl.DataFrame, stores: Sequence[PromptStore]) -> pl.DataFrame:
-    """What is written about each class by itself.
+    """What is written about each class, by itself and against others.
 
     Args:
         classes: the table `classes`.
-        stores: written prompts; the first one that describes a class counts.
+        stores: written prompts; the first one that describes a class, or a pair, counts.
 
     Returns:
         Rows as in the table `class_descriptions`.
     """
     written = [Written(store) for store in stores]
-    rows = []
+    rows: list[tuple[object, ...]] = []
     columns = ("class_id", "class_name", "template")
+    ids = {normal(name): (class_id, name) for class_id, name, _ in classes.select(columns).rows()}
     for class_id, name, template in classes.select(columns).sort("class_id").iter_rows():
+        own = (class_id, name)
         for store in written:
             texts = store.descriptions(name, template)
             if texts:
-                rows += [(class_id, name, *row, store.source) for row in enumerate(texts)]
+                rows += [(*own, None, None, *row, store.source) for row in enumerate(texts)]
                 break
+        against: dict[tuple[int, str], tuple[Sequence[str], str]] = {}
+        for store in reversed(written):
+            for partner, texts in store.differences(name).items():
+                if partner in ids:
+                    against[ids[partner]] = (texts, store.source)
+        for paired, (texts, source) in sorted(against.items()):
+            rows += [(*own, *paired, *row, source) for row in enumerate(texts)]
     return pl.DataFrame(rows, schema=dict(CLASS_DESCRIPTIONS.columns), orient="row")
 
 

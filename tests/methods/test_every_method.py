@@ -19,6 +19,7 @@ from capt_core.artifacts.tensors import write_tensors
 from capt_core.backbone.encoding import encode_texts
 from capt_core.backbone.loading import Backbone, load_backbone
 from capt_core.methods.fitting import fit_method
+from capt_core.methods.fudd import Differential, differential_texts
 from capt_core.methods.image_evidence import WithEvidence
 from capt_core.methods.linear_probe import Probe
 from capt_core.methods.method import Classes, Fitted, Need
@@ -39,7 +40,7 @@ from tests.methods.toy_task import (
 from tests.refusals import refusal
 
 METHODS = method_names()
-FROZEN = ("clip", "clip_prompts", "cupl")
+FROZEN = ("clip", "clip_prompts", "cupl", "fudd")
 """Nothing is learnt from images."""
 NOVEL_UNSEEN = ("coop", "clip_adapter", "residual_adapter", "tip_adapter", "tip_adapter_f", "gda")
 """Learn from images and names of base classes alone."""
@@ -116,6 +117,22 @@ def test_the_frozen_model_is_misled_by_the_toy_task(task: Task) -> None:
     assert torch.equal(logits, task.backbone.logit_scale * task.features() @ texts.T)
 
 
+def explained(found: Differential, classes: Classes) -> torch.Tensor:
+    """What tells each class from each other one, [C, C, d]."""
+    prompts = found.class_texts(classes)
+    return torch.stack(
+        [
+            torch.stack(
+                [
+                    found.means[found.pairs[name, other]] if (name, other) in found.pairs else own
+                    for other in classes.names
+                ]
+            )
+            for name, own in zip(classes.names, prompts, strict=True)
+        ]
+    )
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_its_model_scores_images_as_its_parts_do(name: str, task: Task) -> None:
     model, batch = fitted(name, task), preprocessed(task.backbone)
@@ -127,6 +144,9 @@ def test_its_model_scores_images_as_its_parts_do(name: str, task: Task) -> None:
         torch.testing.assert_close(features, found.adapt(plain))
     if isinstance(found, Probe):
         expected = features @ found.weight.T + found.bias
+    elif isinstance(found, Differential):
+        texts = differential_texts(explained(found, model.classes))
+        expected = task.backbone.logit_scale * features @ texts.T  # all four are ambiguous
     else:
         expected = task.backbone.logit_scale * features @ found.class_texts(model.classes).T
         if isinstance(found, WithEvidence):

@@ -82,10 +82,18 @@ def written_prompts() -> pl.DataFrame:
 
 
 def written_descriptions() -> pl.DataFrame:
-    """Two sentences about the first base class, one about the first novel one."""
-    told = [(0, "woven", 0, "threads over and under."), (0, "woven", 1, "a photo of cloth.")]
-    rows = [(*row, "hand-written") for row in [*told, (2, "dotted", 0, "a photo of round spots.")]]
-    return pl.DataFrame(rows, schema=dict(CLASS_DESCRIPTIONS.columns), orient="row")
+    """Sentences about the first class of each half, and about both of the base half as a pair."""
+    woven, cracked, dotted, alone = (0, "woven"), (1, "cracked"), (2, "dotted"), (None, None)
+    rows = [
+        (*woven, *alone, 0, "threads over and under."),
+        (*woven, *alone, 1, "a photo of cloth."),
+        (*dotted, *alone, 0, "a photo of round spots."),
+        (*woven, *cracked, 0, "a photo of crossing threads."),
+        (*woven, *cracked, 1, "a photo of cloth without gaps."),
+        (*cracked, *woven, 0, "a photo of thin dark lines."),
+    ]
+    schema = dict(CLASS_DESCRIPTIONS.columns)
+    return pl.DataFrame([(*row, "hand-written") for row in rows], schema=schema, orient="row")
 
 
 def mined(width: int, bank_source: str = "fewshot") -> Confusions:

@@ -11,6 +11,7 @@ import pytest
 METHODS = (
     "clip_prompts",
     "cupl",
+    "fudd",
     "linear_probe",
     "tip_adapter",
     "gda",
@@ -56,6 +57,8 @@ def test_feature_methods_are_scored_from_stored_features(
         "generic vocabulary and the pairs' prompts (retention)",
         "cupl": "descriptions of base classes (class texts); "
         "descriptions of novel classes (class texts)",
+        "fudd": "difference prompts of pairs of base classes (class texts); "
+        "difference prompts of pairs of novel classes (class texts)",
         "tip_adapter": "validation images (alpha, beta)",
         "tip_adapter_f": "validation images (alpha, beta)",
         "gda": "validation images (alpha)",

@@ -191,7 +191,7 @@ def described(**changes: Any) -> PromptStore:
     return PromptStore.model_validate(store_of().model_dump() | changes)
 
 
-def test_descriptions_of_classes_by_themselves() -> None:
+def test_descriptions_of_classes() -> None:
     classes = pl.DataFrame(
         {"class_id": [2, 0, 1], "class_name": [NAMES[2], *NAMES[:2]]}
     ).with_columns(template=pl.lit(TEMPLATES[NAMES[0]]))
@@ -205,9 +205,12 @@ def test_descriptions_of_classes_by_themselves() -> None:
     }
     first = described(classes=attributes, class_prompts=sentences)
     second = described(classes={name: {"attributes": ["teeth"]} for name in NAMES}, source="b")
+    about = {"pairs": store_of((0, 2)).pairs}
+    second = second.model_copy(update=about)
     frame = class_descriptions(classes, [first, second])
     assert schema_problem(CLASS_DESCRIPTIONS, frame) is None
-    kept = frame.select("class_id", "class_name", "position", "description", "source").rows()
+    alone = frame.filter(pl.col("paired_class_id").is_null())
+    kept = alone.select("class_id", "class_name", "position", "description", "source").rows()
     assert kept == [
         # Its one difference prompt names another class: its attributes serve.
         (0, NAMES[0], 0, "a photo of a grey cat, a type of animal, grey fur.", "a friend"),
@@ -217,4 +220,12 @@ def test_descriptions_of_classes_by_themselves() -> None:
         # The first store says nothing.
         (2, NAMES[2], 0, "a photo of a sand cat, a type of animal, teeth.", "b"),
     ]
+    told = ("class_id", "paired_class_id", "paired_class", "position", "description", "source")
+    assert frame.filter(pl.col("paired_class_id").is_not_null()).select(told).rows() == [
+        *((0, 2, NAMES[2], i, f"0 not 2 {i}", "b") for i in range(3)),
+        (2, 0, NAMES[0], 0, "2 not 0 0", "b"),
+    ]
+    # What the first store says of a pair counts.
+    both = class_descriptions(classes, [first.model_copy(update=about), second])
+    assert set(both.drop_nulls()["source"]) == {"a friend"}
     assert schema_problem(CLASS_DESCRIPTIONS, class_descriptions(classes, [])) is None

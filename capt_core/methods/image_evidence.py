@@ -25,9 +25,10 @@ def with_evidence(
 ) -> torch.Tensor:
     """Zero-shot logits + alpha x evidence, among classes that not all have images.
 
-    Classes without images keep their zero-shot logits. Where one is asked for, the mean of an
-    image's evidence is taken off: no choice among classes with images depends on it, and without
-    it all of them would be preferred, or put back, against those that only have a text.
+    Classes without images keep their zero-shot logits. Where one is asked for, the others are
+    shifted, image by image, so that they have together the probability that zero-shot CLIP gives
+    them: evidence tells classes with images apart, and has no scale on which to compare them with
+    those that only have a text.
 
     Args:
         zero_shot: of the classes asked for, [N, C].
@@ -39,10 +40,13 @@ def with_evidence(
     Returns:
         Logits [N, C].
     """
-    if len(columns) < zero_shot.shape[1]:
-        evidence = evidence - evidence.mean(dim=1, keepdim=True)
+    known = zero_shot[:, list(columns)]
+    told = known + alpha * evidence[:, list(rows)]
+    if 0 < len(columns) < zero_shot.shape[1]:
+        before, after = (logits.logsumexp(dim=1, keepdim=True) for logits in (known, told))
+        told = told + before - after
     logits = zero_shot.clone()
-    logits[:, list(columns)] += alpha * evidence[:, list(rows)]
+    logits[:, list(columns)] = told
     return logits
 
 

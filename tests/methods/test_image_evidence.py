@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import polars as pl
 import pytest
 import torch
@@ -30,12 +32,13 @@ def test_evidence_by_hand() -> None:
     # Both classes with images, in the other order, and nothing else: as published.
     found = with_evidence(zero_shot[:, :2], evidence, [1, 0], [0, 1], 0.5)
     assert found.tolist() == [[1.0, 5.0]]
-    # The third class has no image: the mean, 3, is taken off, which leaves 3 and -3.
-    found = with_evidence(zero_shot, evidence, [0, 1], [0, 1], 0.5)
-    assert found.tolist() == [[2.5, 0.5, 3.0]]
-    # The mean is over all classes with images, also where only one of them is asked for.
-    found = with_evidence(zero_shot[:, 1:], evidence, [0], [1], 0.5)
-    assert found.tolist() == [[2.0, 4.5]]
+    # The third class has no image. Of e^2 + e^2 = 2 e^2 together, evidence of ln 3 gives the
+    # first class three quarters: 3/2 e^2, and 1/2 e^2 to the second.
+    even, tripled = torch.tensor([[2.0, 2.0, 3.0]]), torch.tensor([[2 * math.log(3), 0.0]])
+    found = with_evidence(even, tripled, [0, 1], [0, 1], 0.5)
+    assert found.tolist()[0] == pytest.approx([2 + math.log(1.5), 2 - math.log(2), 3.0])
+    # A single class with images keeps what zero-shot CLIP gives it.
+    assert with_evidence(zero_shot[:, 1:], evidence, [0], [1], 0.5).tolist() == [[2.0, 3.0]]
     assert with_evidence(zero_shot, evidence, [], [], 0.5).tolist() == zero_shot.tolist()
     assert zero_shot.tolist() == [[1.0, 2.0, 3.0]]
 
@@ -70,9 +73,9 @@ def test_novel_classes_are_told_by_their_texts(name: str, task: Task) -> None:
     plain = Clip().fit(task).logits(features, classes)
     logits = fitted.logits(features, classes)
     assert torch.equal(logits[:, 2:], plain[:, 2:])
-    added = logits[:, :2] - plain[:, :2]
-    torch.testing.assert_close(added.sum(dim=1), torch.zeros(40), atol=1e-4, rtol=0)
-    assert added.abs().max() > 0.01
+    together, before = logits.softmax(dim=1), plain.softmax(dim=1)
+    torch.testing.assert_close(together[:, :2].sum(dim=1), before[:, :2].sum(dim=1))
+    assert (together - before).abs().max() > 0.01
     # Among base classes alone, the same choices with the same confidence.
     base = Classes(NAMES[:2], classes.templates[:2])
     alone = fitted.logits(features, base)

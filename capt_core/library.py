@@ -34,8 +34,9 @@ from capt_core.params import Backbone as BackboneSettings
 from capt_core.params import FewShot, GeneratePrompts, Runtime, Settings, check_seed
 from capt_core.prompts.clustering import cluster_prompts
 from capt_core.prompts.embedding import prompt_embeddings
-from capt_core.prompts.generation import pair_prompts
+from capt_core.prompts.generation import class_descriptions, pair_prompts
 from capt_core.prompts.sources import written_store
+from capt_core.prompts.store import PromptStore
 from capt_core.reporter import SILENT, Reporter, reporting_to
 from capt_core.settings_file import mapping, merge, validate
 
@@ -133,13 +134,15 @@ def fit(
             checkpoint_steps=Settings().train.checkpoint_steps if work else 0,
             reporter=reporter,
         )
+        store = None if prompts is None else str(prompts)
+        task = replace(task, class_descriptions=lambda: _class_descriptions(dataset, store))
         if chosen.needs & {Need.DESCRIPTIONS, Need.CONFUSIONS, Need.BASE_MODEL}:
             if not isinstance(base_model, TrainedModel):
                 base_model = fit_method(base_method(base_model, "base_model")(), task)
             mined = _Mined(
                 build_bank(base_model, dataset, shots=shots, seed=seed),
                 task,
-                None if prompts is None else str(prompts),
+                store,
             )
             task = replace(
                 task,
@@ -272,11 +275,10 @@ class _Mined:
     @cached_property
     def prompts(self) -> pl.DataFrame:
         dataset, settings = self.found.dataset, GeneratePrompts(store=self.store)
-        written = written_store(settings, dataset.name)
         return pair_prompts(
             self.pairs.class_pairs,
             dict(dataset.classes.select("class_name", "template").iter_rows()),
-            [written] if written else [],
+            _written(dataset, settings),
             settings.prompts,
             fill=True,
         )
@@ -304,3 +306,12 @@ class _Mined:
         )
         centres = {kind: torch.from_numpy(value) for kind, value in clusters.centres.items()}
         return Confusions(centres, representatives, "full_train" if task.shots == 0 else "fewshot")
+
+
+def _written(dataset: Dataset, settings: GeneratePrompts) -> list[PromptStore]:
+    store = written_store(settings, dataset.name)
+    return [store] if store else []
+
+
+def _class_descriptions(dataset: Dataset, store: str | None) -> pl.DataFrame:
+    return class_descriptions(dataset.classes, _written(dataset, GeneratePrompts(store=store)))

@@ -15,6 +15,7 @@ from capt_core.backbone.loading import UNTRAINED_WARNING, load_backbone
 from capt_core.data.dataset import load_dataset, load_fewshot
 from capt_core.evaluation.metrics import evaluate_predictions, evaluation_rows
 from capt_core.evaluation.predictions import prediction_table
+from capt_core.methods.fitting import dataset_logits
 from capt_core.methods.method import Need
 from capt_core.methods.model_file import load_model
 from capt_core.params import settings_hash
@@ -78,7 +79,7 @@ def main(run: Run, json: options.Json = False) -> None:
     ids = prepared.samples.filter((pl.col("split") == "test") | banked)["sample_id"]
     stored = read_image_features(layout.image_features, origin)
     features = model_features(run, model, prepared, ids, stored)
-    logits = model.fitted.logits(features, model.classes)
+    logits = dataset_logits(model.fitted, features, prepared)
     after = prediction_table(prepared, ids, logits, top_classes=5)
     metrics = evaluate_predictions(before, after, bank)
     values = {name: metric.value for name, metric in metrics.items()}

@@ -6,12 +6,12 @@ from typing import Annotated
 
 import typer
 
-from capt_core.artifacts.schemas import CLASS_PAIRS, PROMPTS
+from capt_core.artifacts.schemas import CLASS_DESCRIPTIONS, CLASS_PAIRS, PROMPTS
 from capt_core.artifacts.tables import read_table, write_table
 from capt_core.backbone.identity import backbone_identity
 from capt_core.data.dataset import load_dataset
 from capt_core.params import settings_hash
-from capt_core.prompts.generation import TEMPLATE_SOURCE, pair_prompts
+from capt_core.prompts.generation import TEMPLATE_SOURCE, class_descriptions, pair_prompts
 from capt_core.prompts.sources import available_prompts, shaping_settings
 
 from .run import Run, progress, say, warn
@@ -21,7 +21,7 @@ STAGE = Stage(
     per=("dataset", "seed"),
     params=("backbone", "generate_prompts"),
     reads=lambda at: (*at.dataset, at.seed.class_pairs),
-    writes=lambda at: (at.seed.prompts,),
+    writes=lambda at: (at.seed.prompts, at.seed.class_descriptions),
 )
 
 
@@ -52,6 +52,8 @@ def main(
         fill=chosen.provider in ("template", "store-or-template"),
     )
     write_table(PROMPTS, prompts, paths.prompts, origin)
+    described = class_descriptions(prepared.classes, stores)
+    write_table(CLASS_DESCRIPTIONS, described, paths.class_descriptions, origin)
     filled = prompts.filter(source=TEMPLATE_SOURCE)
     say(f"{len(prompts)} prompts for {len(class_pairs)} pairs -> {paths.prompts}")
     if len(filled):

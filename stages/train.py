@@ -7,7 +7,13 @@ from functools import cache
 
 from capt_core.artifacts.features import read_prompt_centres
 from capt_core.artifacts.files import write_text
-from capt_core.artifacts.schemas import PROMPTS, REPRESENTATIVES, TRAINING_LOG, TRAINING_SPEED
+from capt_core.artifacts.schemas import (
+    CLASS_DESCRIPTIONS,
+    PROMPTS,
+    REPRESENTATIVES,
+    TRAINING_LOG,
+    TRAINING_SPEED,
+)
 from capt_core.artifacts.tables import read_table, write_table
 from capt_core.backbone.loading import load_backbone
 from capt_core.data.dataset import load_dataset
@@ -38,12 +44,14 @@ STAGE = Stage(
         at.data.image_features,
         at.seed.base_model,
         at.seed.prompts,
+        at.seed.class_descriptions,
         at.seed.prompt_centres,
         at.seed.representatives,
     ),
     reads_for=lambda at: {
         at.seed.base_model: Need.BASE_MODEL,
         at.seed.prompts: Need.DESCRIPTIONS,
+        at.seed.class_descriptions: Need.CLASS_DESCRIPTIONS,
         at.seed.prompt_centres: Need.CONFUSIONS,
         at.seed.representatives: Need.CONFUSIONS,
     },
@@ -71,6 +79,9 @@ def main(run: Run) -> None:
     task = replace(
         few_shot_task(run, prepared, backbone, origin),
         prompts=cache(lambda: read_table(PROMPTS, paths.prompts, origin)),
+        class_descriptions=cache(
+            lambda: read_table(CLASS_DESCRIPTIONS, paths.class_descriptions, origin)
+        ),
         confusions=confusions,
         base_model=base_model(run, backbone, origin).fitted if needs_base else None,
         work=layout.work,

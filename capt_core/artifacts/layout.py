@@ -112,6 +112,7 @@ class SeedLayout:
     pairs = _Below("pairs.parquet")
     class_pairs = _Below("class_pairs.parquet")
     prompts = _Below("prompts.parquet")
+    class_descriptions = _Below("class_descriptions.parquet")
     prompt_clusters = _Below("prompt_clusters.parquet")
     prompt_centres = _Below("prompt_centres.safetensors")
     prompt_separation = _Below("prompt_separation.parquet")

@@ -252,6 +252,25 @@ PROMPTS = Table(
     key=["class_id", "paired_class_id", "kind", "position"],
 )
 
+CLASS_DESCRIPTIONS = Table(
+    "class_descriptions",
+    "generate-prompts",
+    str(_SEED.class_descriptions),
+    "One row per sentence that describes a class, base or novel, by itself or against another; "
+    "none where nothing is written.",
+    [
+        *CLASS,
+        *(
+            replace(column, meaning=f"{column.meaning}; null where there is none", nullable=True)
+            for column in PAIRED_CLASS
+        ),
+        Column("position", INT, "number of the sentence, from 0"),
+        Column("description", TEXT, "the sentence"),
+        Column("source", TEXT, "where it was written, as in `prompts`"),
+    ],
+    key=["class_id", "paired_class_id", "position"],
+)
+
 PROMPT_CLUSTERS = Table(
     "prompt_clusters",
     "cluster-prompts",

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 
+import numpy as np
+import polars as pl
 import torch
 
 from capt_core.methods.method import Classes, Fitted
 from capt_core.methods.retention import RetentionNames, retention_texts
 from capt_core.methods.task import Task
 from capt_core.prompts.class_texts import described_class_ids, described_texts
+from capt_core.prompts.clustering import class_means
 from capt_core.prompts.embedding import prompt_embeddings
 
 _RETAINED = {
@@ -41,15 +44,65 @@ def described_vectors(task: Task, base: Fitted, weight: float) -> dict[str, torc
     )
     if not described:
         return {}
-    embeddings = prompt_embeddings(
-        prompts["prompt"].to_list(),
-        task.backbone,
-        task.work and task.work / "embeddings",
-        task.reporter.warn,
-    )
+    embeddings = task_embeddings(task, prompts["prompt"].to_list())
     texts = base.class_texts(Classes.of(task.dataset))
     moved = described_texts(texts, prompts, embeddings, weight)
     return {task.dataset.class_names[class_id]: moved[class_id] for class_id in described}
+
+
+def description_vectors(task: Task) -> dict[str, torch.Tensor]:
+    """The mean of what is written about each class by itself, by class name.
+
+    Args:
+        task: with the table `class_descriptions`.
+
+    Returns:
+        A unit-length vector [d] for every class, base or novel, that something is written about.
+    """
+    assert task.class_descriptions is not None
+    written = task.class_descriptions().filter(pl.col("paired_class_id").is_null())
+    if written.is_empty():
+        return {}
+    embeddings = task_embeddings(task, written["description"].to_list())
+    class_ids, means = class_means(embeddings, written["class_id"].to_numpy())
+    names = [task.dataset.class_names[class_id] for class_id in class_ids.tolist()]
+    return dict(zip(names, torch.from_numpy(means).float(), strict=True))
+
+
+def pair_vectors(task: Task) -> dict[tuple[str, str], torch.Tensor]:
+    """The mean of what is written to tell a class from another, by the names of the two.
+
+    Args:
+        task: with the table `class_descriptions`.
+
+    Returns:
+        The mean [d] of unit-length embeddings, for the pairs that something is written about.
+    """
+    assert task.class_descriptions is not None
+    written = task.class_descriptions().filter(pl.col("paired_class_id").is_not_null())
+    if written.is_empty():
+        return {}
+    embeddings = torch.from_numpy(task_embeddings(task, written["description"].to_list()))
+    rows: dict[tuple[str, str], list[int]] = {}
+    for row, pair in enumerate(written.select("class_name", "paired_class").iter_rows()):
+        rows.setdefault((pair[0], pair[1]), []).append(row)
+    return {pair: embeddings[chosen].mean(dim=0) for pair, chosen in rows.items()}
+
+
+def described_groups(task: Task, names: Collection[str], what: str) -> list[str]:
+    """What a run saw that described classes of these names, as `Method.sees` lists it."""
+    every = task.dataset.class_names
+    return [
+        f"{what} of {group} classes (class texts)"
+        for group in ("base", "novel")
+        if any(every[class_id] in names for class_id in task.dataset.class_ids(group))
+    ]
+
+
+def task_embeddings(task: Task, texts: Sequence[str]) -> np.ndarray:
+    """Unit-length embeddings [n, d] of written texts, kept in the task's folder."""
+    folder = task.work and task.work / "embeddings"
+    return prompt_embeddings(texts, task.backbone, folder, task.reporter.warn)
 
 
 def retained_texts(task: Task, texts: torch.Tensor, names: RetentionNames) -> torch.Tensor:

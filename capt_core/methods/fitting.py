@@ -22,6 +22,15 @@ BASE_ONLY = "base only"
 """What a run saw that saw nothing beyond few-shot images of base classes and their names."""
 
 
+_AFTER_BASE_MODEL = {
+    Need.DESCRIPTIONS,
+    Need.CLASS_DESCRIPTIONS,
+    Need.CONFUSIONS,
+    Need.BASE_MODEL,
+    Need.TEACHER,
+}
+
+
 def fit_method(method: Method, task: Task) -> TrainedModel:
     """Fit a method and make a model of it.
 
@@ -44,20 +53,43 @@ def base_method(name: str, where: str) -> type[Method]:
         where: setting or argument that names it, for the message.
 
     Raises:
-        CaptError: unknown, learns from what is mined from a base model, or has no class texts.
+        CaptError: unknown, learns from what is mined from a base model, or compares images with
+            more than class texts.
     """
     found = method_class(name)
-    if found.needs & {Need.DESCRIPTIONS, Need.CONFUSIONS, Need.BASE_MODEL, Need.TEACHER}:
+    if found.needs & _AFTER_BASE_MODEL:
         raise CaptError(
-            f"{where}: {name} needs what is mined from a base model's errors or written about "
-            "them, so it cannot be the base model; choose another, such as clip or coop"
+            f"{where}: {name} needs what is mined from a base model's errors or written after "
+            "it, so it cannot be the base model; choose another, such as clip or coop"
         )
     if not found.compares_texts:
         raise CaptError(
-            f"{where}: {name} compares images with no class texts, which pairs and prompts need; "
-            "choose another method, such as clip or coop"
+            f"{where}: {name} tells images by more than class texts, which is all that a "
+            "method can start from; choose another, such as clip or coop"
         )
     return found
+
+
+@torch.no_grad()
+def dataset_logits(fitted: Fitted, features: torch.Tensor, dataset: Dataset) -> torch.Tensor:
+    """Logits [N, C] over a data set's classes, to be compared within a half of them.
+
+    Where the choice between two classes depends on which others are asked for, each half is
+    asked for alone.
+
+    Args:
+        fitted: any.
+        features: of `dataset_features`, [N, d].
+        dataset: classes.
+    """
+    classes = Classes.of(dataset)
+    if not fitted.rivals_matter:
+        return fitted.logits(features, classes)
+    logits = torch.empty(len(features), len(classes.names))
+    for group in ("base", "novel"):
+        if members := dataset.class_ids(group):
+            logits[:, members] = fitted.logits(features, classes.only(members))
+    return logits
 
 
 @torch.no_grad()

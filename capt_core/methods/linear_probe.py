@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.nn import functional
 
 from capt_core.backbone.loading import Backbone
-from capt_core.data.dataset import Dataset
 from capt_core.errors import CaptError
+from capt_core.methods.feature_training import class_positions
 from capt_core.methods.method import Classes, Fitted, Method, known_rows
+from capt_core.methods.selection import likeliest, validation_images
 from capt_core.methods.task import FewShotFeatures, Task
 from capt_core.settings_file import Section, packaged
 
@@ -97,11 +97,11 @@ class LinearProbe(Method):
         groups = [group for group in ("base", "novel") if dataset.class_ids(group)]
         with task.reporter.progress("halves", len(groups)) as advance:
             for group in groups:
-                train, val = task.few_shot("train", group), task.few_shot("val", group)
-                class_ids = dataset.class_ids(group)
+                train, class_ids = task.few_shot("train", group), dataset.class_ids(group)
                 strength = self.settings.strength
                 if strength is None:
-                    strength = _chosen_strength(dataset, group, train, val, self.settings)
+                    val = validation_images(task, group, "methods.linear_probe.strength")
+                    strength = _chosen_strength(class_ids, train, val, self.settings)
                 weight, bias = fit_half(class_ids, train, strength, self.settings)
                 weights |= dict(zip(class_ids, weight, strict=True))
                 biases |= dict(zip(class_ids, bias, strict=True))
@@ -159,22 +159,13 @@ def fit_half(
 
 
 def _chosen_strength(
-    dataset: Dataset,
-    group: str,
+    class_ids: list[int],
     train: FewShotFeatures,
     val: FewShotFeatures,
     settings: LinearProbeSettings,
 ) -> float:
-    if not len(val.labels):
-        raise CaptError(
-            f"{dataset.name}: no validation images of {group} classes to choose the probe's "
-            "strength with; set methods.linear_probe.strength"
-        )
-    class_ids = dataset.class_ids(group)
-    targets = torch.tensor([class_ids.index(label) for label in val.labels.tolist()])
-    losses = []
-    for strength in STRENGTHS:
+    def logits_of(strength: float) -> torch.Tensor:
         weight, bias = fit_half(class_ids, train, strength, settings)
-        logits = (val.features @ weight.T + bias).double()
-        losses.append(functional.cross_entropy(logits, targets).item())
-    return STRENGTHS[losses.index(min(losses))]
+        return val.features @ weight.T + bias
+
+    return likeliest(STRENGTHS, logits_of, class_positions(val.labels, class_ids))

@@ -29,7 +29,8 @@ class Need(StrEnum):
     FEATURES = "features"  # frozen features of the few-shot images
     PIXELS = "pixels"  # the images themselves, to be augmented or sent through changed towers
     UNLABELLED = "unlabelled"  # unlabelled training images
-    DESCRIPTIONS = "descriptions"  # written prompts about classes or pairs of classes
+    DESCRIPTIONS = "descriptions"  # written prompts about pairs of classes
+    CLASS_DESCRIPTIONS = "class_descriptions"  # of classes, alone or against others
     CONFUSIONS = "confusions"  # pairs, prompts and representatives mined from a base model's errors
     BASE_MODEL = "base_model"  # a fitted method to start from
     TEACHER = "teacher"  # a fitted method to distil from, possibly of another architecture
@@ -57,6 +58,13 @@ class Classes:
         """Any class names in one template."""
         return Classes(tuple(names), (template,) * len(names))
 
+    def only(self, positions: Sequence[int]) -> Classes:
+        """Those at some positions, in this order."""
+        return Classes(
+            tuple(self.names[position] for position in positions),
+            tuple(self.templates[position] for position in positions),
+        )
+
     @property
     def prompt_names(self) -> list[str]:
         """Names as they stand in a prompt."""
@@ -77,7 +85,7 @@ class Method(ABC):
         label: in tables.
         citation: authors, venue and year.
         needs: what `fit` takes from its task.
-        compares_texts: whether a fitted one has class texts.
+        compares_texts: whether a fitted one's logits are those of images with class texts alone.
         Settings: class of the section ``methods.<name>``.
         settings: the section.
     """
@@ -136,6 +144,9 @@ class Fitted(nn.Module):
 
     frozen_tower: ClassVar[bool] = True
     """Whether `encode` is the backbone's own tower, so that stored features can be taken."""
+
+    rivals_matter: ClassVar[bool] = False
+    """Whether the choice between two classes depends on which others are asked for."""
 
     def __init__(
         self,

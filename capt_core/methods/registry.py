@@ -25,9 +25,14 @@ BASE_METHOD = "clip"
 _BUILT_IN = {
     "clip": "capt_core.methods.clip:Clip",
     "clip_prompts": "capt_core.methods.clip_prompts:ClipPrompts",
+    "cupl": "capt_core.methods.cupl:CuPL",
+    "fudd": "capt_core.methods.fudd:FuDD",
     "linear_probe": "capt_core.methods.linear_probe:LinearProbe",
+    "tip_adapter": "capt_core.methods.tip_adapter:TipAdapter",
+    "gda": "capt_core.methods.gda:Gda",
     "coop": "capt_core.methods.coop:CoOp",
     "clip_adapter": "capt_core.methods.clip_adapter:ClipAdapter",
+    "tip_adapter_f": "capt_core.methods.tip_adapter:TipAdapterF",
     "residual_adapter": "capt_core.methods.residual_adapter:ResidualAdapter",
     "capt": "capt_core.methods.capt.method:Capt",
 }

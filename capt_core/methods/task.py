@@ -64,6 +64,7 @@ class Task:
         features: gives the frozen features of all samples, unit length, [N, d], by sample id.
         image_root: folder that sample paths are relative to.
         prompts: gives the table `prompts`.
+        class_descriptions: gives the table `class_descriptions`.
         confusions: gives what was mined.
         base_model: fitted method that a method starts from.
         teacher: fitted method that a method distils from.
@@ -81,6 +82,7 @@ class Task:
     features: Callable[[], torch.Tensor] | None = None
     image_root: Path | None = None
     prompts: Callable[[], pl.DataFrame] | None = None
+    class_descriptions: Callable[[], pl.DataFrame] | None = None
     confusions: Callable[[], Confusions] | None = None
     base_model: Fitted | None = None
     teacher: Fitted | None = None
@@ -139,6 +141,7 @@ class Task:
             "pixels": self.image_root,
             "unlabelled": self.image_root,
             "descriptions": self.prompts,
+            "class_descriptions": self.class_descriptions,
             "confusions": self.confusions,
             "base_model": self.base_model,
             "teacher": self.teacher,

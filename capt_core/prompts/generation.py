@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 import polars as pl
 
 from capt_core.advice import setting
-from capt_core.artifacts.schemas import PROMPTS
+from capt_core.artifacts.schemas import CLASS_DESCRIPTIONS, PROMPTS
 from capt_core.data.names import NameFinder
 from capt_core.data.splits import prompt_name
 from capt_core.errors import CaptError, cut
-from capt_core.prompts.store import PromptStore
+from capt_core.prompts.store import ClassPrompts, PromptStore
 from capt_core.text import normal
 
 COMMONALITY = "commonality"
@@ -33,6 +33,10 @@ class Written:
         self.source = store.source
         self._store = store
         self._pairs = store.by_pair()
+        self._differences: dict[str, dict[str, Sequence[str]]] = {}
+        for entry in store.pairs:
+            for name, partner in (entry.classes, entry.classes[::-1]):
+                self._differences.setdefault(name, {})[partner] = entry.difference[name]
         self._finder = NameFinder({*store.classes, *store.class_prompts})
 
     def texts(self, name: str, paired: str, kind: str) -> Sequence[str]:
@@ -49,9 +53,32 @@ class Written:
         if own is None:
             return ()
         texts = own.commonality if kind == COMMONALITY else own.difference
-        named = [(text, set(self._finder.find(text)) - {name}) for text in texts]
+        named = self._naming(texts, name)
         about = [text for text, others in named if others == {paired}]
         return about or [text for text, others in named if not others]
+
+    def descriptions(self, name: str, template: str) -> Sequence[str]:
+        """Sentences about a class alone, nothing if nothing is written.
+
+        Difference prompts of the class that name no other serve as they are. Where there are none,
+        its attributes do, each behind the class in its template.
+        """
+        name = normal(name)
+        own = self._store.class_prompts.get(name, ClassPrompts())
+        alone = [text for text, others in self._naming(own.difference, name) if not others]
+        entry = self._store.classes.get(name)
+        if alone or entry is None:
+            return alone
+        photo = template.format(prompt_name(name)).rstrip(".")
+        return [f"{photo}, {attribute.rstrip('.')}." for attribute in entry.attributes]
+
+    def differences(self, name: str) -> Mapping[str, Sequence[str]]:
+        """What is written to tell a class from each other one of its pairs, by the other's name."""
+        return self._differences.get(normal(name), {})
+
+    def _naming(self, texts: Sequence[str], name: str) -> list[tuple[str, set[str]]]:
+        """Each text with the classes beside `name` that it names."""
+        return [(text, set(self._finder.find(text)) - {name}) for text in texts]
 
     def describes(self, name: str, paired: str) -> bool:
         """Whether both kinds are there in both directions."""
@@ -103,6 +130,37 @@ def pair_prompts(
     if missing:
         raise missing_prompts(list(missing.values()))
     return pl.DataFrame(rows, schema=dict(PROMPTS.columns), orient="row")
+
+
+def class_descriptions(classes: pl.DataFrame, stores: Sequence[PromptStore]) -> pl.DataFrame:
+    """What is written about each class, by itself and against others.
+
+    Args:
+        classes: the table `classes`.
+        stores: written prompts; the first one that describes a class, or a pair, counts.
+
+    Returns:
+        Rows as in the table `class_descriptions`.
+    """
+    written = [Written(store) for store in stores]
+    rows: list[tuple[object, ...]] = []
+    columns = ("class_id", "class_name", "template")
+    ids = {normal(name): (class_id, name) for class_id, name, _ in classes.select(columns).rows()}
+    for class_id, name, template in classes.select(columns).sort("class_id").iter_rows():
+        own = (class_id, name)
+        for store in written:
+            texts = store.descriptions(name, template)
+            if texts:
+                rows += [(*own, None, None, *row, store.source) for row in enumerate(texts)]
+                break
+        against: dict[tuple[int, str], tuple[Sequence[str], str]] = {}
+        for store in reversed(written):
+            for partner, texts in store.differences(name).items():
+                if partner in ids:
+                    against[ids[partner]] = (texts, store.source)
+        for paired, (texts, source) in sorted(against.items()):
+            rows += [(*own, *paired, *row, source) for row in enumerate(texts)]
+    return pl.DataFrame(rows, schema=dict(CLASS_DESCRIPTIONS.columns), orient="row")
 
 
 def missing_prompts(pairs: Sequence[str]) -> CaptError:

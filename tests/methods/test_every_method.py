@@ -19,6 +19,8 @@ from capt_core.artifacts.tensors import write_tensors
 from capt_core.backbone.encoding import encode_texts
 from capt_core.backbone.loading import Backbone, load_backbone
 from capt_core.methods.fitting import fit_method
+from capt_core.methods.fudd import Differential, differential_texts
+from capt_core.methods.image_evidence import WithEvidence
 from capt_core.methods.linear_probe import Probe
 from capt_core.methods.method import Classes, Fitted, Need
 from capt_core.methods.model_file import load_model, read_summary
@@ -38,8 +40,12 @@ from tests.methods.toy_task import (
 from tests.refusals import refusal
 
 METHODS = method_names()
-FROZEN = ("clip", "clip_prompts")
-"""Nothing is trained."""
+FROZEN = ("clip", "clip_prompts", "cupl", "fudd")
+"""Nothing is learnt from images."""
+NOVEL_UNSEEN = ("coop", "clip_adapter", "residual_adapter", "tip_adapter", "tip_adapter_f", "gda")
+"""Learn from images and names of base classes alone."""
+CLOSED_FORM = ("linear_probe", "tip_adapter", "gda")
+"""Fitted to images without steps, and the same for every seed."""
 
 _fitted: dict[str, TrainedModel] = {}
 
@@ -79,7 +85,7 @@ def test_it_learns_the_base_classes_without_touching_the_backbone(name: str, tas
     assert not model.training
     assert not any(value.requires_grad for value in model.parameters())
     run = model.fitted.training_run
-    assert (run is None) == (name in (*FROZEN, "linear_probe"))
+    assert (run is None) == (name in (*FROZEN, *CLOSED_FORM))
     if run is not None:
         assert run.log["loss"].is_finite().all()
     if model.fitted.frozen_tower and name not in FROZEN:
@@ -111,6 +117,22 @@ def test_the_frozen_model_is_misled_by_the_toy_task(task: Task) -> None:
     assert torch.equal(logits, task.backbone.logit_scale * task.features() @ texts.T)
 
 
+def explained(found: Differential, classes: Classes) -> torch.Tensor:
+    """What tells each class from each other one, [C, C, d]."""
+    prompts = found.class_texts(classes)
+    return torch.stack(
+        [
+            torch.stack(
+                [
+                    found.means[found.pairs[name, other]] if (name, other) in found.pairs else own
+                    for other in classes.names
+                ]
+            )
+            for name, own in zip(classes.names, prompts, strict=True)
+        ]
+    )
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_its_model_scores_images_as_its_parts_do(name: str, task: Task) -> None:
     model, batch = fitted(name, task), preprocessed(task.backbone)
@@ -122,8 +144,15 @@ def test_its_model_scores_images_as_its_parts_do(name: str, task: Task) -> None:
         torch.testing.assert_close(features, found.adapt(plain))
     if isinstance(found, Probe):
         expected = features @ found.weight.T + found.bias
+    elif isinstance(found, Differential):
+        texts = differential_texts(explained(found, model.classes))
+        expected = task.backbone.logit_scale * features @ texts.T  # all four are ambiguous
     else:
         expected = task.backbone.logit_scale * features @ found.class_texts(model.classes).T
+        if isinstance(found, WithEvidence):
+            told = expected[:, :2] + found.alpha * found.evidence(features)
+            share = expected[:, :2].exp().sum(dim=1, keepdim=True)
+            expected[:, :2] = (told.softmax(dim=1) * share).log()
     torch.testing.assert_close(model(batch), expected)
     assert torch.equal(model(batch), found(batch, model.classes))
     assert model.class_names == NAMES
@@ -184,10 +213,10 @@ def test_the_seed_matters_where_something_is_drawn(name: str, task: Task) -> Non
     first = fitted(name, task).fitted.state_dict()
     second = fit_method(quick(name), replace(task, seed=2)).fitted.state_dict()
     same = all(torch.equal(first[key], second[key]) for key in first)
-    assert same == (name in (*FROZEN, "linear_probe"))
+    assert same == (name in (*FROZEN, *CLOSED_FORM))
 
 
-@pytest.mark.parametrize("name", ["coop", "clip_adapter", "residual_adapter"])
+@pytest.mark.parametrize("name", NOVEL_UNSEEN)
 def test_novel_images_and_names_change_nothing(
     name: str, task: Task, backbone: Backbone, tmp_path: Path
 ) -> None:

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
-from capt_core.artifacts.schemas import PROMPTS, REPRESENTATIVES
+from capt_core.artifacts.schemas import CLASS_DESCRIPTIONS, PROMPTS, REPRESENTATIVES
 from capt_core.backbone.encoding import encode_texts
 from capt_core.backbone.loading import Backbone
 from capt_core.data.dataset import Dataset
@@ -81,6 +81,21 @@ def written_prompts() -> pl.DataFrame:
     )
 
 
+def written_descriptions() -> pl.DataFrame:
+    """Sentences about the first class of each half, and about both of the base half as a pair."""
+    woven, cracked, dotted, alone = (0, "woven"), (1, "cracked"), (2, "dotted"), (None, None)
+    rows = [
+        (*woven, *alone, 0, "threads over and under."),
+        (*woven, *alone, 1, "a photo of cloth."),
+        (*dotted, *alone, 0, "a photo of round spots."),
+        (*woven, *cracked, 0, "a photo of crossing threads."),
+        (*woven, *cracked, 1, "a photo of cloth without gaps."),
+        (*cracked, *woven, 0, "a photo of thin dark lines."),
+    ]
+    schema = dict(CLASS_DESCRIPTIONS.columns)
+    return pl.DataFrame([(*row, "hand-written") for row in rows], schema=schema, orient="row")
+
+
 def mined(width: int, bank_source: str = "fewshot") -> Confusions:
     """Centres of prompts, and one representative of the other class for every second anchor."""
     source = torch.Generator().manual_seed(5)
@@ -125,6 +140,7 @@ def toy_task(backbone: Backbone, images: Path, dataset: Dataset | None = None) -
         features=lambda: features,
         image_root=images,
         prompts=written_prompts,
+        class_descriptions=written_descriptions,
         confusions=lambda: mined(features.shape[1]),
         base_model=Clip().fit(Task(dataset, dataset.samples, backbone, 1, 16)).eval(),
         workers=1,

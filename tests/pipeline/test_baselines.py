@@ -8,7 +8,18 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-METHODS = ("clip_prompts", "linear_probe", "coop", "clip_adapter", "residual_adapter")
+METHODS = (
+    "clip_prompts",
+    "cupl",
+    "fudd",
+    "linear_probe",
+    "tip_adapter",
+    "gda",
+    "coop",
+    "clip_adapter",
+    "tip_adapter_f",
+    "residual_adapter",
+)
 QUICK = (
     "methods.linear_probe.strength=10",
     "methods.coop.epochs=5",
@@ -44,6 +55,13 @@ def test_feature_methods_are_scored_from_stored_features(
         "clip_prompts": "difference prompts (class texts)",
         "capt": "difference prompts (class texts); "
         "generic vocabulary and the pairs' prompts (retention)",
+        "cupl": "descriptions of base classes (class texts); "
+        "descriptions of novel classes (class texts)",
+        "fudd": "difference prompts of pairs of base classes (class texts); "
+        "difference prompts of pairs of novel classes (class texts)",
+        "tip_adapter": "validation images (alpha, beta)",
+        "tip_adapter_f": "validation images (alpha, beta)",
+        "gda": "validation images (alpha)",
         "coop": "base only",
         "clip_adapter": "base only",
         "linear_probe": "novel images (linear probe)",

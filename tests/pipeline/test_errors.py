@@ -180,7 +180,7 @@ def test_a_mistake_in_any_methods_settings_stops_the_first_stage(
     assert not (tmp_path / "proctex").exists()
 
 
-@pytest.mark.parametrize("method", ["capt", "residual_adapter", "linear_probe"])
+@pytest.mark.parametrize("method", ["capt", "residual_adapter", "linear_probe", "gda"])
 def test_a_method_that_cannot_be_the_base_model_is_refused_with_its_setting(
     small: Path, method: str
 ) -> None:

@@ -7,10 +7,15 @@ from typing import Any
 import polars as pl
 import pytest
 
-from capt_core.artifacts.schemas import PROMPTS
+from capt_core.artifacts.schemas import CLASS_DESCRIPTIONS, PROMPTS
 from capt_core.artifacts.tables import schema_problem
 from capt_core.data.registry import DATASETS
-from capt_core.prompts.generation import Written, pair_prompts, template_prompts
+from capt_core.prompts.generation import (
+    Written,
+    class_descriptions,
+    pair_prompts,
+    template_prompts,
+)
 from capt_core.prompts.store import ClassEntry, ClassPrompts, PromptStore
 from tests.refusals import refusal
 
@@ -180,3 +185,47 @@ def test_templates_of_every_data_set_make_distinct_prompts(spec: Any) -> None:
         assert "A {braced} one" in prompt
         assert "the other" in prompt
         assert "." not in prompt  # no sentence ends before the other class is named
+
+
+def described(**changes: Any) -> PromptStore:
+    return PromptStore.model_validate(store_of().model_dump() | changes)
+
+
+def test_descriptions_of_classes() -> None:
+    classes = pl.DataFrame(
+        {"class_id": [2, 0, 1], "class_name": [NAMES[2], *NAMES[:2]]}
+    ).with_columns(template=pl.lit(TEMPLATES[NAMES[0]]))
+    attributes = {
+        NAMES[0]: {"attributes": ["grey fur", "green eyes."]},
+        NAMES[1]: {"attributes": ["a bushy tail"]},
+    }
+    sentences = {
+        NAMES[0]: {"difference": ["unlike a red fox, it purrs"], "commonality": ["it has fur"]},
+        NAMES[1]: {"difference": ["A red fox barks.", "its tail is no grey cat's"]},
+    }
+    first = described(classes=attributes, class_prompts=sentences)
+    second = described(classes={name: {"attributes": ["teeth"]} for name in NAMES}, source="b")
+    about = {"pairs": store_of((0, 2)).pairs}
+    second = second.model_copy(update=about)
+    frame = class_descriptions(classes, [first, second])
+    assert schema_problem(CLASS_DESCRIPTIONS, frame) is None
+    alone = frame.filter(pl.col("paired_class_id").is_null())
+    kept = alone.select("class_id", "class_name", "position", "description", "source").rows()
+    assert kept == [
+        # Its one difference prompt names another class: its attributes serve.
+        (0, NAMES[0], 0, "a photo of a grey cat, a type of animal, grey fur.", "a friend"),
+        (0, NAMES[0], 1, "a photo of a grey cat, a type of animal, green eyes.", "a friend"),
+        # A sentence about the class alone serves as it stands, before attributes.
+        (1, NAMES[1], 0, "A red fox barks.", "a friend"),
+        # The first store says nothing.
+        (2, NAMES[2], 0, "a photo of a sand cat, a type of animal, teeth.", "b"),
+    ]
+    told = ("class_id", "paired_class_id", "paired_class", "position", "description", "source")
+    assert frame.filter(pl.col("paired_class_id").is_not_null()).select(told).rows() == [
+        *((0, 2, NAMES[2], i, f"0 not 2 {i}", "b") for i in range(3)),
+        (2, 0, NAMES[0], 0, "2 not 0 0", "b"),
+    ]
+    # What the first store says of a pair counts.
+    both = class_descriptions(classes, [first.model_copy(update=about), second])
+    assert set(both.drop_nulls()["source"]) == {"a friend"}
+    assert schema_problem(CLASS_DESCRIPTIONS, class_descriptions(classes, [])) is None

@@ -88,6 +88,11 @@ class Capt(Method):
                 "runtime.precision: CAPT is not trained in fp16, whose gradients vanish; "
                 "use bf16 or fp32"
             )
+        if not base.method.compares_texts:
+            raise CaptError(
+                f"base_model: {base.method.name} tells images by more than class texts, which CAPT "
+                "cannot start from; choose another base model"
+            )
         if not base.frozen_tower and base.visual_prompts is None:
             raise CaptError(
                 f"fit_teacher.method: {base.method.name} changes blocks of the image tower, which "

@@ -1,0 +1,39 @@
+"""Descriptions of classes in place of their prompts (CuPL: Pratt et al., ICCV 2023)."""
+
+from __future__ import annotations
+
+from capt_core.errors import CaptError
+from capt_core.methods.descriptions import described_groups, description_vectors
+from capt_core.methods.method import Fitted, Method, Need
+from capt_core.methods.task import Task
+
+
+class CuPL(Method):
+    """Images are compared with the mean text feature of a class's descriptions; no training.
+
+    Descriptions are those of the prompt store or of the language model. A class without any, which
+    may be a novel one, is compared with its prompt.
+    """
+
+    name = "cupl"
+    label = "CuPL"
+    citation = "Pratt et al., ICCV 2023"
+    needs = frozenset({Need.CLASS_DESCRIPTIONS})
+
+    def fit(self, task: Task) -> Fitted:
+        vectors = description_vectors(task)
+        if not vectors:
+            raise CaptError(
+                f"{task.dataset.name}: nothing is written about any class, which cupl needs; name "
+                "a store that describes classes in generate_prompts.store, or have them described "
+                "(generate_prompts.provider=anthropic)"
+            )
+        names = task.dataset.class_names
+        for group in ("base", "novel"):
+            ids = task.dataset.class_ids(group)
+            found = sum(names[class_id] in vectors for class_id in ids)
+            task.reporter.say(f"class texts: {found} of {len(ids)} {group} classes described")
+        return Fitted(self, task.backbone, vectors)
+
+    def sees(self, task: Task, fitted: Fitted) -> list[str]:
+        return described_groups(task, fitted.vector_names, "descriptions")

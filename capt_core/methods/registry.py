@@ -27,6 +27,8 @@ _BUILT_IN = {
     "clip_prompts": "capt_core.methods.clip_prompts:ClipPrompts",
     "linear_probe": "capt_core.methods.linear_probe:LinearProbe",
     "coop": "capt_core.methods.coop:CoOp",
+    "maple": "capt_core.methods.maple:Maple",
+    "promptsrc": "capt_core.methods.promptsrc:PromptSRC",
     "clip_adapter": "capt_core.methods.clip_adapter:ClipAdapter",
     "residual_adapter": "capt_core.methods.residual_adapter:ResidualAdapter",
     "capt": "capt_core.methods.capt.method:Capt",

@@ -21,15 +21,13 @@ from capt_core.methods.capt.rows import Anchor
 from capt_core.methods.capt.views import (
     CachedViews,
     Prefix,
-    View,
     Views,
-    ViewSource,
-    add_noise,
     asked_views,
     cache_name,
     compute_prefix,
     live_views,
 )
+from capt_core.methods.views import View, ViewSource, add_noise
 from tests import paper_preset
 from tests.methods.capt.reference import normal
 from tests.methods.capt.toy import (

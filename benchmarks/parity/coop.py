@@ -23,7 +23,8 @@ def computed(fixture: Fixture) -> tuple[Tensors, Tensors]:
     """What CoOp gives, and the starts of what it trains, by name."""
     backbone = fixture.backbone()
     images = LearnedContext(CoOp(), backbone, torch.zeros(1, 1)).encode(fixture.inputs["images"])
-    values, starts = {"image_features": images}, {}
+    values: Tensors = {"image_features": images}
+    starts: Tensors = {}
     for case in fixture.config["n_ctx"]:
         found, start = _case(fixture, case, backbone, images)
         values |= {f"{case}.{name}": value for name, value in found.items()}
@@ -74,7 +75,7 @@ def _texts(fixture: Fixture, case: str, half: str, fitted: LearnedContext) -> Co
 def _scores(
     fitted: LearnedContext, texts: dict[str, ContextTexts], images: torch.Tensor
 ) -> Tensors:
-    found = {}
+    found: Tensors = {}
     for half, prompts in texts.items():
         encoded = prompts.encode(fitted.backbone.clip, fitted.context)
         logits = class_logits(unit(images), unit(encoded), fitted.backbone.logit_scale)

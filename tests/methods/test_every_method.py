@@ -187,7 +187,7 @@ def test_the_seed_matters_where_something_is_drawn(name: str, task: Task) -> Non
     assert same == (name in (*FROZEN, "linear_probe"))
 
 
-@pytest.mark.parametrize("name", ["coop", "clip_adapter", "residual_adapter"])
+@pytest.mark.parametrize("name", ["coop", "maple", "promptsrc", "clip_adapter", "residual_adapter"])
 def test_novel_images_and_names_change_nothing(
     name: str, task: Task, backbone: Backbone, tmp_path: Path
 ) -> None:
@@ -229,6 +229,8 @@ NOVEL = "novel class names (retention)"
         ("clip_prompts", 0, "fewshot", {}, True, [TEXTS]),
         ("coop", 16, "full_train", {}, False, []),  # it reads no bank
         ("coop", 0, "fewshot", {}, False, [SHOTS]),
+        ("maple", 16, "full_train", {}, False, []),
+        ("promptsrc", 0, "fewshot", {}, False, [SHOTS]),
         ("clip_adapter", 0, "full_train", {}, False, [SHOTS]),
         ("linear_probe", 16, "fewshot", {}, False, ["novel images (linear probe)"]),
         ("residual_adapter", 16, "fewshot", (1, "all"), False, [NOVEL]),

@@ -48,10 +48,12 @@ def mean_text_features(clip: Any, tokens: torch.Tensor, batch_size: int = AT_ONC
             encoded = clip.encode_text(flat[start : start + batch_size])
             parts.append(encoded if encoded.dtype == torch.float64 else encoded.float())
             advance(len(encoded))
-    return torch.cat(parts).unflatten(0, tokens.shape[:2]).mean(dim=0)
+    return torch.cat(parts).reshape(*tokens.shape[:2], -1).mean(dim=0)
 
 
-def text_reference(names: Sequence[str], templates: Sequence[str], backbone: Backbone) -> Any:
+def text_reference(
+    names: Sequence[str], templates: Sequence[str], backbone: Backbone
+) -> torch.Tensor:
     """`mean_text_features` of class names in templates, [C, d], on the backbone's device.
 
     Raises:

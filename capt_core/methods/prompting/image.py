@@ -30,7 +30,7 @@ def appended(tower: Any, tokens: torch.Tensor, prompts: torch.Tensor) -> torch.T
     Prompts have no positional embedding but pass the layer norm before the blocks.
     """
     normalised = tower.ln_pre(prompts).to(tokens.dtype)
-    return torch.cat([tokens, normalised.expand(len(tokens), -1, -1)], dim=1)
+    return torch.cat([tokens, normalised.expand(tokens.shape[0], -1, -1)], dim=1)
 
 
 def replaced(
@@ -45,7 +45,7 @@ def replaced(
     """
     if not 0 < block < len(prompts):
         return tokens
-    own = prompts[block].to(tokens.dtype).expand(len(tokens), -1, -1)
+    own = prompts[block].to(tokens.dtype).expand(tokens.shape[0], -1, -1)
     return torch.cat([tokens[:, : -own.shape[1]], own], dim=1)
 
 

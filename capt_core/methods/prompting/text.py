@@ -66,7 +66,7 @@ def overwritten(tokens: torch.Tensor, prompts: torch.Tensor, start: int) -> torc
     Returns:
         [B, L, W], of the type of `tokens`.
     """
-    rows = prompts.to(tokens.dtype).expand(len(tokens), -1, -1)
+    rows = prompts.to(tokens.dtype).expand(tokens.shape[0], -1, -1)
     return torch.cat([tokens[:, :start], rows, tokens[:, start + rows.shape[1] :]], dim=1)
 
 

@@ -16,6 +16,7 @@ from capt_core.artifacts.work_files import write_work_file
 from capt_core.backbone.loading import Backbone
 from capt_core.data import images
 from capt_core.data.images import open_image
+from capt_core.methods import views as pixels_module
 from capt_core.methods.capt import views as views_module
 from capt_core.methods.capt.rows import Anchor
 from capt_core.methods.capt.views import (
@@ -238,7 +239,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
         paths.append(path)
         return open_image(path)
 
-    monkeypatch.setattr(views_module, "open_image", count)
+    monkeypatch.setattr(pixels_module, "open_image", count)
     return paths
 
 

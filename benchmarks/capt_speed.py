@@ -39,7 +39,8 @@ from capt_core.methods.capt.objective import Objective
 from capt_core.methods.capt.rows import Anchor
 from capt_core.methods.capt.settings import Adapter, CaptSettings, Train
 from capt_core.methods.capt.training import Trainer, TrainingData
-from capt_core.methods.capt.views import CachedViews, ViewSource, asked_views, live_views
+from capt_core.methods.capt.views import CachedViews, asked_views, live_views
+from capt_core.methods.views import ViewSource
 from capt_core.params import Runtime, method_section
 
 PRESETS = ("paper", "fast")

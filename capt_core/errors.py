@@ -28,10 +28,10 @@ def shown(value: object, limit: int = 100) -> str:
     return text if len(text) <= limit else f"{text[: limit - 3]}..."
 
 
-def cut(text: str) -> str:
-    """A key or an argument as messages name it, without quotes, at most a hundred characters."""
+def cut(text: str, limit: int = 100) -> str:
+    """A key or an argument as messages name it, without quotes, at most `limit` characters."""
     text = one_line(text)
-    return text if len(text) <= 100 else f"{text[:97]}..."
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."
 
 
 def reason(error: BaseException, limit: int = 160) -> str:

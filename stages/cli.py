@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Annotated, Any
 
 import typer
@@ -13,6 +14,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from capt_core import __version__
 from capt_core.advice import advising
+from capt_core.errors import cut
 from capt_core.reporter import reporting_to
 
 from . import activity, options
@@ -30,7 +32,12 @@ class LazyGroup(TyperGroup):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         vars(output).update(vars(Output()))
-        return super().parse_args(ctx, args)
+        with _quoted_in_part():
+            return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        with _quoted_in_part():
+            return super().invoke(ctx)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
         name, command, rest = super().resolve_command(ctx, args)
@@ -49,6 +56,20 @@ class LazyGroup(TyperGroup):
         for heading, commands in (("Stages, in order", STAGES), ("Tools", TOOLS)):
             with formatter.section(heading):
                 formatter.write_dl(list(commands.items()))
+
+
+# Typer has it under no public name: what it raises for words that it cannot make sense of.
+_UsageError: Any = typer.BadParameter.__base__
+
+
+@contextlib.contextmanager
+def _quoted_in_part() -> Iterator[None]:
+    """Bound what Typer's own messages quote of an argument, however long that is."""
+    try:
+        yield
+    except _UsageError as error:
+        error.message = cut(error.message, 300)
+        raise
 
 
 def _help() -> dict[str, str]:

@@ -38,11 +38,13 @@ class Batch:
         step: number of the optimiser step, from 1.
         number: of this forward pass within the step, from 0.
         samples: positions of the samples, [B].
+        epoch: that the step belongs to, from 1.
     """
 
     step: int
     number: int
     samples: list[int]
+    epoch: int
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,9 @@ class Loop:
         advance: called with 1 after each optimiser step.
         warn: called with a line when nothing seems to be learnt.
         processes: those that share the work; gradients are averaged over them.
+        last_step: optimiser step to end with, counted from 1; None runs all epochs.
+        after_epoch: called with the number of an epoch, from 1, after its last step; what it keeps
+            in the state of `module` is part of a checkpoint.
     """
 
     module: torch.nn.Module
@@ -90,6 +95,8 @@ class Loop:
     advance: Advance = lambda _: None
     warn: Callable[[str], None] = lambda _: None
     processes: Processes = field(default_factory=Processes)
+    last_step: int | None = None
+    after_epoch: Callable[[int], None] = lambda _: None
     _log: list[dict[str, float | None]] = field(default_factory=list, init=False)
     _warned: bool = field(default=False, init=False)
 
@@ -118,7 +125,7 @@ class Loop:
             for record in self._log
             if (record["epoch"] or 0) > settings.warmup_epochs
         ]
-        for step, epoch, batches in self._steps():
+        for step, epoch, batches, ends in self._steps():
             if step <= done:
                 continue
             set_learning_rate(optimizer, rates[epoch - 1])
@@ -133,6 +140,8 @@ class Loop:
             if epoch > settings.warmup_epochs:
                 losses.append(loss)
                 self._warn_once(losses)
+            if ends:
+                self.after_epoch(epoch)
             if self.checkpoint and self.checkpoint.every and step % self.checkpoint.every == 0:
                 if self.processes.first:
                     self.checkpoint.save(self.module, optimizer, step, self._log)
@@ -160,15 +169,18 @@ class Loop:
         done, self._log = self.checkpoint.load(self.module, optimizer, self.warn)
         return done
 
-    def _steps(self) -> Iterator[tuple[int, int, list[Batch]]]:
-        """Number, epoch and batches of every optimiser step; each accumulates its batches."""
+    def _steps(self) -> Iterator[tuple[int, int, list[Batch], bool]]:
+        """Number, epoch and batches of every optimiser step, and whether it ends the epoch."""
         step, size = 0, self.settings.accumulate
         for epoch in range(1, self.settings.epochs + 1):
             samples = list(epoch_batches(self.count, self.settings.batch_size, self.seed, epoch))
             for start in range(0, len(samples), size):
+                if step == self.last_step:
+                    return
                 step += 1
                 group = samples[start : start + size]
-                yield step, epoch, [Batch(step, i, chosen) for i, chosen in enumerate(group)]
+                batches = [Batch(step, i, chosen, epoch) for i, chosen in enumerate(group)]
+                yield step, epoch, batches, start + size >= len(samples)
 
     def _step(
         self, batches: Sequence[Batch], optimizer: torch.optim.Optimizer

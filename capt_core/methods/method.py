@@ -93,7 +93,7 @@ class Method(ABC):
     name: ClassVar[str]
     label: ClassVar[str]
     citation: ClassVar[str] = ""
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.FEATURES})
+    needs: frozenset[Need] = frozenset({Need.FEATURES})
     compares_texts: ClassVar[bool] = True
     Settings: ClassVar[type[Section]] = Section
 

@@ -31,6 +31,8 @@ _BUILT_IN = {
     "tip_adapter": "capt_core.methods.tip_adapter:TipAdapter",
     "gda": "capt_core.methods.gda:Gda",
     "coop": "capt_core.methods.coop:CoOp",
+    "maple": "capt_core.methods.maple:Maple",
+    "promptsrc": "capt_core.methods.promptsrc:PromptSRC",
     "clip_adapter": "capt_core.methods.clip_adapter:ClipAdapter",
     "tip_adapter_f": "capt_core.methods.tip_adapter:TipAdapterF",
     "residual_adapter": "capt_core.methods.residual_adapter:ResidualAdapter",

@@ -121,3 +121,24 @@ def test_a_loss_that_is_no_number_stops_the_training(tmp_path: Path) -> None:
     message = r"the loss is (nan|inf) at step \d+; lower methods\.toy\.learning_rate"
     with pytest.raises(CaptError, match=message):
         toy_loop(settings, checkpoint).fit()
+
+
+def test_epochs_are_told_when_they_end() -> None:
+    # Seven samples make three batches of two: a step of two batches, and one of the last.
+    ended: list[tuple[int, int]] = []
+    seen: list[tuple[int, int]] = []
+    loop = toy_loop(
+        optimisation(epochs=2, accumulate=2),
+        watch=lambda batch: seen.append((batch.step, batch.epoch)),
+        after_epoch=lambda epoch: ended.append((epoch, len(seen))),
+    )
+    loop.fit()
+    assert seen == [(1, 1), (1, 1), (2, 1), (3, 2), (3, 2), (4, 2)]
+    assert ended == [(1, 3), (2, 6)]
+
+
+def test_it_ends_with_the_last_step_asked_for() -> None:
+    whole = toy_loop(optimisation(epochs=2)).fit()
+    loop = toy_loop(optimisation(epochs=2), last_step=4)
+    assert loop.step_count == 4
+    assert loop.fit().log.equals(whole.log.head(4))

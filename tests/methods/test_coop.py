@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,15 +17,15 @@ from capt_core.methods.coop import (
     CoOpSettings,
     LearnedContext,
     context_features,
-    encode_with_context,
     initial_context,
-    readable_prompts,
-    token_embedding,
+    readable_prompt,
 )
+from capt_core.methods.fitting import fit_method
+from capt_core.methods.method import Classes
+from capt_core.methods.prompting.text import Position
 from capt_core.methods.task import Task
 from tests.methods.toy_task import NAMES, with_features
 from tests.refusals import refusal
-from tests.toys import small_clip
 
 WORDS = "a photo of a"
 
@@ -47,27 +48,13 @@ def fit(task: Task, **settings: Any) -> LearnedContext:
     return CoOp(CoOpSettings(**settings)).fit(task)
 
 
-@pytest.mark.parametrize("custom_text", [False, True])
-def test_the_embedded_words_give_the_text_of_the_words(custom_text: bool) -> None:
-    clip: Any = small_clip(custom_text=custom_text)
-    words = torch.tensor([[48, 7, 8, 9, 20, 49, 0, 0], [48, 7, 8, 9, 21, 22, 49, 0]])
-    placeholders = words.clone()
-    placeholders[:, 1:4] = 1
-    context = token_embedding(clip)(words[:1])[0, 1:4]
-    found = encode_with_context(clip, placeholders, context)
-    assert torch.equal(found, clip.encode_text(words))
-    assert not torch.equal(found, clip.encode_text(placeholders))
-    # The tower is left as it was.
-    assert torch.equal(clip.encode_text(words), found)
-
-
 def test_the_initial_context_is_the_template_exactly(backbone: Backbone) -> None:
     context = initial_context(CoOpSettings(), backbone, seed=1)
     assert context.shape == (4, backbone.clip.token_embedding.weight.shape[1])
     expected = encode_texts([f"{WORDS} {name}." for name in NAMES], backbone)
     assert torch.equal(context_features(context, NAMES, backbone), expected)
     # Batches do not matter.
-    torch.testing.assert_close(context_features(context, NAMES, backbone, 2), expected)
+    torch.testing.assert_close(context_features(context, NAMES, backbone, batch_size=2), expected)
 
 
 def test_a_random_start_follows_the_seed(backbone: Backbone) -> None:
@@ -109,12 +96,65 @@ def test_only_the_context_learns(task: Task) -> None:
     assert run.log["loss"][-1] < 0.5 * run.log["loss"][0]
 
 
-def test_prompts_for_people() -> None:
-    assert readable_prompts(["striped"], 2) == ["[v1] [v2] striped."]
+@pytest.mark.parametrize(
+    ("position", "expected"),
+    [
+        ("end", "[v1] [v2] [v3] striped."),
+        ("middle", "[v1] striped [v2] [v3]."),
+        ("front", "striped [v1] [v2] [v3]."),
+    ],
+)
+def test_prompts_for_people(position: Position, expected: str) -> None:
+    assert readable_prompt("striped", 3, position) == expected
+
+
+@pytest.mark.parametrize(
+    ("position", "text"),
+    [("end", "a photo of {}."), ("middle", "a {} photo of."), ("front", "{} a photo of.")],
+)
+def test_a_context_of_words_is_the_text_with_the_name_in_its_place(
+    position: Position, text: str, backbone: Backbone
+) -> None:
+    settings = CoOpSettings(context_init="a photo of")
+    context = initial_context(settings, backbone, 1)
+    names = ["woven", "cracked stone"]
+    expected = encode_texts([text.format(name) for name in names], backbone)
+    found = context_features(context, names, backbone, position)
+    torch.testing.assert_close(found, expected)
+
+
+def test_a_context_of_each_class_leaves_other_classes_their_prompt(task: Task) -> None:
+    task, _, _ = swapped(task)
+    found = fit(task, epochs=3, class_specific=True, class_token_position="front")
+    assert found.context.shape[:2] == (2, 4)
+    assert not torch.equal(found.context[0], found.context[1])
+    classes = Classes.of(task.dataset)
+    texts, plain = found.class_texts(classes), encode_texts(classes.prompts, task.backbone)
+    assert torch.equal(texts[2:], plain[2:])
+    own = context_features(found.context[1:], ["cracked"], task.backbone, "front")
+    torch.testing.assert_close(texts[1:2], own)
+    assert found.readable_prompts(classes)[1:3] == [
+        "cracked [v1] [v2] [v3] [v4].",
+        classes.prompts[2],
+    ]
+    again = found.method.restore(task.backbone, found.state_dict(), found.facts())
+    assert torch.equal(again.class_texts(classes), texts)
+
+
+def test_augmented_images_replace_stored_features(task: Task) -> None:
+    settings = {"epochs": 2, "batch_size": 4}
+    method = CoOp(CoOpSettings(**settings, images="augmented"))  # type: ignore[arg-type]
+    without = replace(task, features=None)
+    assert "coop needs features" in refusal(fit_method, CoOp(CoOpSettings()), without)
+    assert "coop needs pixels" in refusal(fit_method, method, replace(task, image_root=None))
+    found = fit_method(method, without).fitted
+    assert isinstance(found, LearnedContext)
+    assert found.frozen_tower
+    assert not torch.equal(found.context, fit(task, **settings).context)
 
 
 def test_what_cannot_be_learnt_is_refused(backbone: Backbone) -> None:
     empty = CoOpSettings(context_init=" ")
     assert "no words to start from" in refusal(initial_context, empty, backbone, 1)
     assert "shorten it" in refusal(context_features, torch.zeros(31, 4), NAMES, backbone)
-    assert "no token embedding" in refusal(token_embedding, nn.Linear(2, 2))
+    assert "no token embedding" in refusal(CoOp().check_clip, nn.Linear(2, 2))

@@ -42,7 +42,10 @@ from tests.refusals import refusal
 METHODS = method_names()
 FROZEN = ("clip", "clip_prompts", "cupl", "fudd")
 """Nothing is learnt from images."""
-NOVEL_UNSEEN = ("coop", "clip_adapter", "residual_adapter", "tip_adapter", "tip_adapter_f", "gda")
+NOVEL_UNSEEN = (
+    *("coop", "maple", "promptsrc", "clip_adapter", "residual_adapter"),
+    *("tip_adapter", "tip_adapter_f", "gda"),
+)
 """Learn from images and names of base classes alone."""
 CLOSED_FORM = ("linear_probe", "tip_adapter", "gda")
 """Fitted to images without steps, and the same for every seed."""
@@ -258,6 +261,8 @@ NOVEL = "novel class names (retention)"
         ("clip_prompts", 0, "fewshot", {}, True, [TEXTS]),
         ("coop", 16, "full_train", {}, False, []),  # it reads no bank
         ("coop", 0, "fewshot", {}, False, [SHOTS]),
+        ("maple", 16, "full_train", {}, False, []),
+        ("promptsrc", 0, "fewshot", {}, False, [SHOTS]),
         ("clip_adapter", 0, "full_train", {}, False, [SHOTS]),
         ("linear_probe", 16, "fewshot", {}, False, ["novel images (linear probe)"]),
         ("residual_adapter", 16, "fewshot", (1, "all"), False, [NOVEL]),

@@ -147,3 +147,10 @@ def test_json_of_the_report(copy: Path) -> None:
     found = json.loads(run("report", *words, "--json").stdout)
     assert {row["method"] for row in found["results"]} == {"clip", "capt"}
     assert str(copy / "report.html") in found["files"]
+
+
+@pytest.mark.parametrize("words", [["[" * 5000], ["prepare", "--" + "x" * 5000]])
+def test_what_makes_no_sense_is_quoted_in_part(words: list[str]) -> None:
+    result = CliRunner().invoke(cli.app, words, prog_name="capt-stage")
+    assert result.exit_code == 2
+    assert all(len(line) < 400 for line in result.stderr.splitlines())

@@ -19,11 +19,12 @@ from capt_core.methods.capt.rows import Anchor, build_anchors
 from capt_core.methods.capt.settings import CaptSettings
 from capt_core.methods.capt.tower import adapted_blocks, check_tower
 from capt_core.methods.capt.training import Trainer, TrainingData
-from capt_core.methods.capt.views import CachedViews, Views, ViewSource, asked_views, live_views
+from capt_core.methods.capt.views import CachedViews, Views, asked_views, live_views
 from capt_core.methods.descriptions import described_vectors, retained_texts, retention_seen
 from capt_core.methods.method import Classes, Fitted, Method, Need, named_vectors
 from capt_core.methods.model_file import restore_fitted
 from capt_core.methods.task import Task
+from capt_core.methods.views import ViewSource
 
 _BASE = "base."
 

@@ -13,6 +13,7 @@ from capt_core.methods.capt.context import global_vector
 from capt_core.methods.capt.experts import Masks, MultiGranularityDiscrepancyExpert
 from capt_core.methods.capt.settings import Adapter, Experts
 from capt_core.methods.capt.tower import adapted_blocks, check_tower, patch_count
+from capt_core.methods.prompting.image import appended, pooled_feature, replaced
 
 
 class CaptModel(nn.Module):
@@ -89,8 +90,7 @@ class CaptModel(nn.Module):
         """Tokens [L, 1 + N + P, D] at the input of the first adapted block; nothing trains here."""
         tokens: torch.Tensor = self.tower._embeds(images)
         if self.visual_prompts is not None:
-            prompts = self.tower.ln_pre(self.visual_prompts[0]).to(tokens.dtype)
-            tokens = torch.cat([tokens, prompts.expand(tokens.shape[0], -1, -1)], dim=1)
+            tokens = appended(self.tower, tokens, self.visual_prompts[0])
         for index in range(self.first_adapted):
             tokens = self.tower.transformer.resblocks[index](self._with_prompts(tokens, index))
         return tokens
@@ -175,14 +175,10 @@ class CaptModel(nn.Module):
     def _with_prompts(self, tokens: torch.Tensor, block: int) -> torch.Tensor:
         """Replace the prompt tokens at the input of blocks that have some of their own."""
         prompts = self.visual_prompts
-        if prompts is None or not 0 < block < len(prompts):
-            return tokens
-        own = prompts[block].to(tokens.dtype).expand(tokens.shape[0], -1, -1)
-        return torch.cat([tokens[:, : -own.shape[1]], own], dim=1)
+        return tokens if prompts is None else replaced(tokens, prompts, block)
 
     def _head(self, tokens: torch.Tensor) -> torch.Tensor:
-        pooled: torch.Tensor = self.tower._pool(tokens)[0]
-        return pooled if self.tower.proj is None else pooled @ self.tower.proj
+        return pooled_feature(self.tower, tokens)
 
 
 def class_token_block(block: Any, tokens: torch.Tensor) -> torch.Tensor:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from torch import nn
 
 from capt_core.errors import CaptError
+from capt_core.methods.prompting.image import check_image_tower
 
 
 def check_tower(tower: Any) -> None:
@@ -16,12 +17,7 @@ def check_tower(tower: Any) -> None:
         CaptError: not an open_clip vision transformer with a class token, batch-first
             multi-head attention and a square grid.
     """
-    parts = ("transformer", "class_embedding", "grid_size", "_embeds", "_pool")
-    if not all(hasattr(tower, part) for part in parts) or tower.pool_type != "tok":
-        raise CaptError(
-            f"the image tower {type(tower).__name__} is no vision transformer with a class token; "
-            "choose a ViT backbone such as ViT-B-16"
-        )
+    check_image_tower(tower)
     attention = [block.attn for block in tower.transformer.resblocks]
     if not all(isinstance(a, nn.MultiheadAttention) and a.batch_first for a in attention):
         raise CaptError(

@@ -20,7 +20,8 @@ from capt_core.methods.capt.model import CaptModel
 from capt_core.methods.capt.objective import Objective, gate_statistics
 from capt_core.methods.capt.rows import Anchor, build_rows
 from capt_core.methods.capt.settings import Train
-from capt_core.methods.capt.views import View, Views
+from capt_core.methods.capt.views import Views
+from capt_core.methods.views import View
 from capt_core.reporter import Advance
 
 VIEW_STRIDE = 1_000_000  # more rows than any batch has: numbers of fresh views never repeat

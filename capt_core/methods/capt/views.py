@@ -4,44 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import torch
-from PIL import Image
 from torch.nn import functional
 
 from capt_core.artifacts.tensors import SavedTensors
 from capt_core.artifacts.work_files import Warn, read_work_file, shapes_problem, write_work_file
 from capt_core.backbone.loading import Backbone
-from capt_core.data.images import open_image, test_transform, train_transform, transform_with_seed
 from capt_core.errors import CaptError
-from capt_core.learning.randomness import draw_seed, generator
 from capt_core.methods.capt.model import CaptModel
 from capt_core.methods.capt.rows import Anchor
 from capt_core.methods.capt.settings import Train
+from capt_core.methods.views import View, ViewSource
 
 SHARD = 512
 FORWARD = 64  # views per forward pass while caching
-
-
-@dataclass(frozen=True)
-class View:
-    """One look at an image.
-
-    Attributes:
-        sample_id: the image.
-        number: which of its views; each has its own crop and flip.
-        noisy: Gaussian noise is added (a representative, when training asks for noise).
-    """
-
-    sample_id: int
-    number: int = 0
-    noisy: bool = False
 
 
 @dataclass(frozen=True)
@@ -62,49 +43,6 @@ Views = Callable[[Sequence[View]], Prefix]
 """Gives the frozen prefix of views, on the backbone's device."""
 
 
-@dataclass(frozen=True)
-class ViewSource:
-    """Pixels of views.
-
-    Attributes:
-        files: by sample id.
-        augmentation: `crop_flip`, or `none` for the test transform.
-        noise: standard deviation of the noise on noisy views, on pixels from 0 to 1.
-        seed: of crops, flips and noise; each view's draws depend on nothing else.
-        workers: threads that decode.
-    """
-
-    files: Mapping[int, Path]
-    augmentation: Literal["crop_flip", "none"]
-    noise: float
-    seed: int
-    workers: int
-
-    def pixels(self, views: Sequence[View], backbone: Backbone) -> torch.Tensor:
-        """Image tensors [L, 3, S, S] of the views."""
-        style = backbone.preprocess
-        augmented = self.augmentation == "crop_flip"
-        transform = train_transform(style) if augmented else test_transform(style)
-
-        def opened(view: View) -> Image.Image:
-            return open_image(self.files[view.sample_id])
-
-        images = []
-        with ThreadPoolExecutor(max_workers=max(1, self.workers)) as pool:
-            for view, image in zip(views, pool.map(opened, views), strict=True):
-                seed = draw_seed("view", self.seed, view.sample_id, view.number)
-                pixels = transform_with_seed(transform, image, seed)
-                if view.noisy and self.noise:
-                    draws = generator("noise", self.seed, view.sample_id, view.number)
-                    pixels = add_noise(pixels, self.noise, style.mean, style.std, draws)
-                images.append(pixels)
-        return torch.stack(images)
-
-    def facts(self) -> list[object]:
-        """Plain values that fix the pixels of a view, for the name of a cache."""
-        return [self.augmentation, self.noise, self.seed]
-
-
 def asked_views(anchors: Sequence[Anchor], settings: Train) -> list[View]:
     """Every view that training with a fixed number of views may ask for, in a stable order."""
     numbers = range(1 if settings.augmentation == "none" else settings.views)
@@ -112,27 +50,6 @@ def asked_views(anchors: Sequence[Anchor], settings: Train) -> list[View]:
     found = {(anchor.sample_id, False) for anchor in anchors}
     found |= {(i, noise) for anchor in anchors for i in anchor.representatives}
     return [View(i, number, noisy) for i, noisy in sorted(found) for number in numbers]
-
-
-def add_noise(
-    pixels: torch.Tensor,
-    deviation: float,
-    mean: Sequence[float],
-    std: Sequence[float],
-    draws: torch.Generator,
-) -> torch.Tensor:
-    """Gaussian noise on a normalised image (paper, appendix J), clipped to the pixel range.
-
-    Args:
-        pixels: normalised, [3, S, S].
-        deviation: standard deviation on pixels from 0 to 1.
-        mean: of the normalisation, per channel.
-        std: of the normalisation, per channel.
-        draws: generator of the noise.
-    """
-    shift, scale = torch.tensor(mean)[:, None, None], torch.tensor(std)[:, None, None]
-    noise = deviation * torch.randn(pixels.shape, generator=draws)
-    return ((pixels * scale + shift + noise).clamp(0, 1) - shift) / scale
 
 
 @torch.no_grad()

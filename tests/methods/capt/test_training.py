@@ -23,7 +23,7 @@ from capt_core.methods.capt.objective import Objective
 from capt_core.methods.capt.rows import Anchor, build_rows
 from capt_core.methods.capt.settings import Train
 from capt_core.methods.capt.training import Trainer, parameter_groups
-from capt_core.methods.capt.views import View
+from capt_core.methods.views import View
 from tests import paper_preset
 from tests.learning.toy import interrupt
 from tests.methods.capt.reference import randomise

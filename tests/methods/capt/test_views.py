@@ -16,20 +16,19 @@ from capt_core.artifacts.work_files import write_work_file
 from capt_core.backbone.loading import Backbone
 from capt_core.data import images
 from capt_core.data.images import open_image
+from capt_core.methods import views as pixels_module
 from capt_core.methods.capt import views as views_module
 from capt_core.methods.capt.rows import Anchor
 from capt_core.methods.capt.views import (
     CachedViews,
     Prefix,
-    View,
     Views,
-    ViewSource,
-    add_noise,
     asked_views,
     cache_name,
     compute_prefix,
     live_views,
 )
+from capt_core.methods.views import View, ViewSource, add_noise
 from tests import paper_preset
 from tests.methods.capt.reference import normal
 from tests.methods.capt.toy import (
@@ -240,7 +239,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
         paths.append(path)
         return open_image(path)
 
-    monkeypatch.setattr(views_module, "open_image", count)
+    monkeypatch.setattr(pixels_module, "open_image", count)
     return paths
 
 

@@ -20,7 +20,8 @@ from capt_core.methods.capt.objective import Objective
 from capt_core.methods.capt.rows import Anchor
 from capt_core.methods.capt.settings import Experts, Losses, Train
 from capt_core.methods.capt.training import Trainer, TrainingData
-from capt_core.methods.capt.views import CachedViews, Views, ViewSource, asked_views, live_views
+from capt_core.methods.capt.views import CachedViews, Views, asked_views, live_views
+from capt_core.methods.views import ViewSource
 from tests import paper_preset
 from tests.methods.capt.reference import TEXT_WIDTH, capt_model, normal
 from tests.toys import small_clip

@@ -1,0 +1,1 @@
+"""Methods against numbers that their reference code gave: ``python -m benchmarks.parity DIR``."""

@@ -1,0 +1,130 @@
+"""Compare every method with what its reference code gave.
+
+    python -m benchmarks.parity DIR [--known]
+
+Every folder at or below DIR that holds `config.json`, `weights.safetensors`, `inputs.safetensors`
+and `expected.safetensors` is run; its tensors tell which method it is of. A line for each expected
+tensor gives the largest difference, divided by the largest expected entry; of trained tensors the
+change since the start is compared. The exit code is 1 if one is beyond the tolerance or not
+computed, or, without --known, if a folder is of a method that has no runner here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from benchmarks.parity import coop, maple, plain, promptsrc
+from benchmarks.parity.fixture import Fixture, Tensors, fixture_folders, read_fixture
+from capt_core.errors import CaptError, one_line, reason
+
+VALUES, CHANGES = 1e-9, 1e-8
+"""Tolerances in fp64, of values and of changes of trained tensors."""
+
+RUNNERS = (plain, coop, maple, promptsrc)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One expected tensor of a fixture.
+
+    Attributes:
+        fixture: name of the folder.
+        quantity: name of the tensor.
+        difference: the largest, relative; infinite where nothing of this shape was computed.
+        tolerance: that it is held to.
+    """
+
+    fixture: str
+    quantity: str
+    difference: float
+    tolerance: float
+
+    @property
+    def agrees(self) -> bool:
+        return self.difference <= self.tolerance
+
+    def __str__(self) -> str:
+        verdict = "" if self.agrees else f"  differs (tolerance {self.tolerance:.0e})"
+        return f"{self.fixture}  {self.quantity}  {self.difference:.1e}{verdict}"
+
+
+def relative_difference(found: torch.Tensor | None, expected: torch.Tensor) -> float:
+    """Largest absolute difference over the largest expected entry (over 1 if that is 0)."""
+    if found is None or found.shape != expected.shape or not bool(found.isfinite().all()):
+        return float("inf")
+    if not expected.numel():
+        return 0.0
+    difference = (found.double() - expected.double()).abs().max().item()
+    largest = expected.abs().max().item()
+    return difference / (largest or 1.0) if expected.isfinite().all() else float("inf")
+
+
+def compared(fixture: Fixture, found: Tensors, starts: Tensors) -> Iterator[Comparison]:
+    """Every expected tensor beside what was computed."""
+    for name, expected in fixture.expected.items():
+        value, tolerance = found.get(name), VALUES
+        if name in starts:
+            tolerance = CHANGES
+            expected = expected - starts[name]
+            value = None if value is None else value - starts[name]
+        yield Comparison(fixture.name, name, relative_difference(value, expected), tolerance)
+
+
+def run(fixture: Fixture) -> list[Comparison] | None:
+    """Everything that a fixture expects beside what its method computes; None without a runner.
+
+    Raises:
+        CaptError: its files do not belong together.
+    """
+    runner = next((each for each in RUNNERS if each.known(fixture)), None)
+    if runner is None:
+        return None
+    try:
+        return list(compared(fixture, *runner.computed(fixture)))
+    except (KeyError, ValueError, TypeError, IndexError, RuntimeError) as error:
+        # Files of a fixture that do not belong together may fail anywhere.
+        raise CaptError(f"{fixture.name}: cannot be run ({reason(error)})") from error
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit code 0 when all agree, 1 when something does not, 2 when there is nothing to run."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.parity")
+    parser.add_argument("folder", type=Path, help="holds fixture folders, at any depth")
+    parser.add_argument("--known", action="store_true", help="leave out methods without a runner")
+    chosen = parser.parse_args(arguments)
+    folders = list(fixture_folders(chosen.folder))
+    if not folders:
+        print(f"{chosen.folder}: no fixtures below it", file=sys.stderr)
+        return 2
+    total = apart = broken = uncovered = 0
+    for folder in folders:
+        try:
+            fixture = read_fixture(folder, chosen.folder)
+            comparisons = run(fixture)
+        except CaptError as error:
+            print(one_line(str(error)))
+            broken += 1
+            continue
+        if comparisons is None:
+            print(f"{fixture.name}  not covered: no runner for this method")
+            uncovered += 1
+            continue
+        for comparison in comparisons:
+            print(comparison)
+        total += len(comparisons)
+        apart += sum(not comparison.agrees for comparison in comparisons)
+    print(
+        f"{total} quantities, {apart} beyond tolerance; "
+        f"{broken} folders not readable, {uncovered} not covered"
+    )
+    return 1 if apart or broken or (uncovered and not chosen.known) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

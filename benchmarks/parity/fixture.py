@@ -1,0 +1,108 @@
+"""One folder of weights, inputs and what a reference computed from them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from capt_core.backbone.loading import Backbone
+from capt_core.data.images import Preprocess
+from capt_core.errors import CaptError, reason
+
+Tensors = dict[str, torch.Tensor]
+
+_CONFIG = "config.json"
+_TENSORS = ("weights.safetensors", "inputs.safetensors", "expected.safetensors")
+
+
+@dataclass(frozen=True)
+class Fixture:
+    """A folder's content; numbers are fp64, whole numbers int64.
+
+    Attributes:
+        name: path of the folder below the one that was asked for.
+        config: sizes and settings.
+        weights: of the base model, below ``clip.``, and of the method at its start.
+        inputs: images, token ids, labels.
+        expected: what must come out.
+    """
+
+    name: str
+    config: dict[str, Any]
+    weights: Tensors
+    inputs: Tensors
+    expected: Tensors
+
+    def below(self, prefix: str) -> Tensors:
+        """Weights whose names begin with a prefix, without it."""
+        return {
+            name.removeprefix(prefix): value
+            for name, value in self.weights.items()
+            if name.startswith(prefix)
+        }
+
+    def backbone(self) -> Backbone:
+        """The base model as methods take it: frozen, in fp64, without a tokenizer."""
+        from open_clip.model import CLIP
+
+        try:
+            clip = CLIP(**self.config["open_clip"]).double()
+            clip.load_state_dict(self.below("clip."), strict=True)
+        except (RuntimeError, TypeError) as error:
+            raise CaptError(
+                f"{self.name}: its base model does not fit ({reason(error)})"
+            ) from error
+        clip.eval().requires_grad_(False)
+        style = Preprocess(self.config["open_clip"]["vision_cfg"]["image_size"], (0,) * 3, (1,) * 3)
+        return Backbone(
+            self.name, clip, _NoTokenizer(), style, torch.device("cpu"), None, untrained=True
+        )
+
+
+class _NoTokenizer:
+    """Stands where texts are given as token ids."""
+
+    context_length = 0
+
+    def __call__(self, texts: list[str]) -> torch.Tensor:
+        raise AssertionError("texts are given as token ids")
+
+    def token_count(self, text: str) -> int:
+        raise AssertionError("texts are given as token ids")
+
+
+def fixture_folders(root: Path) -> Iterator[Path]:
+    """The folders at or below a path that hold a fixture or a part of one, in order."""
+    files = [file for name in (_CONFIG, *_TENSORS) for file in root.rglob(name)]
+    yield from sorted({file.parent for file in files})
+
+
+def read_fixture(folder: Path, root: Path) -> Fixture:
+    """The content of a folder.
+
+    Raises:
+        CaptError: a file is missing or damaged.
+    """
+    name = folder.relative_to(root).as_posix() if folder != root else folder.resolve().name
+    try:
+        config = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
+        weights, inputs, expected = (_read(folder / file) for file in _TENSORS)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise CaptError(f"{name}: cannot be read ({reason(error)})") from error
+    if not isinstance(config, dict) or not expected:
+        raise CaptError(f"{name}: holds no settings, or nothing that is expected")
+    return Fixture(name, config, weights, inputs, expected)
+
+
+def _read(path: Path) -> Tensors:
+    return {
+        name: value.double() if value.is_floating_point() else value.long()
+        for name, value in load_file(path).items()
+    }

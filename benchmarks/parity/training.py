@@ -1,0 +1,85 @@
+"""A fixture's training, through the loop that methods are fitted with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from benchmarks.parity.fixture import Fixture, Tensors
+from capt_core.learning.loop import Batch, Loop, Record
+from capt_core.learning.optimisation import ParameterGroup
+
+Loss = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, Record]]
+"""Of what a batch holds and its labels."""
+
+
+def schedule(fixture: Fixture) -> dict[str, Any]:
+    """The settings of an `Optimisation` that a fixture's configuration holds."""
+    config = fixture.config
+    return {
+        "epochs": config["epochs"],
+        "batch_size": len(fixture.inputs["labels"]),
+        "learning_rate": config["lr"],
+        "momentum": config["momentum"],
+        "weight_decay": config["weight_decay"],
+        "warmup_epochs": config.get("warmup_epochs", 1),
+        "warmup_learning_rate": config["warmup_lr"],
+    }
+
+
+def gradients(loss: torch.Tensor, parameters: Sequence[nn.Parameter]) -> list[torch.Tensor]:
+    """Of a loss by each parameter; zeros where it does not reach."""
+    found = torch.autograd.grad(loss, parameters, allow_unused=True)
+    return [
+        torch.zeros_like(parameter) if gradient is None else gradient
+        for parameter, gradient in zip(parameters, found, strict=True)
+    ]
+
+
+def train(
+    fixture: Fixture,
+    settings: Any,
+    module: nn.Module,
+    loss_of: Loss,
+    given: torch.Tensor,
+    steps: int | None,
+    after_epoch: Callable[[int], None] = lambda _: None,
+) -> Tensors:
+    """Train a module in place on one batch again and again.
+
+    Args:
+        fixture: labels and steps of an epoch.
+        settings: of the method.
+        module: all its parameters are trained.
+        loss_of: of the method.
+        given: images or their features.
+        steps: how many; None trains all epochs.
+        after_epoch: see `Loop`.
+
+    Returns:
+        `step_losses` and `learning_rates`, each [steps].
+    """
+    labels = fixture.inputs["labels"]
+
+    def loss_of_batch(_batch: Batch) -> tuple[torch.Tensor, Record]:
+        loss, record = loss_of(given, labels)
+        return loss, record
+
+    log = Loop(
+        module,
+        [ParameterGroup(list(module.parameters()))],
+        len(labels) * fixture.config["batches_per_epoch"],
+        loss_of_batch,
+        settings,
+        "parity",
+        0,
+        last_step=steps,
+        after_epoch=after_epoch,
+    ).fit()
+    return {
+        "step_losses": torch.tensor(log.log["loss"].to_list(), dtype=torch.float64),
+        "learning_rates": torch.tensor(log.log["learning_rate"].to_list(), dtype=torch.float64),
+    }

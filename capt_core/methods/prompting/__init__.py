@@ -1,0 +1,1 @@
+"""Prompt learning on open_clip's towers: learned tokens before text and image blocks."""

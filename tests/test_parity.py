@@ -1,0 +1,112 @@
+"""Methods give what their reference code gave, and the comparison can say no."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from benchmarks.parity.__main__ import Comparison, main, relative_difference
+from benchmarks.parity.fixture import Fixture
+
+COVERED = ("plain", "coop", "maple", "promptsrc")
+
+
+@pytest.fixture(scope="session")
+def parity(shared: Path) -> Path:
+    folder = shared / "parity"
+    if not folder.is_dir():
+        pytest.skip(f"no parity fixtures: {folder} is not there")
+    return folder
+
+
+@pytest.mark.parametrize("name", COVERED)
+def test_a_method_agrees_with_its_reference(
+    name: str, parity: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(parity / name)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    expected = load_file(parity / name / "expected.safetensors")
+    assert [line.split("  ")[:2] for line in lines[:-1]] == [[name, each] for each in expected]
+    assert f"{len(expected)} quantities, 0 beyond tolerance" in lines[-1]
+
+
+def test_folders_of_other_methods_are_named(
+    parity: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep/plain").symlink_to(parity / "plain")
+    copy = tmp_path / "unheard_of"
+    shutil.copytree(parity / "plain", copy)
+    weights = load_file(copy / "weights.safetensors")
+    save_file(weights | {"unheard.of": torch.zeros(1)}, copy / "weights.safetensors")
+    assert main([str(tmp_path)]) == 1
+    assert "unheard_of  not covered: no runner" in capsys.readouterr().out
+    assert main([str(tmp_path), "--known"]) == 0
+
+
+@pytest.mark.parametrize("file", ["weights.safetensors", "expected.safetensors"])
+def test_a_changed_number_is_found(file: str, parity: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "maple"
+    shutil.copytree(parity / "maple", copy)
+    tensors = load_file(copy / file)
+    name = "maple.ctx" if file.startswith("weights") else "after.ctx"
+    tensors[name][0, 0] += 1e-6
+    save_file(tensors, copy / file)
+    assert main([str(copy)]) == 1
+
+
+def test_a_missing_weight_decay_is_found(parity: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "coop"
+    shutil.copytree(parity / "coop", copy)
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps({**config, "weight_decay": 0.0}))
+    assert main([str(copy)]) == 1
+
+
+@pytest.mark.parametrize(
+    ("file", "said"),
+    [
+        ("config.json", "cannot be read"),
+        ("inputs.safetensors", "cannot be read"),
+        ("expected.safetensors", "cannot be read"),
+        (None, "no fixtures"),
+    ],
+)
+def test_damaged_folders_are_no_success(
+    file: str | None,
+    said: str,
+    parity: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    copy = tmp_path / "plain"
+    shutil.copytree(parity / "plain", copy)
+    for each in copy.iterdir():
+        if file is None:
+            each.unlink()
+        elif each.name == file:
+            each.write_bytes(each.read_bytes()[:20])
+    assert main([str(tmp_path)]) == (2 if file is None else 1)
+    captured = capsys.readouterr()
+    assert said in captured.out + captured.err
+    if file is not None:
+        (copy / file).unlink()
+        assert main([str(tmp_path)]) == 1
+
+
+def test_relative_differences_by_hand() -> None:
+    expected = torch.tensor([4.0, -8.0])
+    assert relative_difference(torch.tensor([4.0, -7.0]), expected) == 1 / 8
+    assert relative_difference(torch.tensor([0.0, 0.5]), torch.zeros(2)) == 0.5
+    assert relative_difference(torch.zeros(0), torch.zeros(0)) == 0
+    for found in (None, torch.zeros(3), torch.tensor([4.0, float("nan")])):
+        assert relative_difference(found, expected) == float("inf")
+    assert relative_difference(expected, torch.full((2,), float("nan"))) == float("inf")
+    line = str(Comparison("maple", "loss", 2e-9, 1e-9))
+    assert line == "maple  loss  2.0e-09  differs (tolerance 1e-09)"
+    assert Fixture("a", {}, {"x.y": expected}, {}, {}).below("x.") == {"y": expected}

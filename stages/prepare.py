@@ -33,7 +33,8 @@ STAGE = Stage(
 
 def main(run: Run) -> None:
     settings, layout = run.settings, run.layout
-    with progress("drawn", images_to_draw(run.dataset, settings.prepare)) as advance:
+    to_draw = images_to_draw(run.dataset, settings.prepare)
+    with progress("drawn" if to_draw else "listing the images", to_draw) as advance:
         source = read_source(layout, settings.data, settings.prepare, advance)
     with progress("checked", len(source.split.samples)) as advance:
         prepared = prepare_dataset(

@@ -140,6 +140,8 @@ def _check_methods(
     settings, matrix = load_settings(params, dataset, overrides, change)
     where = "packaged settings" if params is None else str(params)
     check_methods(filter(None, [method]), "--method")
+    keys = [text.partition("=")[0].split(".") for text in overrides]
+    check_methods([key[1] for key in keys if key[0] == "methods" and len(key) > 1], "--set methods")
     check_methods(settings.methods, f"{where}: methods")
     check_methods(matrix.compare, f"{where}: compare")
     check_methods([settings.fit_teacher.method], f"{where}: fit_teacher.method")

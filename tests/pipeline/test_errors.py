@@ -235,3 +235,9 @@ def test_a_model_file_of_other_facts_is_one_line(
     message = refusal(load_model, path)
     assert message.startswith(f"{path}: ")
     assert len(message) < 600
+
+
+def test_a_misspelt_method_of_an_override_is_blamed_on_it(tmp_path: Path) -> None:
+    message = refusal(capt, "prepare", "proctex", tmp_path, ["methods.cpat.train.epochs=1"])
+    assert message.startswith("--set methods: unknown method 'cpat'")
+    assert message.endswith("did you mean capt?")

@@ -264,11 +264,11 @@ CLASS_DESCRIPTIONS = Table(
             replace(column, meaning=f"{column.meaning}; null where there is none", nullable=True)
             for column in PAIRED_CLASS
         ),
-        Column("position", INT, "number of the sentence, from 0"),
+        Column("position", INT, "number among the sentences of the class, from 0"),
         Column("description", TEXT, "the sentence"),
         Column("source", TEXT, "where it was written, as in `prompts`"),
     ],
-    key=["class_id", "paired_class_id", "position"],
+    key=["class_id", "position"],
 )
 
 PROMPT_CLUSTERS = Table(

@@ -147,11 +147,11 @@ def class_descriptions(classes: pl.DataFrame, stores: Sequence[PromptStore]) -> 
     columns = ("class_id", "class_name", "template")
     ids = {normal(name): (class_id, name) for class_id, name, _ in classes.select(columns).rows()}
     for class_id, name, template in classes.select(columns).sort("class_id").iter_rows():
-        own = (class_id, name)
+        of_class: list[tuple[int | None, str | None, str, str]] = []
         for store in written:
             texts = store.descriptions(name, template)
             if texts:
-                rows += [(*own, None, None, *row, store.source) for row in enumerate(texts)]
+                of_class += [(None, None, text, store.source) for text in texts]
                 break
         against: dict[tuple[int, str], tuple[Sequence[str], str]] = {}
         for store in reversed(written):
@@ -159,7 +159,9 @@ def class_descriptions(classes: pl.DataFrame, stores: Sequence[PromptStore]) -> 
                 if partner in ids:
                     against[ids[partner]] = (texts, store.source)
         for paired, (texts, source) in sorted(against.items()):
-            rows += [(*own, *paired, *row, source) for row in enumerate(texts)]
+            of_class += [(*paired, text, source) for text in texts]
+        for position, (paired_id, paired_name, text, source) in enumerate(of_class):
+            rows.append((class_id, name, paired_id, paired_name, position, text, source))
     return pl.DataFrame(rows, schema=dict(CLASS_DESCRIPTIONS.columns), orient="row")
 
 

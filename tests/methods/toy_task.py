@@ -90,8 +90,8 @@ def written_descriptions() -> pl.DataFrame:
         (*woven, *alone, 0, "threads over and under."),
         (*woven, *alone, 1, "a photo of cloth."),
         (*dotted, *alone, 0, "a photo of round spots."),
-        (*woven, *cracked, 0, "a photo of crossing threads."),
-        (*woven, *cracked, 1, "a photo of cloth without gaps."),
+        (*woven, *cracked, 2, "a photo of crossing threads."),
+        (*woven, *cracked, 3, "a photo of cloth without gaps."),
         (*cracked, *woven, 0, "a photo of thin dark lines."),
     ]
     schema = dict(CLASS_DESCRIPTIONS.columns)

@@ -222,8 +222,9 @@ def test_descriptions_of_classes() -> None:
     ]
     told = ("class_id", "paired_class_id", "paired_class", "position", "description", "source")
     assert frame.filter(pl.col("paired_class_id").is_not_null()).select(told).rows() == [
-        *((0, 2, NAMES[2], i, f"0 not 2 {i}", "b") for i in range(3)),
-        (2, 0, NAMES[0], 0, "2 not 0 0", "b"),
+        # Numbered behind the sentences about the class alone.
+        *((0, 2, NAMES[2], 2 + i, f"0 not 2 {i}", "b") for i in range(3)),
+        (2, 0, NAMES[0], 1, "2 not 0 0", "b"),
     ]
     # What the first store says of a pair counts.
     both = class_descriptions(classes, [first.model_copy(update=about), second])

@@ -22,6 +22,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -41,6 +42,8 @@ from benchmarks.fault_inputs import (
 
 ROOT = Path(__file__).parent.parent
 LONGEST = 700
+# A forked process waits for ever for what another thread held at that moment, such as an import.
+_ONE_AT_A_TIME = threading.Lock()
 LOADED = (
     *("torch", "polars", "capt_core.backbone.loading", "sklearn.linear_model"),
     "matplotlib.figure",
@@ -88,7 +91,8 @@ class Outcome:
 
 def run(words: Sequence[str], log: Path) -> tuple[int, str]:
     """Run a command in a forked process that has the packages loaded; its code and output."""
-    child = os.fork()
+    with _ONE_AT_A_TIME:
+        child = os.fork()
     if child == 0:
         stream = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(stream, 1)
@@ -301,10 +305,9 @@ class Campaign:
         method = rng.choice(["clip", "capt"])
         place = Place.of(artifacts, "proctex", method, 1, 2)
         read = [each for each in module_of(stage).STAGE.reads(place) if each.exists()]
-        files = [
-            f for each in read for f in ([each] if each.is_file() else sorted(each.rglob("*")))
-        ]
-        path = rng.choice([each for each in files if each.is_file()])
+        path = rng.choice(read)  # first, because the folders of images hold far more files
+        if path.is_dir():
+            path = rng.choice([each for each in sorted(path.rglob("*")) if each.is_file()])
         data, damage = damaged_bytes(rng, path.read_bytes())
         path.write_bytes(data)
         words = self.stage(
@@ -343,7 +346,8 @@ def judge(
     """Make a case, run it, and say what is wrong with its end."""
     folder = Path(tempfile.mkdtemp(dir=campaign.work))
     try:
-        case = campaign.kinds[kind](random.Random(f"{seed} {kind} {number}"), folder)
+        with _ONE_AT_A_TIME:
+            case = campaign.kinds[kind](random.Random(f"{seed} {kind} {number}"), folder)
         code, output = run(case.words, folder / "log")
         wrong = complaint(code, output)
         if not wrong and code == 0 and case.results is not None:

@@ -93,15 +93,15 @@ def main(run: Run, json: options.Json = False) -> None:
         metrics, run.dataset, run.method, run.variant or "default", model.sees, run.seed
     )
     # The report shows more of a run than its metrics: the record names these tables.
-    shown = [
-        paths.predictions,
-        paths.training_log,
-        run.seed_layout.base_model,
-        run.seed_layout.predictions,
-        run.seed_layout.confusion_bank,
-    ]
+    shown = {
+        paths.predictions: "evaluate",
+        paths.training_log: "train",
+        run.seed_layout.base_model: "fit-teacher",
+        run.seed_layout.predictions: "infer-teacher",
+        run.seed_layout.confusion_bank: "build-bank",
+    }
     if Need.CONFUSIONS in model.fitted.method.needs:
-        shown.append(run.seed_layout.representatives)
+        shown[run.seed_layout.representatives] = "mine-samples"
     record = replace(origin, inputs=layout.digests(shown))
     write_table(EVALUATION, rows, layout.evaluation(run.method, run.seed), record)
     lines = [

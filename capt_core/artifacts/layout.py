@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from capt_core.artifacts.digests import content_digest
+from capt_core.advice import Remedy, run_stage
+from capt_core.artifacts.digests import content_digest, is_intact
 from capt_core.errors import CaptError
-
-if TYPE_CHECKING:
-    from capt_core.advice import Remedy
 
 
 class _Below:
@@ -73,13 +70,21 @@ class Layout:
     def evaluation(self, method: str, seed: int | str) -> Path:
         return ReportLayout(self.root).evaluations / self.dataset / f"{method}-seed{seed}.parquet"
 
-    def digests(self, paths: Sequence[Path]) -> dict[str, str]:
-        """Digests of those of the files that exist, by path relative to the artifacts folder."""
-        return {
-            path.relative_to(self.root).as_posix(): content_digest(path)
-            for path in paths
-            if path.is_file()
-        }
+    def digests(self, files: Mapping[Path, str]) -> dict[str, str]:
+        """Digests of those of the files that exist, by path relative to the artifacts folder.
+
+        Args:
+            files: each with the stage that writes it.
+
+        Raises:
+            CaptError: one is damaged; the message names its stage.
+        """
+        found = {path: stage for path, stage in files.items() if path.is_file()}
+        for path, stage in found.items():
+            if not is_intact(path):
+                remedy = run_stage(stage, path, self.dataset)
+                raise CaptError(f"{path}: damaged, its content is not what was written; {remedy}")
+        return {path.relative_to(self.root).as_posix(): content_digest(path) for path in found}
 
     def check_digests(self, digests: Mapping[str, str], remedy: str | Remedy) -> None:
         """Refuse files that have changed since `digests` named them.

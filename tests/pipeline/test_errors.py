@@ -241,3 +241,11 @@ def test_a_misspelt_method_of_an_override_is_blamed_on_it(tmp_path: Path) -> Non
     message = refusal(capt, "prepare", "proctex", tmp_path, ["methods.cpat.train.epochs=1"])
     assert message.startswith("--set methods: unknown method 'cpat'")
     assert message.endswith("did you mean capt?")
+
+
+def test_what_a_record_names_is_intact(copy: Path, again: Callable[..., None]) -> None:
+    log = copy / "proctex" / "seed1" / "capt" / "training_log.parquet"
+    log.write_bytes(log.read_bytes()[:-9])
+    message = refusal(again, "evaluate", method="capt")
+    assert message.startswith(f"{log}: damaged")
+    assert "run: capt-stage train --dataset proctex --method capt" in message

@@ -10,26 +10,25 @@ from pathlib import Path
 
 from capt_core.artifacts.files import write_text
 from capt_core.data.readers.annotations import find_annotations
-from capt_core.errors import CaptError, reason
+from capt_core.errors import CaptError
+from capt_core.user_paths import naming_files, user_path
 
 
+@naming_files("FOLDER")
 def write_labels(root: Path) -> Path:
     """Write ``labels.csv`` with the columns path, label and, where it is known, split.
 
     Raises:
         CaptError: no annotations that are known, none that give an image one class, a file of that
-            name is there, or it cannot be written.
+            name is there, something cannot be read, or the table cannot be written.
     """
     target = root / "labels.csv"
     if not root.is_dir():
         raise CaptError(f"{root}: not a folder; give the one that holds the annotations")
     if target.exists():
         raise CaptError(f"{target}: is there already; move it away, or use it as it is")
-    try:
-        found = find_annotations(root)
-        rows = list(found.rows()) if found else []
-    except OSError as error:
-        raise CaptError(f"{root}: cannot be read ({reason(error)}); see its permissions") from error
+    found = find_annotations(root)
+    rows = list(found.rows()) if found else []
     if found is None:
         raise CaptError(f"{root}: no annotations of COCO, YOLO, Pascal VOC or FiftyOne were found")
     if not rows:
@@ -52,7 +51,7 @@ def main(arguments: Sequence[str]) -> int:
         print("usage: python -m capt_core.data.as_table FOLDER", file=sys.stderr)
         return 2
     try:
-        target = write_labels(Path(arguments[0]).expanduser())
+        target = write_labels(user_path(arguments[0], "FOLDER"))
     except CaptError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

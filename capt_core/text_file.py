@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-import unicodedata
 from pathlib import Path
 from typing import Any, NoReturn
 
 from capt_core.errors import CaptError, reason, shown
+from capt_core.text import normal
 from capt_core.user_paths import brief
 
 LARGEST_TEXT = 256 * 2**20
@@ -72,7 +72,7 @@ def read_json(path: Path, advice: str = "", any_text: bool = False) -> Any:
         forms: set[str] = set()
         for key, value in pairs:
             # Equal names in another Unicode form look alike and are one to who wrote them.
-            form = unicodedata.normalize("NFC", key)
+            form = normal(key)
             if form in forms:
                 repeated.append(key)
             forms.add(form)

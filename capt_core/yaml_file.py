@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import re
-import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 import yaml
 
 from capt_core.errors import CaptError, cut, reason, shown
-from capt_core.text import unfit_character
+from capt_core.text import normal, unfit_character
 from capt_core.text_file import MOST_DIGITS, read_text
 from capt_core.user_paths import brief
 
@@ -192,7 +191,7 @@ class _Reader:
         for name_node, value_node in node.value:
             name = self._name(name_node, key)
             # Equal names in another Unicode form look alike and are one to who wrote them.
-            same = unicodedata.normalize("NFC", name)
+            same = normal(name)
             if same in first:
                 also = f" (first in line {first[same]})" if self._numbered else ""
                 raise self._error(

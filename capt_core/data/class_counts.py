@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import polars as pl
 
 from capt_core.data.splits import SPLITS, SplitData, class_groups, prompt_name
-from capt_core.errors import one_line
+from capt_core.errors import cut
 
 _WIDEST = 48
 
@@ -45,14 +45,10 @@ def class_lines(classes: Sequence[ClassCount]) -> Iterator[str]:
     """The classes one a line, aligned; names longer than 48 characters are cut."""
     if not classes:
         return
-    names = [_cut(one_line(entry.spoken)) for entry in classes]
+    names = [cut(entry.spoken, _WIDEST) for entry in classes]
     width = max(len("class"), *map(len, names))
     header = "  ".join(f"{part:>6}" for part in SPLITS)
     yield f"{'id':>5}  {'class':<{width}}  {header}  group"
     for name, entry in zip(names, classes, strict=True):
         sizes = "  ".join(f"{count:>6}" for count in (entry.train, entry.val, entry.test))
         yield f"{entry.class_id:>5}  {name:<{width}}  {sizes}  {entry.group}"
-
-
-def _cut(name: str) -> str:
-    return name if len(name) <= _WIDEST else f"{name[: _WIDEST - 3]}..."

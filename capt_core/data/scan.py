@@ -22,7 +22,7 @@ IMAGE_ENDINGS = _READABLE | CAMERA_ENDINGS
 # #recycle, $RECYCLE.BIN, ~snapshot, __MACOSX, _unlabeled.
 SYSTEM_MARKS = (".", "_", "@", "#", "$", "~")
 _SYSTEM_NAMES = {"found.000", "lost+found", "network trash folder", "recycled", "recycler"}
-_SYSTEM_NAMES |= {"system volume information", "temporary items", "thumbs.db"}
+_SYSTEM_NAMES |= {"system volume information", "temporary items"}
 
 BROKEN_LINK = "a link to something that does not exist"
 

@@ -40,21 +40,21 @@ def coco(files: list[str]) -> str:
 
 
 @pytest.mark.parametrize(
-    ("annotations", "folder", "listed"),
+    ("annotations", "folder", "listed", "mark"),
     [
-        ("annotations/instances_train2017.json", "train2017/", ""),
-        ("train/_annotations.coco.json", "train/", ""),
-        ("result.json", "", "images/"),
+        ("annotations/instances_train2017.json", "train2017/", "", ""),
+        ("train/_annotations.coco.json", "train/", "", ""),
+        ("result.json", "", "images/", "\ufeff"),
     ],
 )
 def test_coco(
-    tmp_path: Path, run_advice: Advice, annotations: str, folder: str, listed: str
+    tmp_path: Path, run_advice: Advice, annotations: str, folder: str, listed: str, mark: str
 ) -> None:
     root = tmp_path / "my data"
     files = [f"{listed}{name}.png" for name in "abc"]
     write_images(root, [folder + file for file in files])
     (root / annotations).parent.mkdir(exist_ok=True)
-    (root / annotations).write_text(coco(files))
+    (root / annotations).write_text(mark + coco(files), encoding="utf-8")
     message = refusal(rows, root)
     assert f"{root}: COCO annotations ({annotations})" in message
     assert short(message, root)
@@ -159,6 +159,8 @@ def test_annotations_are_listed_once(tmp_path: Path, capsys: pytest.CaptureFixtu
     for arguments, message in (
         ([], "usage: "),
         ([str(tmp_path / "none")], "not a folder"),
+        (["~nobody-at-all/x"], "FOLDER: no such user's home folder"),
+        (["x" * 300], "FOLDER: longer than a path can be"),
         ([str(tmp_path)], "no annotations of COCO, YOLO, Pascal VOC or FiftyOne were found"),
     ):
         assert as_table.main(arguments) == 2

@@ -207,6 +207,7 @@ def test_a_setting_chooses_between_columns(tmp_path: Path) -> None:
     ("file", "content", "note"),
     [
         ("README.md", CARD, "README.md"),
+        ("README.md", f"\ufeff{CARD}", "README.md"),
         ("dataset_info.json", json.dumps({"features": NAMED}), "dataset_info.json"),
         ("dataset_infos.json", json.dumps({"data": {"features": NAMED}}), "dataset_infos.json"),
         ("data/dataset_info.json", json.dumps({"features": NAMED}), "data/dataset_info.json"),
@@ -216,7 +217,7 @@ def test_names_of_numbers_may_stand_beside_the_table(
     tmp_path: Path, file: str, content: str, note: str
 ) -> None:
     write(tmp_path / "data/train-00000-of-00001.parquet", None)
-    (tmp_path / file).write_text(content)
+    (tmp_path / file).write_text(content, encoding="utf-8")
     assert rows(tmp_path) == of_file("data/train-00000-of-00001.parquet")
     assert f"names of the classes are taken from {tmp_path / note}" in read_mine(tmp_path).notes
 

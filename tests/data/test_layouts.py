@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -167,6 +168,19 @@ def test_a_table_that_contradicts_the_folders_asks_for_the_layout(tmp_path: Path
     assert "--set data.layout=table or --set data.layout=class_folders" in message
     assert read_mine(tmp_path, layout="table").class_names == ["sharp0", "sharp1"]
     assert read_mine(tmp_path, layout="class_folders").class_names == list(CLASSES)
+
+
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_a_split_file_beside_class_folders_is_read(tmp_path: Path, mark: str) -> None:
+    write_images(tmp_path, sorted_into(""))
+    entries = [[path, CLASSES.index(path[:3]), f"big {path[:3]}"] for path in sorted_into("")]
+    split = {"train": entries[::2], "val": [], "test": entries[1::2]}
+    (tmp_path / "split_mine.json").write_text(mark + json.dumps(split), encoding="utf-8")
+    data = read_mine(tmp_path)
+    assert data.class_names == ["big cat", "big dog", "big owl"]
+    assert split_of(data) == {
+        path: "test" if at % 2 else "train" for at, path in enumerate(sorted_into(""))
+    }
 
 
 def test_a_table_does_not_undo_the_splits_of_folders(tmp_path: Path) -> None:

@@ -251,8 +251,9 @@ def lay_out_aircraft(root: Path, **lists: str) -> Path:
     return folder
 
 
-def test_aircraft_lists_follow_the_order_of_the_variants(tmp_path: Path) -> None:
-    folder = lay_out_aircraft(tmp_path)
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_aircraft_lists_follow_the_order_of_the_variants(tmp_path: Path, mark: str) -> None:
+    folder = lay_out_aircraft(tmp_path, variants=f"{mark}Boeing 747-100\nA300B4\n")
     data, images = read_split(AIRCRAFT, Data(root=str(tmp_path)))
     assert images == folder / "images"
     assert data.class_names == ["Boeing 747-100", "A300B4"]
@@ -285,7 +286,7 @@ def test_damaged_aircraft_lists_are_named(tmp_path: Path, lists: dict[str, str],
 def test_a_missing_aircraft_list_is_named(tmp_path: Path) -> None:
     folder = lay_out_aircraft(tmp_path)
     (folder / "images_variant_val.txt").unlink()
-    assert f"{folder / 'images_variant_val.txt'}: not a readable list" in split_refusal(
+    assert f"{folder / 'images_variant_val.txt'}: cannot be read (No such file" in split_refusal(
         tmp_path, AIRCRAFT
     )
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from capt_core.data.splits import SPLITS, SplitData, sample_frame
-from capt_core.errors import CaptError, reason, shown
+from capt_core.errors import CaptError, shown
+from capt_core.text_file import read_text
 
 
 def read_aircraft(root: Path) -> SplitData:
@@ -39,7 +40,4 @@ def read_aircraft(root: Path) -> SplitData:
 
 
 def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError) as error:
-        raise CaptError(f"{path}: not a readable list ({reason(error)}); get it again") from error
+    return read_text(path, "get it again").splitlines()

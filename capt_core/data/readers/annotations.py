@@ -17,6 +17,7 @@ import yaml
 from capt_core.data.readers.listing import SPLIT_WORDS
 from capt_core.data.scan import is_image_name, subfolders
 from capt_core.errors import CaptError, reason
+from capt_core.text_file import read_text
 
 Row = tuple[str, str, str]
 _LARGEST_JSON = 512 * 1024**2
@@ -109,10 +110,7 @@ def _yolo(root: Path, files: Sequence[str], folders: Sequence[str]) -> Annotatio
 
 def _yolo_rows(root: Path, place: Path, names: dict[str, str] | None) -> Iterator[Row]:
     for file in sorted((place / "labels").rglob("*.txt")):
-        try:
-            lines = file.read_text(encoding="utf-8").splitlines()
-        except (OSError, ValueError) as error:
-            raise CaptError(f"{file}: not a readable list of boxes ({reason(error)})") from error
+        lines = read_text(file).splitlines()
         kinds = {line.split()[0] for line in lines if line.strip()}
         if len(kinds) != 1:
             continue
@@ -209,8 +207,8 @@ def _yaml_names(path: Path) -> dict[str, str] | None:
     if path.suffix.lower() not in (".yaml", ".yml"):
         return None
     try:
-        document = yaml.load(path.read_text(encoding="utf-8"), yaml.BaseLoader)
-    except (OSError, ValueError, RecursionError, yaml.YAMLError):
+        document = yaml.load(read_text(path), yaml.BaseLoader)
+    except (CaptError, ValueError, RecursionError, yaml.YAMLError):
         return None
     names = document.get("names") if isinstance(document, dict) else None
     if isinstance(names, list):
@@ -232,8 +230,6 @@ def _names_keys(path: Path, keys: Sequence[str]) -> bool:
 
 def _json(path: Path) -> Any:
     try:
-        if path.stat().st_size > _LARGEST_JSON:
-            return None
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        return json.loads(read_text(path, largest=_LARGEST_JSON))
+    except (CaptError, ValueError, RecursionError):
         return None

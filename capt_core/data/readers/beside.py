@@ -26,6 +26,7 @@ from capt_core.data.splits import SPLITS, Rejects
 from capt_core.errors import CaptError
 from capt_core.params import Data
 from capt_core.text import normal
+from capt_core.text_file import read_text
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ def usable(path: Path, data: Data) -> bool:
     """Whether a file beside class folders can say what is in them; unreadable ones cannot."""
     try:
         if path.suffix.lower() == ".json":
-            document = json.loads(path.read_text(encoding="utf-8"))
+            document = json.loads(read_text(path))
             return isinstance(document, dict) and all(split in document for split in SPLITS)
         return _with_images(path) or lists_images(path, data)
     except (OSError, ValueError, RecursionError, CaptError):

@@ -12,7 +12,8 @@ from capt_core.advice import tool
 from capt_core.data.registry import DatasetSpec
 from capt_core.data.scan import BROKEN_LINK, broken_links, find_images, subfolders
 from capt_core.data.splits import Rejects, SplitData, in_split_order
-from capt_core.errors import CaptError, reason, shown
+from capt_core.errors import CaptError, shown
+from capt_core.text_file import read_text
 
 
 def read_class_folders(spec: DatasetSpec, root: Path, rejects: Rejects) -> SplitData:
@@ -86,10 +87,7 @@ def _class_names(spec: DatasetSpec, root: Path, folders: list[str]) -> list[str]
     if spec.class_names is None:
         return folders
     path = _names_file(spec.class_names, root)
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError) as error:
-        raise CaptError(f"{path}: not a readable list of class names ({reason(error)})") from error
+    lines = read_text(path, "get the list again").splitlines()
     pairs = [line.strip().partition(" ")[::2] for line in lines if line.strip()]
     listed = (
         {str(number): name.strip() for number, (_, name) in enumerate(pairs)}

@@ -19,6 +19,7 @@ from capt_core.data.readers.table_files import split_of_name
 from capt_core.data.scan import find_images
 from capt_core.errors import CaptError
 from capt_core.text import clean_name
+from capt_core.text_file import read_text
 
 _METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 _DEPTH = 4  # of the folders of configs, versions and splits
@@ -163,10 +164,8 @@ def _config(path: Path) -> Path:
 
 def _text(path: Path) -> str:
     try:
-        if not path.is_file() or path.stat().st_size > _LARGEST_TEXT:
-            return ""
-        return path.read_text(encoding="utf-8")
-    except (OSError, ValueError):
+        return read_text(path, largest=_LARGEST_TEXT) if path.is_file() else ""
+    except (CaptError, OSError):
         return ""
 
 

@@ -74,7 +74,10 @@ def open_folder(
     spec = validate(DatasetSpec, entry, str(root))
     split, image_root = read_split(spec, validate(Data, values, str(root)))
     split = replace(split, template=template or split.template)
-    base = set(split.class_names if base_classes is None else map(clean_name, base_classes))
+    asked = split.class_names if base_classes is None else base_classes
+    if strange := [name for name in asked if not isinstance(name, str)]:
+        raise CaptError(f"{root}: base_classes: expected names, found {shown(strange[0])}")
+    base = set(map(clean_name, asked))
     for unknown in sorted(base.difference(split.class_names)):
         hint = _suggestion(unknown, split.class_names)
         raise CaptError(f"{root}: base_classes: no class is called {shown(unknown)}; {hint}")

@@ -48,6 +48,7 @@ def test_names_templates_and_base_classes(tmp_path: Path) -> None:
     assert opened(root, template="{}, a tree").prompts == ["oak, a tree", "beech, a tree"]
     with pytest.raises(CaptError, match="no class is called 'beach'; did you mean 'beech'"):
         opened(root, base_classes=["beach"])
+    assert "base_classes: expected names, found 0" in refusal(opened, root, base_classes=[0])
     assert "exactly one" in refusal(opened, root, template="a tree")
     assert "test_share" in refusal(opened, root, test_share=1.5)
 

@@ -14,6 +14,7 @@ from capt_core.user_paths import brief
 LARGEST_TEXT = 256 * 2**20
 # A number of more digits is damage, and Python refuses to convert those of thousands.
 MOST_DIGITS = 300
+NO_CHARACTERS = "escapes that are no characters (\\ud800...)"
 
 
 def read_text(path: Path, advice: str = "", largest: int = LARGEST_TEXT) -> str:
@@ -31,11 +32,9 @@ def read_text(path: Path, advice: str = "", largest: int = LARGEST_TEXT) -> str:
     try:
         with path.open("rb") as stream:
             content = stream.read(largest + 1)
-    except OSError as error:
-        why = error.strerror or reason(error)
+    except (OSError, ValueError) as error:  # ValueError: a NUL character in the path
+        why = getattr(error, "strerror", None) or reason(error)
         raise CaptError(f"{brief(path)}: cannot be read ({why}){remedy}") from error
-    except ValueError as error:  # a NUL character in the path
-        raise CaptError(f"{brief(path)}: cannot be read ({reason(error)}){remedy}") from error
     if len(content) > largest:
         raise CaptError(
             f"{brief(path)}: larger than {largest // 2**20} MiB, which no such file is{remedy}"
@@ -89,22 +88,29 @@ def read_json(path: Path, advice: str = "", any_text: bool = False) -> Any:
             parse_float=_finite,
             parse_int=_whole,
         )
-        # Only an escape can bring half of a surrogate pair into text that was UTF-8.
-        if "\\u" in text and not any_text:
-            json.dumps(document, ensure_ascii=False).encode()
-    except UnicodeEncodeError as error:
-        raise CaptError(
-            f"{brief(path)}: holds escapes that are no characters (\\ud800...){remedy}"
-        ) from error
+        strange = not any_text and holds_no_characters(text, document)
     except RecursionError as error:
         raise CaptError(f"{brief(path)}: nested too deeply{remedy}") from error
     except ValueError as error:
         raise CaptError(f"{brief(path)}: not valid JSON ({reason(error)}){remedy}") from error
+    if strange:
+        raise CaptError(f"{brief(path)}: holds {NO_CHARACTERS}{remedy}")
     if repeated:
         raise CaptError(
             f"{brief(path)}: the key {shown(min(repeated))} occurs twice; only one would be kept"
         )
     return document
+
+
+def holds_no_characters(text: str, document: Any) -> bool:
+    """Whether a JSON document, parsed from a text, holds halves of surrogate pairs."""
+    if "\\u" not in text:  # only an escape can bring them into text that was UTF-8
+        return False
+    try:
+        json.dumps(document, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return True
+    return False
 
 
 def _not_finite(word: str) -> NoReturn:

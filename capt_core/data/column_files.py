@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from capt_core.errors import CaptError, reason, shown
+from capt_core.text_file import NO_CHARACTERS, holds_no_characters
 
 TABLE_ENDINGS = (".parquet", ".arrow")
 # A row group is the least that can be read at once. Data sets are written with about 100 images
@@ -72,8 +73,11 @@ def features(table: Table) -> dict[str, Any]:
         CaptError: the metadata is damaged.
     """
     try:
-        stated = (table.schema.metadata or {}).get(b"huggingface", b"{}")
-        return dict(json.loads(stated).get("info", {}).get("features") or {})
+        stated = (table.schema.metadata or {}).get(b"huggingface", b"{}").decode()
+        document = json.loads(stated)
+        if holds_no_characters(stated, document):
+            raise ValueError(NO_CHARACTERS)
+        return dict(document.get("info", {}).get("features") or {})
     except (ValueError, AttributeError, TypeError, RecursionError) as error:
         raise CaptError(
             f"{table.path}: its Hugging Face metadata is not readable ({reason(error)})"

@@ -26,6 +26,7 @@ STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 NUMBERS = [1, 0, 1, 0]
 IMAGE = {"_type": "Image"}
 NAMED = {"image": IMAGE, "label": {"_type": "ClassLabel", "names": ["cat", "dog"]}}
+UNFIT = {"_type": "ClassLabel", "names": ["\ud800", "b"]}
 WHOLE: dict[str, object] = {"test_share": 0, "val_share": 0}
 CARD = """---
 license: mit
@@ -230,6 +231,7 @@ def test_names_of_numbers_may_stand_beside_the_table(
         "---\ndataset_info: [1, {features: {a: b}}]\n---\n",
         "---\na: !!python/object/apply:os.system [exit]\n---\n",
         "[" * 20_000,
+        json.dumps({"features": {"label": UNFIT}}),
     ],
 )
 def test_a_card_of_another_content_is_passed_over(tmp_path: Path, card: str) -> None:
@@ -382,7 +384,8 @@ def test_a_file_without_its_content_is_named(
 
 
 def test_hugging_faces_metadata_may_be_damaged(tmp_path: Path) -> None:
-    for damage in ("[" * 5000, "[1]", '{"info": 3}'):
+    unfit = json.dumps({"info": {"features": {"label": UNFIT}}})
+    for damage in ("[" * 5000, "[1]", '{"info": 3}', unfit):
         table = pa.table({"image": BYTES, "label": NUMBERS})
         table = table.replace_schema_metadata({"huggingface": damage})
         pq.write_table(table, tmp_path / "t.parquet")

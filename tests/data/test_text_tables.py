@@ -143,6 +143,11 @@ def test_splits_are_the_first_folders_of_the_paths(tmp_path: Path) -> None:
         (['{"file_name": "a.png", "label": ["x", "y"]}'], "line 1: 2 labels (multi-label)"),
         (['{"file_name": "a.png", "label": 0.5}'], "line 1: label 0.5 is neither text nor a"),
         (['{"file_name": ["a.png"], "label": 1}'], "line 1: column 'file_name' holds a list"),
+        (
+            [r'{"path": "a.png", "label": "\ud800"}'],
+            "line 1: not a JSON object (escapes that are no",
+        ),
+        (["{}"], "it has no columns"),
     ],
 )
 def test_json_lines_are_refused_by_their_line(

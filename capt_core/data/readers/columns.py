@@ -77,7 +77,7 @@ def column_setting(setting: str, column: str) -> str:
 
 def columns_of(columns: Sequence[str], most: int = 8) -> str:
     """A table's columns, as a message names them."""
-    return f"its columns are {column_names(columns, most)}"
+    return f"its columns are {column_names(columns, most)}" if columns else "it has no columns"
 
 
 def column_names(columns: Sequence[str], most: int = 4) -> str:

@@ -19,7 +19,7 @@ from capt_core.data.readers.table_files import split_of_name
 from capt_core.data.scan import find_images
 from capt_core.errors import CaptError
 from capt_core.text import clean_name
-from capt_core.text_file import read_text
+from capt_core.text_file import holds_no_characters, read_text
 
 _METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 _DEPTH = 4  # of the folders of configs, versions and splits
@@ -204,9 +204,10 @@ def _infos_features(text: str, config: str) -> dict[str, list[str]]:
 def _json(text: str) -> dict[str, Any]:
     try:
         document = json.loads(text) if text else {}
+        usable = isinstance(document, dict) and not holds_no_characters(text, document)
     except (ValueError, RecursionError):
         return {}
-    return document if isinstance(document, dict) else {}
+    return document if usable else {}
 
 
 def _card_features(text: str, config: str) -> dict[str, list[str]]:

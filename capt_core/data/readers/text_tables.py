@@ -15,6 +15,7 @@ from capt_core.data.readers.columns import LABEL_COLUMNS, PATH_COLUMNS, column_n
 from capt_core.data.readers.listing import SPLIT_WORDS
 from capt_core.data.scan import is_image_name
 from capt_core.errors import CaptError, reason, shown
+from capt_core.text_file import NO_CHARACTERS, holds_no_characters
 
 DELIMITED_ENDINGS = (".csv", ".tsv")
 JSON_ENDINGS = (".jsonl", ".ndjson")
@@ -210,6 +211,8 @@ def _json_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             continue
         try:
             row = json.loads(line, object_pairs_hook=_no_key_twice)
+            if holds_no_characters(line, row):
+                raise ValueError(NO_CHARACTERS)
         except (ValueError, RecursionError) as error:
             raise CaptError(
                 f"{path}: line {number}: not a JSON object ({reason(error)}); expected one a line"

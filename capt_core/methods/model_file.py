@@ -11,6 +11,7 @@ import torch
 from pydantic import BaseModel, model_validator
 
 from capt_core.advice import Remedy
+from capt_core.artifacts import lineage
 from capt_core.artifacts.provenance import Provenance
 from capt_core.artifacts.tensors import load_tensors
 from capt_core.backbone.identity import TINY_CLIP
@@ -67,7 +68,7 @@ def load_model(
     if saved.facts.get("format") != FORMAT:
         raise CaptError(f"{path}: holds no trained model of this version; {remedy}")
     if expected is not None:
-        saved.admit(path, expected, remedy)
+        lineage.admit(path, saved.record, expected, remedy)
     if backbone is None:
         backbone = _embedded(path, origin.backbone)
     if backbone.identity != origin.backbone:
@@ -140,7 +141,7 @@ def read_summary(path: Path, expected: Provenance, remedy: str | Remedy) -> Mode
         CaptError: missing, damaged or foreign file.
     """
     saved = load_tensors(path, remedy)
-    saved.admit(path, expected, remedy)
+    lineage.admit(path, saved.record, expected, remedy)
     try:
         facts = _Facts.model_validate(saved.facts)
     except ValueError as error:

@@ -12,7 +12,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import polars as pl
 import torch
 
@@ -25,6 +24,7 @@ from capt_core.data.dataset import Dataset
 from capt_core.data.preparation import draw_list
 from capt_core.evaluation.predictions import prediction_table
 from capt_core.methods.clip import Clip
+from capt_core.methods.descriptions import task_embeddings
 from capt_core.methods.fitting import base_method, dataset_features, fit_method
 from capt_core.methods.method import Fitted, Need
 from capt_core.methods.registry import method_class
@@ -33,7 +33,6 @@ from capt_core.methods.trained import Images, TrainedModel
 from capt_core.params import Backbone as BackboneSettings
 from capt_core.params import FewShot, GeneratePrompts, Runtime, Settings, check_seed
 from capt_core.prompts.clustering import cluster_prompts
-from capt_core.prompts.embedding import prompt_embeddings
 from capt_core.prompts.generation import class_descriptions, pair_prompts
 from capt_core.prompts.sources import written_store
 from capt_core.prompts.store import PromptStore
@@ -289,9 +288,7 @@ class _Mined:
         assert task.features is not None
         chosen = settings.cluster_prompts
         texts = self.prompts["prompt"].to_list()
-        embeddings: np.ndarray = prompt_embeddings(
-            texts, task.backbone, task.work and task.work / "embeddings", task.reporter.warn
-        )
+        embeddings = task_embeddings(task, texts)
         clusters = cluster_prompts(
             self.prompts, embeddings, chosen.clusters, chosen.restarts, task.seed
         )

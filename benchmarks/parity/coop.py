@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from benchmarks.parity.fixture import Fixture, Tensors
+from benchmarks.parity.prompted import prefixed
 from benchmarks.parity.training import gradients, schedule, train
 from capt_core.backbone.loading import Backbone
 from capt_core.methods.coop import ContextLoss, ContextTexts, CoOp, LearnedContext
@@ -58,7 +59,7 @@ def _case(
         "grad.ctx": gradients(value, [fitted.context])[0],
         **train(fixture, settings, fitted, loss, images, config["steps"]),
     }
-    found |= {f"after.{name}": value for name, value in _scores(fitted, texts, images).items()}
+    found |= prefixed("after", _scores(fitted, texts, images))
     return found | {"after.ctx": fitted.context}, {"after.ctx": start}
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from benchmarks.parity.fixture import Fixture, Tensors
-from capt_core.learning.loop import Batch, Loop, Record
+from capt_core.learning.loop import Loop, Record
 from capt_core.learning.optimisation import ParameterGroup
 
 Loss = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, Record]]
@@ -64,15 +64,11 @@ def train(
     """
     labels = fixture.inputs["labels"]
 
-    def loss_of_batch(_batch: Batch) -> tuple[torch.Tensor, Record]:
-        loss, record = loss_of(given, labels)
-        return loss, record
-
     log = Loop(
         module,
         [ParameterGroup(list(module.parameters()))],
         len(labels) * fixture.config["batches_per_epoch"],
-        loss_of_batch,
+        lambda _: loss_of(given, labels),
         settings,
         "parity",
         0,

@@ -11,6 +11,8 @@ import re
 from pathlib import Path
 from typing import BinaryIO
 
+from capt_core.artifacts.files import file_digest
+
 _MARK = "content-sha256:"
 _LENGTH = 64
 _SEALED = re.compile(f"{_MARK}([0-9a-f]{{{_LENGTH}}})".encode())
@@ -56,10 +58,7 @@ def content_digest(path: Path) -> str:
     """
     with path.open("rb") as stream:
         found = _find(stream)
-        if found is not None:
-            return found[1].decode()[:12]
-        stream.seek(0)
-        return hashlib.file_digest(stream, "sha256").hexdigest()[:12]
+    return file_digest(path) if found is None else found[1].decode()[:12]
 
 
 def _find(stream: BinaryIO) -> tuple[int, bytes] | None:

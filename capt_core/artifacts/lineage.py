@@ -78,7 +78,7 @@ def recorded(provenance: Provenance) -> dict[str, Any]:
 def admit(
     path: Path, record: Mapping[str, Any], expected: Provenance, remedy: str | Remedy
 ) -> None:
-    """Note that an artifact is read, after comparing what it was made with and made from.
+    """Note that an artifact is read, after comparing its origin, what it was made with and from.
 
     Args:
         path: of the artifact.
@@ -87,9 +87,12 @@ def admit(
         remedy: for messages about an artifact that does not say which stage wrote it.
 
     Raises:
-        CaptError: it, or one that it was made from, was made with other settings or from others
-            than there are now. The message names the first stage to run again.
+        CaptError: it is of foreign origin; or it, or one that it was made from, was made with
+            other settings or from others than there are now. The message names the first stage to
+            run again.
     """
+    if foreign := Provenance.from_dict(record).mismatch(expected):
+        raise CaptError(f"{path}: {foreign}; {remedy}")
     lineage = _CURRENT.get()
     # Without a backbone an artifact depends on the data set alone: its fingerprint is compared.
     if lineage is None or not expected.backbone:

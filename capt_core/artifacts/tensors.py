@@ -43,16 +43,6 @@ class SavedTensors:
     def provenance(self) -> Provenance:
         return Provenance.from_dict(self.record)
 
-    def admit(self, path: Path, expected: Provenance, remedy: str | Remedy) -> None:
-        """Refuse tensors of foreign origin, or made with other settings; see `lineage.admit`.
-
-        Raises:
-            CaptError: the message ends with the remedy.
-        """
-        if foreign := self.provenance.mismatch(expected):
-            raise CaptError(f"{path}: {foreign}; {remedy}")
-        lineage.admit(path, self.record, expected, remedy)
-
 
 def write_tensors(
     path: Path,
@@ -111,7 +101,7 @@ def read_tensors(path: Path, stage: str, expected: Provenance) -> SavedTensors:
     """
     remedy = run_stage(stage, path, expected.dataset)
     found = load_tensors(path, remedy)
-    found.admit(path, expected, remedy)
+    lineage.admit(path, found.record, expected, remedy)
     return found
 
 

@@ -13,7 +13,7 @@ from capt_core.backbone.loading import Backbone
 from capt_core.learning.loop import Batch, Record
 from capt_core.learning.optimisation import Optimisation
 from capt_core.learning.randomness import draw_seed
-from capt_core.methods.feature_training import train_on_features, trained_images
+from capt_core.methods.feature_training import minimise, trained_images
 from capt_core.methods.method import Classes, Fitted, Method
 from capt_core.methods.task import Task
 from capt_core.methods.zero_shot import class_logits
@@ -91,7 +91,7 @@ class ClipAdapter(Method):
             return functional.cross_entropy(logits, images.labels[batch.samples]), {}
 
         parameters = list(fitted.parameters())
-        return train_on_features(self, task, fitted, parameters, len(images.labels), loss_of)
+        return minimise(self, task, fitted, parameters, len(images.labels), loss_of)
 
     def restore(
         self, backbone: Backbone, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]

@@ -17,7 +17,7 @@ from capt_core.backbone.encoding import check_lengths, unit_features
 from capt_core.backbone.loading import Backbone
 from capt_core.learning.loop import Batch, Record
 from capt_core.learning.optimisation import Optimisation
-from capt_core.methods.feature_training import train_on_features, trained_images
+from capt_core.methods.feature_training import minimise, trained_images
 from capt_core.methods.image_training import train_on_images
 from capt_core.methods.method import Classes, Fitted, Method, Need
 from capt_core.methods.prompting.fitted import unit
@@ -257,7 +257,7 @@ class CoOp(Method):
         def loss_of(batch: Batch) -> tuple[torch.Tensor, Record]:
             return loss(images.features[batch.samples], images.labels[batch.samples])
 
-        return train_on_features(self, task, fitted, [fitted.context], len(images.labels), loss_of)
+        return minimise(self, task, fitted, [fitted.context], len(images.labels), loss_of)
 
     def restore(
         self, backbone: Backbone, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]

@@ -1,4 +1,4 @@
-"""Training a small module on stored features through the common loop."""
+"""Training on few-shot images, or their stored features, through the common loop."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def trained_images(task: Task) -> FewShotFeatures:
     return FewShotFeatures(images.features.to(device), labels.to(device))
 
 
-def train_on_features(
+def minimise(
     method: Method,
     task: Task,
     fitted: _Fitted,
@@ -39,25 +39,29 @@ def train_on_features(
     count: int,
     loss_of: Callable[[Batch], tuple[torch.Tensor, Record]],
     compared: Mapping[str, torch.Tensor] | None = None,
+    state: nn.Module | None = None,
+    after_epoch: Callable[[int], None] = lambda _: None,
 ) -> _Fitted:
     """Minimise a loss over the few-shot images, with the method's settings as the schedule.
 
     Args:
         method: its settings are an `Optimisation`.
         task: seed, checkpoints and reporter.
-        fitted: its state is trained and, if interrupted, kept.
+        fitted: what is trained.
         parameters: of `fitted`, those that are trained.
         count: number of samples.
         loss_of: see `Loop`.
         compared: texts that the loss depends on beside the task, by any name; a checkpoint made
             with others is not taken up.
+        state: what is kept of an interrupted training, where `fitted` is not all of it.
+        after_epoch: see `Loop`.
 
     Returns:
         `fitted` on the CPU, with its training log.
     """
     checkpoint = task.checkpoint(method, tensors_digest(compared or {}))
     loop = Loop(
-        fitted,
+        fitted if state is None else state,
         [ParameterGroup(parameters)],
         count,
         loss_of,
@@ -67,6 +71,7 @@ def train_on_features(
         checkpoint,
         warn=task.reporter.warn,
         processes=Processes(task.backbone.device),
+        after_epoch=after_epoch,
     )
     with task.reporter.progress("steps", loop.step_count) as loop.advance:
         fitted.training_run = loop.fit()

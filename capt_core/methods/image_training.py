@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import torch
 from torch import nn
 
-from capt_core.artifacts.tensors import tensors_digest
 from capt_core.errors import CaptError
-from capt_core.learning.loop import Batch, Loop, Record
-from capt_core.learning.optimisation import ParameterGroup
-from capt_core.learning.processes import Processes
-from capt_core.methods.feature_training import class_positions
+from capt_core.learning.loop import Batch, Record
+from capt_core.methods.feature_training import class_positions, minimise
 from capt_core.methods.method import Fitted, Method
 from capt_core.methods.task import Task
 from capt_core.methods.views import View, ViewSource
@@ -30,7 +27,6 @@ def train_on_images(
     fitted: _Fitted,
     parameters: Sequence[nn.Parameter],
     loss_of: ImageLoss,
-    compared: Mapping[str, torch.Tensor] | None = None,
     state: nn.Module | None = None,
     after_epoch: Callable[[int], None] = lambda _: None,
 ) -> _Fitted:
@@ -45,9 +41,7 @@ def train_on_images(
         fitted: what is trained.
         parameters: of `fitted`, those that are trained.
         loss_of: see `ImageLoss`; tensors are on the backbone's device.
-        compared: what the loss depends on beside the task, by any name; a checkpoint made with
-            other values is not taken up.
-        state: what is kept of an interrupted training, where `fitted` is not all of it.
+        state: see `minimise`.
         after_epoch: see `Loop`.
 
     Returns:
@@ -56,7 +50,7 @@ def train_on_images(
     Raises:
         CaptError: an image cannot be read, half precision, or the loss is no number any more.
     """
-    backbone, section = task.backbone, f"methods.{method.name}"
+    backbone = task.backbone
     if backbone.autocast == torch.float16:
         raise CaptError(
             f"runtime.precision: {method.name} is not trained in fp16, whose gradients vanish; "
@@ -76,19 +70,13 @@ def train_on_images(
         images = source.pixels(views, backbone).to(backbone.device)
         return loss_of(images, labels[batch.samples].to(backbone.device))
 
-    loop = Loop(
-        fitted if state is None else state,
-        [ParameterGroup(parameters)],
+    return minimise(
+        method,
+        task,
+        fitted,
+        parameters,
         len(ids),
         loss_of_batch,
-        method.settings,
-        section,
-        task.seed,
-        task.checkpoint(method, tensors_digest(compared or {})),
-        warn=task.reporter.warn,
-        processes=Processes(backbone.device),
+        state=state,
         after_epoch=after_epoch,
     )
-    with task.reporter.progress("steps", loop.step_count) as loop.advance:
-        fitted.training_run = loop.fit()
-    return fitted.cpu()

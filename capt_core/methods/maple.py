@@ -21,7 +21,6 @@ from capt_core.methods.prompting.fitted import (
     PromptedClip,
     PromptMethod,
     PromptSettings,
-    depth_within,
 )
 from capt_core.methods.prompting.start import context_start, random_prompts
 from capt_core.methods.prompting.text import text_blocks
@@ -109,8 +108,8 @@ class Maple(PromptMethod):
         """
         settings, clip = self.settings, backbone.clip
         context = context_start(settings.context_init, settings.context_length, backbone, seed)
-        both = min(text_blocks(clip), clip.visual.transformer.resblocks, key=len)
-        depth = depth_within(settings.depth, both)
+        blocks = text_blocks(clip), clip.visual.transformer.resblocks
+        depth = min(settings.depth, *map(len, blocks))
         deep = random_prompts((depth - 1, *context.shape), "deep text prompts", seed)
         widths = (context.shape[1], clip.visual.class_embedding.shape[0])
         weights, biases = coupling_start(depth, *widths, seed)

@@ -11,10 +11,12 @@ import torch
 from pydantic import BaseModel, model_validator
 
 from capt_core.advice import Remedy
+from capt_core.artifacts import lineage
 from capt_core.artifacts.provenance import Provenance
-from capt_core.artifacts.tensors import load_tensors
+from capt_core.artifacts.tensors import SavedTensors, load_tensors
 from capt_core.backbone.identity import TINY_CLIP
 from capt_core.backbone.loading import Backbone, load_backbone
+from capt_core.data.registry import check_template
 from capt_core.errors import CaptError, reason, shown
 from capt_core.methods.method import Classes, Fitted
 from capt_core.methods.registry import method_class, method_names
@@ -67,7 +69,8 @@ def load_model(
     if saved.facts.get("format") != FORMAT:
         raise CaptError(f"{path}: holds no trained model of this version; {remedy}")
     if expected is not None:
-        saved.admit(path, expected, remedy)
+        lineage.admit(path, saved.record, expected, remedy)
+    facts = _read_facts(path, saved, remedy)
     if backbone is None:
         backbone = _embedded(path, origin.backbone)
     if backbone.identity != origin.backbone:
@@ -76,7 +79,6 @@ def load_model(
             "load that backbone with the weights it was trained on"
         )
     try:
-        facts = _Facts.model_validate(saved.facts)
         fitted = restore_fitted(facts.model.model_dump(), saved.tensors, backbone)
     except CaptError as error:
         raise CaptError(f"{path}: {error}") from error
@@ -106,7 +108,7 @@ class _Classes(BaseModel):
         if not self.names:
             raise ValueError("no classes")
         for template in self.templates:
-            template.format("")
+            check_template(template)
         return self
 
 
@@ -118,6 +120,13 @@ class _Facts(BaseModel):
     sees: str
     seed: int
     untrained: bool
+
+
+def _read_facts(path: Path, saved: SavedTensors, remedy: str | Remedy) -> _Facts:
+    try:
+        return _Facts.model_validate(saved.facts)
+    except ValueError as error:
+        raise CaptError(f"{path}: holds no trained model; {remedy}") from error
 
 
 @dataclass(frozen=True)
@@ -140,11 +149,8 @@ def read_summary(path: Path, expected: Provenance, remedy: str | Remedy) -> Mode
         CaptError: missing, damaged or foreign file.
     """
     saved = load_tensors(path, remedy)
-    saved.admit(path, expected, remedy)
-    try:
-        facts = _Facts.model_validate(saved.facts)
-    except ValueError as error:
-        raise CaptError(f"{path}: holds no trained model; {remedy}") from error
+    lineage.admit(path, saved.record, expected, remedy)
+    facts = _read_facts(path, saved, remedy)
     return ModelSummary(facts.model.method, facts.untrained)
 
 

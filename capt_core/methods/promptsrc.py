@@ -23,7 +23,6 @@ from capt_core.methods.prompting.fitted import (
     PromptedClip,
     PromptMethod,
     PromptSettings,
-    depth_within,
     unit,
 )
 from capt_core.methods.prompting.start import context_start, random_prompts
@@ -132,10 +131,10 @@ class PromptSRC(PromptMethod):
         """
         settings, visual = self.settings, backbone.clip.visual
         context = context_start(settings.context_init, settings.context_length, backbone, seed)
-        depth = depth_within(settings.text_depth, text_blocks(backbone.clip))
+        depth = min(settings.text_depth, len(text_blocks(backbone.clip)))
         deep = random_prompts((depth - 1, *context.shape), "deep text prompts", seed)
         shape = (
-            depth_within(settings.image_depth, visual.transformer.resblocks),
+            min(settings.image_depth, len(visual.transformer.resblocks)),
             settings.image_prompts,
             visual.class_embedding.shape[0],
         )

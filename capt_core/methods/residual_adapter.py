@@ -17,7 +17,7 @@ from capt_core.backbone.loading import Backbone
 from capt_core.learning.loop import Batch, Record
 from capt_core.learning.optimisation import Optimisation
 from capt_core.methods.descriptions import described_vectors, retained_texts, retention_seen
-from capt_core.methods.feature_training import train_on_features, trained_images
+from capt_core.methods.feature_training import minimise, trained_images
 from capt_core.methods.method import Classes, Fitted, Method, Need, named_vectors
 from capt_core.methods.retention import distillation_loss
 from capt_core.methods.task import Task
@@ -113,7 +113,7 @@ class ResidualAdapter(Method):
         parameters = list(fitted.residual.parameters())
         given = {"texts": texts, "retained": retained}
         count = len(images.labels)
-        return train_on_features(self, task, fitted, parameters, count, loss_of, given)
+        return minimise(self, task, fitted, parameters, count, loss_of, given)
 
     def restore(
         self, backbone: Backbone, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]

@@ -17,7 +17,7 @@ from torch.nn import functional
 from capt_core.backbone.loading import Backbone
 from capt_core.learning.loop import Batch, Record
 from capt_core.learning.optimisation import Optimisation
-from capt_core.methods.feature_training import train_on_features
+from capt_core.methods.feature_training import minimise
 from capt_core.methods.image_evidence import (
     LabelledImages,
     WithEvidence,
@@ -166,7 +166,7 @@ class TipAdapterF(TipAdapter):
             logits = score(features[batch.samples])
             return functional.cross_entropy(logits, labels[batch.samples]), {}
 
-        train_on_features(self, task, fitted, [fitted.keys], len(labels), loss_of)
+        minimise(self, task, fitted, [fitted.keys], len(labels), loss_of)
         fitted.keys.requires_grad_(False)
         fitted.alpha, fitted.beta = settings.alpha or 0.0, settings.beta or 0.0
         return with_chosen(task, fitted)

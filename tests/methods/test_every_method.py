@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from capt_core import params
 from capt_core.artifacts.provenance import Provenance
-from capt_core.artifacts.tensors import write_tensors
+from capt_core.artifacts.tensors import load_tensors, write_tensors
 from capt_core.backbone.encoding import encode_texts
 from capt_core.backbone.loading import Backbone, load_backbone
 from capt_core.methods.fitting import fit_method
@@ -328,6 +328,21 @@ def test_a_file_that_cannot_be_used_is_refused_in_one_line(task: Task, tmp_path:
     assert "not what was written; do this" in message
     write_tensors(path, {}, {"kind": "other"}, model.provenance)
     assert "holds no trained model of this version" in refused(task.backbone)
+
+
+@pytest.mark.parametrize("template", ["a {class}.", "{} {}", "no place"])
+def test_a_file_without_what_a_model_needs_is_refused(
+    template: str, task: Task, tmp_path: Path
+) -> None:
+    path, model = tmp_path / "model", fitted("coop", task)
+    model.save(path)
+    facts = load_tensors(path, "").facts
+    write_tensors(path, {}, facts, model.provenance)
+    assert "does not hold the model that it names" in refusal(load_model, path, task.backbone)
+    facts["classes"]["templates"][-1] = template
+    write_tensors(path, {}, facts, model.provenance)
+    for call in ((load_model, path, task.backbone), (read_summary, path, model.provenance, "")):
+        assert f"{path}: holds no trained model; " in refusal(*call)
 
 
 def test_a_model_classifies_files_and_images(task: Task) -> None:

@@ -10,7 +10,6 @@ import torch
 from torch.nn import functional
 
 from capt_core.backbone.encoding import check_lengths, unit_features
-from capt_core.backbone.loading import Backbone
 from capt_core.learning.optimisation import Optimisation
 from capt_core.methods.method import Classes, Fitted, Method, Need
 from capt_core.methods.prompting.image import check_image_tower, encode_image_with_prompts
@@ -81,8 +80,10 @@ class PromptedClip(Fitted):
         Raises:
             CaptError: a name is too long for the backbone behind this context.
         """
-        settings = self.method.settings
-        return context_tokens(names, settings, self.backbone)
+        settings, backbone = self.method.settings, self.backbone
+        texts = texts_with_context(names, settings.context_init, settings.context_length)
+        check_lengths(texts, backbone)
+        return backbone.tokenizer(texts).to(backbone.device)
 
     @torch.no_grad()
     def class_texts(self, classes: Classes) -> torch.Tensor:
@@ -103,21 +104,3 @@ class PromptedClip(Fitted):
         rest = [] if settings.context_init is None else settings.context_init.split()[length:]
         before = " ".join([*(f"[v{number}]" for number in range(1, length + 1)), *rest])
         return [f"{before} {name}." for name in classes.prompt_names]
-
-
-def context_tokens(
-    names: Sequence[str], settings: PromptSettings, backbone: Backbone
-) -> torch.Tensor:
-    """Token ids [C, L] of class names behind a context, on the backbone's device.
-
-    Raises:
-        CaptError: a name is too long for the backbone behind this context.
-    """
-    texts = texts_with_context(names, settings.context_init, settings.context_length)
-    check_lengths(texts, backbone)
-    return backbone.tokenizer(texts).to(backbone.device)
-
-
-def depth_within(depth: int, blocks: Sequence[object]) -> int:
-    """Layers that have prompts of their own: as many as asked for, or as a tower has blocks."""
-    return min(depth, len(blocks))

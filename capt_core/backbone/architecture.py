@@ -97,11 +97,11 @@ def check_backbone(settings: params.Backbone) -> None:
         CaptError: unknown model, missing or unsuitable weights.
     """
     check_name(settings.name)
-    backbone_identity(settings)
     path = checkpoint_path(settings)
     if path is not None:
         check_fit(path, outline(settings.name))
     elif settings.name != TINY_CLIP:
+        backbone_identity(settings)  # refuses settings that name neither a file nor a tag
         check_tag(settings)
     if settings.name != TINY_CLIP:
         check_square(settings.name, outline(settings.name).visual)

@@ -85,9 +85,6 @@ class Record:
     def append(self, _: object) -> None:
         """Elements of unknown sequences are dropped."""
 
-    def extend(self, _: object) -> None:
-        """Elements of unknown sequences are dropped."""
-
 
 @dataclass(frozen=True)
 class Contents:

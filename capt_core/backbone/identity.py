@@ -6,8 +6,8 @@ from pathlib import Path
 
 from capt_core import params
 from capt_core.artifacts.files import file_digest
-from capt_core.backbone.weights_file import place, weights_form
-from capt_core.errors import CaptError, reason, shown
+from capt_core.backbone.weights_file import weights_form
+from capt_core.errors import CaptError, shown
 from capt_core.reporter import announced
 
 TINY_CLIP = "tiny-clip"
@@ -15,18 +15,8 @@ TINY_CLIP_WEIGHTS = Path(__file__).parent / "tiny_clip" / "weights.safetensors"
 
 
 def checkpoint_path(settings: params.Backbone) -> Path | None:
-    """The weights file that the settings name, if they name one.
-
-    Raises:
-        CaptError: its home folder is nobody's.
-    """
-    if settings.checkpoint is None:
-        return None
-    path = Path(settings.checkpoint)
-    try:
-        return path.expanduser()
-    except RuntimeError as error:
-        raise CaptError(f"{place(path)}: {reason(error)}") from error
+    """The weights file that the settings name, if they name one."""
+    return None if settings.checkpoint is None else Path(settings.checkpoint).expanduser()
 
 
 @announced(lambda settings: f"hashing the weights of {settings.name}")

@@ -31,6 +31,8 @@ _SAFETENSORS = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
     "C64": torch.complex64,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
 }
 _DEEPEST, _LONGEST = 40, 1000
 _LONGEST_COMMAND = 180
@@ -116,7 +118,7 @@ def _check_plain(path: Path, contents: Contents) -> None:
 
 
 def _write_alone(path: Path, document: object) -> str:
-    """How to write alone the mapping or module that holds most of a file's tensors."""
+    """How to write alone the mapping that holds most of a file's tensors."""
     groups = Counter(each.group for each in named_tensors(document))
     keys = max(groups, key=groups.__getitem__, default="").split(".")
     keys = [] if keys == [""] else keys
@@ -126,11 +128,9 @@ def _write_alone(path: Path, document: object) -> str:
     taken = f't.load({json.dumps(path.name)}, "cpu", weights_only=False)' + "".join(
         f"[{json.dumps(key)}]" for key in keys
     )
-    if isinstance(holder, Record) and "_modules" in holder.contents:
-        taken += ".state_dict()"
-    elif not groups or not isinstance(holder, dict):
+    if not groups or not isinstance(holder, dict):
         return WRITE_ALONE
-    elif not all(isinstance(value, StoredTensor) for value in holder.values()):
+    if not all(isinstance(value, StoredTensor) for value in holder.values()):
         taken = f"{{k: v for k, v in {taken}.items() if t.is_tensor(v)}}"
     target = json.dumps(f"{path.stem}_state_dict.pt")
     command = f"python -c {shlex.quote(f'import torch as t; t.save({taken}, {target})')}"

@@ -9,7 +9,8 @@ import zipfile
 from enum import StrEnum
 from pathlib import Path
 
-from capt_core.errors import CaptError, one_line, reason
+from capt_core.errors import CaptError, cut, reason
+from capt_core.user_paths import brief
 
 LEGACY_MAGIC = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
 """How archives that torch wrote before 1.6 begin."""
@@ -18,8 +19,6 @@ SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 _HEAD = 512
 _PICKLED = re.compile(rb"\x80[\0-\5]|\([dl]p|[]})]q|\(?[ci][\w.]+\n\w+\n")
 """How pickles begin: of protocol 2 and later, and dicts, lists and objects of the earlier ones."""
-
-_LONGEST_PATH = 200
 
 
 class Form(StrEnum):
@@ -31,10 +30,7 @@ class Form(StrEnum):
 
 def place(path: Path) -> str:
     """How a message names a weights file."""
-    text = one_line(str(path))
-    return "backbone.checkpoint: " + (
-        text if len(text) <= _LONGEST_PATH else f"...{text[-_LONGEST_PATH:]}"
-    )
+    return f"backbone.checkpoint: {brief(path)}"
 
 
 def weights_form(path: Path) -> Form:
@@ -53,17 +49,16 @@ def weights_form(path: Path) -> Form:
             raise CaptError(f"{place(path)}: no regular file")
         size = path.stat().st_size
         with path.open("rb") as file:
-            head = file.read(_HEAD)
-            header = head[8:] + file.read(4096)
+            start = file.read(4096)
     except (OSError, ValueError) as error:
         said = getattr(error, "strerror", None) or reason(error)
         raise CaptError(f"{place(path)}: cannot be read ({said})") from error
-    length = int.from_bytes(head[:8], "little")
-    if head[8:9] == b"{" and length < 100 * 1024**2:
+    length = int.from_bytes(start[:8], "little")
+    if start[8:9] == b"{" and length < 100 * 1024**2:
         if 8 + length > size or _safetensors_end(path, length) > size:
             raise CaptError(f"{place(path)}: {_TRUNCATED}")
         return Form.SAFETENSORS
-    wrong = _not_weights(path, head, header)
+    wrong = _not_weights(path, start)
     if wrong:
         raise CaptError(f"{place(path)}: {wrong}")
     return Form.ARCHIVE
@@ -75,10 +70,17 @@ WRITE_ALONE = (
     "write the state dict alone where the model is at hand: "
     "torch.save(model.state_dict(), 'weights.pt')"
 )
+_SHARDS = (
+    'the index of weights in several files; join them first: python -c "import glob; from '
+    "safetensors.torch import load_file, save_file; save_file({k: v for f in "
+    "sorted(glob.glob('*-of-*.safetensors')) for k, v in load_file(f).items()}, "
+    "'joined.safetensors')\" in its folder"
+)
 
 
-def _not_weights(path: Path, head: bytes, header: bytes) -> str:
+def _not_weights(path: Path, start: bytes) -> str:
     """What a file is that is no weights file, with what to do; empty for torch's own forms."""
+    head = start[:_HEAD]
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if not head:
         return f"an empty file; {_AGAIN}"
@@ -89,11 +91,9 @@ def _not_weights(path: Path, head: bytes, header: bytes) -> str:
     if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head", b"<body")):
         return f"a web page, not weights; {_AGAIN}, by the page's download link"
     if text.startswith(b"{"):
-        return (
-            _shards(path)
-            if b"weight_map" in header or b"weight_map" in head
-            else (f"JSON text, not weights; {_AGAIN} that belongs to it")
-        )
+        if b"weight_map" in start:
+            return _SHARDS
+        return f"JSON text, not weights; {_AGAIN} that belongs to it"
     if head.startswith(b"PK\x03\x04"):
         return "" if zipfile.is_zipfile(path) else _TRUNCATED
     if head.startswith(LEGACY_MAGIC):
@@ -146,15 +146,6 @@ def _safetensors_end(path: Path, length: int) -> int:
         return 0
 
 
-def _shards(path: Path) -> str:
-    return (
-        'the index of weights in several files; join them first: python -c "import glob; from '
-        "safetensors.torch import load_file, save_file; save_file({k: v for f in "
-        "sorted(glob.glob('*-of-*.safetensors')) for k, v in load_file(f).items()}, "
-        "'joined.safetensors')\" in its folder"
-    )
-
-
 def _example(folder: Path) -> str:
     found = sorted(file.name for file in folder.iterdir() if file.suffix in SUFFIXES)
-    return f" in it, such as {one_line(found[0])[:100]}" if found else "; this one holds none"
+    return f" in it, such as {cut(found[0])}" if found else "; this one holds none"

@@ -356,10 +356,13 @@ BROKEN: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], str]] = {
 }
 
 
+@pytest.mark.parametrize("save", [as_pt, as_safetensors])
 @pytest.mark.parametrize("kind", BROKEN)
-def test_broken_values_are_refused(state: State, tmp_path: Path, kind: str) -> None:
+def test_broken_values_are_refused(
+    state: State, tmp_path: Path, kind: str, save: Callable[[State, Path], Path]
+) -> None:
     change, words = BROKEN[kind]
-    message = load_refusal(as_pt({**state, "visual.proj": change(state["visual.proj"])}, tmp_path))
+    message = load_refusal(save({**state, "visual.proj": change(state["visual.proj"])}, tmp_path))
     assert words in message
     assert "'visual.proj'" in message
 

@@ -102,6 +102,7 @@ def test_an_answer_that_was_not_finished_is_not_used(stop: Any) -> None:
         ({"class_name": "dotted", "attributes": ["a", "b", " "]}, "empty"),
         ({"class_name": "dotted", "attributes": ["a", "b", "c" * 200]}, "longer than"),
         ({"class_name": "dotted", "attributes": ["a", "b", "A."]}, "twice"),
+        ({"class_name": "dotted", "attributes": ["a", "b", "c\x1b[2J"]}, "control characters"),
         ({"class_name": "dotted", "attributes": ["a", "b", "c"]}, ""),
     ],
 )
@@ -115,6 +116,7 @@ def test_reasons() -> None:
     question = Question("reason", "m", "v", "d", ("a", "b"))
     for text, good in (("Both have dots.", True), ("", False), ("x" * 1000, False)):
         assert (problems(question, {"reason": text}) == "") == good
+    assert "control characters" in problems(question, {"reason": "Both\x1b[2J."})
 
 
 @pytest.mark.parametrize(
@@ -160,7 +162,8 @@ def test_counts_of_both_directions_belong_to_one_pair() -> None:
 
 def test_own_instructions_replace_the_packaged_ones(tmp_path: Path) -> None:
     packaged = load_instructions()
-    (tmp_path / "reason.md").write_text("Why, for $class_a and $class_b?  \r\nSay.\n")
+    text = "Why, for $class_a and $class_b?  \r\nSay.\n"
+    (tmp_path / "reason.md").write_text(text, "utf-8-sig")
     own = load_instructions(tmp_path)
     assert own.fill("reason", {"class_a": "x", "class_b": "y"}) == "Why, for x and y?\nSay."
     assert own.system == packaged.system
@@ -176,12 +179,13 @@ def test_own_instructions_replace_the_packaged_ones(tmp_path: Path) -> None:
         ("system.md", "for $$5 or $ 5", "a $ that begins no placeholder"),
         ("attributes.md", " \n", "empty"),
         ("other.md", "x", "holds none of"),
+        ("reason.md", "\xe9", "reason.md: not UTF-8 text"),
     ],
 )
 def test_unusable_instructions_are_refused(
     tmp_path: Path, name: str, text: str, words: str
 ) -> None:
-    (tmp_path / name).write_text(text)
+    (tmp_path / name).write_text(text, "latin-1")
     assert words in refusal(load_instructions, tmp_path)
 
 

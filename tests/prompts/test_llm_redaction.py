@@ -44,6 +44,7 @@ SPELLINGS: dict[str, Spelling] = {
     "html, numbers": lambda key: "".join(f"&#{ord(letter)};" for letter in key),
     "html, hexadecimal": lambda key: "".join(f"&#x{ord(letter):X};" for letter in key),
     "html, twice": lambda key: html.escape(html.escape(key)),
+    "html, to be broken": lambda key: "<wbr>".join(map(html.escape, key)),
     "json": lambda key: json.dumps(key)[1:-1],
     "json, twice": lambda key: json.dumps(json.dumps(key))[3:-3],
     "json, units": units,
@@ -108,6 +109,11 @@ def test_a_key_as_short_as_a_word_costs_no_letters_of_others(key: str, text: str
     redaction = Redaction(key)
     assert redaction.clean(text) == text.replace("x-", "[key]-")
     assert redaction.clean(f"({key})") == "([key])"
+
+
+def test_a_password_with_a_blank_is_found_in_a_form() -> None:
+    redaction = Redaction(KEY, ["open the gate"])
+    assert redaction.clean("?p=open+the+gate&q=open%20the%20gate") == "?p=[key]&q=[key]"
 
 
 def test_credentials_of_the_environment() -> None:

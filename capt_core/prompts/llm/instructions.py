@@ -10,7 +10,8 @@ from pathlib import Path
 from string import Template
 from typing import Final, Literal
 
-from capt_core.errors import CaptError, reason
+from capt_core.errors import CaptError
+from capt_core.text_file import read_text
 
 Step = Literal["attributes", "reason", "prompts"]
 STEPS: Final[tuple[Step, ...]] = ("attributes", "reason", "prompts")
@@ -67,10 +68,7 @@ def load_instructions(folder: Path | None = None) -> Instructions:
             wanted = ", ".join(f"{name}.md" for name in texts)
             raise CaptError(f"generate_prompts.instructions: {folder} holds none of {wanted}")
         for name, path in own.items():
-            try:
-                texts[name] = _plain(path.read_text(encoding="utf-8"))
-            except (OSError, UnicodeDecodeError) as error:
-                raise CaptError(f"{path}: not readable as UTF-8 text ({reason(error)})") from error
+            texts[name] = _plain(read_text(path))
             _check(name, texts[name], path)
     return Instructions(texts)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from capt_core.backbone.loading import Backbone, load_backbone
 from capt_core.params import Backbone as Settings
@@ -77,3 +78,37 @@ def load_refusal(path: Path) -> str:
 
 def activation(backbone: Backbone) -> str:
     return type(backbone.clip.visual.transformer.resblocks[0].mlp.gelu).__name__
+
+
+def assert_loaded(path: Path, state: State) -> None:
+    for name, value in load(path).clip.state_dict().items():
+        assert torch.equal(value, state[name]), name
+
+
+class _Node(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+
+def module_of(state: State) -> nn.Module:
+    """A module that has these tensors as parameters of its submodules."""
+    root = _Node()
+    for name, value in state.items():
+        node: nn.Module = root
+        *parents, leaf = name.split(".")
+        for part in parents:
+            if part not in dict(node.named_children()):
+                node.add_module(part, _Node())
+            node = node.get_submodule(part)
+        node.register_parameter(leaf, nn.Parameter(value, requires_grad=False))
+    return root
+
+
+def scripted(module: nn.Module, folder: Path) -> Path:
+    path = folder / "archive.pt"
+    torch.jit.script(module).save(str(path))  # type: ignore[no-untyped-call]
+    return path
+
+
+def prefixed(state: State, prefix: str) -> State:
+    return {f"{prefix}{name}": value for name, value in state.items()}

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from capt_core.data.names import indistinguishable, told_apart
 from capt_core.data.splits import prompt_name
-from capt_core.errors import CaptError, one_line, shown
+from capt_core.errors import CaptError, cut, shown
 from capt_core.prompts.llm.answers import Tokens
 from capt_core.prompts.llm.batches import BatchRun
 from capt_core.prompts.llm.costs import Spending, price_of
@@ -110,7 +110,7 @@ def write_prompts(
     if not failures:
         return spending
     failed = [
-        f"{_cut(question.title, 80)}: {_cut(run.refused.get(question.key, why), 200)}"
+        f"{cut(question.title, 80)}: {cut(run.refused.get(question.key, why), 200)}"
         for question, why in failures.items()
     ]
     for line in failed[:SHOWN_FAILURES]:
@@ -137,15 +137,10 @@ def _check_names(reasoning: Reasoning, pairs: Sequence[ConfusedPair]) -> None:
         tokens = rules.token_count(" ".join(["a", *rules.medium[:1], "of", names]))
         if tokens > rules.context_length:
             raise CaptError(
-                f"a prompt that names {_cut(' and '.join(map(shown, pair.classes)), 150)} has "
+                f"a prompt that names {cut(' and '.join(map(shown, pair.classes)), 150)} has "
                 f"{tokens} tokens, more than the {rules.context_length} of the text encoder; "
                 "give these classes shorter names (data.classes takes a file of names)"
             )
-
-
-def _cut(text: str, limit: int) -> str:
-    line = one_line(text)
-    return line if len(line) <= limit else f"{line[: limit - 3]}..."
 
 
 def _mean_output(reasoning: Reasoning) -> Mapping[Step, float]:

@@ -24,8 +24,7 @@ def shown(value: object, limit: int = 100) -> str:
         text = _BOUNDED.repr(value)
     except (ValueError, RecursionError):  # a number of thousands of digits
         return f"a {type(value).__name__} too large to show"
-    text = one_line(text)
-    return text if len(text) <= limit else f"{text[: limit - 3]}..."
+    return cut(text, limit)
 
 
 def cut(text: str, limit: int = 100) -> str:
@@ -36,8 +35,7 @@ def cut(text: str, limit: int = 100) -> str:
 
 def reason(error: BaseException, limit: int = 160) -> str:
     """What another library's error says, as one line of at most `limit` characters."""
-    text = one_line(" ".join(str(error).split())) or type(error).__name__
-    return text if len(text) <= limit else f"{text[: limit - 3]}..."
+    return cut(" ".join(str(error).split()) or type(error).__name__, limit)
 
 
 class CaptError(Exception):

@@ -119,6 +119,7 @@ def fit(
     seed = check_seed(seed, "fit: seed")
     fewshot = draw_list(dataset, shots, seed)
     images = _FewShotImages(dataset, fewshot, backbone, reporter)
+    store = None if prompts is None else str(prompts)
     with tempfile.TemporaryDirectory(prefix="capt-") as scratch, reporting_to(reporter):
         task = Task(
             dataset,
@@ -132,9 +133,8 @@ def fit(
             work=work or Path(scratch),
             checkpoint_steps=Settings().train.checkpoint_steps if work else 0,
             reporter=reporter,
+            class_descriptions=lambda: _class_descriptions(dataset, store),
         )
-        store = None if prompts is None else str(prompts)
-        task = replace(task, class_descriptions=lambda: _class_descriptions(dataset, store))
         if chosen.needs & {Need.DESCRIPTIONS, Need.CONFUSIONS, Need.BASE_MODEL}:
             if not isinstance(base_model, TrainedModel):
                 base_model = fit_method(base_method(base_model, "base_model")(), task)

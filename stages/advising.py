@@ -81,10 +81,9 @@ class CommandAdviser(Adviser):
 
     def prepare(self, *settings: str) -> str:
         current, _ = self._settings(self.dataset)
+        # An image that prepare does not look at is not found to be left out.
         if QUARANTINE in settings and current.prepare.check_images != "decode":
-            settings += (
-                "prepare.check_images=decode",
-            )  # else nothing finds the image to leave out
+            settings = (*settings, "prepare.check_images=decode")
         changed = replace(self, overrides=(*self.overrides, *settings))
         return f"run: {changed._command('prepare', self.dataset)}"
 

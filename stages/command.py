@@ -13,8 +13,8 @@ import typer
 from capt_core import study
 from capt_core.advice import advising
 from capt_core.backbone.identity import TINY_CLIP
-from capt_core.methods.registry import check_methods, method_class
-from capt_core.params import changed_sections, load_settings, method_section
+from capt_core.methods.registry import check_methods, configured_method
+from capt_core.params import changed_sections, load_settings
 
 from . import activity, options
 from .advising import CommandAdviser
@@ -146,7 +146,7 @@ def _check_methods(
     check_methods(matrix.compare, f"{where}: compare")
     check_methods([settings.fit_teacher.method], f"{where}: fit_teacher.method")
     for name in changed_sections(params, overrides, change):
-        method_section(name, method_class(name).Settings, params, dataset, overrides, change)
+        configured_method(name, params, dataset, overrides, change)
 
 
 def _check_backbone(
@@ -164,9 +164,8 @@ def _check_backbone(
 
     check_backbone(settings.backbone)
     methods = [
-        chosen(method_section(name, chosen.Settings, params, dataset, overrides, change))
+        configured_method(name, params, dataset, overrides, change)
         for name in dict.fromkeys([settings.fit_teacher.method, *matrix.compare])
-        for chosen in [method_class(name)]
     ]
     for remark in unsuited(methods, settings.backbone):
         say(f"note: {remark}")

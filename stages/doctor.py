@@ -27,9 +27,9 @@ from capt_core.diagnosis import (
 )
 from capt_core.errors import CaptError
 from capt_core.methods.method import Method
-from capt_core.methods.registry import check_methods, check_sections, method_class
+from capt_core.methods.registry import check_methods, check_sections, configured_method
 from capt_core.methods.suitability import unsuited
-from capt_core.params import Settings, load_settings, method_section
+from capt_core.params import Settings, load_settings
 
 from . import options
 from .console import progress, result
@@ -57,9 +57,8 @@ def main(
     spec = dataset_spec(dataset)
     findings = list(diagnose(settings, artifacts))
     methods = [
-        chosen(method_section(name, chosen.Settings, params, dataset, overrides))
+        configured_method(name, params, dataset, overrides)
         for name in dict.fromkeys([settings.fit_teacher.method, *matrix.compare])
-        for chosen in [method_class(name)]
     ]
     findings += _unsuited(methods, settings)
     on_data, found = check_data(settings, dataset)

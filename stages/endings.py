@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 
 from capt_core import advice
-from capt_core.errors import CaptError, one_line, reason
+from capt_core.errors import CaptError, cut, one_line, reason
 
 from .console import discard, first_process, output
 
@@ -190,7 +190,7 @@ def _of_system(error: OSError) -> str:
     if isinstance(error, FileNotFoundError) and error.filename is None and not _has_folder():
         return "the current folder is gone; change to another one"
     places = [str(name) for name in (error.filename, error.filename2) if name is not None]
-    where = f"{one_line(' -> '.join(places))[:200]}: " if places else ""
+    where = f"{cut(' -> '.join(places), 200)}: " if places else ""
     what = one_line(error.strerror) if error.strerror else reason(error)
     return f"{where}{what}; {_ADVICE.get(error.errno or 0, '--verbose shows where')}"
 

@@ -15,10 +15,9 @@ from capt_core.data.dataset import Dataset, image_root, load_fewshot
 from capt_core.methods.fitting import dataset_features
 from capt_core.methods.method import Method
 from capt_core.methods.model_file import load_model
-from capt_core.methods.registry import method_class
+from capt_core.methods.registry import configured_method
 from capt_core.methods.task import Task
 from capt_core.methods.trained import TrainedModel
-from capt_core.params import method_section
 
 from .run import Run, reporter
 
@@ -29,11 +28,8 @@ def chosen_method(run: Run, name: str) -> Method:
     Raises:
         CaptError: unknown method, or a mistake in its section.
     """
-    found, sources = method_class(name), run.sources
-    section = method_section(
-        name, found.Settings, sources.path, sources.dataset, sources.overrides, sources.change
-    )
-    return found(section)
+    found = run.sources
+    return configured_method(name, found.path, found.dataset, found.overrides, found.change)
 
 
 def base_model(run: Run, backbone: Backbone, origin: Provenance) -> TrainedModel:

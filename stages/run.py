@@ -43,10 +43,6 @@ class SettingsSources:
     overrides: Sequence[str]
     change: Mapping[str, Any]
 
-    @property
-    def name(self) -> str:
-        return "packaged settings" if self.path is None else str(self.path)
-
 
 @dataclass(frozen=True)
 class Run:

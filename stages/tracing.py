@@ -8,8 +8,7 @@ from typing import Any
 
 from capt_core.artifacts.lineage import Lineage, tracing
 from capt_core.artifacts.locks import exclusive
-from capt_core.methods.registry import method_class
-from capt_core.params import method_section
+from capt_core.methods.registry import configured_method
 
 from .console import first_process
 from .run import Run
@@ -82,15 +81,10 @@ def shaping_settings(run: Run) -> dict[str, Any]:
     values = run.settings.model_dump(mode="json", exclude={"methods"})
     sources = run.sources
     for method in dict.fromkeys(filter(None, (run.method, values["fit_teacher"]["method"]))):
-        section = method_section(
-            method,
-            method_class(method).Settings,
-            sources.path,
-            sources.dataset,
-            sources.overrides,
-            sources.change,
+        chosen = configured_method(
+            method, sources.path, sources.dataset, sources.overrides, sources.change
         )
-        values.setdefault("methods", {})[method] = section.model_dump(mode="json")
+        values.setdefault("methods", {})[method] = chosen.settings.model_dump(mode="json")
     return {
         key: value for key, value in _flat(values) if key in _STILL or not _below(key, _ELSEWHERE)
     }

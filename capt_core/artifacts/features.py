@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
+from capt_core.advice import run_stage
 from capt_core.artifacts.provenance import Provenance
 from capt_core.artifacts.schemas import BASE_TEXT_FEATURES, IMAGE_FEATURES
 from capt_core.artifacts.tables import Table, read_table
@@ -55,7 +56,7 @@ def read_prompt_centres(path: Path, expected: Provenance) -> dict[str, torch.Ten
     if not sound or len({value.shape[1] for value in centres.values()}) != 1:
         raise CaptError(
             f"{path}: holds no prompt centres; "
-            f"run: capt-stage cluster-prompts --dataset {expected.dataset}"
+            f"{run_stage('cluster-prompts', path, expected.dataset)}"
         )
     return centres
 
@@ -67,6 +68,6 @@ def _read(table: Table, path: Path, expected: Provenance) -> torch.Tensor:
     if not frame[table.key[0]].equals(pl.Series(range(len(frame)), dtype=pl.Int64)):
         raise CaptError(
             f"{path}: {table.key[0]} does not count the rows from 0; "
-            f"run: capt-stage {table.stage} --dataset {expected.dataset}"
+            f"{run_stage(table.stage, path, expected.dataset)}"
         )
     return torch.from_numpy(frame["feature"].to_numpy().copy())

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from capt_core.advice import meant
 from capt_core.errors import CaptError, shown
@@ -69,6 +69,22 @@ def method_class(name: str) -> type[Method]:
     return loaded
 
 
+def configured_method(
+    name: str,
+    path: Path | None,
+    dataset: str | None = None,
+    overrides: Sequence[str] = (),
+    change: Mapping[str, Any] | None = None,
+) -> Method:
+    """A method with its section of the settings, which `params.method_section` merges.
+
+    Raises:
+        CaptError: unknown method, or a mistake in its section.
+    """
+    found = method_class(name)
+    return found(method_section(name, found.Settings, path, dataset, overrides, change))
+
+
 def check_methods(names: Iterable[str], where: str = "") -> None:
     """Refuse unknown names, without importing any method.
 
@@ -91,7 +107,7 @@ def check_sections(
         CaptError: unknown key, wrong type or value; the message names it.
     """
     for name in method_names():
-        method_section(name, method_class(name).Settings, path, dataset, overrides)
+        configured_method(name, path, dataset, overrides)
 
 
 def method_label(name: str) -> str:

@@ -15,6 +15,8 @@ from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
+from capt_core.errors import cut
+
 SHORT_KEY = 8  # characters; a key as short as a word is looked for as a word
 SHORTEST_CODE = 8  # characters of base64 or hex that are looked for
 LONG_KEY = 40  # characters; of a longer key a half is looked for, too
@@ -174,8 +176,7 @@ class Redaction:
 
     def line(self, error: object, limit: int = 300) -> str:
         """What an error says, in one line of bearable length, without the credentials."""
-        text = self.clean(" ".join(str(error).split())[:LONGEST_LINE])
-        return text if len(text) <= limit else f"{text[: limit - 3]}..."
+        return cut(self.clean(" ".join(str(error).split())[:LONGEST_LINE]), limit)
 
     def _spans(self, text: str) -> list[tuple[int, int]]:
         """Where credentials stand, in order; spans may overlap."""

@@ -22,7 +22,7 @@ class Hostile:
     third of the file; `drops_once` only the first; `stuck` always breaks off at the same byte
     and knows no ranges; `longer` sends more than it should; `html` answers with a page; `busy`
     answers 503 twice; a number is an answer of that status; `to PATH` redirects; `wrong_range`
-    answers another range than asked for; `unsized` gives no length; `stubborn` sends the range
+    answers another range than asked for; `unsized` gives no length; `insistent` sends the range
     asked for though the file has changed; `forgets` breaks off, and has no ranges the next time.
     """
 
@@ -68,7 +68,7 @@ class _Handler(BaseHTTPRequestHandler):
         tag = f'"{hashlib.md5(content).hexdigest()}"'
         start, status = 0, 200
         headers = {"ETag": tag, "Content-Length": str(len(content))}
-        fits = self.headers.get("If-Range") in (None, tag) or behaviour == "stubborn"
+        fits = self.headers.get("If-Range") in (None, tag) or behaviour == "insistent"
         if asked and behaviour == "forgets":
             self._answer(416, b"", {})
             return

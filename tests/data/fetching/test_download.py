@@ -80,7 +80,7 @@ def test_a_part_of_another_version_is_thrown_away(server: Hostile, tmp_path: Pat
 def test_the_rest_of_another_version_is_not_appended(server: Hostile, tmp_path: Path) -> None:
     refused(server, tmp_path, "stuck", b"old" * 30000, size=None, sha256=None)
     # No checksum would notice: only the ETag says that the server's file has changed.
-    found = get(server, tmp_path, "stubborn", size=None, sha256=None)
+    found = get(server, tmp_path, "insistent", size=None, sha256=None)
     assert found.read_bytes() == CONTENT
 
 

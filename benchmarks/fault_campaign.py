@@ -370,6 +370,8 @@ def main() -> None:
         importlib.import_module(module)
     work = Path(tempfile.mkdtemp(prefix="faults-"))
     campaign = Campaign(work)
+    if options.only and options.only not in campaign.kinds:
+        parser.error(f"--only: one of {', '.join(campaign.kinds)}")
     campaign.build()
     expected = contents(campaign.reference)
     kinds = [options.only] if options.only else list(campaign.kinds)

@@ -18,7 +18,6 @@ from capt_core.evaluation.predictions import prediction_table
 from capt_core.methods.fitting import dataset_logits
 from capt_core.methods.method import Need
 from capt_core.methods.model_file import load_model
-from capt_core.params import settings_hash
 
 from . import options
 from .models import model_features
@@ -65,9 +64,11 @@ def main(run: Run, json: options.Json = False) -> None:
     settings, layout, paths = run.settings, run.layout, run.method_layout
     prepared = load_dataset(layout)
     backbone = load_backbone(settings.backbone, settings.runtime)
-    origin = prepared.provenance(backbone.identity, settings_hash(run.seed))
+    origin = prepared.provenance(backbone.identity)
     remedy = run_stage("train", paths.model)
     model = load_model(paths.model, backbone, expected=origin, remedy=remedy)
+    # The report shows what the model was fitted with.
+    origin = replace(origin, settings=model.provenance.settings)
     before = read_table(PREDICTIONS, run.seed_layout.predictions, origin)
     bank = read_table(CONFUSION_BANK, run.seed_layout.confusion_bank, origin)
     # The bank's correction rate needs the images that could have entered the bank; which of

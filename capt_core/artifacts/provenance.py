@@ -22,7 +22,8 @@ class Provenance:
         dataset_fingerprint: digest of its samples and classes; empty before ``prepare``.
         backbone: identity of the backbone (name and digest of its weights); empty where an
             artifact does not depend on one.
-        settings: digest of the settings that the writing stage used.
+        settings: digest of the settings that the writing stage used; of what `evaluate` writes, of
+            those that the method was fitted with.
         inputs: digests of other artifacts that this one belongs to, by path below the artifacts
             folder.
     """

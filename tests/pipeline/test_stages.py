@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from capt_core.artifacts import lineage
 from capt_core.artifacts.schemas import CONFUSION_BANK, CONFUSION_STATISTICS, PREDICTIONS
 from capt_core.artifacts.tables import Table, read_provenance, write_table
+from capt_core.artifacts.tensors import load_tensors
 from stages.commands import PIPELINE
 from tests.pipeline.commands import BEFORE_TRAINING, SMALL, contents, run_pipeline
 from tests.refusals import refusal
@@ -23,6 +24,15 @@ def test_the_same_inputs_give_the_same_bytes(small: Path, tmp_path: Path) -> Non
     first, second = contents(small), contents(tmp_path / "again")
     assert first.keys() == second.keys()
     assert [name for name in first if first[name] != second[name]] == []
+
+
+def test_results_say_which_settings_the_method_was_fitted_with(small: Path) -> None:
+    runs = small / "proctex/seed1"
+    shown = {
+        m: read_provenance(runs / m / "predictions.parquet").settings for m in ("clip", "capt")
+    }
+    assert shown["clip"] != shown["capt"]
+    assert shown["capt"] == load_tensors(runs / "capt/model.safetensors", "").provenance.settings
 
 
 def test_training_changes_its_own_tensors_only(small: Path) -> None:

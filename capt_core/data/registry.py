@@ -18,7 +18,7 @@ from capt_core.yaml_file import load_yaml
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks.yaml"
 OWN_TEMPLATE = "a photo of a {}."
 # Folders of the artifacts folder that are not those of data sets.
-_TAKEN = ("evaluations", "runs", "study", "work")
+_TAKEN = ("evaluations", "kept", "report", "runs", "study", "work")
 
 
 class RemoteFile(Section):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +13,7 @@ import typer
 from capt_core.artifacts.layout import ReportLayout
 from capt_core.artifacts.report_tables import PAIR_RESULTS, SUMMARY
 from capt_core.artifacts.tables import read_table
+from capt_core.backbone.loading import shared_backbones
 from capt_core.data.registry import DATASETS, TAKEN
 from capt_core.errors import CaptError, shown
 from capt_core.methods.registry import BASE_METHOD, check_methods
@@ -24,7 +26,7 @@ from .command import run_stage
 from .commands import PIPELINE
 from .console import result, say
 from .invocation import invocation
-from .steps import is_current, remember, steps_to
+from .steps import Step, is_current, remember, steps_to
 
 _SHOWN_PAIRS = 3
 
@@ -74,6 +76,19 @@ def main(
     check_methods(methods, "--method")
     seeds = list(dict.fromkeys(check_seed(each, "--seed") for each in seed or matrix.seeds[:1]))
     steps = steps_to(until, methods, seeds, set(seeds) <= set(matrix.seeds))
+    with shared_backbones():
+        _bring_up_to_date(steps, dataset, params, artifacts, overrides)
+    if steps[-1].stage == "report":
+        _finish(dataset, artifacts)
+
+
+def _bring_up_to_date(
+    steps: Sequence[Step],
+    dataset: str,
+    params: Path | None,
+    artifacts: Path,
+    overrides: list[str],
+) -> None:
     again = False
     for number, step in enumerate(steps, start=1):
         place = f"[{number}/{len(steps)}] {step.label}"
@@ -87,8 +102,6 @@ def main(
         run_stage(*call)
         remember(invocation(*call), step.stage)
         again = True
-    if steps[-1].stage == "report":
-        _finish(dataset, artifacts)
 
 
 def _finish(dataset: str, artifacts: Path) -> None:

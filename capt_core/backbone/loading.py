@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -35,6 +36,8 @@ class Tokenizer(Protocol):
     def __call__(self, texts: list[str]) -> torch.Tensor: ...
 
     def token_count(self, text: str) -> int: ...
+
+    def decode(self, ids: Sequence[int]) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,10 @@ class OpenClipTokenizer:
     def token_count(self, text: str) -> int:
         """Number of tokens of a text with its start and end tokens."""
         return len(self._tokenize.encode(text)) + 2
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of token ids."""
+        return str(self._tokenize.decode(list(ids))).strip()
 
 
 @announced(lambda settings, runtime: f"loading the weights of {settings.name}")

@@ -5,7 +5,6 @@ It is the stage fit-teacher with ``fit_teacher.checkpoint``, and with the method
 
 from __future__ import annotations
 
-import json as json_text
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
@@ -15,11 +14,9 @@ import typer
 from capt_core.advice import advising, quoted
 from capt_core.backbone.loading import load_backbone
 from capt_core.data.dataset import load_dataset
-from capt_core.errors import CaptError
 from capt_core.methods.fitting import base_method
 from capt_core.methods.importing.model import checkpoint_method, imported_model
 from capt_core.user_paths import user_path
-from capt_core.yaml_file import parse_yaml
 
 from . import fit_teacher, options
 from .advising import CommandAdviser
@@ -48,8 +45,10 @@ def main(
     path = user_path(file, "FILE")
     name = method or checkpoint_method(path)
     base_method(name, "--method")
-    chosen = {"fit_teacher.method": name, "fit_teacher.checkpoint": str(file)}
-    own = [f"{key}={_as_yaml(text)}" for key, text in chosen.items()]
+    # The word alone stands for no file.
+    given_as = "./null" if str(file) == "null" else str(file)
+    chosen = {"fit_teacher.method": name, "fit_teacher.checkpoint": given_as}
+    own = [f"{key}={text}" for key, text in chosen.items()]
     given = [*(set_ or ()), *own]
     adviser = CommandAdviser(dataset, params, artifacts, tuple(given), None, seed)
     with (
@@ -81,12 +80,3 @@ def main(
         },
         f"later stages want {words}, or both below fit_teacher in params.yaml",
     )
-
-
-def _as_yaml(text: str) -> str:
-    """A text as settings give it: plain where YAML reads it back, else in quotes."""
-    try:
-        plain = parse_yaml(text, "FILE").value == text
-    except CaptError:
-        plain = False
-    return text if plain else json_text.dumps(text)

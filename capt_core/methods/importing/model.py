@@ -76,6 +76,19 @@ def checkpoint_method(path: Path) -> str:
         return method_of(checkpoint)
 
 
+@announced(lambda path, method, backbone: f"reading {path.name}")
+def check_checkpoint(path: Path, method: Method, backbone: Backbone) -> str:
+    """What a checkpoint holds, in words, after all checks that need no data set.
+
+    Raises:
+        CaptError: as `read_checkpoint`, classes aside.
+    """
+    with open_checkpoint(path) as checkpoint:
+        learned, _, compared = _taken_apart(checkpoint, method, backbone)
+        _unused(checkpoint, compared)
+        return f"{method.label}: {learned.summary}"
+
+
 @announced(lambda path, method, backbone, names: f"reading {path.name}")
 def read_checkpoint(
     path: Path, method: Method, backbone: Backbone, names: Mapping[str, str]
@@ -93,24 +106,16 @@ def read_checkpoint(
             other classes.
     """
     with open_checkpoint(path) as checkpoint:
-        found = method_of(checkpoint)
-        if found != method.name:
-            raise CaptError(
-                f"{checkpoint.where}: was trained with {found}, not {method.name}; "
-                f"set fit_teacher.method={found}"
-            )
-        method.check_clip(backbone.clip)
-        learned = LAYOUTS[found](checkpoint, backbone)
-        texts = trained_texts(checkpoint, prefix_of(checkpoint), learned.length, backbone)
-        compared = compare_copies(checkpoint, backbone)
+        learned, texts, compared = _taken_apart(checkpoint, method, backbone)
         unused = _unused(checkpoint, compared)
         spoken = list(names.values())
         words = _words(checkpoint, learned, texts, method, spoken, backbone)
         keys = {**learned.settings, **({"context_init": words} if learned.words else {})}
         values = {**method.settings.model_dump(), **keys}
         configured = type(method)(
-            validate(method.Settings, values, checkpoint.where, f"methods.{found}.")
+            validate(method.Settings, values, checkpoint.where, f"methods.{method.name}.")
         )
+        skip = len(left_over(words, learned.length, backbone) or ())
         places = [] if texts is None else texts.classes(spoken, words, learned.length, backbone)
         own = _own_names(checkpoint, learned, texts, places, list(names), backbone)
         fitted = learned.fitted(configured, backbone, own).to(backbone.device).eval()
@@ -122,7 +127,7 @@ def read_checkpoint(
             tuple(checkpoint.taken),
             len(compared),
             unused,
-            tuple(_warnings(texts, places, compared, backbone)),
+            tuple(_warnings(texts, places, skip, compared, backbone)),
         )
 
 
@@ -195,6 +200,22 @@ def class_names(dataset: Dataset) -> dict[str, str]:
     return dict(zip(dataset.class_names, dataset.prompt_names, strict=True))
 
 
+def _taken_apart(
+    checkpoint: Checkpoint, method: Method, backbone: Backbone
+) -> tuple[Learned, TrainedTexts | None, list[str]]:
+    """What was learned, the texts it was learned with, and the names of frozen copies."""
+    found = method_of(checkpoint)
+    if found != method.name:
+        raise CaptError(
+            f"{checkpoint.where}: was trained with {found}, not {method.name}; "
+            f"set fit_teacher.method={found}"
+        )
+    method.check_clip(backbone.clip)
+    learned = LAYOUTS[found](checkpoint, backbone)
+    texts = trained_texts(checkpoint, prefix_of(checkpoint), learned.length, backbone)
+    return learned, texts, compare_copies(checkpoint, backbone)
+
+
 def _unused(checkpoint: Checkpoint, compared: Sequence[str]) -> dict[str, int]:
     """Tensors that are left aside, by the first two parts of their names.
 
@@ -228,7 +249,8 @@ def _words(
 ) -> str | None:
     """The words in front of a class name, of which the context replaces the first.
 
-    Those of the settings if the file's texts begin with what the context leaves of them, else none.
+    Those of the settings if the context leaves of them what stands in the file's texts; none if
+    nothing stands there.
 
     Raises:
         CaptError: the texts have other words.
@@ -236,11 +258,15 @@ def _words(
     if not learned.words:
         return None
     words: str | None = method.settings.context_init
-    if words is not None and left_over(words, learned.length, backbone) is None:
-        words = None
-    if texts is None or texts.beginning(words, learned.length, backbone):
+    rest = left_over(words, learned.length, backbone)
+    if rest is None:  # fewer words than vectors
+        words, rest = None, []
+    if texts is None:
         return words
-    if any(place is not None for place in texts.classes(names, None, learned.length, backbone)):
+    before = texts.words_before(names, backbone)
+    if before == rest or (before is None and texts.beginning(rest)):
+        return words
+    if before == []:
         return None
     raise CaptError(
         f"{checkpoint.where}: behind the context its texts read {examples(texts, [0], backbone)}, "
@@ -281,6 +307,7 @@ def _own_names(
 def _warnings(
     texts: TrainedTexts | None,
     places: Sequence[int | None],
+    skip: int,
     compared: Sequence[str],
     backbone: Backbone,
 ) -> Iterator[str]:
@@ -290,5 +317,5 @@ def _warnings(
     elif odd := [row for row, place in enumerate(places) if place is None]:
         yield (
             f"{len(odd)} of the {len(places)} classes it was trained on are not in this data set: "
-            f"{examples(texts, odd, backbone)}"
+            f"{examples(texts, odd, backbone, skip)}"
         )

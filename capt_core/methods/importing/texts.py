@@ -33,10 +33,31 @@ class TrainedTexts:
 
     ids: torch.Tensor
 
-    def beginning(self, words: str | None, length: int, backbone: Backbone) -> bool:
-        """Whether all texts begin with the words that a context of `length` vectors leaves over."""
-        rest = left_over(words, length, backbone)
-        return rest is not None and all(row[: len(rest)] == rest for row in self.ids.tolist())
+    def beginning(self, rest: Sequence[int]) -> bool:
+        """Whether all texts begin with some tokens."""
+        return all(row[: len(rest)] == list(rest) for row in self.ids.tolist())
+
+    def words_before(self, names: Sequence[str], backbone: Backbone) -> list[int] | None:
+        """The tokens that all texts have before a class name and full stop.
+
+        None if not every text ends with one of some names (as they stand in prompts), or they have
+        different ones before it.
+
+        Raises:
+            CaptError: a name is too long for the backbone.
+        """
+        alone = [f"{name}." for name in names]
+        check_lengths(alone, backbone)
+        tokens = backbone.tokenizer(alone)[:, 1:].tolist()
+        ends = sorted((row[: row.index(max(row)) + 1] for row in tokens), key=len, reverse=True)
+        before: set[tuple[int, ...]] = set()
+        for row in self.ids.tolist():
+            text = row[: row.index(max(row)) + 1]
+            end = next((each for each in ends if text[-len(each) :] == each), None)
+            if end is None:
+                return None
+            before.add(tuple(text[: -len(end)]))
+        return list(before.pop()) if len(before) == 1 else None
 
     def classes(
         self, names: Sequence[str], words: str | None, length: int, backbone: Backbone
@@ -65,11 +86,11 @@ class TrainedTexts:
             found.append(same.pop(0) if same else None)
         return found
 
-    def text(self, row: int, backbone: Backbone) -> str:
-        """The text of a row behind the context, for messages."""
+    def text(self, row: int, backbone: Backbone, skip: int = 0) -> str:
+        """The text of a row behind the context and further tokens, for messages."""
         ids = self.ids[row].tolist()
-        end = max(ids)  # the end token has the highest number
-        return backbone.tokenizer.decode(ids[: ids.index(end)])
+        end = ids.index(max(ids))  # the end token has the highest number
+        return backbone.tokenizer.decode(ids[skip:end])
 
 
 def left_over(words: str | None, length: int, backbone: Backbone) -> list[int] | None:
@@ -141,7 +162,7 @@ def nearest_tokens(embedded: torch.Tensor, table: torch.Tensor) -> torch.Tensor 
     return torch.cat(found)[places].reshape(embedded.shape[:2])
 
 
-def examples(texts: TrainedTexts, rows: Sequence[int], backbone: Backbone) -> str:
-    """Up to three of the texts, quoted."""
-    listed = ", ".join(shown(texts.text(row, backbone), 40) for row in rows[:3])
+def examples(texts: TrainedTexts, rows: Sequence[int], backbone: Backbone, skip: int = 0) -> str:
+    """Up to three of the texts, quoted, without their first tokens."""
+    listed = ", ".join(shown(texts.text(row, backbone, skip), 40) for row in rows[:3])
     return listed + (", ..." if len(rows) > 3 else "")

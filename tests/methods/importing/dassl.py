@@ -88,7 +88,7 @@ def save(state: State, path: Path, **entries: Any) -> Path:
     prompt = nn.Parameter(torch.ones(2, 3))
     optimizer = torch.optim.SGD([prompt], lr=0.1, momentum=0.9)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 5)
-    prompt.sum().backward()
+    torch.autograd.backward(prompt.sum())
     optimizer.step()
     schedule.step()
     document = {

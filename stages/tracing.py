@@ -82,7 +82,7 @@ def shaping_settings(run: Run) -> dict[str, Any]:
         CaptError: the checkpoint cannot be read.
     """
     values = run.settings.model_dump(mode="json", exclude={"methods"})
-    if (checkpoint := run.settings.fit_teacher.checkpoint) is not None:
+    if (checkpoint := values["fit_teacher"]["checkpoint"]) is not None:
         values["fit_teacher"]["checkpoint"] = file_setting(checkpoint, "fit_teacher.checkpoint")
     sources = run.sources
     for method in dict.fromkeys(filter(None, (run.method, values["fit_teacher"]["method"]))):

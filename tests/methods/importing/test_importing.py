@@ -24,6 +24,7 @@ from capt_core.methods.maple import Maple, MapleSettings
 from capt_core.methods.method import Classes, Fitted, Method
 from capt_core.methods.model_file import load_model
 from capt_core.methods.promptsrc import PromptSRC, PromptSRCSettings
+from tests.backbone import small_model
 from tests.methods.importing import dassl
 from tests.methods.toy_task import NAMES, named_dataset
 from tests.refusals import refusal
@@ -182,3 +183,27 @@ def test_the_words_that_a_context_leaves_over_are_those_of_the_file(
     found = read(path, Maple(), backbone).fitted
     assert found.method.settings.context_init is None
     assert torch.equal(found.class_texts(classes), drawn.class_texts(classes))
+
+
+@pytest.mark.parametrize("method", [CoOp(), Maple(), PromptSRC()], ids=lambda each: each.name)
+def test_other_towers_give_the_same_to_the_bit(method: Method, tmp_path: Path) -> None:
+    vit = small_model.load(small_model.as_pt(small_model.small_weights(tmp_path), tmp_path))
+    fitted = started(method, vit)
+    path = dassl.save(dassl.state_of(fitted, BASE), tmp_path / "model.pth.tar")
+    model = import_checkpoint(path, DATASET, vit)
+    images, classes = IMAGES[:, :, :32, :32], Classes.of(DATASET)
+    assert torch.equal(model(images), fitted.logits(fitted.image_features(images), classes))
+
+
+def test_a_context_learned_on_another_backbone_is_refused(
+    backbone: Backbone, tmp_path: Path
+) -> None:
+    vit = small_model.load(small_model.as_pt(small_model.small_weights(tmp_path), tmp_path))
+    state = dassl.state_of(started(CoOp(), backbone), BASE)
+    path = dassl.save(state, tmp_path / "model.pth.tar")
+    message = refusal(import_checkpoint, path, DATASET, vit)
+    assert "ctx has the shape [4, 128], not [any, 8] as this backbone needs" in message
+    # Of the same width, but with other embeddings.
+    mixed = {name: 1.1 * value for name, value in state.items()}
+    message = refusal(import_checkpoint, dassl.save(mixed, path), DATASET, backbone)
+    assert f"its token embeddings are not those of {backbone.identity}" in message

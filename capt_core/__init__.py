@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from capt_core.data.folder import open_dataset, open_folder
     from capt_core.errors import CaptError
     from capt_core.library import build_bank, fit, load_backbone, mine_pairs, predict
+    from capt_core.methods.importing.model import import_checkpoint
     from capt_core.methods.method import Fitted, Method
     from capt_core.methods.model_file import load_model
     from capt_core.methods.registry import method_names, register
@@ -33,6 +34,7 @@ _PLACES = {
     "TrainedModel": "capt_core.methods.trained:TrainedModel",
     "build_bank": "capt_core.library:build_bank",
     "fit": "capt_core.library:fit",
+    "import_checkpoint": "capt_core.methods.importing.model:import_checkpoint",
     "load_backbone": "capt_core.library:load_backbone",
     "load_model": "capt_core.methods.model_file:load_model",
     "method_names": "capt_core.methods.registry:method_names",
@@ -54,6 +56,7 @@ __all__ = [
     "TrainedModel",
     "build_bank",
     "fit",
+    "import_checkpoint",
     "load_backbone",
     "load_model",
     "method_names",

@@ -98,6 +98,9 @@ class ExtractFeatures(Section, path="extract_features"):
 
 class FitTeacher(Section, path="fit_teacher"):
     method: str = packaged(min_length=1)
+    checkpoint: str | None = packaged(min_length=1)
+
+    _paths = field_validator("checkpoint")(usable_path)
 
 
 class InferTeacher(Section, path="infer_teacher"):

@@ -29,6 +29,7 @@ STAGES = {
 TOOLS = {
     "run": "Run every stage that is out of date, from a folder of photographs to the report.",
     "init": "Start a project of your own in a folder: settings and pipeline.",
+    "import-checkpoint": "Read a trained CoOp, MaPLe or PromptSRC (Dassl) as the base model.",
     "predict": "Classify images with a trained model.",
     "export": "Write a trained model as an ONNX file.",
     "fetch": "Download, verify and unpack a benchmark into its usual layout.",

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from capt_core.artifacts.files import write_text
 from capt_core.artifacts.layout import Layout
+from capt_core.backbone.loading import load_backbone
 from capt_core.data.class_counts import ClassCount, class_counts, class_lines
 from capt_core.data.inspection import inspect_files
 from capt_core.data.protocol import check_groups, class_groups
@@ -27,6 +28,7 @@ from capt_core.diagnosis import (
     files_summary,
 )
 from capt_core.errors import CaptError
+from capt_core.methods.importing.model import check_checkpoint
 from capt_core.methods.method import Method
 from capt_core.methods.registry import check_methods, check_sections, configured_method
 from capt_core.methods.suitability import unsuited
@@ -62,6 +64,7 @@ def main(
         for name in dict.fromkeys([settings.fit_teacher.method, *matrix.compare])
     ]
     findings += _unsuited(methods, settings)
+    findings += _checkpoint(methods[0], settings)
     on_data, found = check_data(settings, dataset)
     findings += on_data
     summary = f"{dataset}: no files to check"
@@ -103,6 +106,22 @@ def _unsuited(methods: Sequence[Method], settings: Settings) -> Iterator[Finding
             yield Finding("methods", "fail", remark, "another backbone.name, or compare without it")
     except CaptError:
         return  # said where the weights are checked
+
+
+def _checkpoint(method: Method, settings: Settings) -> Iterator[Finding]:
+    """Whether the base model's checkpoint, if one is set, can be read on the backbone."""
+    if settings.fit_teacher.checkpoint is None:
+        return
+    path = Path(settings.fit_teacher.checkpoint).expanduser()
+    try:
+        backbone = load_backbone(settings.backbone, settings.runtime)
+    except CaptError:
+        return  # said where the weights are checked
+    try:
+        yield Finding("base model", "ok", check_checkpoint(path, method, backbone))
+    except CaptError as error:
+        remedy = "--set fit_teacher.checkpoint=null fits a base model here"
+        yield Finding("base model", "fail", str(error), remedy)
 
 
 def _table(findings: Sequence[Finding]) -> str:

@@ -1,15 +1,25 @@
-"""Stage fit-teacher: the base model whose errors are studied."""
+"""Stage fit-teacher: the base model whose errors are studied, fitted or read from a file."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 from capt_core.artifacts.features import feature_column
 from capt_core.artifacts.schemas import BASE_TEXT_FEATURES
 from capt_core.artifacts.tables import write_table
-from capt_core.backbone.loading import UNTRAINED_WARNING, load_backbone
-from capt_core.data.dataset import load_dataset
+from capt_core.backbone.loading import UNTRAINED_WARNING, Backbone, load_backbone
+from capt_core.data.dataset import Dataset, load_dataset
 from capt_core.methods.fitting import base_method, fit_method
+from capt_core.methods.importing.model import (
+    Imported,
+    class_names,
+    findings,
+    imported_model,
+    read_checkpoint,
+)
+from capt_core.methods.trained import TrainedModel
 
-from .invocation import Run, say
+from .invocation import Run, say, warn
 from .models import chosen_method, few_shot_task
 from .stage import Stage
 
@@ -29,13 +39,40 @@ STAGE = Stage(
 
 
 def main(run: Run) -> None:
-    settings, paths = run.settings, run.seed_layout
+    settings = run.settings
     base_method(settings.fit_teacher.method, "fit_teacher.method")
-    method = chosen_method(run, settings.fit_teacher.method)
     prepared = load_dataset(run.layout)
     backbone = load_backbone(settings.backbone, settings.runtime)
-    origin = prepared.provenance(backbone.identity)
-    model = fit_method(method, few_shot_task(run, prepared, backbone, origin))
+    if settings.fit_teacher.checkpoint is None:
+        method = chosen_method(run, settings.fit_teacher.method)
+        origin = prepared.provenance(backbone.identity)
+        model = fit_method(method, few_shot_task(run, prepared, backbone, origin))
+    else:
+        model = imported_model(read(run, prepared, backbone), prepared, run.seed)
+    keep(run, prepared, model)
+
+
+def read(run: Run, prepared: Dataset, backbone: Backbone) -> Imported:
+    """The base model that the settings' checkpoint holds, with what was found out about it.
+
+    Raises:
+        CaptError: as `read_checkpoint`.
+    """
+    settings = run.settings.fit_teacher
+    assert settings.checkpoint is not None
+    method = chosen_method(run, settings.method)
+    path = Path(settings.checkpoint).expanduser()
+    found = read_checkpoint(path, method, backbone, class_names(prepared))
+    for line in findings(found, prepared):
+        say(line)
+    for line in found.warnings:
+        warn(line)
+    return found
+
+
+def keep(run: Run, prepared: Dataset, model: TrainedModel) -> None:
+    """Write the base model and what it compares images with."""
+    paths, backbone = run.seed_layout, model.fitted.backbone
     texts = model.fitted.class_texts(model.classes).cpu()
     prompts = model.fitted.readable_prompts(model.classes)
     write_table(
@@ -45,6 +82,6 @@ def main(run: Run) -> None:
         model.provenance,
     )
     model.save(paths.base_model)
-    say(f"{method.name} on {backbone.identity} ({backbone.device}) -> {paths.base_model}")
+    say(f"{model.method} on {backbone.identity} ({backbone.device}) -> {paths.base_model}")
     if backbone.untrained:
         say(UNTRAINED_WARNING)

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from capt_core.artifacts.lineage import Lineage, tracing
+from capt_core.artifacts.lineage import Lineage, file_setting, tracing
 from capt_core.artifacts.locks import exclusive
 from capt_core.methods.registry import configured_method
 
@@ -88,8 +88,15 @@ def declared(run: Run, stage: Stage) -> tuple[str, ...]:
 
 
 def all_settings(run: Run) -> dict[str, Any]:
-    """Settings of a run by dotted name; of the methods, its own and the base model's."""
+    """Settings of a run by dotted name: of the methods, its own and the base model's; of a
+    checkpoint, its digest.
+
+    Raises:
+        CaptError: the checkpoint cannot be read.
+    """
     values = run.settings.model_dump(mode="json", exclude={"methods"})
+    if (checkpoint := values["fit_teacher"]["checkpoint"]) is not None:
+        values["fit_teacher"]["checkpoint"] = file_setting(checkpoint, "fit_teacher.checkpoint")
     sources = run.sources
     for method in dict.fromkeys(filter(None, (run.method, values["fit_teacher"]["method"]))):
         chosen = configured_method(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,6 +75,9 @@ class _NoTokenizer:
         raise AssertionError("texts are given as token ids")
 
     def token_count(self, text: str) -> int:
+        raise AssertionError("texts are given as token ids")
+
+    def decode(self, ids: Sequence[int]) -> str:
         raise AssertionError("texts are given as token ids")
 
 

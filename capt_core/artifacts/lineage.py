@@ -25,8 +25,10 @@ import polars as pl
 
 from capt_core.advice import Remedy, run_stage
 from capt_core.artifacts.digests import content_digest
+from capt_core.artifacts.files import file_digest
 from capt_core.artifacts.provenance import METADATA_KEY, Provenance, parse_record
-from capt_core.errors import CaptError, shown
+from capt_core.errors import CaptError, reason, shown
+from capt_core.user_paths import brief
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,26 @@ def admit(
     lineage.inputs[_name(path, lineage.root)] = content_digest(path)
 
 
+_DIGEST = "sha256:"
+
+
+def file_setting(path: str, name: str) -> str:
+    """What stands for a setting that names a file where settings are compared: its digest.
+
+    Args:
+        path: the setting's value.
+        name: of the setting, for the message.
+
+    Raises:
+        CaptError: the file is missing or cannot be read.
+    """
+    try:
+        return f"{_DIGEST}{file_digest(Path(path).expanduser())}"
+    except OSError as error:
+        said = error.strerror or reason(error)
+        raise CaptError(f"{name}: {brief(path)}: {said}; correct the path") from error
+
+
 def setting_difference(made_with: Mapping[str, Any], settings: Mapping[str, Any]) -> str | None:
     """The first setting that differs between an artifact and a run, as words; None if none does.
 
@@ -111,7 +133,9 @@ def setting_difference(made_with: Mapping[str, Any], settings: Mapping[str, Any]
     for name, value in sorted(made_with.items()):
         if name in settings and settings[name] != value:
             words = f"made with {name}={shown(value)}, this run has {shown(settings[name])}"
-            given = f"--set {name}={value}"
+            if str(value).startswith(_DIGEST):
+                return f"{words}; give --set {name}=FILE with that file here, too, or"
+            given = f"--set {name}={'null' if value is None else value}"
             return words + (f"; give {given} here, too, or" * bool(_SETTING.fullmatch(given)))
     return None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -37,6 +37,8 @@ class Tokenizer(Protocol):
     def __call__(self, texts: list[str]) -> torch.Tensor: ...
 
     def token_count(self, text: str) -> int: ...
+
+    def decode(self, ids: Sequence[int]) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,10 @@ class OpenClipTokenizer:
     def token_count(self, text: str) -> int:
         """Number of tokens of a text with its start and end tokens."""
         return len(self._tokenize.encode(text)) + 2
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of token ids."""
+        return str(self._tokenize.decode(list(ids))).strip()
 
 
 _shared: dict[tuple[object, ...], Backbone] | None = None

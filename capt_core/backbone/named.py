@@ -16,7 +16,7 @@ import torch
 from safetensors import safe_open
 
 from capt_core.backbone.archive import Contents, Record, StoredTensor, open_archive
-from capt_core.backbone.weights_file import WRITE_ALONE, Form, place, weights_form
+from capt_core.backbone.weights_file import SETTING, WRITE_ALONE, Form, place, weights_form
 from capt_core.errors import CaptError, reason, shown
 
 _SAFETENSORS = {
@@ -53,28 +53,36 @@ class Named:
 
 
 @contextlib.contextmanager
-def open_weights(path: Path) -> Iterator[list[Named]]:
+def open_weights(
+    path: Path, setting: str = SETTING, harmless: re.Pattern[str] | None = None
+) -> Iterator[list[Named]]:
     """All tensors of a weights file; they can be loaded until the block ends.
+
+    Args:
+        path: of the file.
+        setting: that names it, for messages.
+        harmless: full names of classes whose objects may stand beside the tensors; nothing is
+            made of them, whatever their names.
 
     Raises:
         CaptError: no weights file, one with other objects than tensors and plain values, or a
             damaged one, on entering or while tensors are loaded.
     """
-    form = weights_form(path)
+    form = weights_form(path, setting)
     try:
         if form is Form.SAFETENSORS:
             with safe_open(path, framework="pt") as file:
                 yield [Named(name, "", _lazily(file, name)) for name in file.keys()]  # noqa: SIM118
         else:
             with open_archive(path) as contents:
-                _check_plain(path, contents)
+                _check_plain(path, setting, harmless, contents)
                 yield named_tensors(contents.document)
     except CaptError:
         raise
     except Exception as error:
         raise CaptError(
-            f"{place(path)}: not a readable weights file ({reason(error)}); get it again, or "
-            f"{WRITE_ALONE}"
+            f"{place(path, setting)}: not a readable weights file ({reason(error)}); get it again, "
+            f"or {WRITE_ALONE}"
         ) from error
 
 
@@ -105,14 +113,17 @@ def named_tensors(document: object) -> list[Named]:
     return found
 
 
-def _check_plain(path: Path, contents: Contents) -> None:
-    if contents.foreign:
-        odd = [name for name in contents.foreign if not _STOCK.match(name)]
+def _check_plain(
+    path: Path, setting: str, harmless: re.Pattern[str] | None, contents: Contents
+) -> None:
+    foreign = [name for name in contents.foreign if not harmless or not harmless.fullmatch(name)]
+    if foreign:
+        odd = [name for name in foreign if not _STOCK.match(name)]
         advice = WRITE_ALONE if odd else _write_alone(path, contents.document)
-        others = len(contents.foreign) - 1
+        others = len(foreign) - 1
         raise CaptError(
-            f"{place(path)}: holds other objects than tensors ("
-            f"{shown((odd or contents.foreign)[0], 50)}{f' and {others} more' if others else ''}); "
+            f"{place(path, setting)}: holds other objects than tensors ("
+            f"{shown((odd or foreign)[0], 50)}{f' and {others} more' if others else ''}); "
             f"{advice}"
         )
 

@@ -28,39 +28,44 @@ class Form(StrEnum):
     SAFETENSORS = "safetensors"
 
 
-def place(path: Path) -> str:
-    """How a message names a weights file."""
-    return f"backbone.checkpoint: {brief(path)}"
+SETTING = "backbone.checkpoint"
+"""The setting that names a backbone's weights."""
 
 
-def weights_form(path: Path) -> Form:
-    """The form of a weights file, from its first bytes.
+def place(path: Path, setting: str = SETTING) -> str:
+    """How a message names a weights file that a setting names."""
+    return f"{setting}: {brief(path)}"
+
+
+def weights_form(path: Path, setting: str = SETTING) -> Form:
+    """The form of a weights file that a setting names, from its first bytes.
 
     Raises:
         CaptError: there is no such file, it cannot be read, or it holds no weights; the message
             says what it is.
     """
+    where = place(path, setting)
     try:
         if path.is_dir():
-            raise CaptError(f"{place(path)}: a folder; name the weights file{_example(path)}")
+            raise CaptError(f"{where}: a folder; name the weights file{_example(path)}")
         if not path.exists():
-            raise CaptError(f"{place(path)}: no such file")
+            raise CaptError(f"{where}: no such file")
         if not path.is_file():
-            raise CaptError(f"{place(path)}: no regular file")
+            raise CaptError(f"{where}: no regular file")
         size = path.stat().st_size
         with path.open("rb") as file:
             start = file.read(4096)
     except (OSError, ValueError) as error:
         said = getattr(error, "strerror", None) or reason(error)
-        raise CaptError(f"{place(path)}: cannot be read ({said})") from error
+        raise CaptError(f"{where}: cannot be read ({said})") from error
     length = int.from_bytes(start[:8], "little")
     if start[8:9] == b"{" and length < 100 * 1024**2:
         if 8 + length > size or _safetensors_end(path, length) > size:
-            raise CaptError(f"{place(path)}: {_TRUNCATED}")
+            raise CaptError(f"{where}: {_TRUNCATED}")
         return Form.SAFETENSORS
     wrong = _not_weights(path, start)
     if wrong:
-        raise CaptError(f"{place(path)}: {wrong}")
+        raise CaptError(f"{where}: {wrong}")
     return Form.ARCHIVE
 
 

@@ -126,7 +126,7 @@ class Method(ABC):
     def sees(self, task: Task, fitted: Fitted) -> list[str]:
         """What a run saw beyond few-shot images of base classes and their names."""
         found = ["all base training images (shots)"] if task.shots == 0 else []
-        return found + fitted.seen_in_texts()
+        return [*found, *fitted.seen_before, *fitted.seen_in_texts()]
 
 
 class Fitted(nn.Module):
@@ -147,6 +147,9 @@ class Fitted(nn.Module):
 
     rivals_matter: ClassVar[bool] = False
     """Whether the choice between two classes depends on which others are asked for."""
+
+    seen_before: tuple[str, ...] = ()
+    """What was seen before this project had it: by training elsewhere."""
 
     def __init__(
         self,
@@ -183,7 +186,8 @@ class Fitted(nn.Module):
     def record(self) -> dict[str, Any]:
         """What rebuilds it beside its tensors, as plain values."""
         settings = self.method.settings.model_dump()
-        return {"method": self.method.name, "settings": settings, "facts": self.facts()}
+        record = {"method": self.method.name, "settings": settings, "facts": self.facts()}
+        return record | ({"seen_before": list(self.seen_before)} if self.seen_before else {})
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:
         """Image tensors [B, 3, S, S] to features of the tower [B, d], not normalised."""

@@ -42,7 +42,9 @@ def restore_fitted(
         )
     found = method_class(name)
     settings = validate(found.Settings, record["settings"], f"saved settings of {found.name}")
-    return found(settings).restore(backbone, tensors, record["facts"]).to(backbone.device).eval()
+    fitted = found(settings).restore(backbone, tensors, record["facts"])
+    fitted.seen_before = tuple(record.get("seen_before", ()))
+    return fitted.to(backbone.device).eval()
 
 
 def load_model(
@@ -95,6 +97,7 @@ class _Record(BaseModel):
     method: str
     settings: dict[str, Any]
     facts: dict[str, Any]
+    seen_before: tuple[str, ...] = ()
 
 
 class _Classes(BaseModel):

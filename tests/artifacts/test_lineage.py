@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 import torch
 
-from capt_core.artifacts.lineage import Lineage, setting_difference, tracing
+from capt_core.artifacts.lineage import Lineage, file_setting, setting_difference, tracing
 from capt_core.artifacts.provenance import Provenance
 from capt_core.artifacts.tables import Column, Table, read_table, write_table
 from capt_core.artifacts.tensors import read_tensors, write_tensors
@@ -125,3 +125,21 @@ def test_differences_by_hand() -> None:
     assert setting_difference({"mine.words": [1, 2]}, SETTINGS) is None
     found = setting_difference({"mine.words": [1]}, SETTINGS)
     assert found == "made with mine.words=[1], this run has [1, 2]"
+
+
+def test_a_setting_that_names_a_file_is_compared_by_its_content(tmp_path: Path) -> None:
+    for name, content in (("one", b"abc"), ("same", b"abc"), ("other", b"abd")):
+        (tmp_path / name).write_bytes(content)
+    one, same, other = (
+        file_setting(str(tmp_path / name), "a.file") for name in ("one", "same", "other")
+    )
+    # SHA-256 of "abc" begins like this.
+    assert one == same == "sha256:ba7816bf8f01"
+    assert other != one
+    words = setting_difference({"a.file": one}, {"a.file": other})
+    assert words is not None
+    assert words.endswith("; give --set a.file=FILE with that file here, too, or")
+    assert "a.file: " in refusal(file_setting, str(tmp_path / "none"), "a.file")
+    unset = setting_difference({"a.file": None}, {"a.file": one})
+    assert unset is not None
+    assert "give --set a.file=null here" in unset

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import pytest
@@ -29,6 +29,9 @@ class WordTokenizer:
 
     def token_count(self, text: str) -> int:
         return len(text.split()) + 1
+
+    def decode(self, ids: Sequence[int]) -> str:
+        raise AssertionError("nothing here asks for it")
 
 
 @pytest.fixture(scope="module")

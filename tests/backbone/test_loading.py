@@ -65,6 +65,7 @@ def test_the_tokenizer_counts_what_it_writes(state: State, tmp_path: Path) -> No
     with pytest.raises(ValueError, match="longer than 12 tokens"):
         tokenizer(["cat " * 11])
     assert tokenizer(["cat " * 10]).shape == (1, 12)
+    assert tokenizer.decode(tokenizer(["a Fluffy cat"])[0, 1:4].tolist()) == "a fluffy cat"
 
 
 def test_an_unknown_model_is_named(tmp_path: Path, state: State) -> None:

@@ -60,6 +60,12 @@ def test_token_count_includes_start_and_end(tokenizer: tiny_clip.Tokenizer) -> N
         tokenizer(["a grid", long])
 
 
+def test_tokens_are_read_back(tokenizer: tiny_clip.Tokenizer) -> None:
+    ids = tokenizer("a striped submarine texture")[0, 1:5].tolist()
+    assert tokenizer.decode(ids) == "a striped ? texture"
+    assert tokenizer.decode([]) == ""
+
+
 def test_unknown_words_are_listed_once(tokenizer: tiny_clip.Tokenizer) -> None:
     text = "a submarine and a striped submarine versus a xylophone"
     assert tokenizer.unknown_words(text) == ["submarine", "versus", "xylophone"]

@@ -53,6 +53,15 @@ class Tokenizer:
         """Number of tokens the text needs, with start and end."""
         return len(_clip_tokenizer().encode(text)) + 2
 
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of tokens; a question mark for each that the model has none for."""
+        clip_ids = {number: clip_id for clip_id, number in self._number.items()}
+        words = [
+            _clip_tokenizer().decode([clip_ids[number]]) if number in clip_ids else "? "
+            for number in ids
+        ]
+        return "".join(words).strip()
+
     def unknown_words(self, text: str) -> list[str]:
         """Words of the text that the model has no tokens for, in order, without repetition."""
         clip = _clip_tokenizer()

@@ -1,0 +1,1 @@
+"""Learned prompts that other programs saved, as fitted methods of this one."""

@@ -45,7 +45,8 @@ STATIC_FILES = 3000
 _SHOWN_PAIRS = 6  # with pictures that show without the script
 _SHOWN_PICTURES = 4
 _SHOWN_SUSPECTS = 60
-_MARKUP = 40  # characters around a picture in the page
+_MARKUP = 16  # characters around a picture in the script's data
+_INLINE_MARKUP = 250  # around one that shows without the script, its file name included
 
 
 def render_page(results: pl.DataFrame, datasets: Sequence[Findings]) -> str:
@@ -65,6 +66,7 @@ def render_page(results: pl.DataFrame, datasets: Sequence[Findings]) -> str:
     template = page_template(
         "report.html.jinja",
         count=words.count,
+        exact=words.exact,
         percent=words.percent,
         points=words.points,
         p_value=words.p_value,
@@ -86,113 +88,135 @@ def render_page(results: pl.DataFrame, datasets: Sequence[Findings]) -> str:
 
     bare = len(rendered(Pictures({}, 0, 0, 0)).encode())
     wanted = interleaved([(s.findings.image_root, s.gallery, s.wanted) for s in sections])
-    room = min(PICTURE_BYTES, PAGE_BYTES - bare - _MARKUP * len(wanted))
+    markup = _MARKUP * len(wanted) + _INLINE_MARKUP * sum(len(s.inline) for s in sections)
+    room = min(PICTURE_BYTES, PAGE_BYTES - bare - markup)
     return rendered(thumbnails(wanted, max(0, room)))
 
 
 @dataclass(frozen=True)
 class _Section:
-    """A data set on the page, but for its pictures."""
+    """A data set on the page.
+
+    Attributes:
+        findings: what was found on it.
+        gallery: its images by number.
+        wanted: numbers of the images whose pictures are wanted, those that matter most first.
+        inline: of these, those that show without the script.
+        facts: what the template reads, but for pictures.
+        data: what the script reads, but for pictures.
+    """
 
     findings: Findings
-    anchor: str
     gallery: Gallery
-    errors: Sequence[Answer]
-    changes: Sequence[Answer]
-    suspects: Sequence[Mapping[str, Any]]
-    points: pl.DataFrame
+    wanted: Sequence[int]
+    inline: Sequence[int]
+    facts: Mapping[str, Any]
+    data: Mapping[str, Any]
 
     @staticmethod
     def of(findings: Findings, anchor: str) -> _Section:
         gallery = gallery_of(findings)
-        suspects = findings.suspects.head(_SHOWN_SUSPECTS).to_dicts()
+        errors = error_answers(findings, gallery)
+        changes = changed_answers(findings.compared[1], gallery) if findings.compared else []
+        suspects = [
+            row | {"image": gallery.image(row["path"])}
+            for row in findings.suspects.head(_SHOWN_SUSPECTS).to_dicts()
+        ]
+        suspected = [row["image"] for row in suspects]
+        points = charts.map_points(findings.image_map, findings.errors)
+        pairs = _static_pairs(findings.pairs, errors)
+        shown = [answer.image for pair in pairs for answer in pair["shown"]]
         return _Section(
             findings,
-            anchor,
             gallery,
-            error_answers(findings, gallery),
-            changed_answers(findings.compared[1], gallery) if findings.compared else [],
-            [row | {"image": gallery.image(row["path"])} for row in suspects],
-            charts.map_points(findings.image_map, findings.errors),
+            wanted_images(suspected, errors, changes),
+            [*dict.fromkeys([*suspected, *shown])],
+            _facts(findings, anchor, gallery, points)
+            | {"pairs": pairs, "suspects": suspects, "changes": changes},
+            _script_facts(findings, errors, changes, points, gallery),
         )
-
-    @property
-    def wanted(self) -> list[int]:
-        return wanted_images([row["image"] for row in self.suspects], self.errors, self.changes)
 
     def shown(self, pictures: Pictures) -> dict[str, Any]:
-        """What the template reads of the data set."""
-        findings, root = self.findings, self.findings.image_root
-        encoded = {}
-        if root is not None:
-            for number in self.wanted:
-                text = pictures.encoded.get(root / self.gallery.paths[number])
-                if text is not None:
-                    encoded[number] = text
-        pairs, inline = self._pairs()
-        inline = [number for number in inline if number in encoded]
-        points = self.points
-        seeds = max(1, findings.summary["seed"].n_unique())
-        map_images = [self.gallery.image(path) for path in points["path"].to_list()]
-        data = script_data(
-            self.gallery,
-            seeds=seeds,
-            repaired=findings.repaired_label is not None,
-            labels=[findings.base_label, findings.repaired_label or ""],
-            outcomes=list(OUTCOMES.values()),
-            rows=[answer.row for answer in self.errors],
-            changes=[answer.row for answer in self.changes],
-            pairs=[_compact(pair) for pair in findings.pairs[STATIC_PAIRS:].iter_rows(named=True)],
-            map=[points["px"].to_list(), points["py"].to_list(), points["class_id"].to_list()]
-            + [map_images],
-            pictures={
-                number: text for number, text in encoded.items() if number not in {*inline}
-            },
-        )
+        """What the template reads of the data set, with those of its pictures that there are."""
+        root, encoded = self.findings.image_root, {}
+        for number in self.wanted if root is not None else ():
+            text = pictures.encoded.get(root / self.gallery.paths[number])
+            if text is not None:
+                encoded[number] = text
+        inline = {number: encoded.pop(number) for number in self.inline if number in encoded}
+        data = script_data(self.gallery, **self.data, pictures=encoded)
         return {
-            "found": findings,
-            "anchor": self.anchor,
-            "summary": words.summaries(findings),
-            "seeds": seeds,
-            "matrices": matrices(findings),
-            "names": self.gallery.names,
-            "paths": self.gallery.paths,
-            "pairs": pairs,
-            "pair_count": findings.pairs.height,
-            "largest": max([1.0, *_largest(findings.pairs)]),
-            "inline": {number: encoded[number] for number in inline},
-            "suspects": self.suspects,
-            "suspect_count": findings.suspects.height,
-            "changes": self.changes,
-            "map": charts.map_classes(points),
-            "map_left_out": findings.image_map.height - points.height,
-            "reliability": charts.reliability_charts(findings.reliability),
-            "precision": words.precisions(findings.precision),
-            "curves": training_curves(findings.training_logs),
-            "steps": [
-                row | {"title": words.ACTIONS.get(row["action"], in_words(row["action"]))}
-                for row in findings.steps.sort("position").iter_rows(named=True)
-            ],
+            **self.facts,
+            "inline": inline,
             "pictures": pictures,
             "data": script_json(data),
         }
 
-    def _pairs(self) -> tuple[list[dict[str, Any]], list[int]]:
-        """Pairs that are there without the script, and the images shown with them."""
-        by_place: dict[tuple[int, int], list[Answer]] = defaultdict(list)
-        for answer in self.errors:
-            for taken in {answer.before, answer.after} - {answer.true, NOTHING}:
-                by_place[answer.true, taken].append(answer)
-        inline = dict.fromkeys(row["image"] for row in self.suspects)
-        pairs, room = [], STATIC_FILES
-        for position, pair in enumerate(self.findings.pairs.head(STATIC_PAIRS).to_dicts()):
-            answers = by_place[pair["true_class_id"], pair["taken_class_id"]]
-            shown = answers[:_SHOWN_PICTURES] if position < _SHOWN_PAIRS else []
-            inline |= dict.fromkeys(answer.image for answer in shown)
-            listed = answers[:room]
-            room -= len(listed)
-            pairs.append(pair | {"answers": listed, "all": len(answers), "shown": shown})
-        return pairs, list(inline)
+
+def _facts(
+    findings: Findings, anchor: str, gallery: Gallery, points: pl.DataFrame
+) -> dict[str, Any]:
+    return {
+        "found": findings,
+        "anchor": anchor,
+        "summary": words.summaries(findings),
+        "seeds": _seeds(findings),
+        "matrices": matrices(findings),
+        "names": gallery.names,
+        "paths": gallery.paths,
+        "pair_count": findings.pairs.height,
+        "largest": max([1.0, *_largest(findings.pairs)]),
+        "suspect_count": findings.suspects.height,
+        "map": charts.map_classes(points),
+        "map_left_out": findings.image_map.height - points.height,
+        "reliability": charts.reliability_charts(findings.reliability),
+        "precision": words.precisions(findings.precision),
+        "curves": training_curves(findings.training_logs),
+        "steps": [
+            row | {"title": words.ACTIONS.get(row["action"], in_words(row["action"]))}
+            for row in findings.steps.sort("position").iter_rows(named=True)
+        ],
+    }
+
+
+def _script_facts(
+    findings: Findings,
+    errors: Sequence[Answer],
+    changes: Sequence[Answer],
+    points: pl.DataFrame,
+    gallery: Gallery,
+) -> dict[str, Any]:
+    return {
+        "seeds": _seeds(findings),
+        "repaired": findings.repaired_label is not None,
+        "pictured": findings.image_root is not None,
+        "labels": [findings.base_label, findings.repaired_label or ""],
+        "outcomes": list(OUTCOMES.values()),
+        "compared": findings.compared[0] if findings.compared else "",
+        "rows": [answer.row for answer in errors],
+        "changes": [answer.row for answer in changes],
+        "pairs": [_compact(pair) for pair in findings.pairs[STATIC_PAIRS:].iter_rows(named=True)],
+        "map": [
+            *(points[name].to_list() for name in ("px", "py", "class_id")),
+            [gallery.image(path) for path in points["path"].to_list()],
+        ],
+    }
+
+
+def _static_pairs(pairs: pl.DataFrame, errors: Sequence[Answer]) -> list[dict[str, Any]]:
+    """Pairs that are there without the script, with their images."""
+    by_place: dict[tuple[int, int], list[Answer]] = defaultdict(list)
+    for answer in errors:
+        for taken in {answer.before, answer.after} - {answer.true, NOTHING}:
+            by_place[answer.true, taken].append(answer)
+    found, room = [], STATIC_FILES
+    for position, pair in enumerate(pairs.head(STATIC_PAIRS).to_dicts()):
+        answers = by_place[pair["true_class_id"], pair["taken_class_id"]]
+        listed = answers[:room]
+        room -= len(listed)
+        shown = answers[:_SHOWN_PICTURES] if position < _SHOWN_PAIRS else []
+        found.append(pair | {"answers": listed, "all": len(answers), "shown": shown})
+    return found
 
 
 def _compact(pair: Mapping[str, Any]) -> list[Any]:
@@ -200,7 +224,7 @@ def _compact(pair: Mapping[str, Any]) -> list[Any]:
         pair["true_class_id"],
         pair["taken_class_id"],
         pair["images"],
-        *(None if pair[name] is None else round(pair[name], 2) for name in words.PAIR_COUNTS),
+        *(None if pair[name] is None else round(pair[name], 4) for name in words.PAIR_COUNTS),
         pair["moved_to"],
     ]
 
@@ -208,3 +232,7 @@ def _compact(pair: Mapping[str, Any]) -> list[Any]:
 def _largest(pairs: pl.DataFrame) -> list[float]:
     found = (pairs[name].max() for name in ("before", "after"))
     return [float(value) for value in found if isinstance(value, int | float)]
+
+
+def _seeds(findings: Findings) -> int:
+    return max(1, findings.summary["seed"].n_unique())

@@ -104,9 +104,14 @@ def count(value: float) -> str:
     return f"{value:,.0f}" if round(float(value), 1).is_integer() else f"{value:,.1f}"
 
 
+def exact(value: float) -> str:
+    """A number of images for programs that add them up: no separators, four decimals at most."""
+    return f"{value:.4f}".rstrip("0").rstrip(".")
+
+
 def percent(value: float, digits: int = 1) -> str:
     """A share as percent."""
-    return f"{100 * value:.{digits}f} %"
+    return f"{100 * value:.{digits}f}\N{NO-BREAK SPACE}%"
 
 
 def points(value: float) -> str:
@@ -122,7 +127,9 @@ def signed(value: float, digits: int = 2) -> str:
 
 def p_value(value: float) -> str:
     """A p value as it is written."""
-    return "p < 0.001" if value < 0.001 else f"p = {value:.3f}" if value < 0.1 else f"p = {value:.2f}"
+    return (
+        "p < 0.001" if value < 0.001 else f"p = {value:.3f}" if value < 0.1 else f"p = {value:.2f}"
+    )
 
 
 def _summary(findings: Findings, group: str, alone: bool) -> Summary:

@@ -55,7 +55,13 @@ class Answers:
 
 
 def random_answers(
-    classes: int, images: int, errors: int, seed: int, *, repaired: bool = True, halves: bool = False
+    classes: int,
+    images: int,
+    errors: int,
+    seed: int,
+    *,
+    repaired: bool = True,
+    halves: bool = False,
 ) -> Answers:
     """Answers with that many errors before, of which about half are repaired and a few added.
 
@@ -128,7 +134,7 @@ def findings(
             "prediction": names[after] if repaired else None,
             "confidence": 0.6 if repaired and confidences else None,
             "outcome": outcome(truth, before, after) if repaired else "error",
-            "representative_path": path_of(0) if index % 2 and image_root else None,
+            "representative_path": path_of(0) if index % 2 else None,
         }
         for seed, given in answers.items()
         for index, (truth, before, after) in enumerate(
@@ -155,9 +161,7 @@ def findings(
         reliability=RELIABILITY.frame(),
         precision=PRECISION.frame(),
         image_map=IMAGE_MAP.frame(),
-        difference={
-            each: PairedDifference(0.05, 0.02, 0.08, 0.0004) for each in sorted(set(group))
-        }
+        difference={each: PairedDifference(0.05, 0.02, 0.08, 0.0004) for each in sorted(set(group))}
         if repaired
         else {},
         provenance=[{"method": "clip", "seed": "1", "settings": "s1", "fingerprint": "f1"}],
@@ -384,9 +388,7 @@ def _pairs(
         }
         if repaired:
             gone = moved.get((truth, taken))
-            row |= {
-                key: mean.get(key, 0.0) for key in (*before, "newly_wrong", "moved_here")
-            } | {
+            row |= {key: mean.get(key, 0.0) for key in (*before, "newly_wrong", "moved_here")} | {
                 "after": kept + mean.get("newly_wrong", 0.0) + mean.get("moved_here", 0.0),
                 "moved_to": names[gone.most_common(1)[0][0]] if gone else None,
             }

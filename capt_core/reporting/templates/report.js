@@ -63,23 +63,23 @@
     const source = (image) => inline.get(image) ?? (data.pictures[image] ? `data:image/webp;base64,${data.pictures[image]}` : null);
     const picture = (image) => {
       const src = source(image);
-      return src ? make("img", { class: "picture", src, alt: path(image), loading: "lazy" }) : make("span", { class: "picture none" }, "no picture");
+      return src ? make("img", { class: "picture", src, alt: path(image) }) : make("span", { class: "picture none" }, "no picture");
     };
     for (const place of section.querySelectorAll("span[data-picture]")) place.replaceWith(picture(+place.dataset.picture));
 
     const fact = (term, ...value) => [make("dt", {}, term), make("dd", {}, ...value)];
-    const answer = (name, sure) => [name < 0 ? "no answer" : named(data.names[name]), sure < 0 ? null : ` ${sure} %`];
+    const answer = (name, sure) => [name < 0 ? "no answer" : named(data.names[name]), sure < 0 ? null : ` ${sure}\u00a0%`];
     function card(row, labels) {
       const like = row[LIKE] >= 0 ? make("figure", {}, picture(row[LIKE]), make("figcaption", { title: path(row[LIKE]) }, "representative confusing image")) : null;
       const seeds = data.seeds > 1 && row[SEEDS] && labels === data.labels ? ` in ${row[SEEDS]} of ${data.seeds} seeds` : "";
       return make("li", { class: "card", "data-file": path(row[IMAGE]) },
-        make("div", { class: "pictures" }, picture(row[IMAGE]), like),
-        make("dl", {},
+        data.pictured ? make("div", { class: "pictures" }, picture(row[IMAGE]), like) : null,
+        make("div", {}, make("dl", {},
           ...fact("shows", named(data.names[row[TRUE]])),
           ...fact(labels === data.labels ? "base model" : labels[0], ...answer(row[BEFORE], row[BEFORE_SURE])),
           ...(labels[1] ? fact(labels === data.labels ? "repaired" : labels[1], ...answer(row[AFTER], row[AFTER_SURE])) : [])),
         make("span", { class: "chip" }, make("i", { class: `o-${row[OUTCOME]}` }), data.outcomes[row[OUTCOME]] + seeds),
-        make("div", {}, make("code", {}, path(row[IMAGE])), copyButton(path(row[IMAGE]), "file name")));
+        make("div", {}, make("code", {}, path(row[IMAGE])), copyButton(path(row[IMAGE]), "file name"))));
     }
     function gallery(rows, labels = data.labels) {
       const box = make("div"), cards = make("ul", { class: "cards" }), filters = make("div", { class: "filters" });
@@ -135,7 +135,7 @@
       const isCell = (node) => { const cell = node.closest?.("tbody td:not(.sum)"); return cell && table.contains(cell) ? cell : null; };
       const words = (row, column) => {
         const cell = grid[row][column], truth = data.names[ids[row]], taken = data.names[ids[column]];
-        const part = (text) => images[row] ? ` (${(100 * text.replaceAll(",", "") / images[row]).toFixed(1)} %)` : "";
+        const part = (text) => images[row] ? ` (${(100 * text.replaceAll(",", "") / images[row]).toFixed(1)}\u00a0%)` : "";
         const before = cell.querySelector(".b")?.textContent ?? "0", after = cell.querySelector(".a")?.textContent ?? "0";
         const counts = `${before} of ${images[row]} images${part(before)}${repaired ? `; after the repair ${after}${part(after)}` : ""}`;
         return row === column ? `${truth} recognised: ${counts}` : `${truth} taken for ${taken}: ${counts}`;
@@ -183,8 +183,11 @@
       table.addEventListener("focusin", (event) => {
         const cell = isCell(event.target);
         if (!cell?.matches(":focus-visible")) return;
-        const box = cell.getBoundingClientRect();
-        setTimeout(() => { if (document.activeElement === cell) tell(cell, cell.getBoundingClientRect().right, cell.getBoundingClientRect().bottom); }, 0);
+        // After the scrolling that the focus causes, which hides it.
+        requestAnimationFrame(() => requestAnimationFrame(() => {
+          const box = cell.getBoundingClientRect();
+          if (document.activeElement === cell) tell(cell, box.right, box.bottom);
+        }));
         cell.setAttribute("aria-label", words(...place(cell)));
       });
       table.addEventListener("focusout", hideTip);
@@ -206,15 +209,14 @@
           ? [make("span", {}, make("b", {}, number(before)), " before" + (before ? `: ${several(repaired, "right now")}, ${several(same, "same error")}, ${several(another, "another error")}` : ""), ...(to ? [" (mostly ", named(to), ")"] : [])),
             make("span", {}, make("b", {}, number(after)), " after" + (after ? `: ${several(same, "same error")}, ${several(newly, "newly wrong")}, ${several(moved, "moved here")}` : ""))]
           : [make("span", {}, make("b", {}, number(before)), ` of ${images} test images`)];
-        return make("details", { class: "pair", id: `${anchor}-${truth}-${taken}`, "data-true": data.names[truth], "data-taken": data.names[taken], "data-images": images, "data-count": number(before), "data-after": data.repaired ? number(after) : null, "data-repaired": data.repaired ? number(repaired) : null },
+        return make("details", { class: "pair", id: `${anchor}-${truth}-${taken}`, "data-true": data.names[truth], "data-taken": data.names[taken], "data-images": images, "data-count": before, "data-after": data.repaired ? after : null, "data-repaired": data.repaired ? repaired : null },
           make("summary", {}, make("span", { class: "who" }, named(data.names[truth]), make("span", { class: "soft" }, " taken for "), named(data.names[taken])), make("span", { class: "bars", "aria-hidden": "true" }, ...bars), make("span", { class: "tells" }, ...tells)),
           make("div", { class: "images" }));
       }
       list.append(...data.pairs.map(further));
-      const value = (text) => +(text ?? "0").replaceAll(",", "");
       for (const node of list.children) {
         const { true: truth, taken, count, after, repaired, images } = node.dataset;
-        models.set(node, { text: `${truth} ${taken}`.toLowerCase(), name: truth, before: value(count), after: value(after), repaired: value(repaired), worse: value(after) - value(count), share: value(count) / (+images || 1) });
+        models.set(node, { text: `${truth} ${taken}`.toLowerCase(), name: truth, before: +count, after: +(after ?? 0), repaired: +(repaired ?? 0), worse: (after ?? 0) - count, share: count / (+images || 1) });
         node.addEventListener("toggle", () => { if (node.open) fill(node); });
         if (node.open) fill(node);
       }
@@ -244,7 +246,7 @@
     }
 
     const changes = section.querySelector("[data-changes]");
-    if (changes) changes.replaceChildren(gallery(data.changes, ["other run", "this run"]));
+    if (changes) changes.replaceChildren(gallery(data.changes, [data.compared, "this run"]));
 
     const drawing = section.querySelector("[data-map]");
     if (drawing) map(drawing);
@@ -266,7 +268,7 @@
         here.setAttribute("cx", xs[index]);
         here.setAttribute("cy", ys[index]);
         const row = rows[0];
-        showTip(left + (xs[index] + 15) * unit, top + (ys[index] + 15) * unit, picture(images[index]), named(data.names[classes[index]]),
+        showTip(left + (xs[index] + 15) * unit, top + (ys[index] + 15) * unit, source(images[index]) ? picture(images[index]) : "", named(data.names[classes[index]]),
           ...(row ? [make("br"), row[BEFORE] === row[TRUE] ? "newly taken for " : "taken for ", named(data.names[row[BEFORE] === row[TRUE] ? row[AFTER] : row[BEFORE]]), data.repaired ? `, ${data.outcomes[row[OUTCOME]]}` : ""] : []), make("br"), make("code", {}, path(images[index])));
       }
       function nearest(event) {
@@ -282,7 +284,7 @@
         if (at < 0) return;
         hideTip();
         const rows = known.get(images[at]);
-        const plain = make("div", {}, picture(images[at]), make("code", {}, path(images[at])), copyButton(path(images[at]), "file name"));
+        const plain = make("div", {}, source(images[at]) ? picture(images[at]) : null, make("code", {}, path(images[at])), copyButton(path(images[at]), "file name"));
         openPanel(panel, [named(data.names[classes[at]])], [rows ? gallery(rows) : plain], () => drawing.focus());
       };
       drawing.addEventListener("pointermove", (event) => mark(nearest(event)));

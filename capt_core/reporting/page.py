@@ -138,11 +138,15 @@ class _Section:
 
     def shown(self, pictures: Pictures) -> dict[str, Any]:
         """What the template reads of the data set, with those of its pictures that there are."""
-        root, encoded = self.findings.image_root, {}
-        for number in self.wanted if root is not None else ():
-            text = pictures.encoded.get(root / self.gallery.paths[number])
-            if text is not None:
-                encoded[number] = text
+        root = self.findings.image_root
+        encoded: dict[int, str] = {}
+        if root is not None:
+            files = {number: root / self.gallery.paths[number] for number in self.wanted}
+            encoded = {
+                number: pictures.encoded[path]
+                for number, path in files.items()
+                if path in pictures.encoded
+            }
         inline = {number: encoded.pop(number) for number in self.inline if number in encoded}
         data = script_data(self.gallery, **self.data, pictures=encoded)
         return {

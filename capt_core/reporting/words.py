@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,7 +61,7 @@ class Summary:
     another_error: float | None
     difference: PairedDifference | None
     verdict: str
-    seeds: list[Mapping[str, Any]]
+    seeds: Sequence[Mapping[str, Any]]
 
 
 def summaries(findings: Findings) -> list[Summary]:
@@ -127,9 +127,9 @@ def signed(value: float, digits: int = 2) -> str:
 
 def p_value(value: float) -> str:
     """A p value as it is written."""
-    return (
-        "p < 0.001" if value < 0.001 else f"p = {value:.3f}" if value < 0.1 else f"p = {value:.2f}"
-    )
+    if value < 0.001:
+        return "p < 0.001"
+    return f"p = {value:.3f}" if value < 0.1 else f"p = {value:.2f}"
 
 
 def _summary(findings: Findings, group: str, alone: bool) -> Summary:

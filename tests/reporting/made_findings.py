@@ -374,22 +374,22 @@ def _pairs(
                 what = "newly_wrong" if before == truth else "moved_here"
                 counts.setdefault((truth, after), Counter())[what] += 1
     rows = []
-    for (truth, taken), found in counts.items():
-        mean = {key: value / len(answers) for key, value in found.items()}
-        kept, before = mean.get("same_error", 0.0), ("repaired", "same_error", "another_error")
+    stages = ("repaired", "same_error", "another_error", "newly_wrong", "moved_here")
+    for (true_id, taken_id), found in counts.items():
+        mean = {key: found[key] / len(answers) for key in stages}
         row: dict[str, Any] = {
-            "group": group[truth],
-            "true_class_id": truth,
-            "true_class": names[truth],
-            "taken_class_id": taken,
-            "taken_class": names[taken],
-            "images": images[truth],
-            "before": sum(mean.get(key, 0.0) for key in before),
+            "group": group[true_id],
+            "true_class_id": true_id,
+            "true_class": names[true_id],
+            "taken_class_id": taken_id,
+            "taken_class": names[taken_id],
+            "images": images[true_id],
+            "before": mean["repaired"] + mean["same_error"] + mean["another_error"],
         }
         if repaired:
-            gone = moved.get((truth, taken))
-            row |= {key: mean.get(key, 0.0) for key in (*before, "newly_wrong", "moved_here")} | {
-                "after": kept + mean.get("newly_wrong", 0.0) + mean.get("moved_here", 0.0),
+            gone = moved.get((true_id, taken_id))
+            row |= mean | {
+                "after": mean["same_error"] + mean["newly_wrong"] + mean["moved_here"],
                 "moved_to": names[gone.most_common(1)[0][0]] if gone else None,
             }
         rows.append(row)

@@ -81,7 +81,7 @@ def test_a_cell_opens_its_images(browser_page: OpenPage, plain: str) -> None:
     cell.click()
     assert ANSWERS.after is not None
     assert files(page, "[data-matrix] aside") == wrong(0, 1, list(ANSWERS.after))
-    page.get_by_role("button", name="Change").click()
+    page.locator("button[data-mode=change]").click()
     cell.click()
     both = before | wrong(0, 1, list(ANSWERS.after))
     assert files(page, "[data-matrix] aside") == both
@@ -139,12 +139,16 @@ def test_pairs_can_be_searched_ordered_and_opened(browser_page: OpenPage, plain:
     page.get_by_label("Order").select_option("repaired")
     repaired = pairs.evaluate_all("all => all.map(e => +e.dataset.repaired)")
     assert repaired == sorted(repaired, reverse=True)
-    pair = page.locator("details.pair[data-repaired='1']:not([open])").first
+    closed = page.locator("details.pair[data-repaired='1']:not([open])").first
+    pair = page.locator(f"#{closed.get_attribute('id')}")
     pair.locator("summary").click()
-    page.wait_for_function("e => e.querySelector('.card')", arg=pair.element_handle())
-    name = pair.get_attribute("id")
-    pair.get_by_role("button", name="repaired 1", exact=True).click()
-    assert page.locator(f"#{name} .card").count() == 1
+    pair.locator(".card").first.wait_for()
+    count = pair.locator(".card[data-file]").count()
+    assert count == len({*files(page, f"#{pair.get_attribute('id')}")})
+    for choice in pair.locator(".filters button").all()[1:]:
+        outcome, _, wanted = choice.inner_text().rpartition(" ")
+        choice.click()
+        assert pair.locator(".chip").all_inner_texts() == [outcome] * int(wanted)
 
 
 def test_file_names_and_commands_are_copied(browser_page: OpenPage, plain: str) -> None:
@@ -273,8 +277,11 @@ _LOW_CONTRAST = """() => {
     if (!own || !node.checkVisibility() || node.closest("script, svg, option")) continue;
     if (node.closest('[style*="opacity"], [data-count="0"], [data-after="0"]')) continue;
     const grounds = [];
-    for (let up = node; up; up = up.parentElement) grounds.unshift(getComputedStyle(up).backgroundColor);
-    const ground = light(paint(grounds)), text = light(paint([...grounds, getComputedStyle(node).color]));
+    for (let up = node; up; up = up.parentElement) {
+      grounds.unshift(getComputedStyle(up).backgroundColor);
+    }
+    const ground = light(paint(grounds));
+    const text = light(paint([...grounds, getComputedStyle(node).color]));
     const ratio = (Math.max(ground, text) + 0.05) / (Math.min(ground, text) + 0.05);
     if (ratio < 4.5) poor.push(`${node.tagName} ${node.textContent.trim().slice(0, 30)} ${ratio}`);
   }

@@ -55,9 +55,8 @@ def test_thumbnails_are_as_large_as_there_is_room(tmp_path: Path) -> None:
 
 def test_the_first_pictures_stay_where_there_is_too_little_room(tmp_path: Path) -> None:
     paths = _photographs(tmp_path, 6)
-    least = sum(map(len, thumbnails(paths[:2], 1).encoded.values()))
-    assert least == 0
-    some = thumbnails(paths, 5000)
+    assert thumbnails(paths, 1).left_out == 6
+    some = thumbnails(paths, 1500)
     assert some.side == LEVELS[-1][0]
     assert list(some.encoded) == paths[: len(some.encoded)]
     assert some.left_out == 6 - len(some.encoded) > 0
@@ -107,8 +106,8 @@ def test_equal_answers_of_several_seeds_are_one() -> None:
     answers = error_answers(found, gallery)
     told = [(gallery.paths[a.image], a.before, a.after, a.outcome, a.seeds) for a in answers]
     assert told == [
-        ("a/1.png", 1, 0, 0, 1),
         ("a/1.png", 1, 2, 2, 1),
+        ("a/1.png", 1, 0, 0, 1),
         ("a/0.png", 1, 1, 1, 2),
         ("b/3.png", 1, 0, 3, 1),
     ]
@@ -129,10 +128,9 @@ def test_suspects_and_errors_come_before_representatives() -> None:
     answers = error_answers(found, gallery)
     paths = [gallery.paths[number] for number in wanted_images([suspect], answers, [])]
     assert paths == ["odd.png", "a/1.png", "a/0.png", "b/3.png"]
-    turns = interleaved(
-        [(Path("r"), gallery, [0, 1]), (None, gallery, [0]), (Path("s"), gallery, [0])]
-    )
-    assert turns == [Path("r/odd.png"), Path("s/odd.png"), Path("r") / gallery.paths[1]]
+    r, s = Path("r"), Path("s")
+    turns = interleaved([(r, gallery, [0, 1]), (None, gallery, [0]), (s, gallery, [0])])
+    assert turns == [r / "odd.png", s / "odd.png", r / gallery.paths[1]]
 
 
 def test_map_keeps_every_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,15 +154,9 @@ def test_map_keeps_every_error(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_reliability_leaves_out_empty_bins() -> None:
     rows = [
-        {"model": "base", "lower": 0.0, "upper": 0.5, "images": 0, "confidence": 0, "accuracy": 0},
-        {
-            "model": "base",
-            "lower": 0.5,
-            "upper": 1,
-            "images": 4,
-            "confidence": 0.8,
-            "accuracy": 0.5,
-        },
+        {"model": "base", "lower": low, "upper": low + 0.5, "images": images}
+        | {"confidence": 0.8, "accuracy": 0.5}
+        for low, images in ((0.0, 0), (0.5, 4))
     ]
     (chart,) = charts.reliability_charts(RELIABILITY.frame(rows))
     assert chart.path == "M80.0 50.0"
@@ -179,19 +171,12 @@ def test_intervals_by_hand() -> None:
 
 
 def test_words_and_numbers() -> None:
-    assert [words.count(value) for value in (3, 3.04, 2 / 3, 12345.0)] == [
-        "3",
-        "3",
-        "0.7",
-        "12,345",
-    ]
+    counts = (3, 3.04, 2 / 3, 12345.0)
+    assert [words.count(value) for value in counts] == ["3", "3", "0.7", "12,345"]
     assert [words.exact(value) for value in (3, 2 / 3, 1200.0)] == ["3", "0.6667", "1200"]
     assert [words.points(value) for value in (0.051, -0.02, 0.0)] == ["+5.1", "−2.0", "0.0"]
-    assert [words.p_value(p) for p in (1e-9, 0.0312, 0.42)] == [
-        "p < 0.001",
-        "p = 0.031",
-        "p = 0.42",
-    ]
+    told = [words.p_value(p) for p in (1e-9, 0.0312, 0.42)]
+    assert told == ["p < 0.001", "p = 0.031", "p = 0.42"]
     assert "significantly worse" in words.verdict(PairedDifference(-0.1, -0.2, -0.01, 0.01))
     assert "may be chance" in words.verdict(PairedDifference(0.1, -0.2, 0.3, 0.3))
     assert words.verdict(None) == ""

@@ -8,6 +8,10 @@ from pathlib import Path
 
 import polars as pl
 
+from capt_core.evaluation.intervals import PairedDifference
+
+__all__ = ["Findings", "PairedDifference"]
+
 
 @dataclass(frozen=True)
 class Findings:
@@ -60,20 +64,3 @@ class Findings:
     difference: Mapping[str, PairedDifference] = field(default_factory=dict)
     compared: tuple[str, pl.DataFrame] | None = None
     provenance: Sequence[Mapping[str, str]] = ()
-
-
-@dataclass(frozen=True)
-class PairedDifference:
-    """Difference of two accuracies on the same images, as shares.
-
-    Attributes:
-        value: mean over seeds.
-        low: lower end of the 95 % interval.
-        high: upper end.
-        p_value: that there is no difference, paired over images and seeds.
-    """
-
-    value: float
-    low: float
-    high: float
-    p_value: float

@@ -39,6 +39,8 @@ class Findings:
         compared: table `run_changes` beside the name of the other run; None without one.
         provenance: lines of the table of where numbers come from: method, seed, settings,
             backbone, fingerprint.
+        evidence: whether its numbers say anything about real models; averages over data sets leave
+            it out otherwise.
     """
 
     name: str
@@ -64,3 +66,4 @@ class Findings:
     difference: Mapping[str, PairedDifference] = field(default_factory=dict)
     compared: tuple[str, pl.DataFrame] | None = None
     provenance: Sequence[Mapping[str, str]] = ()
+    evidence: bool = True

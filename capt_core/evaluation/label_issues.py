@@ -1,7 +1,7 @@
 """Images whose label is worth a look: confident learning.
 
 Northcutt, Jiang and Chuang, "Confident Learning: Estimating Uncertainty in Dataset Labels", JAIR
-2021; the rule that cleanlab calls ``filter_by="confident_learning"``.
+2021, with their pruning by noise rate, which is cleanlab's default.
 """
 
 from __future__ import annotations
@@ -47,7 +47,9 @@ def class_thresholds(
     counts = np.zeros(probabilities.shape[1])
     np.add.at(sums, labels, probabilities[np.arange(len(labels)), labels])
     np.add.at(counts, labels, 1)
-    return np.divide(sums, counts, out=np.full(len(sums), np.inf), where=counts > 0)
+    means: npt.NDArray[np.float64] = np.full(len(sums), np.inf)
+    np.divide(sums, counts, out=means, where=counts > 0)
+    return means
 
 
 def confident_classes(
@@ -62,12 +64,32 @@ def confident_classes(
     return np.where(reached.any(axis=1), likeliest, -1).astype(np.int64)
 
 
+def wrong_label_counts(
+    probabilities: npt.NDArray[np.float64], labels: npt.NDArray[np.int64]
+) -> npt.NDArray[np.int64]:
+    """How many images of each class (row) are really of each other (column), [C, C].
+
+    It is the confident joint, each row scaled to the number of images that are filed under its
+    class: about half of a class's images reach its threshold, and of those of another class
+    among them likewise. The diagonal holds what is filed rightly.
+    """
+    classes = probabilities.shape[1]
+    counted = confident_classes(probabilities, class_thresholds(probabilities, labels))
+    joint = np.zeros((classes, classes))
+    np.add.at(joint, (labels[counted >= 0], counted[counted >= 0]), 1)
+    np.fill_diagonal(joint, np.maximum(joint.diagonal(), 1))
+    sizes = np.bincount(labels, minlength=classes)
+    return np.rint(joint * (sizes / joint.sum(axis=1))[:, None]).astype(np.int64)
+
+
 def suspects(
     probabilities: npt.NDArray[np.float64], labels: npt.NDArray[np.int64]
 ) -> list[Suspect]:
-    """Images off the diagonal of the confident joint, the most suspicious first.
+    """Images that are probably filed under a wrong class, the most suspicious first.
 
-    Images whose own class is the likeliest are no suspects. The order is by margin, then by row.
+    Of each class as many as `wrong_label_counts` says are of each other class: those that lean to
+    it most. Images whose own class is the likeliest are no suspects. Suggested is the likeliest
+    class. The order is by margin, then by row.
 
     Args:
         probabilities: of the classes, by a model that was not fitted on the image, [N, C].
@@ -76,22 +98,25 @@ def suspects(
     if not len(labels):
         return []
     rows = np.arange(len(labels))
-    counted = confident_classes(probabilities, class_thresholds(probabilities, labels))
     likeliest = probabilities.argmax(axis=1)
-    own = probabilities[rows, labels]
-    found = np.flatnonzero((counted >= 0) & (counted != labels) & (likeliest != labels))
-    margins = own[found] - probabilities[found, counted[found]]
-    return [
+    own, best = probabilities[rows, labels], probabilities[rows, likeliest]
+    counts = wrong_label_counts(probabilities, labels)
+    np.fill_diagonal(counts, 0)
+    chosen: set[int] = set()
+    for label, other in np.argwhere(counts > 0).tolist():
+        doubtful = np.flatnonzero((labels == label) & (likeliest != label))
+        order = np.argsort(own[doubtful] - probabilities[doubtful, other], kind="stable")
+        chosen.update(doubtful[order[: counts[label, other]]].tolist())
+    found = [
         Suspect(
-            row=int(found[place]),
-            suggested=int(counted[found[place]]),
-            margin=float(margins[place]),
-            ambiguous=bool(
-                own[found[place]] >= AMBIGUOUS * probabilities[found[place], counted[found[place]]]
-            ),
+            row,
+            int(likeliest[row]),
+            float(own[row] - best[row]),
+            bool(own[row] >= AMBIGUOUS * best[row]),
         )
-        for place in np.argsort(margins, kind="stable")
+        for row in chosen
     ]
+    return sorted(found, key=lambda each: (each.margin, each.row))
 
 
 def held_out_probabilities(
@@ -141,9 +166,6 @@ def _folds(labels: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """Fold of every image: drawn with a fixed seed, the images of a class spread evenly."""
     order = np.random.default_rng(0).permutation(len(labels))
     fold = np.zeros(len(labels), dtype=np.int64)
-    place = 0
     # One count over all classes: small classes would otherwise all fill the first folds.
-    for row in order[np.argsort(labels[order], kind="stable")]:
-        fold[row] = place % FOLDS
-        place += 1
+    fold[order[np.argsort(labels[order], kind="stable")]] = np.arange(len(labels)) % FOLDS
     return fold

@@ -84,6 +84,5 @@ def _unit_square(places: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Coordinates from 0 to 1 along each axis; 0.5 where all are the same."""
     low, high = places.min(axis=0), places.max(axis=0)
     width = high - low
-    scaled = (places - low) / np.where(width > 0, width, 1)
-    rounded: npt.NDArray[np.float64] = np.round(np.where(width > 0, scaled, 0.5), _DIGITS)
-    return rounded
+    scaled = np.where(width > 0, (places - low) / np.where(width > 0, width, 1), 0.5)
+    return np.asarray(np.round(scaled, _DIGITS), dtype=np.float64)

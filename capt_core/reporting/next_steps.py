@@ -236,7 +236,8 @@ def _few_photographs(pair: Pair, evidence: Evidence) -> Step | None:
         )
     return Step(
         "add_photographs",
-        f"{pair['true_class']} has {_images(there, 'training image')} only: add more, {_kind(pair)}.",
+        f"{pair['true_class']} has {_images(there, 'training image')} only: "
+        f"add more, {_kind(pair)}.",
         _again(evidence),
     )
 
@@ -361,7 +362,7 @@ def nearest_cosines(
     """
     cosines = (features[images] @ features[members].T).astype(np.float64)
     cosines[images[:, None] == members[None, :]] = -1.0
-    return cosines.max(axis=1)
+    return np.asarray(cosines.max(axis=1), dtype=np.float64)
 
 
 def cohens_d(first: npt.NDArray[np.float64], second: npt.NDArray[np.float64]) -> float:
@@ -391,7 +392,8 @@ def _joined(text: str, given: str) -> str:
 
 
 def _number(value: float) -> str:
-    return f"{value:.0f}" if round(value, 1).is_integer() else f"{value:.1f}"
+    rounded = round(float(value), 1)
+    return f"{rounded:.0f}" if rounded.is_integer() else f"{rounded}"
 
 
 def _images(number: float, noun: str = "image") -> str:

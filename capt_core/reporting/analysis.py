@@ -68,7 +68,6 @@ def find(
     training = dataset.samples.filter(pl.col("split") == "train")
     evidence = Evidence(
         dataset=dataset.name,
-        classes=classes,
         repaired=repaired,
         imported=imported,
         outcomes=by_seed[first.seed],

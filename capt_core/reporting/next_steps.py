@@ -54,7 +54,6 @@ class Evidence:
 
     Attributes:
         dataset: its name.
-        classes: table `classes`.
         repaired: whether there is a repaired model.
         imported: whether the base model's predictions were imported; its names, texts and
             prompts are not known then.
@@ -69,7 +68,6 @@ class Evidence:
     """
 
     dataset: str
-    classes: pl.DataFrame
     repaired: bool
     imported: bool
     outcomes: pl.DataFrame
@@ -154,11 +152,14 @@ def advice(pair: Pair, evidence: Evidence) -> Step:
     return _otherwise(pair, evidence)
 
 
+_JOINTS = frozenset("-_'./")
+"""Characters between the words of a name that say nothing themselves."""
+
+
 def same_words(first: str, second: str) -> bool:
     """Whether the words of one class name are all in the other: "shirt" and "t-shirts"."""
     words = [
-        {_singular(token.text) for token in tokens_of(name) if token.word}
-        for name in (first.replace("_", " "), second.replace("_", " "))
+        {_singular(token.text) for token in tokens_of(name)} - _JOINTS for name in (first, second)
     ]
     return all(words) and (words[0] <= words[1] or words[1] <= words[0])
 

@@ -82,7 +82,7 @@ def main(run: Run, json: options.Json = False) -> None:
     features = model_features(run, model, prepared, ids, stored)
     logits = dataset_logits(model.fitted, features, prepared)
     after = prediction_table(prepared, ids, logits, top_classes=5)
-    metrics = evaluate_predictions(before, after, bank)
+    metrics = evaluate_predictions(before, after, bank, prepared.protocol)
     values = {name: metric.value for name, metric in metrics.items()}
     write_table(RUN_PREDICTIONS, after, paths.predictions, origin)
     test = after.filter(split="test").select(
@@ -91,7 +91,15 @@ def main(run: Run, json: options.Json = False) -> None:
     write_text(paths.confusion_plot, test.write_csv())
     write_json(paths.metrics, {name: value and round(value, 4) for name, value in values.items()})
     rows = evaluation_rows(
-        metrics, run.dataset, run.method, run.variant or "default", model.sees, run.seed
+        metrics,
+        {
+            "dataset": run.dataset,
+            "method": run.method,
+            "variant": run.variant or "default",
+            "sees": model.sees,
+            "protocol": prepared.protocol,
+            "seed": run.seed,
+        },
     )
     # The report shows more of a run than its metrics: the record names these tables.
     shown = {

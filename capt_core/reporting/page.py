@@ -28,7 +28,7 @@ from capt_core.reporting.gallery import (
 from capt_core.reporting.html import packaged_script, page_template, script_json
 from capt_core.reporting.matrix import matrices
 from capt_core.reporting.pictures import Pictures, thumbnails
-from capt_core.reporting.summary import METRICS, in_words, result_tables, summarise
+from capt_core.reporting.summary import in_words, result_tables, summarise
 
 PAGE_BYTES = 4_800_000
 """Length of the page that pictures may fill up to."""
@@ -61,7 +61,7 @@ def render_page(results: pl.DataFrame, datasets: Sequence[Findings]) -> str:
         text. Images that are missing or damaged are shown as such.
     """
     sections = [_Section.of(found, f"d{index}") for index, found in enumerate(datasets, start=1)]
-    summary = summarise(results, [found.name for found in datasets if found.warnings])
+    summary = summarise(results, [found.name for found in datasets if not found.evidence])
     script, source = packaged_script("report.js")
     template = page_template(
         "report.html.jinja",
@@ -79,7 +79,6 @@ def render_page(results: pl.DataFrame, datasets: Sequence[Findings]) -> str:
         return template.render(
             sections=[section.shown(pictures) for section in sections],
             tables=result_tables(summary),
-            metrics=METRICS,
             results_first=len(datasets) != 1 or summary["method"].n_unique() > 2,
             script=script,
             script_source=source,

@@ -8,6 +8,7 @@ from typing import Any
 
 import polars as pl
 
+from capt_core.evaluation.intervals import wilson_interval
 from capt_core.reporting.findings import Findings, PairedDifference
 
 SIGNIFICANT = 0.05
@@ -72,13 +73,9 @@ def summaries(findings: Findings) -> list[Summary]:
 
 def share(value: float, total: float) -> Share:
     """A share with its 95 % Wilson interval; of nothing it is anything."""
-    from scipy.stats import binomtest
-
-    trials = round(total)
-    if trials <= 0:
+    if total <= 0:
         return Share(value, total, 0.0, 1.0)
-    found = binomtest(min(round(value), trials), trials).proportion_ci(0.95, method="wilson")
-    return Share(value, total, float(found.low), float(found.high))
+    return Share(value, total, *wilson_interval(min(1.0, value / total), round(total) or 1))
 
 
 def verdict(difference: PairedDifference | None) -> str:

@@ -44,6 +44,7 @@ STATIC_FILES = 3000
 
 _SHOWN_PAIRS = 6  # with pictures that show without the script
 _SHOWN_PICTURES = 4
+_FEW_POINTS = 500  # of the map, which are drawn larger
 _SHOWN_SUSPECTS = 60
 _MARKUP = 16  # characters around a picture in the script's data
 _INLINE_MARKUP = 250  # around one that shows without the script, its file name included
@@ -171,6 +172,7 @@ def _facts(
         "largest": max([1.0, *_largest(findings.pairs)]),
         "suspect_count": findings.suspects.height,
         "map": charts.map_classes(points),
+        "few_points": points.height < _FEW_POINTS,
         "map_left_out": findings.image_map.height - points.height,
         "reliability": charts.reliability_charts(findings.reliability),
         "precision": words.precisions(findings.precision),

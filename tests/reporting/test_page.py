@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from capt_core.artifacts.report_tables import NEXT_STEPS
 from capt_core.reporting import page as page_module
 from capt_core.reporting.findings import Findings
 from capt_core.reporting.html import packaged_script, script_json
@@ -291,3 +292,11 @@ def test_the_page_stays_small(full: Findings, monkeypatch: pytest.MonkeyPatch) -
     page = render_page(results_of(), [full])
     assert len(page.encode()) <= bare + 12_000
     assert re.search(r"\d+ pictures are left out", page)
+
+
+def test_many_steps_are_folded(full: Findings) -> None:
+    row = full.steps.row(0, named=True)
+    steps = NEXT_STEPS.frame([row | {"position": position} for position in range(1, 31)])
+    page = render_page(results_of(), [replace(full, steps=steps)])
+    assert "24 more" in text_of(page)
+    assert page.count("Rename the classes") == 30

@@ -17,7 +17,7 @@ from capt_core.data.images import opened_image
 from capt_core.errors import CaptError
 from capt_core.reporter import active
 
-LEVELS = ((112, 60), (96, 56), (80, 52), (64, 48), (48, 42))
+LEVELS = ((112, 60), (96, 56), (80, 52), (64, 48), (56, 45), (48, 42))
 """Sides in pixels with the WebP quality that suits them, best first."""
 
 _SAMPLE = 64

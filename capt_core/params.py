@@ -158,7 +158,8 @@ class Evaluate(Section, path="evaluate"):
 
 
 class Report(Section, path="report"):
-    pairs: int = packaged(ge=1, le=1000)
+    method: str | None = packaged(min_length=1)
+    projection: Literal["pca", "umap"] = packaged()
 
 
 class Settings(Section):

@@ -5,9 +5,10 @@ from __future__ import annotations
 from capt_core.artifacts.features import read_image_features
 from capt_core.artifacts.schemas import PREDICTIONS
 from capt_core.artifacts.tables import write_table
-from capt_core.backbone.loading import UNTRAINED_WARNING, load_backbone
+from capt_core.backbone.loading import load_backbone
 from capt_core.data.dataset import load_dataset
 from capt_core.data.protocol import ALL_CLASSES
+from capt_core.evaluation.doubts import doubts
 from capt_core.evaluation.metrics import accuracy
 from capt_core.evaluation.predictions import prediction_table
 from capt_core.params import settings_hash
@@ -49,6 +50,8 @@ def main(run: Run) -> None:
     for (split, group), part in predictions.group_by("split", "group", maintain_order=True):
         named = split if prepared.protocol == ALL_CLASSES else f"{split} {group}"
         say(f"{named}: {accuracy(part).value:.1f} % of {len(part)} images right")
-    if backbone.untrained:
-        say(UNTRAINED_WARNING)
+    for doubt in doubts(
+        prepared.name, backbone.identity, backbone.untrained, predictions, prepared.classes
+    ):
+        say(doubt)
     say(f"-> {paths.predictions}")

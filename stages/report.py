@@ -1,8 +1,7 @@
-"""Stage report: results tables and one HTML page over all runs."""
+"""Stage report: results tables, and one HTML page over all data sets with its tables beside it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import polars as pl
@@ -13,24 +12,22 @@ from capt_core.artifacts.provenance import Provenance
 from capt_core.artifacts.schemas import EVALUATION, RESULTS
 from capt_core.artifacts.tables import read_table, write_table
 from capt_core.data.dataset import image_root, load_dataset
+from capt_core.errors import CaptError
 from capt_core.params import settings_hash
-from capt_core.reporting.inputs import (
-    DatasetReport,
-    find_runs,
-    not_averaged,
-    notes_by_dataset,
-    read_dataset_report,
-)
+from capt_core.reporting.analysis import find
+from capt_core.reporting.findings import Findings
+from capt_core.reporting.inputs import evaluation_records, find_datasets, read_inputs
 from capt_core.reporting.page import render_page
 from capt_core.reporting.summary import summarise, to_csv, to_markdown
+from capt_core.reporting.tables import write_tables
 
 from . import options
-from .console import result
+from .console import result, warn
 from .invocation import Run
 from .stage import Stage
 
 STAGE = Stage(
-    params=("data.root", "fewshot.shots", "report.pairs"),
+    params=("data.root", "fewshot.shots", "report"),
     # Each record of an evaluation names what else the report shows of it, with digests.
     reads=lambda at: (at.report.evaluations,),
     writes=lambda at: (
@@ -38,33 +35,57 @@ STAGE = Stage(
         at.report.results_csv,
         at.report.results_markdown,
         at.report.html,
+        at.report.tables,
     ),
 )
 
 
 def main(run: Run, json: options.Json = False) -> None:
-    found = find_runs(run.artifacts, run.dataset or None)
+    names = find_datasets(run.artifacts, run.dataset or None)
+    records = [path for name in names for path in evaluation_records(run.artifacts, name)]
     results = pl.concat(
-        [read_table(EVALUATION, record) for runs in found.values() for record in runs]
+        [EVALUATION.frame(), *(read_table(EVALUATION, path) for path in records)]
     ).sort(EVALUATION.key)
-    shown = [_dataset_report(run, name, records) for name, records in found.items()]
-    summary = summarise(results, not_averaged(shown))
-    notes = notes_by_dataset(shown)
+    origins = {}
+    found = []
+    for name in names:
+        findings, origins[name] = _findings(run, name)
+        found.append(findings)
     paths = ReportLayout(run.artifacts)
-    settings = run.settings
-    write_text(paths.html, render_page(summary, shown, settings.report.pairs))
+    notes = {each.name: each.warnings for each in found if each.warnings}
+    summary = summarise(results, [each.name for each in found if not each.evidence])
+    write_text(paths.html, render_page(results, found))
     write_text(paths.results_markdown, to_markdown(summary, notes))
     write_text(paths.results_csv, to_csv(summary, notes))
-    origin = Provenance("+".join(found), settings=settings_hash(settings.report.pairs))
+    origin = Provenance("+".join(names), settings=settings_hash(run.settings.report))
     write_table(RESULTS, results, paths.results, origin)
-    written = (paths.html, paths.results_markdown, paths.results_csv, paths.results)
+    tables = [path for each in found for path in write_tables(each, paths, origins[each.name])]
+    written = (paths.html, paths.results_markdown, paths.results_csv, paths.results, *tables)
     result(
-        {"results": summary.to_dicts(), "files": [str(path) for path in written]},
-        f"{len(results)} results of {', '.join(found)} -> {paths.html}",
+        {
+            "results": summary.to_dicts(),
+            "summary": {each.name: each.summary.to_dicts() for each in found},
+            "files": [str(path) for path in written],
+        },
+        f"{len(results)} results of {', '.join(names)} -> {paths.html}",
     )
 
 
-def _dataset_report(run: Run, name: str, records: Sequence[Path]) -> DatasetReport:
+def _findings(run: Run, name: str) -> tuple[Findings, Provenance]:
+    """What is shown of a data set, and the origin of its tables."""
     layout, settings = Layout(run.artifacts, name), run.settings_for(name)
-    root = image_root(layout, settings.data.root)
-    return read_dataset_report(layout, load_dataset(layout), root, records, settings.fewshot.shots)
+    dataset = load_dataset(layout)
+    root = _image_root(layout, settings.data.root)
+    shown = settings.report
+    inputs = read_inputs(layout, dataset, root, settings.fewshot.shots, shown.method)
+    origin = dataset.provenance(inputs.backbone, settings_hash(shown))
+    return find(inputs, shown.projection), origin
+
+
+def _image_root(layout: Layout, root: str | None) -> Path | None:
+    """Folder of the images; None where they are not at hand, which a report can do without."""
+    try:
+        return image_root(layout, root)
+    except CaptError as error:
+        warn(f"{layout.dataset}: the report shows no images: {error}")
+        return None

@@ -62,6 +62,11 @@ _OTHER_FILES = (
     ("results.csv", "report", "`results` as CSV"),
     ("results.md", "report", "the results as Markdown tables"),
     ("report.html", "report", "the report"),
+    (
+        "report/<dataset>/<table>.csv",
+        "report",
+        "each table beside the report as CSV, entries of lists joined by `; `",
+    ),
     ("runs/<stage>-<dataset>-...-seed<S>.json", "every stage", "seconds and versions of a run"),
     ("study/<variant>/...", "study", "the same tree for a named variant"),
     ("study/results.parquet", "study-report", "`results` of all variants"),

@@ -9,25 +9,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
-from unicodedata import east_asian_width
 
 import matplotlib as mpl
-import numpy as np
 import polars as pl
 from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection
-from matplotlib.colors import Colormap, LinearSegmentedColormap
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
-from numpy.typing import NDArray
-
-Matrix = NDArray[np.float64]
-
-LARGEST_AXIS = 40
-"""Classes per axis that stay readable."""
-
-SMALL_AXIS = 20
-"""Up to this many classes a heatmap is small, and its cells have room for numbers."""
 
 _STYLE: dict[Any, Any] = {
     "svg.hashsalt": "capt",
@@ -50,11 +36,9 @@ _STYLE: dict[Any, Any] = {
     "legend.handlelength": 1.4,
 }
 
-_LEAST_NUMBER = 3.0  # percent; smaller rates are shown by colour alone
 _LONGEST_LABEL = 28
 _POINTS = 200
 _VIEWER_FONTS = b"system-ui, 'Helvetica Neue', Helvetica, Arial, 'DejaVu Sans', sans-serif"
-_DIAGONAL = "#e3e6ea"
 _SEED_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 _EXPERTS = {"sample": "#0072b2", "commonality": "#e69f00", "difference": "#cc3d3d"}
 
@@ -67,38 +51,6 @@ class Panel:
     svg: bytes
     meaning: str
     alt: str
-
-
-def confusion_heatmap(rates: Matrix, names: Sequence[str], maximum: float) -> bytes:
-    """Confusion rates, true class by class predicted.
-
-    Args:
-        rates: percent of the true class's images, [C, C]; NaN cells are muted (the diagonal).
-        names: of the classes, [C].
-        maximum: rate at the end of the colour scale, percent; the same for figures to be compared.
-
-    Returns:
-        An SVG document.
-    """
-    cmap = LinearSegmentedColormap.from_list("errors", ["#ffffff", "#fdd49e", "#ef6548", "#7f0000"])
-    return _heatmap(
-        rates, names, (0.0, maximum), cmap, "% of the true class's test images", "{:.0f}"
-    )
-
-
-def change_heatmap(change: Matrix, names: Sequence[str], maximum: float) -> bytes:
-    """Difference of two confusion rates: blue became rarer, red more frequent.
-
-    Args:
-        change: after minus before, percentage points, [C, C]; NaN cells are muted.
-        names: of the classes, [C].
-        maximum: largest magnitude on the colour scale, percentage points.
-
-    Returns:
-        An SVG document.
-    """
-    cmap = mpl.colormaps["RdBu_r"]
-    return _heatmap(change, names, (-maximum, maximum), cmap, "percentage points", "{:+.0f}")
 
 
 def training_curves(logs: Mapping[int, pl.DataFrame]) -> list[Panel]:
@@ -215,90 +167,6 @@ def _panel(draw: Callable[[Axes], None]) -> bytes | None:
         return _svg(figure)
 
 
-def _heatmap(
-    values: Matrix,
-    names: Sequence[str],
-    limits: tuple[float, float],
-    cmap: Colormap,
-    scale_label: str,
-    number: str,
-) -> bytes:
-    count = len(names)
-    labels = [_shortened(name) for name in names]
-    # Sizes in inches, laid out by hand: figures to be compared get equal axes.
-    side = 2.7 if count <= SMALL_AXIS else 4.8
-    font = min(8.5, 0.9 * 72 * side / max(count, 1))
-    margin = 0.3 + max((_columns(label) for label in labels), default=1) * font * 0.56 / 72
-    right, top = 0.62, 0.1
-    width, height = margin + side + right, top + side + margin
-    with _style():
-        figure = Figure(figsize=(width, height))
-        axes = figure.add_axes((margin / width, margin / height, side / width, side / height))
-        # "none" embeds one pixel per cell, which the viewer enlarges sharply.
-        image = axes.imshow(
-            np.ma.masked_invalid(values),
-            cmap=cmap.with_extremes(bad=_DIAGONAL),
-            vmin=limits[0],
-            vmax=limits[1],
-            interpolation="none",
-            aspect="auto",
-        )
-        _rule(axes, count)
-        if count <= SMALL_AXIS:
-            _write_numbers(axes, values, limits, number, min(6.5, 0.55 * 72 * side / count))
-        positions = range(count)
-        # Anchored at the end that touches the axis: the viewer's font may be narrower.
-        axes.set_xticks(
-            positions,
-            labels,
-            rotation=90,
-            rotation_mode="anchor",
-            ha="right",
-            va="center",
-            fontsize=font,
-            parse_math=False,
-        )
-        axes.set_yticks(positions, labels, fontsize=font, parse_math=False)
-        axes.tick_params(length=0)
-        axes.spines[:].set_visible(False)
-        middle = margin + side / 2
-        upright: dict[str, Any] = {
-            "rotation": 90,
-            "rotation_mode": "anchor",
-            "ha": "center",
-            "va": "baseline",
-        }
-        figure.text(0.14 / width, middle / height, "true class", **upright)
-        figure.text(middle / width, 0.05 / height, "taken for", ha="center", va="baseline")
-        bar = figure.add_axes(
-            ((margin + side + 0.12) / width, margin / height, 0.11 / width, side / height)
-        )
-        ticks = MaxNLocator(nbins=6, steps=[1, 2, 5, 10], min_n_ticks=2)
-        figure.colorbar(image, cax=bar, ticks=ticks).outline.set_visible(False)
-        bar.tick_params(length=0, labelsize=7)
-        bar.set_ylabel(scale_label, fontsize=7, rotation_mode="anchor", va="top")
-        return _svg(figure)
-
-
-def _rule(axes: Axes, count: int) -> None:
-    edges = np.arange(1, count) - 0.5
-    ends = (-0.5, count - 0.5)
-    lines = [[(edge, ends[0]), (edge, ends[1])] for edge in edges]
-    lines += [[(ends[0], edge), (ends[1], edge)] for edge in edges]
-    axes.add_collection(LineCollection(lines, colors="#eef0f3", linewidths=0.5))
-
-
-def _write_numbers(
-    axes: Axes, values: Matrix, limits: tuple[float, float], number: str, font: float
-) -> None:
-    strongest = max(abs(limits[0]), abs(limits[1]))
-    for row, column in np.argwhere(np.abs(np.nan_to_num(values)) >= _LEAST_NUMBER).tolist():
-        value = values[row, column]
-        colour = "white" if abs(value) > 0.6 * strongest else "#333840"
-        text = number.format(value).replace("-", "−")
-        axes.text(column, row, text, ha="center", va="center", fontsize=font, color=colour)
-
-
 def _thinned(log: pl.DataFrame) -> pl.DataFrame:
     """At most `_POINTS` rows: means over equal numbers of successive steps."""
     per_point = -(-log.height // _POINTS)
@@ -320,10 +188,6 @@ def _shortened(name: str) -> str:
         return name
     half = (_LONGEST_LABEL - 1) // 2
     return f"{name[:half].rstrip()}…{name[-half:].lstrip()}"
-
-
-def _columns(text: str) -> int:
-    return sum(2 if east_asian_width(character) in "WF" else 1 for character in text)
 
 
 @contextmanager

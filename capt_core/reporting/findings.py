@@ -8,6 +8,10 @@ from pathlib import Path
 
 import polars as pl
 
+from capt_core.evaluation.intervals import PairedDifference
+
+__all__ = ["Findings", "PairedDifference"]
+
 
 @dataclass(frozen=True)
 class Findings:
@@ -35,6 +39,8 @@ class Findings:
         compared: table `run_changes` beside the name of the other run; None without one.
         provenance: lines of the table of where numbers come from: method, seed, settings,
             backbone, fingerprint.
+        evidence: whether its numbers say anything about real models; averages over data sets leave
+            it out otherwise.
     """
 
     name: str
@@ -60,20 +66,4 @@ class Findings:
     difference: Mapping[str, PairedDifference] = field(default_factory=dict)
     compared: tuple[str, pl.DataFrame] | None = None
     provenance: Sequence[Mapping[str, str]] = ()
-
-
-@dataclass(frozen=True)
-class PairedDifference:
-    """Difference of two accuracies on the same images, as shares.
-
-    Attributes:
-        value: mean over seeds.
-        low: lower end of the 95 % interval.
-        high: upper end.
-        p_value: that there is no difference, paired over images and seeds.
-    """
-
-    value: float
-    low: float
-    high: float
-    p_value: float
+    evidence: bool = True

@@ -1,20 +1,14 @@
-"""Pages that need nothing but themselves: their templates, and images as data URIs."""
+"""Pages that need nothing but themselves: templates, data URIs, and what a script may read."""
 
 from __future__ import annotations
 
 import base64
+import hashlib
+import json
 from collections.abc import Callable
-from dataclasses import dataclass
-from io import BytesIO
-from pathlib import Path
+from importlib.resources import files
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
-from PIL import Image
-
-from capt_core.data.images import open_image
-
-LARGEST_SIDE = 160
-_PIXEL_ART_SIDE = 96
 
 
 def page_template(name: str, **filters: Callable[..., object]) -> Template:
@@ -31,47 +25,19 @@ def page_template(name: str, **filters: Callable[..., object]) -> Template:
     return environment.get_template(name)
 
 
+def packaged_script(name: str) -> tuple[str, str]:
+    """A packaged script, and the source by which a content security policy allows it alone."""
+    text = files("capt_core.reporting").joinpath("templates", name).read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")
+    return text, f"'sha256-{digest}'"
+
+
 def data_uri(content: bytes, kind: str) -> str:
     """Bytes as a ``data:`` URI of the given media type."""
     return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
 
 
-@dataclass(frozen=True)
-class Thumbnail:
-    """A square image ready for an ``<img>``.
-
-    Attributes:
-        uri: the whole image as a ``data:`` URI.
-        side: its width and height in pixels.
-        pixelated: so small that it should be enlarged without smoothing.
-    """
-
-    uri: str
-    side: int
-    pixelated: bool
-
-
-def thumbnail(path: Path) -> Thumbnail:
-    """Centre square of an image (what the model sees of it), at most 160 pixels a side.
-
-    Raises:
-        CaptError: the image is missing or not readable.
-    """
-    image = open_image(path)
-    side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    square = image.crop((left, top, left + side, top + side))
-    if side <= _PIXEL_ART_SIDE:
-        return Thumbnail(_encode(square, "png"), side, True)
-    shown = min(side, LARGEST_SIDE)
-    small = square.resize((shown, shown), Image.Resampling.LANCZOS)
-    return Thumbnail(_encode(small, "jpeg"), shown, False)
-
-
-def _encode(image: Image.Image, kind: str) -> str:
-    buffer = BytesIO()
-    if kind == "png":
-        image.save(buffer, format="PNG", optimize=True)
-    else:
-        image.save(buffer, format="JPEG", quality=82, optimize=True)
-    return data_uri(buffer.getvalue(), f"image/{kind}")
+def script_json(value: object) -> str:
+    """JSON that can stand in a ``<script>`` element: nothing in it can end the element."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c")

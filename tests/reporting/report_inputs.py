@@ -1,26 +1,14 @@
-"""A small data set for the report: four classes, two runs, eight-pixel images."""
+"""A small data set for the report: four classes, predictions before and after."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import polars as pl
-from PIL import Image
 
-from capt_core.artifacts.provenance import Provenance
-from capt_core.artifacts.schemas import (
-    CLASSES,
-    CONFUSION_BANK,
-    PREDICTIONS,
-    REPRESENTATIVES,
-    RESULTS,
-    TRAINING_LOG,
-)
+from capt_core.artifacts.schemas import PREDICTIONS, RESULTS, TRAINING_LOG
 from capt_core.artifacts.tables import Table, schema_problem
-from capt_core.confusion.bank import confusion_bank
-from capt_core.reporting.inputs import DatasetReport, RunReport, SeedReport
 
 NAMES = ("cat", "<b>fox</b>", "oak", "elm")
 GROUPS = ("base", "base", "novel", "novel")
@@ -102,61 +90,6 @@ def training_log(steps: int) -> pl.DataFrame:
         for step in range(1, steps + 1)
     ]
     return table(TRAINING_LOG, rows)
-
-
-def dataset_report(
-    folder: Path,
-    *,
-    seeds: Sequence[int] = (1, 2),
-    bank: bool = True,
-    capt: bool = True,
-    untrained: bool = False,
-    embedded: bool = False,
-) -> DatasetReport:
-    teacher = predictions(TEACHER)
-    for sample_id in teacher["sample_id"].to_list():
-        Image.new("RGB", (10, 8), (sample_id * 10, 20, 30)).save(folder / f"{sample_id}.png")
-    rows = confusion_bank(predictions(TRAIN))
-    bank_rows = rows if bank else table(CONFUSION_BANK, [])
-    representatives = table(
-        REPRESENTATIVES,
-        [
-            {
-                "sample_id": 0,
-                "rank": 1,
-                "class_id": 0,
-                "class_name": "cat",
-                "order": 1,
-                "representative_id": 1,
-                "representative_path": "1.png",
-                "cosine": 0.5,
-                "source": "confused_with_anchor",
-            }
-        ]
-        if bank
-        else [],
-    )
-    provenance = Provenance("pets", "fingerprint1", "backbone1", "settings1")
-    runs = [RunReport("clip", seed, provenance, teacher, training_log(0)) for seed in seeds]
-    if capt:
-        after = predictions(AFTER)
-        runs += [RunReport("capt", seed, provenance, after, training_log(5)) for seed in seeds]
-    classes = [
-        {"class_id": index, "class_name": name, "group": GROUPS[index], "template": "a {}"}
-        for index, name in enumerate(NAMES)
-    ]
-    return DatasetReport(
-        "pets",
-        folder,
-        table(CLASSES, classes),
-        "clip",
-        [SeedReport(seed, teacher, bank_rows, representatives) for seed in seeds],
-        runs,
-        16,
-        "base_to_novel",
-        untrained,
-        embedded,
-    )
 
 
 def pets_results() -> pl.DataFrame:

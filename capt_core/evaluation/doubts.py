@@ -1,0 +1,56 @@
+"""Reasons to doubt every number of a data set, as sentences."""
+
+from __future__ import annotations
+
+import polars as pl
+
+from capt_core.advice import setting
+from capt_core.backbone.identity import TINY_CLIP
+from capt_core.backbone.loading import UNTRAINED_WARNING
+from capt_core.data.registry import dataset_spec
+from capt_core.evaluation.chance import chance_warnings
+
+EMBEDDED_NOTE = (
+    "Embedded demonstration: synthetic textures and a tiny CLIP; no evidence about real CLIP."
+)
+
+
+def is_embedded(dataset: str) -> bool:
+    """Whether a data set is the project's own drawn textures."""
+    return dataset_spec(dataset).reader == "proctex"
+
+
+def backbone_doubts(dataset: str, backbone: str, untrained: bool) -> list[str]:
+    """What makes a backbone's answers about a data set worthless, the gravest first.
+
+    Args:
+        dataset: its name.
+        backbone: identity of the backbone, as artifacts carry it; empty for imported predictions.
+        untrained: its weights are a random initialisation.
+    """
+    found = [UNTRAINED_WARNING] if untrained else []
+    if backbone.startswith(f"{TINY_CLIP}@") and not untrained and not is_embedded(dataset):
+        found.append(
+            "The embedded tiny CLIP knows drawn textures only: what it says of photographs means "
+            f"nothing. Choose a real model and its weights: {setting('backbone.name', 'ViT-B-16')} "
+            f"{setting('backbone.checkpoint', 'FILE')}."
+        )
+    return found
+
+
+def doubts(
+    dataset: str, backbone: str, untrained: bool, predictions: pl.DataFrame, classes: pl.DataFrame
+) -> list[str]:
+    """`backbone_doubts`, and halves of the classes on which the base model only guesses.
+
+    Args:
+        dataset: its name.
+        backbone: identity of the backbone.
+        untrained: its weights are a random initialisation.
+        predictions: table `predictions` of the base model.
+        classes: table `classes`.
+    """
+    return [
+        *backbone_doubts(dataset, backbone, untrained),
+        *chance_warnings(predictions, classes),
+    ]

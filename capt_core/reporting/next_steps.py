@@ -1,0 +1,405 @@
+"""What to do next about each confused pair, with the reason and a command."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from capt_core.advice import setting, tool
+from capt_core.artifacts.report_tables import NEXT_STEPS
+from capt_core.data.names import tokens_of
+from capt_core.prompts.generation import DIFFERENCE, TEMPLATE_SOURCE
+
+PAIRS = 12
+"""How many pairs are advised on: a day's work."""
+
+FEW_ERRORS = 3
+"""Images; fewer may be chance, whatever their cause seems to be."""
+
+REPAIRED = 0.25
+"""A pair is repaired where no more than this share of its errors is left."""
+
+SUSPECT_SHARE = 0.25
+"""Of a pair's errors: with so many doubtful labels, no training can be judged by the pair."""
+
+ALIKE_TEXTS = 3.0
+"""Standard deviations that the cosine of two class texts lies above the mean of all pairs: one pair
+in a thousand of a normal distribution."""
+
+LEAST_TEXT_PAIRS = 10
+"""Pairs of classes; with fewer (four classes) their spread is not known."""
+
+WEAK_PROMPTS = 0.6
+"""AUC of prompts that hardly separate their pair's images; 0.5 is chance."""
+
+FEW_PHOTOGRAPHS = 8
+"""Training images of a class, below which few-shot methods depend on which were drawn."""
+
+UNLIKE = 1.0
+"""Standard deviations (Cohen's d; 0.8 is called large) that errors lie farther from the training
+images of their class than right answers do."""
+
+_PHOTOGRAPHS_COMPARED = 3  # least number of errors and of right answers
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the advice is drawn from; None where something is not there.
+
+    Attributes:
+        dataset: its name.
+        repaired: whether there is a repaired model.
+        imported: whether the base model's predictions were imported; its names, texts and
+            prompts are not known then.
+        outcomes: from `image_outcomes`, of the first seed.
+        suspects: table `suspected_labels`.
+        training: `sample_id`, `class_id` of the training images that were drawn.
+        available: training images per class, drawn or not, by class id.
+        features: of all samples, unit length, [N, d].
+        texts: of all classes, unit length, [C, d].
+        prompts: table `prompts`.
+        separation: table `prompt_separation`.
+    """
+
+    dataset: str
+    repaired: bool
+    imported: bool
+    outcomes: pl.DataFrame
+    suspects: pl.DataFrame
+    training: pl.DataFrame
+    available: Mapping[int, int]
+    features: npt.NDArray[np.float32] | None
+    texts: npt.NDArray[np.float32] | None
+    prompts: pl.DataFrame | None
+    separation: pl.DataFrame | None
+
+    @cached_property
+    def text_spread(self) -> tuple[float, float] | None:
+        """Mean and standard deviation of the cosines of all pairs of class texts."""
+        if self.texts is None:
+            return None
+        cosines = (self.texts @ self.texts.T)[np.triu_indices(len(self.texts), k=1)]
+        if len(cosines) < LEAST_TEXT_PAIRS:
+            return None
+        return float(cosines.mean()), float(cosines.std())
+
+    @cached_property
+    def drawn(self) -> Mapping[int, npt.NDArray[np.int64]]:
+        """Sample ids of the drawn training images by class id."""
+        return {
+            int(class_id): part["sample_id"].to_numpy()
+            for (class_id,), part in self.training.group_by("class_id", maintain_order=True)
+        }
+
+
+@dataclass(frozen=True)
+class Step:
+    """Advice on a pair."""
+
+    action: str
+    reason: str
+    command: str = ""
+
+
+Pair = Mapping[str, Any]
+"""A row of the table `pair_results`."""
+
+
+def next_steps(pairs: pl.DataFrame, evidence: Evidence) -> pl.DataFrame:
+    """Advice on the pairs with most errors left, worst first.
+
+    The first cause that is found decides, in the order in which it is cheapest to mend: wrong
+    labels, names that say the same, photographs that are missing, prompts that do not separate.
+
+    Args:
+        pairs: table `pair_results`.
+        evidence: what is known of the data set.
+
+    Returns:
+        Rows as in the table `next_steps`.
+    """
+    left = "after" if evidence.repaired else "before"
+    ranked = pairs.sort(
+        left,
+        "before",
+        "true_class_id",
+        "taken_class_id",
+        descending=[True, True, False, False],
+        maintain_order=True,
+    ).head(PAIRS)
+    rows = []
+    for position, pair in enumerate(ranked.iter_rows(named=True), start=1):
+        step = advice(pair, evidence)
+        rows.append(
+            {name: pair[name] for name in NEXT_STEPS.columns if name in pair}
+            | {"position": position, **step.__dict__}
+        )
+    return NEXT_STEPS.frame(rows)
+
+
+def advice(pair: Pair, evidence: Evidence) -> Step:
+    """Advice on one pair."""
+    for rule in _RULES:
+        step = rule(pair, evidence)
+        if step is not None:
+            return step
+    return _otherwise(pair, evidence)
+
+
+_JOINTS = frozenset("-_'./")
+"""Characters between the words of a name that say nothing themselves."""
+
+
+def same_words(first: str, second: str) -> bool:
+    """Whether the words of one class name are all in the other: "shirt" and "t-shirts"."""
+    words = [
+        {_singular(token.text) for token in tokens_of(name)} - _JOINTS for name in (first, second)
+    ]
+    return all(words) and (words[0] <= words[1] or words[1] <= words[0])
+
+
+def _settled(pair: Pair, evidence: Evidence) -> Step | None:
+    left = _left(pair, evidence)
+    if evidence.repaired and pair["before"] >= FEW_ERRORS and left <= REPAIRED * pair["before"]:
+        return Step(
+            "nothing",
+            f"Repaired: of {_number(pair['before'])} errors {_number(left)} are left.",
+        )
+    if left < FEW_ERRORS:
+        return Step("nothing", f"{_images(left)}: too few errors to tell a cause from chance.")
+    return None
+
+
+def _mislabelled(pair: Pair, evidence: Evidence) -> Step | None:
+    found = evidence.suspects.filter(
+        pl.col("label_id") == pair["true_class_id"],
+        pl.col("suggested_id") == pair["taken_class_id"],
+    )
+    left = _left(pair, evidence)
+    tested = found.filter(pl.col("split") == "test").height
+    if len(found) < 2 or max(tested, len(found) / 2) < SUSPECT_SHARE * left:
+        return None
+    again = "import the corrected table" if evidence.imported else "run again"
+    return Step(
+        "check_labels",
+        f"{_images(len(found))} filed under {pair['true_class']} look like {pair['taken_class']}; "
+        f"suspected_labels.csv lists them. Correct those that are filed wrongly, then {again}.",
+        _again(evidence),
+    )
+
+
+def _alike(pair: Pair, evidence: Evidence) -> Step | None:
+    if evidence.imported:
+        return None
+    true, taken = pair["true_class"], pair["taken_class"]
+    reason = ""
+    if same_words(true, taken):
+        reason = "One name says all that the other says"
+    elif evidence.text_spread is not None and evidence.texts is not None:
+        mean, deviation = evidence.text_spread
+        cosine = float(
+            evidence.texts[pair["true_class_id"]] @ evidence.texts[pair["taken_class_id"]]
+        )
+        if deviation > 0 and cosine >= mean + ALIKE_TEXTS * deviation:
+            reason = (
+                f"To the model the two names say nearly the same (cosine {cosine:.2f}, "
+                f"{mean:.2f} on average over all pairs)"
+            )
+    if not reason:
+        return None
+    return Step(
+        "rename_classes",
+        f"{reason}. Give both classes names that tell what is visible, below `names` in "
+        "classes.yaml beside the images, then run again.",
+        _again(evidence),
+    )
+
+
+def _few_photographs(pair: Pair, evidence: Evidence) -> Step | None:
+    if pair["group"] == "novel" or not evidence.drawn:
+        return None
+    true = pair["true_class_id"]
+    used, there = len(evidence.drawn.get(true, ())), evidence.available.get(true, 0)
+    if used >= FEW_PHOTOGRAPHS:
+        return None
+    if there > used and not evidence.imported:
+        shots = setting("fewshot.shots", str(min(there, 2 * FEW_PHOTOGRAPHS)))
+        return Step(
+            "add_photographs",
+            f"Only {used} of the {there} training images of {pair['true_class']} are used.",
+            _joined(_again(evidence), shots),
+        )
+    return Step(
+        "add_photographs",
+        f"{pair['true_class']} has {_images(there, 'training image')} only: "
+        f"add more, {_kind(pair)}.",
+        _again(evidence),
+    )
+
+
+def _unlike_photographs(pair: Pair, evidence: Evidence) -> Step | None:
+    members = evidence.drawn.get(pair["true_class_id"])
+    if evidence.features is None or members is None or pair["group"] == "novel":
+        return None
+    model = "prediction_id" if evidence.repaired else "base_prediction_id"
+    own = evidence.outcomes.filter(pl.col("true_class_id") == pair["true_class_id"])
+    errors = own.filter(pl.col(model) == pair["taken_class_id"])["sample_id"].to_numpy()
+    right = own.filter(pl.col(model) == pair["true_class_id"])["sample_id"].to_numpy()
+    if min(len(errors), len(right)) < _PHOTOGRAPHS_COMPARED:
+        return None
+    wrong_near, right_near = (
+        nearest_cosines(evidence.features, images, members) for images in (errors, right)
+    )
+    if cohens_d(right_near, wrong_near) < UNLIKE:
+        return None
+    return Step(
+        "add_photographs",
+        f"The misread images are unlike the training images of {pair['true_class']}: the nearest "
+        f"has cosine {wrong_near.mean():.2f} on average, {right_near.mean():.2f} for images that "
+        f"are read right. Add more, {_kind(pair)}.",
+        _again(evidence),
+    )
+
+
+def _weak_prompts(pair: Pair, evidence: Evidence) -> Step | None:
+    if evidence.imported or evidence.prompts is None:
+        return None
+    true, taken = pair["true_class"], pair["taken_class"]
+    both = pl.concat_list("class_id", "paired_class_id").list.sort()
+    wanted = sorted((pair["true_class_id"], pair["taken_class_id"]))
+    own = evidence.prompts.filter(
+        pl.col("kind") == DIFFERENCE,
+        both.list.get(0) == wanted[0],
+        both.list.get(1) == wanted[1],
+    )
+    if len(own) and (own["source"] == TEMPLATE_SOURCE).all():
+        return Step(
+            "write_prompts",
+            f"The prompts about {true} and {taken} only name the classes (templates). Let a "
+            "language model write some (this needs its key), or write a store of your own "
+            "(generate_prompts.store).",
+            _joined(_again(evidence), setting("generate_prompts.provider", "anthropic")),
+        )
+    if evidence.separation is None:
+        return None
+    weak = evidence.separation.filter(
+        both.list.get(0) == wanted[0], both.list.get(1) == wanted[1], pl.col("auc") <= WEAK_PROMPTS
+    ).sort("auc")
+    if weak.is_empty():
+        return None
+    row = weak.row(0, named=True)
+    return Step(
+        "write_prompts",
+        f"The prompts in use do not separate the pair: what describes {row['class_name']} is "
+        f"nearer to its own images than to those of {row['paired_class']} in "
+        f"{100 * row['auc']:.0f} % of comparisons (50 % is chance). Read them, then write better "
+        "ones into a store of your own (generate_prompts.store).",
+        tool(
+            "prompts show",
+            dataset=evidence.dataset,
+            class_=row["class_name"],
+            partner=row["paired_class"],
+        ),
+    )
+
+
+_RULES: tuple[Callable[[Pair, Evidence], Step | None], ...] = (
+    _settled,
+    _mislabelled,
+    _alike,
+    _few_photographs,
+    _unlike_photographs,
+    _weak_prompts,
+)
+
+
+def _otherwise(pair: Pair, evidence: Evidence) -> Step:
+    """Where no cause shows itself."""
+    if evidence.imported:
+        return Step(
+            "add_photographs",
+            "Labels do not explain it. Train your classifier on more images of both classes, "
+            f"{_kind(pair)}, and import its new predictions.",
+            _again(evidence),
+        )
+    if pair["group"] == "novel":
+        return Step(
+            "nothing",
+            "Novel classes are left untrained by this protocol; data.protocol=all_classes "
+            "trains them.",
+        )
+    if not evidence.repaired:
+        return Step(
+            "write_prompts",
+            "Neither labels nor names explain it, and no repair was tried: the whole run writes "
+            "prompts for the pair and trains on its confusions.",
+            _again(evidence),
+        )
+    return Step(
+        "add_photographs",
+        "Labels, names and prompts do not explain it: what is left are more training images of "
+        f"both classes, {_kind(pair)}.",
+        _again(evidence),
+    )
+
+
+def nearest_cosines(
+    features: npt.NDArray[np.float32],
+    images: npt.NDArray[np.int64],
+    members: npt.NDArray[np.int64],
+) -> npt.NDArray[np.float64]:
+    """Cosine of each image to the nearest of the members that is not the image itself, [n].
+
+    Args:
+        features: unit length, [N, d].
+        images: rows, [n].
+        members: rows, [m].
+    """
+    cosines = (features[images] @ features[members].T).astype(np.float64)
+    cosines[images[:, None] == members[None, :]] = -1.0
+    return np.asarray(cosines.max(axis=1), dtype=np.float64)
+
+
+def cohens_d(first: npt.NDArray[np.float64], second: npt.NDArray[np.float64]) -> float:
+    """Difference of two means over their pooled standard deviation (Cohen, 1988); 0 without one."""
+    n, m = len(first), len(second)
+    pooled = ((n - 1) * first.var(ddof=1) + (m - 1) * second.var(ddof=1)) / (n + m - 2)
+    return float((first.mean() - second.mean()) / np.sqrt(pooled)) if pooled > 0 else 0.0
+
+
+def _left(pair: Pair, evidence: Evidence) -> float:
+    return float(pair["after" if evidence.repaired else "before"])
+
+
+def _kind(pair: Pair) -> str:
+    return f"like those that are taken for {pair['taken_class']}"
+
+
+def _again(evidence: Evidence) -> str:
+    if evidence.imported:
+        return tool("import-predictions FILE", dataset=evidence.dataset)
+    return tool("run", dataset=evidence.dataset)
+
+
+def _joined(text: str, given: str) -> str:
+    """A command with a setting; a remark behind it where settings stand in a file."""
+    return f"{text} {given}" if given.startswith("--") else f"{text}  # with {given}"
+
+
+def _number(value: float) -> str:
+    rounded = round(float(value), 1)
+    return f"{rounded:.0f}" if rounded.is_integer() else f"{rounded}"
+
+
+def _images(number: float, noun: str = "image") -> str:
+    return f"{_number(number)} {noun}" + "s" * (number != 1)
+
+
+def _singular(word: str) -> str:
+    return word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word

@@ -20,8 +20,8 @@ from capt_core.methods.method import Need
 from capt_core.methods.model_file import load_model
 
 from . import options
+from .invocation import Run, result, say
 from .models import model_features
-from .run import Run, result, say
 from .stage import Stage
 
 STAGE = Stage(

@@ -13,8 +13,8 @@ from capt_core.evaluation.metrics import accuracy
 from capt_core.evaluation.predictions import prediction_table
 from capt_core.params import settings_hash
 
+from .invocation import Run, say
 from .models import base_model, model_features
-from .run import Run, say
 from .stage import Stage
 
 STAGE = Stage(

@@ -18,8 +18,8 @@ from capt_core.confusion.semantic_miner import pairs_of_draw
 from capt_core.data.dataset import load_dataset, load_fewshot
 from capt_core.params import settings_hash
 
+from .invocation import Run, say
 from .models import base_model, model_features
-from .run import Run, say
 from .stage import Stage
 
 STAGE = Stage(

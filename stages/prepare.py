@@ -20,7 +20,7 @@ from capt_core.errors import CaptError
 from capt_core.params import settings_hash
 
 from .console import progress, say
-from .run import Run
+from .invocation import Run
 from .stage import Stage
 
 STAGE = Stage(

@@ -23,7 +23,7 @@ from capt_core.reporting.tables import write_tables
 
 from . import options
 from .console import result, warn
-from .run import Run
+from .invocation import Run
 from .stage import Stage
 
 STAGE = Stage(

@@ -256,7 +256,7 @@ def test_a_protocol_that_cannot_work_is_refused_at_once(tmp_path: Path) -> None:
         write_images(root, [f"{label}/{i}.png" for label in range(count) for i in range(3)])
 
     def groups(count: int, **choices: object) -> list[str]:
-        prepared = prepare(roots[count], layout="class_folders", **choices)
+        prepared = prepare(roots[count], True, layout="class_folders", **choices)
         return prepared.dataset.classes["group"].to_list()
 
     assert "one class" in refusal(groups, 1)

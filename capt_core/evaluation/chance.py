@@ -20,9 +20,9 @@ def chance_level(right: int, images: int, classes: int) -> float:
     Returns:
         p value of the exact one-sided binomial test against 1 / classes.
     """
-    from scipy.stats import binom
+    from scipy.special import bdtrc
 
-    return float(binom.sf(right - 1, images, 1 / classes))
+    return float(bdtrc(right - 1, images, 1 / classes)) if right else 1.0
 
 
 def chance_warning(right: int, images: int, classes: int, which: str = "") -> str | None:

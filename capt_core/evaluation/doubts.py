@@ -21,7 +21,7 @@ def is_embedded(dataset: str) -> bool:
 
 
 def backbone_doubts(dataset: str, backbone: str, untrained: bool) -> list[str]:
-    """What makes a backbone's answers about a data set worthless, the gravest first.
+    """Why a backbone's answers about a data set say little, the gravest reason first.
 
     Args:
         dataset: its name.
@@ -31,9 +31,9 @@ def backbone_doubts(dataset: str, backbone: str, untrained: bool) -> list[str]:
     found = [UNTRAINED_WARNING] if untrained else []
     if backbone.startswith(f"{TINY_CLIP}@") and not untrained and not is_embedded(dataset):
         found.append(
-            "The embedded tiny CLIP knows drawn textures only: what it says of photographs means "
-            f"nothing. Choose a real model and its weights: {setting('backbone.name', 'ViT-B-16')} "
-            f"{setting('backbone.checkpoint', 'FILE')}."
+            "The embedded tiny CLIP knows drawn textures only: its confusions of photographs say "
+            "nothing about a real model's. Choose one and its weights: "
+            f"{setting('backbone.name', 'ViT-B-16')} {setting('backbone.checkpoint', 'FILE')}."
         )
     return found
 

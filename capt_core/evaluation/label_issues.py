@@ -79,7 +79,7 @@ def wrong_label_counts(
     np.add.at(joint, (labels[counted >= 0], counted[counted >= 0]), 1)
     np.fill_diagonal(joint, np.maximum(joint.diagonal(), 1))
     sizes = np.bincount(labels, minlength=classes)
-    return np.rint(joint * (sizes / joint.sum(axis=1))[:, None]).astype(np.int64)
+    return np.asarray(np.rint(joint * (sizes / joint.sum(axis=1))[:, None]), dtype=np.int64)
 
 
 def suspects(

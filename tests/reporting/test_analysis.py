@@ -168,7 +168,7 @@ def test_predictions_alone_are_enough(artifacts: Artifacts) -> None:
 def test_answers_without_confidences(artifacts: Artifacts) -> None:
     artifacts.predict()
     frame = artifacts.find().errors
-    unknown = dict.fromkeys(("confidence", "true_confidence", "top_confidences"))
+    unknown: dict[str, Any] = dict.fromkeys(("confidence", "true_confidence", "top_confidences"))
     inputs = read_inputs(artifacts.layout, dataset(), None, 16)
     blank = answers(BEFORE, **unknown)
     found = find(replace(inputs, seeds=[replace(inputs.seeds[0], predictions=blank)]))

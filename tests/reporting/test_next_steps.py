@@ -135,7 +135,9 @@ def test_what_is_repaired_or_rare_is_left_alone(
 
 
 def test_labels_are_checked_first(evidence: Evidence) -> None:
-    found = advice(pair(), replace(evidence, suspects=suspects(3), texts=np.ones((5, 1))))
+    found = advice(
+        pair(), replace(evidence, suspects=suspects(3), texts=np.ones((5, 1), dtype=np.float32))
+    )
     assert (found.action, found.command) == ("check_labels", "capt-stage run --dataset mine")
     assert "3 images filed under pants look like shorts" in found.reason
     few = replace(evidence, suspects=suspects(2))
@@ -161,7 +163,7 @@ def test_names_of_the_same_words(first: str, second: str, same: bool) -> None:
 
 def test_classes_whose_texts_are_alike_are_renamed(evidence: Evidence) -> None:
     assert advice(pair(true_class="short shorts"), evidence).action == "rename_classes"
-    texts = np.eye(20, 21)
+    texts = np.eye(20, 21, dtype=np.float32)
     texts[1] = np.sqrt([0.9, 0.1, *[0] * 19])
     found = advice(pair(), replace(evidence, texts=texts))
     assert found.action == "rename_classes"

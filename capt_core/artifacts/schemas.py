@@ -37,6 +37,7 @@ from capt_core.artifacts.columns import (
     share,
 )
 from capt_core.artifacts.layout import Layout, ReportLayout
+from capt_core.artifacts.report_tables import REPORT_TABLES
 from capt_core.artifacts.tables import Column, Table, check_table, load_table
 from capt_core.errors import CaptError, shown
 
@@ -389,8 +390,11 @@ RESULTS = Table(
     key=_RESULTS_KEY,
 )
 
-ALL_TABLES = tuple(value for value in tuple(globals().values()) if isinstance(value, Table))
-"""Every table above, in this order."""
+ALL_TABLES = (
+    *(value for value in tuple(globals().values()) if isinstance(value, Table)),
+    *REPORT_TABLES,
+)
+"""Every table above, in this order, and those beside the report."""
 
 
 def open_table(path: Path | str) -> pl.DataFrame:

@@ -29,9 +29,10 @@ from capt_core.methods.clip import Clip
 from capt_core.methods.descriptions import task_embeddings
 from capt_core.methods.fitting import base_method, dataset_features, fit_method
 from capt_core.methods.method import Fitted, Need
+from capt_core.methods.predicting import Images
 from capt_core.methods.registry import method_class
 from capt_core.methods.task import Confusions, Task
-from capt_core.methods.trained import Images, TrainedModel
+from capt_core.methods.trained import TrainedModel
 from capt_core.params import Backbone as BackboneSettings
 from capt_core.params import FewShot, GeneratePrompts, Runtime, Settings, check_seed
 from capt_core.prompts.clustering import cluster_prompts

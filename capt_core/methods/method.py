@@ -193,7 +193,9 @@ class Fitted(nn.Module):
     @property
     def start(self) -> Fitted:
         """What the method started from: its fitted base model, or else zero-shot CLIP."""
-        return Fitted(self.method, self.backbone)
+        from capt_core.methods.clip import Clip  # a method, which imports this module
+
+        return Fitted(Clip(), self.backbone)
 
     def encode_with_start(
         self, images: torch.Tensor, start: Fitted

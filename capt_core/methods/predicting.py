@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -13,7 +12,7 @@ from PIL import Image
 from torch.nn import functional
 
 from capt_core.data.images import checked_batches, image_batches
-from capt_core.data.scan import is_utf8
+from capt_core.data.scan import as_text, is_utf8
 from capt_core.errors import CaptError, shown
 
 if TYPE_CHECKING:
@@ -107,7 +106,7 @@ def _loaded(
 ) -> Iterator[tuple[Sequence[torch.Tensor | str], list[str | None]]]:
     """Batches of tensors [3, S, S], or problems in their place, with the images' paths."""
     paths = [None if isinstance(image, Image.Image) else str(image) for image in given]
-    named = [path and _plain(path) for path in paths]
+    named = [path and as_text(path) for path in paths]
     if on_bad_image == "error":
         for path, plain in zip(paths, named, strict=True):
             if path and not is_utf8(path):
@@ -120,11 +119,6 @@ def _loaded(
     for batch in batches:
         yield batch, named[start : start + len(batch)]
         start += len(batch)
-
-
-def _plain(path: str) -> str:
-    """A path as text that a table can hold."""
-    return path if is_utf8(path) else os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 class _Answerer:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,7 +19,7 @@ from capt_core.data.image_lists import ImageList, Listed, list_images
 from capt_core.errors import CaptError, cut
 from capt_core.methods.calibrating import described
 from capt_core.methods.model_file import load_model
-from capt_core.methods.predicting import PREDICT_COLUMNS, predict_images
+from capt_core.methods.predicting import PREDICT_COLUMNS, no_progress, predict_images
 from capt_core.methods.trained import TrainedModel
 from capt_core.params import load_settings
 from capt_core.user_paths import brief
@@ -56,37 +56,28 @@ def main(
     loaded = load_model(model, backbone)
     work = _Work(loaded, found, top, settings.runtime.workers)
     counts, rows = _Counts(), list[dict[str, Any]]()
-    if out is None:
-        with progress("classified", len(found)) as advance:
-            for number in range(work.blocks):
-                table = work.block(number, advance)
-                counts.add(table)
-                if json:
-                    rows += table.to_dicts()
-                else:
-                    result(None, *map(_line, table.iter_rows(named=True)))
-    else:
-        key = {
+    if out is not None:
+        made_from = {
             "model": content_digest(model),
             "images": found.digest(),
-            "count": len(found),
             "block": _BLOCK,
             "top": top,
             "backbone": backbone.identity,
             "device": f"{backbone.device.type} {backbone.autocast}",
             "version": __version__,
         }
-        lock = out.with_name(f".{out.name}.lock")
-        with exclusive(lock, f"capt-stage predict --out {out}"):
-            kept = Blocks(out.with_name(f"{out.name}.partial"), key, PREDICT_COLUMNS)
-            if kept.count:
-                say(f"going on: {min(kept.count * _BLOCK, len(found))} images are classified")
-            with progress("classified", len(found)) as advance:
-                for number in range(work.blocks):
-                    counts.add(_kept_block(kept, work, number, advance))
-            write_blocks(out, kept.all(work.blocks), _flat)
-            kept.remove()
-        say(f"{len(found)} images -> {out}")
+        _write(work, out, made_from, counts)
+    elif json:
+        with progress("classified", len(found)) as advance:
+            for number in range(work.blocks):
+                table = work.block(number, advance)
+                counts.add(table)
+                rows += table.to_dicts()
+    else:
+        for number in range(work.blocks):
+            table = work.block(number)
+            counts.add(table)
+            result(None, *map(_line, table.iter_rows(named=True)))
     _summarise(counts, loaded, note if out is None else say)
     if backbone.untrained:
         warn(UNTRAINED_WARNING)
@@ -131,7 +122,7 @@ class _Work:
     def blocks(self) -> int:
         return -(-len(self.images) // _BLOCK)
 
-    def block(self, number: int, advance: Callable[[int], None]) -> pl.DataFrame:
+    def block(self, number: int, advance: Callable[[int], None] = no_progress) -> pl.DataFrame:
         """Answers about the images of a block."""
         listed = self.images.block(number * _BLOCK, (number + 1) * _BLOCK)
         usable = [image.file for image in listed if image.problem is None]
@@ -150,16 +141,25 @@ def _rows(listed: list[Listed], answers: pl.DataFrame) -> Iterator[dict[str, Any
         yield row | {"path": image.path}
 
 
-def _kept_block(
-    kept: Blocks, work: _Work, number: int, advance: Callable[[int], None]
-) -> pl.DataFrame:
-    table = kept.read(number)
-    if table is not None:
-        advance(len(table))
-        return table
-    table = work.block(number, advance)
-    kept.write(number, table)
-    return table
+def _write(work: _Work, out: Path, made_from: Mapping[str, Any], counts: _Counts) -> None:
+    """Write the table; an interrupted run of the same command goes on with what is kept."""
+    total = len(work.images)
+    with exclusive(out.with_name(f".{out.name}.lock"), f"capt-stage predict --out {out}"):
+        kept = Blocks(out.with_name(f"{out.name}.partial"), made_from, PREDICT_COLUMNS)
+        if kept.count:
+            say(f"going on: {min(kept.count * _BLOCK, total)} images are classified")
+        with progress("classified", total) as advance:
+            for number in range(work.blocks):
+                table = kept.read(number)
+                if table is None:
+                    table = work.block(number, advance)
+                    kept.write(number, table)
+                else:
+                    advance(len(table))
+                counts.add(table)
+        write_blocks(out, kept.all(work.blocks), _flat)
+        kept.remove()
+    say(f"{total} images -> {out}")
 
 
 @dataclass
@@ -187,7 +187,7 @@ def _summarise(counts: _Counts, model: TrainedModel, tell: Callable[[str], None]
     if counts.problems:
         warn(
             f"{counts.problems} of {counts.images} images could not be used "
-            f"({counts.first_problem}, ...)"
+            f"({counts.first_problem}{', ...' if counts.problems > 1 else ''})"
         )
     tell(f"{counts.changed} answers differ from those of {model.start[0].method.label}")
     if model.calibration is None:

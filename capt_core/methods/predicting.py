@@ -39,8 +39,8 @@ PREDICT_COLUMNS = {
 _REMEDY = "give another image, or leave it out"
 
 
-def _no_progress(_: int) -> None:
-    return None
+def no_progress(_: int) -> None:
+    """Takes numbers of classified images, and does nothing with them."""
 
 
 def predict_images(
@@ -50,7 +50,7 @@ def predict_images(
     on_bad_image: OnBadImage = "error",
     batch_size: int = 64,
     workers: int = 2,
-    advance: Callable[[int], None] = _no_progress,
+    advance: Callable[[int], None] = no_progress,
 ) -> pl.DataFrame:
     """Classify images, beside what the model started from.
 

@@ -12,6 +12,7 @@ import polars as pl
 import pytest
 
 from capt_core.artifacts.tensors import load_tensors, write_tensors
+from capt_core.methods.predicting import PREDICT_COLUMNS, predict_images
 from stages import predict
 from stages.cli import app
 from tests.conftest import PROJECT
@@ -59,7 +60,7 @@ def test_every_image_has_its_row(
     run(model, photos, "--out", out)
     said = capsys.readouterr()
     table = pl.read_parquet(out)
-    assert table.columns == list(predict.PREDICT_COLUMNS)
+    assert table.columns == list(PREDICT_COLUMNS)
     assert table["path"].to_list() == sorted(map(str, photos.iterdir()))
     assert table["prediction"].is_null().to_list() == [False] * 3 + [True] + [False] * 2
     assert table["problem"][3] == "not an image"
@@ -138,9 +139,9 @@ class _Killed(BaseException):
 
 def interrupted(monkeypatch: pytest.MonkeyPatch, blocks: int, *words: object) -> None:
     """Run the command until it has classified some blocks."""
-    real, done = predict.predict_images, []
+    real, done = predict.__dict__["predict_images"], list[None]()
 
-    def until(*arguments: Any, **options: Any) -> pl.DataFrame:
+    def until(*arguments: Any, **options: Any) -> Any:
         if len(done) == blocks:
             raise _Killed
         done.append(None)
@@ -155,11 +156,11 @@ def interrupted(monkeypatch: pytest.MonkeyPatch, blocks: int, *words: object) ->
 @pytest.fixture
 def classified(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
     """Number of images that were classified since it was asked last."""
-    real, seen = predict.predict_images, []
+    seen = list[Path]()
 
     def counting(model: Any, images: Any, *arguments: Any, **options: Any) -> pl.DataFrame:
         seen.extend(images)
-        return real(model, images, *arguments, **options)
+        return predict_images(model, images, *arguments, **options)
 
     monkeypatch.setattr(predict, "predict_images", counting)
 

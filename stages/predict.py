@@ -78,12 +78,15 @@ def main(
             table = work.block(number)
             counts.add(table)
             result(None, *map(_line, table.iter_rows(named=True)))
-    _summarise(counts, loaded, note if out is None else say)
+    if counts.problems < counts.images:
+        _summarise(counts, loaded, note if out is None else say)
     if backbone.untrained:
         warn(UNTRAINED_WARNING)
     if json:
         calibration = loaded.calibration and asdict(loaded.calibration)
         document = asdict(counts) | {"calibration": calibration, "out": out and str(out)}
+        if not _tells_unsure(loaded):
+            document["unsure"] = None
         result(document | ({"rows": rows} if out is None else {}))
     if counts.problems == counts.images:
         where = f"; see the column problem of {out}" if out else ""
@@ -196,7 +199,12 @@ def _summarise(counts: _Counts, model: TrainedModel, tell: Callable[[str], None]
             "trained"
         )
     else:
-        tell(f"{counts.unsure} unsure: {described(model.calibration)}")
+        unsure = f"{counts.unsure} unsure" if _tells_unsure(model) else "column unsure is empty"
+        tell(f"{unsure}: {described(model.calibration)}")
+
+
+def _tells_unsure(model: TrainedModel) -> bool:
+    return model.calibration is not None and model.calibration.threshold is not None
 
 
 def _line(row: dict[str, Any]) -> str:

@@ -121,6 +121,16 @@ def test_an_unreadable_validation_image_costs_no_model(
     assert "confidences are not calibrated: " in warned[0]
 
 
+@pytest.mark.usefixtures("few")
+def test_fit_calibrates_unless_it_is_told_not_to(
+    dataset: capt_core.Dataset, backbone: capt_core.Backbone, model: TrainedModel
+) -> None:
+    fitted = capt_core.fit("clip", dataset, backbone)
+    assert fitted.calibration == calibrate(model, dataset, 2000, 0.95)
+    assert fitted.calibration is not None
+    assert model.calibration is None
+
+
 def test_calibration_is_kept_in_the_file(
     model: TrainedModel, backbone: capt_core.Backbone, tmp_path: Path
 ) -> None:

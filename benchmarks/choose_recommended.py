@@ -30,6 +30,7 @@ import capt_core
 from capt_core.data.dataset import fingerprint
 from capt_core.data.images import image_batches
 from capt_core.data.proctex.classes import CLASS_NAMES, GROUPS
+from capt_core.data.protocol import BASE_TO_NOVEL
 from capt_core.evaluation.metrics import Metric, evaluate_predictions
 from capt_core.evaluation.predictions import prediction_table
 from capt_core.methods.capt.method import FittedCapt
@@ -117,7 +118,7 @@ def candidates(
                 frozen = torch.cat([fitted.model.base_features(tokens) for tokens in prefix])
             logits = base.fitted.logits(functional.normalize(frozen, dim=-1), base.classes)
             before = prediction_table(fold, ids, logits, top_classes=1)
-            yield "frozen", evaluate_predictions(before, before, errors.bank)
+            yield "frozen", evaluate_predictions(before, before, errors.bank, BASE_TO_NOVEL)
         score = fitted.scorer(base.classes)
         for share in SHARES:
             model = copy.deepcopy(fitted.model)
@@ -125,7 +126,7 @@ def candidates(
             logits = score(features_of(model, prefix))
             after = prediction_table(fold, ids, logits, top_classes=1)
             title = f"retention {weight:g} over {names}, difference {difference:g}, kept {share:g}"
-            yield title, evaluate_predictions(before, after, errors.bank)
+            yield title, evaluate_predictions(before, after, errors.bank, BASE_TO_NOVEL)
 
 
 def summarise(results: pl.DataFrame) -> pl.DataFrame:

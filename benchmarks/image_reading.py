@@ -77,8 +77,9 @@ def list_images(root: Path, count: int, workers: int) -> None:
         folder = listed / f"class{index // 1000:05d}"
         folder.mkdir(parents=True, exist_ok=True)
         os.link(files[index % len(files)], folder / f"{index:07d}.jpg")
-    split = read_split(dataset_spec("mine"), Data(root=str(listed)))
-    prepared = prepare_dataset(dataset_spec("mine"), Source(*split), "none", quarantine=False)
+    data = Data(root=str(listed))
+    split = read_split(dataset_spec("mine"), data)
+    prepared = prepare_dataset(dataset_spec("mine"), Source(*split), data, "none")
     assert len(prepared.dataset.samples) == count
     draw_list(prepared.dataset, 16, 1)
 

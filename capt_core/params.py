@@ -60,6 +60,8 @@ class Data(Section, path="data"):
     val_share: float = packaged(ge=0, lt=1)
     test_share: float = packaged(ge=0, lt=1)
     split_seed: int = packaged(ge=0, le=MOST_SEED)
+    protocol: Literal["all_classes", "base_to_novel"] | None = packaged()
+    base_classes: list[str] | None = packaged(min_length=1)
 
     _paths = field_validator("root", "table", "classes")(usable_path)
 

@@ -6,6 +6,7 @@ by YAML 1.2 (its core schema), and those that YAML 1.1 reads otherwise are refus
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -270,3 +271,9 @@ def _ambiguous(old: str, new: str) -> str:
         return "is a date to some readers of YAML; put it in quotes as text"
     plain = "true or false" if old == _KINDS["bool"] else "a plain number such as 8 or 0.5"
     return f"is {old} in YAML 1.1, {new} in YAML 1.2; write {plain}, or put it in quotes as text"
+
+
+def scalar(text: str) -> str:
+    """A text in YAML, quoted where a reader of YAML could take it for something else."""
+    plain = re.fullmatch(r"[A-Za-z_][\w./-]*", text) and isinstance(core_value(text), str)
+    return text if plain and not other_reading(text, text) else json.dumps(text, ensure_ascii=False)

@@ -17,8 +17,8 @@ from capt_core.data.dataset import Dataset, image_root, load_dataset, load_fewsh
 from capt_core.evaluation.predictions import prediction_table
 from capt_core.params import settings_hash
 
+from .invocation import Run, reporter, say
 from .models import base_model
-from .run import Run, reporter, say
 from .stage import Stage
 
 STAGE = Stage(

@@ -16,7 +16,7 @@ from capt_core.prompts.clustering import cluster_prompts
 from capt_core.prompts.embedding import prompt_embeddings
 from capt_core.prompts.separation import separation_table
 
-from .run import Run, say, warn
+from .invocation import Run, say, warn
 from .stage import Stage
 
 STAGE = Stage(

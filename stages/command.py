@@ -20,7 +20,7 @@ from . import activity, options
 from .advising import CommandAdviser
 from .commands import module_of
 from .console import say
-from .run import stage_run
+from .invocation import stage_run
 from .tracing import traced
 
 
@@ -40,12 +40,14 @@ def stage_command(name: str, module: ModuleType) -> Callable[..., None]:
         "params": (options.Params, None),
         "artifacts": (options.Artifacts, options.ARTIFACTS),
         "set_": (options.Set, None),
+        "kept": (options.Kept, None),
     }
     if "seed" in per:
         shared["variant"] = (options.Variant, None)
 
     def call(**values: Any) -> None:
         given = {parameter.name: values.pop(parameter.name) for parameter in own}
+        values["artifacts"] = options.kept_in(values["artifacts"], values.pop("kept"))
         run_stage(name, overrides=values.pop("set_"), given=given, **values)
 
     parameters = [

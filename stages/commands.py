@@ -27,6 +27,7 @@ STAGES = {
 """The stages, in the order of the pipeline."""
 
 TOOLS = {
+    "run": "Run every stage that is out of date, from a folder of photographs to the report.",
     "init": "Start a project of your own in a folder: settings and pipeline.",
     "predict": "Classify images with a trained model.",
     "export": "Write a trained model as an ONNX file.",

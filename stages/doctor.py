@@ -16,6 +16,7 @@ from capt_core.artifacts.files import write_text
 from capt_core.artifacts.layout import Layout
 from capt_core.data.class_counts import ClassCount, class_counts, class_lines
 from capt_core.data.inspection import inspect_files
+from capt_core.data.protocol import check_groups, class_groups
 from capt_core.data.registry import check_dataset_name, dataset_spec
 from capt_core.diagnosis import (
     Finding,
@@ -71,7 +72,9 @@ def main(
         with progress("checked", len(split.samples)) as advance:
             inspection = inspect_files(spec, split, image_root, look, advance)
         findings.append(check_prompts(settings, spec, split))
-        classes = class_counts(split)
+        groups = class_groups(spec, split.class_names, settings.data)
+        check_groups(dataset, groups)
+        classes = class_counts(split, groups)
         findings += check_files(inspection, spec, str(settings.data.root))
         summary = files_summary(dataset, inspection)
         if list_file is not None:

@@ -114,6 +114,7 @@ def interruption(number: int, words: Sequence[str]) -> str:
 def kept(words: Sequence[str]) -> str:
     """What an interrupted command leaves, for the one that takes it up."""
     known = {
+        "run": "what its finished stages wrote is kept, and the last checkpoint of a training",
         "train": "what earlier stages wrote is kept, and the last checkpoint of this training",
         "generate-prompts": "answers of the language model are kept",
         "fetch": "what is downloaded is kept",

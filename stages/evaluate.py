@@ -20,8 +20,8 @@ from capt_core.methods.method import Need
 from capt_core.methods.model_file import load_model
 
 from . import options
+from .invocation import Run, result, say
 from .models import model_features
-from .run import Run, result, say
 from .stage import Stage
 
 STAGE = Stage(
@@ -88,7 +88,7 @@ def main(run: Run, json: options.Json = False) -> None:
         table = prediction_table(prepared, ids, logits / temperature, top_classes=1)
         calibrated = pl.lit(table["confidence"])
     after = after.with_columns(calibrated_confidence=calibrated)
-    metrics = evaluate_predictions(before, after, bank)
+    metrics = evaluate_predictions(before, after, bank, prepared.protocol)
     values = {name: metric.value for name, metric in metrics.items()}
     write_table(RUN_PREDICTIONS, after, paths.predictions, origin)
     test = after.filter(split="test").select(
@@ -97,7 +97,15 @@ def main(run: Run, json: options.Json = False) -> None:
     write_text(paths.confusion_plot, test.write_csv())
     write_json(paths.metrics, {name: value and round(value, 4) for name, value in values.items()})
     rows = evaluation_rows(
-        metrics, run.dataset, run.method, run.variant or "default", model.sees, run.seed
+        metrics,
+        {
+            "dataset": run.dataset,
+            "method": run.method,
+            "variant": run.variant or "default",
+            "sees": model.sees,
+            "protocol": prepared.protocol,
+            "seed": run.seed,
+        },
     )
     # The report shows more of a run than its metrics: the record names these tables.
     shown = {

@@ -14,7 +14,7 @@ from capt_core.data.images import image_batches, test_transform
 from capt_core.params import settings_hash
 
 from .console import progress, say
-from .run import Run
+from .invocation import Run
 from .stage import Stage
 
 STAGE = Stage(

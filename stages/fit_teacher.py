@@ -9,8 +9,8 @@ from capt_core.backbone.loading import UNTRAINED_WARNING, load_backbone
 from capt_core.data.dataset import load_dataset
 from capt_core.methods.fitting import base_method, fit_method
 
+from .invocation import Run, say
 from .models import chosen_method, few_shot_task
-from .run import Run, say
 from .stage import Stage
 
 STAGE = Stage(

@@ -14,7 +14,7 @@ from capt_core.params import settings_hash
 from capt_core.prompts.generation import TEMPLATE_SOURCE, class_descriptions, pair_prompts
 from capt_core.prompts.sources import available_prompts, shaping_settings
 
-from .run import Run, progress, say, warn
+from .invocation import Run, progress, say, warn
 from .stage import Stage
 
 STAGE = Stage(

@@ -7,12 +7,13 @@ from capt_core.artifacts.schemas import PREDICTIONS
 from capt_core.artifacts.tables import write_table
 from capt_core.backbone.loading import UNTRAINED_WARNING, load_backbone
 from capt_core.data.dataset import load_dataset
+from capt_core.data.protocol import ALL_CLASSES
 from capt_core.evaluation.metrics import accuracy
 from capt_core.evaluation.predictions import prediction_table
 from capt_core.params import settings_hash
 
+from .invocation import Run, say
 from .models import base_model, model_features
-from .run import Run, say
 from .stage import Stage
 
 STAGE = Stage(
@@ -46,7 +47,8 @@ def main(run: Run) -> None:
     )
     write_table(PREDICTIONS, predictions, paths.predictions, origin)
     for (split, group), part in predictions.group_by("split", "group", maintain_order=True):
-        say(f"{split} {group}: {accuracy(part).value:.1f} % of {len(part)} images right")
+        named = split if prepared.protocol == ALL_CLASSES else f"{split} {group}"
+        say(f"{named}: {accuracy(part).value:.1f} % of {len(part)} images right")
     if backbone.untrained:
         say(UNTRAINED_WARNING)
     say(f"-> {paths.predictions}")

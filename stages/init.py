@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shlex
@@ -17,7 +16,7 @@ from capt_core.errors import CaptError, shown
 from capt_core.params import Data, check_seed
 from capt_core.settings_file import PACKAGED_PARAMS
 from capt_core.user_paths import user_path
-from capt_core.yaml_file import core_value, other_reading
+from capt_core.yaml_file import scalar
 
 from .console import result
 from .pipeline import dvc_yaml
@@ -85,11 +84,11 @@ def _params(dataset: str, root: str | None, seeds: str | None) -> str:
         CaptError: seeds that are no numbers.
     """
     changes = [
-        (r"^datasets: .*$", f"datasets: [{_scalar(dataset)}]"),
-        (r"(?<=^per_dataset:\n)  \w+:", f"  {_scalar(dataset)}:"),
+        (r"^datasets: .*$", f"datasets: [{scalar(dataset)}]"),
+        (r"(?<=^per_dataset:\n)  \w+:", f"  {scalar(dataset)}:"),
     ]
     if root is not None:
-        changes.append((r"^  root: null", f"  root: {_scalar(root)}"))
+        changes.append((r"^  root: null", f"  root: {scalar(root)}"))
     if seeds is not None:
         if not re.fullmatch(r"[0-9]{1,300}(,[0-9]{1,300})*", seeds):
             raise CaptError(f"--seeds: expected whole numbers, as in 1,2,3; found {shown(seeds)}")
@@ -101,9 +100,3 @@ def _params(dataset: str, root: str | None, seeds: str | None) -> str:
         text, found = re.subn(pattern, plain, text, flags=re.MULTILINE)
         assert found == 1, f"{pattern} matches {found} lines of {PACKAGED_PARAMS}"
     return text
-
-
-def _scalar(text: str) -> str:
-    """A text in YAML, quoted where a reader of YAML could take it for something else."""
-    plain = re.fullmatch(r"[A-Za-z_][\w./-]*", text) and isinstance(core_value(text), str)
-    return text if plain and not other_reading(text, text) else json.dumps(text, ensure_ascii=False)

@@ -14,12 +14,12 @@ from capt_core.artifacts.schemas import (
 from capt_core.artifacts.tables import read_table, write_table
 from capt_core.backbone.loading import load_backbone
 from capt_core.confusion.sample_miner import whole_bank_similarities
-from capt_core.confusion.semantic_miner import check_confusable, pairs_of_draw
+from capt_core.confusion.semantic_miner import pairs_of_draw
 from capt_core.data.dataset import load_dataset, load_fewshot
 from capt_core.params import settings_hash
 
+from .invocation import Run, say
 from .models import base_model, model_features
-from .run import Run, say
 from .stage import Stage
 
 STAGE = Stage(
@@ -49,7 +49,6 @@ STAGE = Stage(
 def main(run: Run) -> None:
     settings, layout = run.settings, run.layout
     prepared = load_dataset(layout)
-    check_confusable(prepared)
     backbone = load_backbone(settings.backbone, settings.runtime)
     origin = prepared.provenance(backbone.identity, settings_hash(settings.mine_pairs, run.seed))
     paths = run.seed_layout

@@ -12,7 +12,7 @@ from capt_core.confusion.sample_miner import mine_representatives
 from capt_core.data.dataset import load_dataset, load_fewshot
 from capt_core.params import settings_hash
 
-from .run import Run, say
+from .invocation import Run, say
 from .stage import Stage
 
 STAGE = Stage(

@@ -19,7 +19,7 @@ from capt_core.methods.registry import configured_method
 from capt_core.methods.task import Task
 from capt_core.methods.trained import TrainedModel
 
-from .run import Run, reporter
+from .invocation import Run, reporter
 
 
 def chosen_method(run: Run, name: str) -> Method:

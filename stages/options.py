@@ -86,6 +86,12 @@ Params = Annotated[
     ),
 ]
 Artifacts = Annotated[Path, typer.Option(callback=_folder, help="Folder of the artifacts.")]
+Kept = Annotated[
+    str | None,
+    typer.Option(
+        "--run", help="Name of a run of your own: its artifacts are in kept/<name>/, for --compare."
+    ),
+]
 Set = Annotated[
     list[str] | None,
     typer.Option("--set", help="Change a setting: section.key=value. Repeatable."),
@@ -125,6 +131,24 @@ Verbose = Annotated[
         help="Print settings file, device and versions, and tracebacks of errors.",
     ),
 ]
+
+
+def kept_in(artifacts: Path, run: str | None) -> Path:
+    """The folder of the artifacts of a run kept under a name.
+
+    Raises:
+        CaptError: no name for a folder.
+    """
+    if run is None:
+        return artifacts
+    from capt_core.errors import CaptError, shown  # see `_path`
+
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", run):
+        raise CaptError(
+            f"--run {shown(run)}: a name is made of letters, digits, ., _ and -; choose another"
+        )
+    return artifacts / "kept" / run
+
 
 PARAMS: Path | None = None
 PARAMS_HERE = Path("params.yaml")

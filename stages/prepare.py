@@ -20,7 +20,7 @@ from capt_core.errors import CaptError
 from capt_core.params import settings_hash
 
 from .console import progress, say
-from .run import Run
+from .invocation import Run
 from .stage import Stage
 
 STAGE = Stage(
@@ -40,9 +40,9 @@ def main(run: Run) -> None:
         prepared = prepare_dataset(
             dataset_spec(run.dataset),
             source,
-            level=settings.prepare.check_images,
-            quarantine=settings.data.on_bad_image == "quarantine",
-            advance=advance,
+            settings.data,
+            settings.prepare.check_images,
+            advance,
         )
     before = _samples_before(layout)
     origin = prepared.dataset.provenance(settings=settings_hash(settings.prepare))

@@ -26,7 +26,7 @@ from capt_core.reporting.summary import summarise, to_csv, to_markdown
 
 from . import options
 from .console import result
-from .run import Run
+from .invocation import Run
 from .stage import Stage
 
 STAGE = Stage(

@@ -1,185 +1,144 @@
-"""What every stage does first and last: settings, paths, a record of the run."""
+"""Tool run: every stage from a folder of photographs to the report, where it is out of date."""
 
 from __future__ import annotations
 
-import contextlib
-import os
-import platform
-import sys
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from importlib.metadata import version
+import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
-from capt_core import __version__, study
-from capt_core.artifacts.files import write_json
-from capt_core.artifacts.layout import Layout, RunLayout, SeedLayout, StudyLayout
-from capt_core.data.registry import check_dataset_name
-from capt_core.errors import CaptError
-from capt_core.params import Matrix, Runtime, Settings, load_settings
+import polars as pl
+import typer
 
-from .console import first_process, note, output, progress, reporter, result, say, warn
+from capt_core.artifacts.layout import ReportLayout
+from capt_core.artifacts.report_tables import PAIR_RESULTS, SUMMARY
+from capt_core.artifacts.tables import read_table
+from capt_core.backbone.loading import shared_backbones
+from capt_core.data.registry import DATASETS, TAKEN
+from capt_core.errors import CaptError, shown
+from capt_core.methods.registry import BASE_METHOD, check_methods
+from capt_core.params import check_seed, load_settings
+from capt_core.user_paths import user_path
+from capt_core.yaml_file import scalar
 
-__all__ = [
-    "Run",
-    "first_process",
-    "progress",
-    "reporter",
-    "result",
-    "say",
-    "stage_run",
-    "warn",
-]
+from . import options
+from .command import run_stage
+from .commands import PIPELINE
+from .console import result, say
+from .invocation import invocation
+from .steps import Step, is_current, remember, steps_to
 
-
-@dataclass(frozen=True)
-class SettingsSources:
-    """What the settings of a run are merged from; see `params.load_settings`."""
-
-    path: Path | None
-    dataset: str | None
-    overrides: Sequence[str]
-    change: Mapping[str, Any]
+_SHOWN_PAIRS = 3
 
 
-@dataclass(frozen=True)
-class Run:
-    """One invocation of a stage.
+def main(
+    folder: Annotated[
+        Path | None,
+        typer.Argument(metavar="[PHOTOS]", help="Folder or table of images: data.root, for short."),
+    ] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="Data set; named after the folder if not given.")
+    ] = None,
+    until: Annotated[
+        str, typer.Option(help="Last stage before the report: build-bank shows confusions only.")
+    ] = "report",
+    method: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Method to compare with zero-shot CLIP; `compare` in the settings if not "
+            "given. Repeatable."
+        ),
+    ] = None,
+    seed: Annotated[
+        list[int] | None,
+        typer.Option(help="Few-shot draw; the first of the settings if not given. Repeatable."),
+    ] = None,
+    kept: options.Kept = None,
+    params: options.Params = options.PARAMS,
+    artifacts: options.Artifacts = options.ARTIFACTS,
+    set_: options.Set = None,
+    json: options.Json = False,
+) -> None:
+    if until not in PIPELINE:
+        raise CaptError(f"--until {shown(until)}: no stage; stages: {', '.join(PIPELINE)}")
+    overrides = list(set_ or ())
+    if folder is not None:
+        if not user_path(folder, "PHOTOS").exists():
+            raise CaptError(f"{folder}: no such file or folder; name the folder of the photographs")
+        overrides.append(f"data.root={scalar(str(folder))}")
+    if dataset is None:
+        if folder is None:
+            raise CaptError("name a folder of photographs, or --dataset with a known data set")
+        dataset = _named_after(folder)
+    artifacts = options.kept_in(artifacts, kept)
+    _, matrix = load_settings(params, dataset, overrides)
+    methods = list(dict.fromkeys([BASE_METHOD, *(method or matrix.compare)]))
+    check_methods(methods, "--method")
+    seeds = list(dict.fromkeys(check_seed(each, "--seed") for each in seed or matrix.seeds[:1]))
+    steps = steps_to(until, methods, seeds, set(seeds) <= set(matrix.seeds))
+    with shared_backbones():
+        _bring_up_to_date(steps, dataset, params, artifacts, overrides)
+    if steps[-1].stage == "report":
+        _finish(dataset, artifacts)
 
-    Attributes:
-        settings: as they hold for the data set.
-        matrix: what `dvc repro` fans out over.
-        sources: where the settings come from.
-        layout: paths of the data set's artifacts; of none for a stage that covers all.
-        dataset: name of the data set; empty for a stage that covers all.
-        method: name of the method; empty for a stage that is not run per method.
-        variant: of the study; None outside it.
-        artifacts: folder of the artifacts, of all variants.
-        seed: the seed given, or the first of the settings.
-        seeds: the seed given, or all of the settings.
-        name: of this invocation's record.
-    """
 
-    settings: Settings
-    matrix: Matrix
-    sources: SettingsSources
-    layout: Layout
-    dataset: str
-    method: str
-    variant: str | None
-    artifacts: Path
-    seed: int
-    seeds: Sequence[int]
-    name: str
-
-    @property
-    def seed_layout(self) -> SeedLayout:
-        return self.layout.seed(self.seed)
-
-    @property
-    def method_layout(self) -> RunLayout:
-        return self.seed_layout.run(self.method)
-
-    def settings_for(self, dataset: str) -> Settings:
-        """Settings as they hold for one of several data sets that a stage covers."""
-        return load_settings(self.sources.path, dataset, self.sources.overrides)[0]
-
-    def record_path(self, what: str) -> Path:
-        """File for facts of this run that depend on the time or the machine."""
-        return self.artifacts / "runs" / f"{self.name}-{what}.parquet"
-
-
-@contextlib.contextmanager
-def stage_run(
-    stage: str,
-    dataset: str | None,
-    seed: int | None,
+def _bring_up_to_date(
+    steps: Sequence[Step],
+    dataset: str,
     params: Path | None,
     artifacts: Path,
-    overrides: Sequence[str] | None,
-    method: str = "",
-    variant: str | None = None,
-) -> Iterator[Run]:
-    """Load the settings, run the stage's body, record how long it took and with what.
+    overrides: list[str],
+) -> None:
+    again = False
+    for number, step in enumerate(steps, start=1):
+        place = f"[{number}/{len(steps)}] {step.label}"
+        call = (step.stage, dataset, step.seed, params, artifacts, overrides, step.method)
+        # The report shows more than it declares: whatever there is.
+        at_once = step.stage == "report" and again
+        if not at_once and is_current(invocation(*call), step.stage):
+            say(f"{place}: up to date")
+            continue
+        say(place)
+        run_stage(*call)
+        remember(invocation(*call), step.stage)
+        again = True
 
-    The record goes to ``<artifacts>/runs/``, apart from the artifacts, whose bytes must not
-    depend on the time or the machine.
 
-    Args:
-        stage: its name.
-        dataset: its data set; None for a stage that covers all.
-        seed: few-shot draw; None takes the first of the settings.
-        params: settings file; None takes the packaged settings.
-        artifacts: folder of the artifacts.
-        overrides: ``section.key=value`` strings.
-        method: for a stage that is run per method.
-        variant: of the study.
-
-    Raises:
-        CaptError: bad settings, or ``--set`` under DVC.
-    """
-    if overrides and os.environ.get("DVC_STAGE"):
-        raise CaptError(
-            "--set does not work under DVC, which would not know of it; edit params.yaml"
-        )
-    change = study.variant(variant).change if variant else {}
-    sources = SettingsSources(params, dataset, tuple(overrides or ()), change)
-    settings, matrix = load_settings(params, dataset, sources.overrides, change)
-    number = matrix.seeds[0] if seed is None else seed
-    shared = artifacts
-    if variant:
-        artifacts = StudyLayout(artifacts).variant(variant)
-    layout = Layout(artifacts, dataset or "", shared if variant else None)
-    if dataset is not None:
-        listed = dataset in matrix.datasets or layout.samples.is_file()
-        check_dataset_name(dataset, settings.data, listed)
-    run = Run(
-        settings=settings,
-        matrix=matrix,
-        sources=sources,
-        layout=layout,
-        dataset=dataset or "",
-        method=method,
-        variant=variant,
-        artifacts=shared,
-        seed=number,
-        seeds=matrix.seeds if seed is None else [seed],
-        name="-".join(filter(None, (stage, dataset, variant, method, f"seed{number}"))),
+def _finish(dataset: str, artifacts: Path) -> None:
+    """Print the few lines that matter."""
+    layout = ReportLayout(artifacts)
+    summary = read_table(SUMMARY, layout.table(dataset, SUMMARY.name))
+    pairs = read_table(PAIR_RESULTS, layout.table(dataset, PAIR_RESULTS.name))
+    seeds = summary["seed"].n_unique()
+    images, before, after = (
+        _mean(summary, column, seeds) for column in ("images", "errors_before", "errors_after")
     )
-    if output.verbose:
-        _describe(settings.runtime)
-    started = time.perf_counter()
-    yield run
-    if first_process():
-        _record(run, started)
+    page = layout.html
+    found = {"dataset": dataset, "images": images, "errors_before": before, "errors_after": after}
+    lines = [f"{before:g} of {images:g} test images wrong before"]
+    if after is not None:
+        repaired, broken = (_mean(summary, each, seeds) for each in ("repaired", "newly_wrong"))
+        found |= {"repaired": repaired, "newly_wrong": broken}
+        lines[0] += f", {after:g} after: {repaired:g} repaired, {broken:g} newly wrong"
+    column = "before" if after is None else "after"
+    worst = pairs.filter(pl.col(column) > 0).sort(column, descending=True, maintain_order=True)
+    shown = worst.head(_SHOWN_PAIRS)
+    for true, taken, count, number in shown.select(
+        "true_class", "taken_class", column, "images"
+    ).iter_rows():
+        lines.append(f"  {true} taken for {taken}: {count:g} of {number}")
+    lines.append(f"report: {page}")
+    result(found | {"pairs": shown.to_dicts(), "report": str(page)}, *lines)
 
 
-def _describe(runtime: Runtime) -> None:
-    """Print versions, and the device with what decided for it."""
-    from capt_core.device import choose_device
-
-    packages = ("torch", "torchvision", "open_clip_torch", "polars", "numpy")
-    versions = [f"{name} {version(name)}" for name in packages]
-    note(f"capt-stage {__version__}, Python {platform.python_version()}, {', '.join(versions)}")
-    try:
-        device = str(choose_device(runtime)[0])
-    except CaptError as error:
-        device = f"none ({error})"
-    seen = "sees a GPU" if sys.modules["torch"].cuda.is_available() else "sees no GPU"
-    note(f"device: {device}; runtime.device is {runtime.device} and torch {seen}")
+def _mean(summary: pl.DataFrame, column: str, seeds: int) -> float | None:
+    """Sum over halves, mean over seeds; None where it was not measured."""
+    if summary[column].null_count():
+        return None
+    return round(float(summary[column].sum()) / seeds, 1)
 
 
-def _record(run: Run, started: float) -> None:
-    torch = sys.modules.get("torch")
-    write_json(
-        run.artifacts / "runs" / f"{run.name}.json",
-        {
-            "seconds": round(time.perf_counter() - started, 2),
-            "capt": __version__,
-            "python": platform.python_version(),
-            "torch": getattr(torch, "__version__", None),
-            "platform": platform.platform(),
-        },
-    )
+def _named_after(folder: Path) -> str:
+    """A name for a data set of one's own, from that of its folder."""
+    name = re.sub(r"[^a-z0-9]+", "-", folder.resolve().stem.lower()).strip("-") or "images"
+    return f"{name}-images" if name in DATASETS or name in TAKEN else name

@@ -12,7 +12,7 @@ from capt_core.params import load_settings
 from . import options
 from .command import run_stage
 from .commands import PIPELINE, module_of
-from .run import say
+from .invocation import say
 from .stage import Stage
 
 

@@ -17,7 +17,7 @@ from capt_core.reporting.study import to_html, to_markdown
 from capt_core.study import tables, variants
 
 from . import options
-from .run import say, stage_run
+from .invocation import say, stage_run
 
 
 def main(

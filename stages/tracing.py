@@ -11,7 +11,7 @@ from capt_core.artifacts.locks import exclusive
 from capt_core.methods.registry import configured_method
 
 from .console import first_process
-from .run import Run
+from .invocation import Run
 from .stage import Stage
 
 _ELSEWHERE = (
@@ -50,12 +50,8 @@ def traced(run: Run, name: str, stage: Stage) -> Iterator[None]:
     if run.variant:
         words += ["--variant", run.variant]
     settings = shaping_settings(run)
-    base = settings["fit_teacher.method"]
-    declared = tuple(
-        each.replace("${item.method}", run.method).replace("${fit_teacher.method}", base)
-        for each in stage.params
-    )
-    used = {key: value for key, value in settings.items() if _below(key, declared)}
+    names = declared(run, stage)
+    used = {key: value for key, value in settings.items() if below(key, names)}
     lock = run.artifacts / "runs" / f"{'-'.join(words).replace('--', '')}.lock"
     with contextlib.ExitStack() as stack:
         if first_process():
@@ -74,10 +70,25 @@ def traced(run: Run, name: str, stage: Stage) -> Iterator[None]:
 
 
 def shaping_settings(run: Run) -> dict[str, Any]:
-    """Settings of a run that make artifacts what they are, by dotted name.
+    """Settings of a run that make artifacts what they are, by dotted name."""
+    return {
+        key: value
+        for key, value in all_settings(run).items()
+        if key in _STILL or not below(key, _ELSEWHERE)
+    }
 
-    Of the methods, the one that is run and the base model's.
-    """
+
+def declared(run: Run, stage: Stage) -> tuple[str, ...]:
+    """Names of the settings that a stage declares, with the run's methods filled in."""
+    base = run.settings.fit_teacher.method
+    return tuple(
+        each.replace("${item.method}", run.method).replace("${fit_teacher.method}", base)
+        for each in stage.params
+    )
+
+
+def all_settings(run: Run) -> dict[str, Any]:
+    """Settings of a run by dotted name; of the methods, its own and the base model's."""
     values = run.settings.model_dump(mode="json", exclude={"methods"})
     sources = run.sources
     for method in dict.fromkeys(filter(None, (run.method, values["fit_teacher"]["method"]))):
@@ -85,12 +96,10 @@ def shaping_settings(run: Run) -> dict[str, Any]:
             method, sources.path, sources.dataset, sources.overrides, sources.change
         )
         values.setdefault("methods", {})[method] = chosen.settings.model_dump(mode="json")
-    return {
-        key: value for key, value in _flat(values) if key in _STILL or not _below(key, _ELSEWHERE)
-    }
+    return dict(_flat(values))
 
 
-def _below(key: str, names: tuple[str, ...]) -> bool:
+def below(key: str, names: tuple[str, ...]) -> bool:
     return any(key == name or key.startswith(f"{name}.") for name in names)
 
 

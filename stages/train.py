@@ -23,8 +23,8 @@ from capt_core.methods.fitting import fit_method
 from capt_core.methods.method import Need
 from capt_core.methods.task import Confusions
 
+from .invocation import Run, first_process, say
 from .models import base_model, chosen_method, few_shot_task
-from .run import Run, first_process, say
 from .stage import Stage
 
 STAGE = Stage(

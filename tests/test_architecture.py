@@ -33,7 +33,7 @@ LAYERS = (
 LAYER_OF = {part: number for number, layer in enumerate(LAYERS) for part in layer}
 HEAVY = ("torch", "polars", "numpy", "sklearn", "pyarrow", "matplotlib", "open_clip", "anthropic")
 
-UNUSED = {*HEAVY, "rich", "pydantic", "yaml", "stages.run"}
+UNUSED = {*HEAVY, "rich", "pydantic", "yaml", "stages.invocation"}
 UNUSED |= {f"stages.{name.replace('-', '_')}" for name in (*STAGES, *TOOLS)}
 
 LIBRARY = sorted((PROJECT / "capt_core").rglob("*.py"))

@@ -12,7 +12,7 @@ from torch import nn
 
 from capt_core.data.dataset import Dataset
 from capt_core.data.proctex import render_image
-from capt_core.data.splits import class_groups
+from capt_core.data.protocol import halves
 
 
 def toy_dataset(class_of: Sequence[int], class_count: int, split: str = "train") -> Dataset:
@@ -32,7 +32,7 @@ def toy_dataset(class_of: Sequence[int], class_count: int, split: str = "train")
         {
             "class_id": range(class_count),
             "class_name": names,
-            "group": class_groups(class_count),
+            "group": halves(class_count),
             "template": ["a photo of a {}."] * class_count,
         },
         schema_overrides={"class_id": pl.Int64},

@@ -45,7 +45,9 @@ PREDICTED_CLASS = class_columns("predicted_class", "class that the base model to
 PAIRED_CLASS = class_columns("paired_class", "the other class of the pair")
 SPLIT = Column("split", TEXT, "`train`, `val` or `test`")
 GROUP = Column(
-    "group", TEXT, "`base` for the first half of the classes (rounded up), `novel` for the rest"
+    "group",
+    TEXT,
+    "`base`: trained; `novel`: never trained, and tested apart (`data.protocol=base_to_novel`)",
 )
 CONFIDENCE = share(
     "confidence", "softmax probability of the predicted class among the classes of the image's half"
@@ -100,12 +102,13 @@ RESULTS_COLUMNS = (
         "what the run saw beyond few-shot images of base classes and their names: `base only` "
         "(nothing), or what else",
     ),
-    Column("protocol", TEXT, "how classes are divided into trained and tested ones"),
+    Column("protocol", TEXT, "`all_classes` or `base_to_novel`; see `data.protocol`"),
     Column("seed", INT, "of the few-shot draw and of training"),
     Column(
         "metric",
         TEXT,
-        "`base_accuracy`, `novel_accuracy`, `harmonic_mean`; "
+        "`accuracy` (`all_classes`); `base_accuracy`, `novel_accuracy`, `harmonic_mean` "
+        "(`base_to_novel`); "
         "`bank_correction_rate`: share of the bank that is right now; "
         "`base_correction_rate`, `base_broken_rate`: of the test images of the base half, share of "
         "the base model's errors that are right now, and of its right answers that are wrong now; "

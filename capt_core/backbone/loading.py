@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -92,16 +94,43 @@ class OpenClipTokenizer:
         return len(self._tokenize.encode(text)) + 2
 
 
-@announced(lambda settings, runtime: f"loading the weights of {settings.name}")
+_shared: dict[tuple[object, ...], Backbone] | None = None
+
+
+@contextlib.contextmanager
+def shared_backbones() -> Iterator[None]:
+    """Within the block, give the same backbone to all that load it with the same settings.
+
+    It is frozen, and nothing that is given one changes it.
+    """
+    global _shared
+    before, _shared = _shared, {}
+    try:
+        yield
+    finally:
+        _shared = before
+
+
 def load_backbone(settings: params.Backbone, runtime: params.Runtime) -> Backbone:
-    """Build the configured CLIP, load its weights, freeze it.
+    """Build the configured CLIP, load its weights, freeze it; or give one that is shared.
 
     Raises:
         CaptError: unknown model, missing, unsuitable or broken weights, unavailable device.
     """
-    name = settings.name
-    check_name(name)
+    check_name(settings.name)
     identity = backbone_identity(settings)
+    if _shared is None:
+        return _loaded(settings, runtime, identity)
+    key = (identity, settings.checkpoint, runtime.device, runtime.precision)
+    if key not in _shared:
+        _shared.clear()  # one is in memory at a time
+        _shared[key] = _loaded(settings, runtime, identity)
+    return _shared[key]
+
+
+@announced(lambda settings, *_: f"loading the weights of {settings.name}")
+def _loaded(settings: params.Backbone, runtime: params.Runtime, identity: str) -> Backbone:
+    name = settings.name
     device, autocast = choose_device(runtime)
     path = checkpoint_path(settings)
     if path is not None:

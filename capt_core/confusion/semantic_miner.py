@@ -10,7 +10,6 @@ import torch
 from capt_core.artifacts.schemas import CLASS_PAIRS, PAIRS
 from capt_core.confusion.bank import count_matrix
 from capt_core.data.dataset import Dataset
-from capt_core.errors import CaptError
 from capt_core.evaluation.predictions import ranked_classes
 from capt_core.params import MinePairs
 
@@ -54,19 +53,6 @@ def _scores(
     # An all-zero matrix has only empty rows, which leave the confidences as they are.
     weighing = counts if use_statistics else torch.zeros_like(counts)
     return confusion_scores(confidences, weighing, pseudo)
-
-
-def check_confusable(dataset: Dataset) -> None:
-    """Refuse a base half in which nothing can be taken for anything else.
-
-    Raises:
-        CaptError: it has fewer than two classes.
-    """
-    if len(dataset.class_ids("base")) < 2:
-        raise CaptError(
-            f"{dataset.name}: the base half of {len(dataset.classes)} classes has only one, which "
-            "nothing can be confused with; base-to-novel needs at least three classes"
-        )
 
 
 def mine_pairs(
@@ -205,11 +191,7 @@ def pairs_of_draw(
         settings: the section `mine_pairs`.
         similarities: what ranks classes with ``selection: any``, [N, B]; see
             `whole_bank_similarities`.
-
-    Raises:
-        CaptError: too few classes to confuse.
     """
-    check_confusable(dataset)
     base = dataset.class_ids("base")
     counts = torch.from_numpy(count_matrix(statistics, len(dataset.classes))[base][:, base])
     kept, weighted = settings.pairs, settings.use_statistics

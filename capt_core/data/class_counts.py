@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from capt_core.data.splits import SPLITS, SplitData, class_groups, prompt_name
+from capt_core.data.splits import SPLITS, SplitData, prompt_name
 from capt_core.errors import cut
 
 _WIDEST = 48
@@ -25,11 +25,10 @@ class ClassCount:
     test: int
 
 
-def class_counts(split: SplitData) -> list[ClassCount]:
-    """Every class of a data set as listed, in class order."""
+def class_counts(split: SplitData, groups: Sequence[str]) -> list[ClassCount]:
+    """Every class of a data set as listed, in class order; `groups` as from `class_groups`."""
     sizes = split.samples.group_by("class_id", "split").agg(pl.len())
     counts = {(class_id, part): count for class_id, part, count in sizes.iter_rows()}
-    groups = class_groups(len(split.class_names))
     return [
         ClassCount(
             class_id,

@@ -15,6 +15,7 @@ from capt_core.artifacts.layout import Layout
 from capt_core.artifacts.provenance import Provenance
 from capt_core.artifacts.schemas import CLASSES, FEWSHOT, SAMPLES
 from capt_core.artifacts.tables import read_provenance, read_table
+from capt_core.data.protocol import ALL_CLASSES, BASE_TO_NOVEL
 from capt_core.data.registry import dataset_spec
 from capt_core.data.splits import checked_root, prompt_name
 from capt_core.errors import CaptError
@@ -67,6 +68,11 @@ class Dataset:
     def class_ids(self, group: str) -> list[int]:
         """Class ids of one group (`base` or `novel`), ascending."""
         return self.classes.filter(pl.col("group") == group)["class_id"].to_list()
+
+    @property
+    def protocol(self) -> str:
+        """`base_to_novel` where some classes are never trained, else `all_classes`."""
+        return BASE_TO_NOVEL if self.class_ids("novel") else ALL_CLASSES
 
     def provenance(self, backbone: str = "", settings: str = "") -> Provenance:
         return Provenance(self.name, self.fingerprint, backbone, settings)

@@ -17,7 +17,6 @@ from capt_core.data.splits import SPLITS
 from capt_core.errors import CaptError, shown
 from capt_core.params import Data, Prepare, check_seed
 from capt_core.settings_file import validate
-from capt_core.text import clean_name
 from capt_core.user_paths import user_path
 
 OnBadImage = Literal["error", "quarantine"]
@@ -67,22 +66,16 @@ def open_folder(
         "table": table,
         "image_column": image_column,
         "label_column": label_column,
+        "base_classes": base_classes if base_classes is None else list(base_classes),
         "split_seed": check_seed(seed, "open_folder: seed"),
         **{key: share for key, share in given.items() if share is not None},
     }
     entry = {"name": name, "reader": "own", "template": template or OWN_TEMPLATE}
     spec = validate(DatasetSpec, entry, str(root))
-    split, image_root = read_split(spec, validate(Data, values, str(root)))
+    data = validate(Data, values, str(root))
+    split, image_root = read_split(spec, data)
     split = replace(split, template=template or split.template)
-    asked = split.class_names if base_classes is None else base_classes
-    if strange := [name for name in asked if not isinstance(name, str)]:
-        raise CaptError(f"{root}: base_classes: expected names, found {shown(strange[0])}")
-    base = set(map(clean_name, asked))
-    for unknown in sorted(base.difference(split.class_names)):
-        hint = _suggestion(unknown, split.class_names)
-        raise CaptError(f"{root}: base_classes: no class is called {shown(unknown)}; {hint}")
-    groups = ["base" if name in base else "novel" for name in split.class_names]
-    return _checked(spec, Source(split, image_root), on_bad_image, groups)
+    return _checked(spec, Source(split, image_root), data)
 
 
 def open_dataset(
@@ -125,11 +118,11 @@ def open_dataset(
         named = "-".join(map(str, ("proctex", seed, *images)))
         target = user_path(folder, "proctex: folder") / named
         split = draw_proctex(target, counts, seed, keep=True)
-        return _checked(spec, Source(split, target), on_bad_image)
+        return _checked(spec, Source(split, target), Data())
     if root is None:
         raise CaptError(f"{name}: give the argument root, the folder that holds {spec.folder}/")
-    values = {"root": str(root), "on_bad_image": on_bad_image}
-    return _checked(spec, Source(*read_split(spec, validate(Data, values, name))), on_bad_image)
+    data = validate(Data, {"root": str(root), "on_bad_image": on_bad_image}, name)
+    return _checked(spec, Source(*read_split(spec, data)), data)
 
 
 def _suggestion(word: str, known: Sequence[str]) -> str:
@@ -139,10 +132,8 @@ def _suggestion(word: str, known: Sequence[str]) -> str:
     return f"known: {shown(', '.join(known), 200)[1:-1]}"
 
 
-def _checked(
-    spec: DatasetSpec, source: Source, on_bad_image: str, groups: Sequence[str] | None = None
-) -> Dataset:
-    prepared = prepare_dataset(spec, source, "decode", on_bad_image == "quarantine", groups=groups)
+def _checked(spec: DatasetSpec, source: Source, data: Data) -> Dataset:
+    prepared = prepare_dataset(spec, source, data, "decode")
     if len(prepared.rejected):
         first = ": ".join(prepared.rejected.select("path", "reason").row(0))
         count = f"{spec.name}: {len(prepared.rejected)} images are left out"

@@ -25,13 +25,13 @@ from capt_core.data.image_checks import (
     check_samples,
 )
 from capt_core.data.names import check_distinguishable
+from capt_core.data.protocol import check_groups, class_groups
 from capt_core.data.readers import read_split
 from capt_core.data.registry import DatasetSpec, dataset_spec
 from capt_core.data.splits import (
     SPLITS,
     SplitData,
     check_classes,
-    class_groups,
     sample_frame,
     with_samples,
 )
@@ -79,29 +79,29 @@ def read_source(
 def prepare_dataset(
     spec: DatasetSpec,
     source: Source,
+    data: params.Data,
     level: CheckLevel,
-    quarantine: bool,
     advance: Callable[[int], None] = lambda _: None,
-    groups: Sequence[str] | None = None,
 ) -> Prepared:
     """Check every image and build the tables `samples`, `classes` and `rejected`.
 
     Args:
         spec: the data set.
         source: split and image folder.
+        data: the settings it was read with, which choose the protocol and say whether bad images
+            are left out and listed, or stop at the first.
         level: how closely every image is checked, see `check_image`.
-        quarantine: leave bad images out and list them, instead of stopping at the first.
         advance: called with 1 after each image.
-        groups: `base` or `novel` per class, in class order; None splits them in halves, see
-            `class_groups`.
 
     Raises:
-        CaptError: a bad image (unless quarantined), a class left without training images, or names
-            that no text can tell apart.
+        CaptError: a bad image (unless quarantined), a class left without training images, names
+            that no text can tell apart, or classes that the protocol cannot work with.
     """
     listed = source.split
     check_distinguishable(listed.class_names, spec.name)
-    groups = class_groups(len(listed.class_names)) if groups is None else groups
+    groups = class_groups(spec, listed.class_names, data)
+    check_groups(spec.name, groups)
+    quarantine = data.on_bad_image == "quarantine"
     checks = check_samples(listed.samples, source.image_root, level, quarantine, advance)
     bad = pl.Series("row", list(checks.problems), dtype=pl.UInt32)
     rows = listed.samples.with_row_index("row")
@@ -134,7 +134,7 @@ def prepare_dataset(
     notes = [
         *listed.notes,
         *_image_notes(spec.name, listed.samples, checks),
-        *_protocol_notes(split, groups.count("base"), published=spec.split),
+        *_protocol_notes(split, published=spec.split),
     ]
     digest = fingerprint(samples, classes, checks.contents)
     dataset = Dataset(spec.name, samples, classes, digest, source.image_root, notes)
@@ -156,15 +156,10 @@ def _image_notes(dataset: str, samples: pl.DataFrame, checks: SampleChecks) -> I
         )
 
 
-def _protocol_notes(split: SplitData, base: int, published: str | None) -> Iterator[str]:
+def _protocol_notes(split: SplitData, published: str | None) -> Iterator[str]:
     """How results will differ from what users of the protocol expect."""
     if published and split.rejected["split"].is_in(["train", "val"]).any():
         yield "with training images left out, few-shot lists are not the published ones"
-    if base < 2:
-        yield (
-            f"{len(split.class_names)} classes: the base half has one, which nothing is confused "
-            "with; mining pairs needs three classes"
-        )
 
 
 def changes(before: pl.DataFrame, after: pl.DataFrame) -> str | None:

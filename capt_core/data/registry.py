@@ -17,8 +17,8 @@ from capt_core.yaml_file import load_yaml
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks.yaml"
 OWN_TEMPLATE = "a photo of a {}."
-# Folders of the artifacts folder that are not those of data sets.
-_TAKEN = ("evaluations", "runs", "study", "work")
+TAKEN = ("evaluations", "kept", "report", "runs", "study", "work")
+"""Folders of the artifacts folder that are not those of data sets."""
 
 
 class RemoteFile(Section):
@@ -194,10 +194,10 @@ def check_dataset_name(name: str, data: Data, listed: bool) -> None:
             f"unknown data set {shown(name)}; did you mean {meant}? For a data set of your own "
             "under this name, list it under datasets in params.yaml"
         )
-    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name) or name in _TAKEN:
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name) or name in TAKEN:
         raise CaptError(
             f"data set {shown(name)}: a name is made of lower-case letters, digits, _ and -, and "
-            f"is none of {', '.join(_TAKEN)}; choose another"
+            f"is none of {', '.join(TAKEN)}; choose another"
         )
     if data.root is None and not listed:
         raise CaptError(

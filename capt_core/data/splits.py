@@ -191,9 +191,3 @@ def with_samples(data: SplitData, samples: pl.DataFrame, rejected: pl.DataFrame)
 def prompt_name(class_name: str) -> str:
     """Class name as it stands in prompts, see `spoken`."""
     return spoken(class_name)
-
-
-def class_groups(class_count: int) -> list[str]:
-    """`base` for the first ceil(C/2) class ids, `novel` for the rest (the field's rule)."""
-    base = (class_count + 1) // 2
-    return ["base" if class_id < base else "novel" for class_id in range(class_count)]

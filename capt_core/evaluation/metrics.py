@@ -1,14 +1,14 @@
-"""Accuracies on both halves, and what became of the base model's errors."""
+"""Accuracies, and what became of the base model's errors."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import polars as pl
 
 from capt_core.artifacts.schemas import EVALUATION
-
-PROTOCOL = "base_to_novel"
+from capt_core.data.protocol import ALL_CLASSES
 
 
 @dataclass(frozen=True)
@@ -47,53 +47,55 @@ def broken_rate(before: pl.DataFrame, after: pl.DataFrame) -> Metric:
 
 
 def evaluate_predictions(
-    before: pl.DataFrame, after: pl.DataFrame, bank: pl.DataFrame
+    before: pl.DataFrame, after: pl.DataFrame, bank: pl.DataFrame, protocol: str
 ) -> dict[str, Metric]:
     """All metrics of one run.
 
-    Each image is scored among the classes of its own half. The test correction rate and the
-    broken rate count test images of both halves, those that begin with `base` the base half's.
+    With `base_to_novel` each image is scored among the classes of its own half. The test
+    correction rate and the broken rate count test images of both halves, those that begin with
+    `base` the base half's.
 
     Args:
         before: the base model's table `predictions`.
         after: the run's table `run_predictions`.
         bank: the table `confusion_bank`.
+        protocol: of the data set.
     """
     test = after.filter(pl.col("split") == "test")
+    before_test = before.filter(pl.col("split") == "test")
+    banked = before.filter(pl.col("sample_id").is_in(bank["sample_id"].implode()))
+    corrected = {"bank_correction_rate": correction_rate(banked, after)}
+    changed = {
+        "test_correction_rate": correction_rate(before_test, after),
+        "broken_rate": broken_rate(before_test, after),
+    }
+    if protocol == ALL_CLASSES:
+        return {"accuracy": accuracy(test)} | corrected | changed
     base = accuracy(test.filter(pl.col("group") == "base"))
     novel = accuracy(test.filter(pl.col("group") == "novel"))
     known = base.value is not None and novel.value is not None
     mean = harmonic_mean(base.value or 0.0, novel.value or 0.0) if known else None
-    before_test = before.filter(pl.col("split") == "test")
     before_base = before_test.filter(pl.col("group") == "base")
-    banked = before.filter(pl.col("sample_id").is_in(bank["sample_id"].implode()))
-    return {
-        "base_accuracy": base,
-        "novel_accuracy": novel,
-        "harmonic_mean": Metric(mean, base.n + novel.n),
-        "bank_correction_rate": correction_rate(banked, after),
-        "base_correction_rate": correction_rate(before_base, after),
-        "base_broken_rate": broken_rate(before_base, after),
-        "test_correction_rate": correction_rate(before_test, after),
-        "broken_rate": broken_rate(before_test, after),
-    }
+    return (
+        {
+            "base_accuracy": base,
+            "novel_accuracy": novel,
+            "harmonic_mean": Metric(mean, base.n + novel.n),
+        }
+        | corrected
+        | {
+            "base_correction_rate": correction_rate(before_base, after),
+            "base_broken_rate": broken_rate(before_base, after),
+        }
+        | changed
+    )
 
 
-def evaluation_rows(
-    metrics: dict[str, Metric], dataset: str, method: str, variant: str, sees: str, seed: int
-) -> pl.DataFrame:
-    """One row per metric, as in the table `evaluation`."""
-    run = {
-        "dataset": dataset,
-        "method": method,
-        "variant": variant,
-        "sees": sees,
-        "protocol": PROTOCOL,
-        "seed": seed,
-    }
+def evaluation_rows(metrics: Mapping[str, Metric], run: Mapping[str, str | int]) -> pl.DataFrame:
+    """One row per metric, as in the table `evaluation`; `run` holds the columns all share."""
     return EVALUATION.frame(
         [
-            run | {"metric": name, "value": metric.value, "n": metric.n}
+            {**run, "metric": name, "value": metric.value, "n": metric.n}
             for name, metric in metrics.items()
         ]
     )

@@ -28,7 +28,7 @@ from capt_core.reporting.figures import (
 )
 from capt_core.reporting.html import page_template, thumbnail
 from capt_core.reporting.inputs import SHOWN_METHOD, DatasetReport
-from capt_core.reporting.summary import METRICS, in_words, method_name, result_tables
+from capt_core.reporting.summary import in_words, method_name, result_tables
 
 _LEAST_SCALE = 1.0  # percent; keeps the colour scale of a faultless model from collapsing
 
@@ -56,7 +56,6 @@ def render_page(summary: pl.DataFrame, datasets: Sequence[DatasetReport], pairs:
         thumbnail=thumbnail,
     )
     return template.render(
-        metrics=METRICS,
         tables=result_tables(summary),
         sections=[
             _section(dataset, f"dataset-{number}", pairs)

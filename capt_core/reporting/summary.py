@@ -31,6 +31,7 @@ class Metric:
 
 
 METRICS = (
+    Metric("accuracy", "Accuracy", True, True),
     Metric("base_accuracy", "Base accuracy", True, True),
     Metric("novel_accuracy", "Novel accuracy", True, True),
     Metric("harmonic_mean", "Harmonic mean", True, True),
@@ -113,7 +114,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class MethodRow:
-    """A method's results on one data set, cells in the order of `METRICS`.
+    """A method's results on one data set.
 
     `sees` says what it saw beyond few-shot images of base classes and their names.
     """
@@ -135,9 +136,10 @@ class DatasetRows:
 
 @dataclass(frozen=True)
 class ResultTable:
-    """The results under one protocol."""
+    """The results under one protocol; cells of rows are in the order of `metrics`."""
 
     protocol: str
+    metrics: list[Metric]
     datasets: list[DatasetRows]
 
 
@@ -147,11 +149,13 @@ def result_tables(summary: pl.DataFrame) -> list[ResultTable]:
     for protocol in summary["protocol"].unique(maintain_order=True).to_list():
         part = summary.filter(pl.col("protocol") == protocol)
         names = part["dataset"].unique(maintain_order=True).to_list()
+        metrics = measured(part)
         tables.append(
             ResultTable(
                 protocol,
+                metrics,
                 [
-                    _dataset_rows(name, part.filter(pl.col("dataset") == name).to_dicts())
+                    _dataset_rows(name, part.filter(pl.col("dataset") == name).to_dicts(), metrics)
                     for name in names
                 ],
             )
@@ -170,8 +174,9 @@ def to_markdown(summary: pl.DataFrame, notes: Mapping[str, Sequence[str]] | None
     for dataset, texts in sorted((notes or {}).items()):
         for text in texts:
             lines += [f"> **{_plain(dataset)}: {text}**", ""]
-    headings = ["Data set", "Method", "Sees", "Seeds", *(metric.heading for metric in METRICS)]
     for table in result_tables(summary):
+        headings = ["Data set", "Method", "Sees", "Seeds"]
+        headings += [metric.heading for metric in table.metrics]
         lines += [f"## {_plain(in_words(table.protocol))}", ""]
         lines.append(f"| {' | '.join(headings)} |")
         lines.append(f"|{'---|' * 3}{'---:|' * (len(headings) - 3)}")
@@ -191,12 +196,25 @@ def to_markdown(summary: pl.DataFrame, notes: Mapping[str, Sequence[str]] | None
 
 
 def to_csv(summary: pl.DataFrame, notes: Mapping[str, Sequence[str]] | None = None) -> str:
-    """`summary` as CSV, numbers to 4 decimals, with the data sets' warnings in a column `note`."""
+    """`summary` as CSV, numbers to 4 decimals, with the data sets' warnings in a column `note`.
+
+    Metrics that no row has are left out.
+    """
     texts = {dataset: " ".join(lines) for dataset, lines in (notes or {}).items()}
     note = pl.Series(
         "note", [texts.get(name, "") for name in summary["dataset"].to_list()], dtype=pl.String
     )
-    return summary.with_columns(note).write_csv(float_precision=4)
+    empty = [
+        f"{metric.name}_{part}"
+        for metric in set(METRICS).difference(measured(summary))
+        for part in ("mean", "sd", "seeds")
+    ]
+    return summary.drop(empty).with_columns(note).write_csv(float_precision=4)
+
+
+def measured(summary: pl.DataFrame) -> list[Metric]:
+    """The metrics that some row of a summary has a value of."""
+    return [metric for metric in METRICS if summary[f"{metric.name}_mean"].is_not_null().any()]
 
 
 def method_name(method: str, variant: str) -> str:
@@ -249,9 +267,11 @@ def _with_harmonic_of_means(frame: pl.DataFrame) -> pl.DataFrame:
     return frame.with_columns(pl.Series("harmonic_mean_mean", means, dtype=pl.Float64))
 
 
-def _dataset_rows(dataset: str, rows: Sequence[Mapping[str, Any]]) -> DatasetRows:
+def _dataset_rows(
+    dataset: str, rows: Sequence[Mapping[str, Any]], metrics: Sequence[Metric]
+) -> DatasetRows:
     base = next((row for row in rows if row["method"] == BASE_METHOD), None)
-    best = {metric.name: _best(rows, metric) for metric in METRICS}
+    best = {metric.name: _best(rows, metric) for metric in metrics}
     return DatasetRows(
         dataset,
         [
@@ -260,7 +280,7 @@ def _dataset_rows(dataset: str, rows: Sequence[Mapping[str, Any]]) -> DatasetRow
                 row["sees"],
                 row is base,
                 row["seeds"],
-                [_cell(row, metric, base, best[metric.name]) for metric in METRICS],
+                [_cell(row, metric, base, best[metric.name]) for metric in metrics],
             )
             for row in rows
         ],

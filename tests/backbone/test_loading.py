@@ -10,7 +10,12 @@ import torch
 from torch import nn
 
 from capt_core.backbone.identity import TINY_CLIP, backbone_identity
-from capt_core.backbone.loading import load_backbone, load_tokenizer, looks_untrained
+from capt_core.backbone.loading import (
+    load_backbone,
+    load_tokenizer,
+    looks_untrained,
+    shared_backbones,
+)
 from capt_core.device import choose_device
 from capt_core.params import Backbone as Settings
 from capt_core.params import Runtime
@@ -197,3 +202,12 @@ def test_tiny_clip_takes_weights_of_ones_own(tmp_path: Path) -> None:
     assert backbone.preprocess.size == tiny_clip.IMAGE_SIZE
     for name, value in backbone.clip.state_dict().items():
         assert torch.equal(value, weights[name]), name
+
+
+def test_a_shared_backbone_is_loaded_once() -> None:
+    settings, runtime = Settings(), Runtime()
+    with shared_backbones():
+        first = load_backbone(settings, runtime)
+        assert load_backbone(settings, runtime) is first
+        assert load_backbone(settings, runtime.model_copy(update={"precision": "bf16"})) != first
+    assert load_backbone(settings, runtime) is not first

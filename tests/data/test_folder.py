@@ -39,16 +39,22 @@ def test_a_folder_is_opened_and_nothing_is_written(tmp_path: Path) -> None:
 
 
 def test_names_templates_and_base_classes(tmp_path: Path) -> None:
-    root = class_folders(tmp_path, a=4, b=4)
-    (root / "classes.yaml").write_text("template: 'a leaf of {}'\nnames: {a: oak, b: beech}\n")
-    dataset = opened(str(root), name="leaves", base_classes=["beech"])
+    root = class_folders(tmp_path, a=4, b=4, c=4)
+    (root / "classes.yaml").write_text(
+        "template: 'a leaf of {}'\nnames: {a: oak, b: beech, c: elm}\n"
+    )
+    dataset = opened(str(root), name="leaves", base_classes=["beech", "elm"])
     assert dataset.name == "leaves"
-    assert dataset.prompts == ["a leaf of oak", "a leaf of beech"]
-    assert dataset.classes["group"].to_list() == ["novel", "base"]
-    assert opened(root, template="{}, a tree").prompts == ["oak, a tree", "beech, a tree"]
+    assert dataset.prompts == ["a leaf of oak", "a leaf of beech", "a leaf of elm"]
+    assert dataset.classes["group"].to_list() == ["novel", "base", "base"]
+    assert opened(root, template="{}, a tree").prompts == [
+        "oak, a tree",
+        "beech, a tree",
+        "elm, a tree",
+    ]
     with pytest.raises(CaptError, match="no class is called 'beach'; did you mean 'beech'"):
         opened(root, base_classes=["beach"])
-    assert "base_classes: expected names, found 0" in refusal(opened, root, base_classes=[0])
+    assert "base_classes" in refusal(opened, root, base_classes=[0])
     assert "exactly one" in refusal(opened, root, template="a tree")
     assert "test_share" in refusal(opened, root, test_share=1.5)
 

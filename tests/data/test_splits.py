@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
+from capt_core.data.protocol import halves
 from capt_core.data.readers import read_split
 from capt_core.data.registry import DatasetSpec, dataset_spec
-from capt_core.data.splits import class_groups, prompt_name
+from capt_core.data.splits import prompt_name
 from capt_core.params import Data
 from tests.refusals import refusal
 
@@ -93,14 +94,14 @@ def test_the_fields_split_files(shared: Path, tmp_path: Path, facts: str) -> Non
     test = data.samples.filter(split="test").rows()
     assert test[0] == (path, int(label), "test")
     assert data.class_names[int(label)] == class_name
-    groups = class_groups(len(data.class_names))
+    groups = halves(len(data.class_names))
     counts = Counter(groups[class_id] for _, class_id, _ in test)
     assert (counts["base"], counts["novel"]) == (int(base), int(novel))
 
 
 def test_the_first_half_rounded_up_is_base() -> None:
     for classes, base in ((1000, 500), (37, 19), (397, 199), (47, 24), (10, 5), (3, 2), (1, 1)):
-        assert class_groups(classes) == ["base"] * base + ["novel"] * (classes - base)
+        assert halves(classes) == ["base"] * base + ["novel"] * (classes - base)
 
 
 def damaged(split: str, row: int, entry: object) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import polars as pl
 import pytest
 
+from capt_core.data.protocol import ALL_CLASSES, BASE_TO_NOVEL
 from capt_core.evaluation.metrics import (
     Metric,
     accuracy,
@@ -47,7 +48,7 @@ def test_rates_look_at_errors_and_at_right_answers() -> None:
 
 
 def test_all_metrics_of_a_run() -> None:
-    found = evaluate_predictions(BEFORE, AFTER, pl.DataFrame({"sample_id": [6, 7]}))
+    found = evaluate_predictions(BEFORE, AFTER, pl.DataFrame({"sample_id": [6, 7]}), BASE_TO_NOVEL)
     assert found["base_accuracy"] == Metric(50.0, 4)
     assert found["novel_accuracy"] == Metric(100.0, 2)
     assert found["harmonic_mean"].value == pytest.approx(200 / 3)
@@ -58,20 +59,35 @@ def test_all_metrics_of_a_run() -> None:
     assert found["broken_rate"].value == pytest.approx(100 / 3)
 
 
+def test_with_all_classes_there_are_no_halves() -> None:
+    found = evaluate_predictions(BEFORE, AFTER, pl.DataFrame({"sample_id": [6, 7]}), ALL_CLASSES)
+    assert list(found) == [
+        "accuracy",
+        "bank_correction_rate",
+        "test_correction_rate",
+        "broken_rate",
+    ]
+    assert found["accuracy"] == Metric(pytest.approx(400 / 6), 6)  # type: ignore[arg-type]
+
+
 def test_nothing_to_count_is_no_number() -> None:
     empty_bank = pl.DataFrame({"sample_id": []}, schema={"sample_id": pl.Int64})
-    found = evaluate_predictions(BEFORE, AFTER, empty_bank)
+    found = evaluate_predictions(BEFORE, AFTER, empty_bank, BASE_TO_NOVEL)
     assert found["bank_correction_rate"] == Metric(None, 0)
     only_base = AFTER.filter(group="base")
-    found = evaluate_predictions(BEFORE, only_base, empty_bank)
+    found = evaluate_predictions(BEFORE, only_base, empty_bank, BASE_TO_NOVEL)
     assert found["novel_accuracy"] == Metric(None, 0)
     assert found["harmonic_mean"].value is None
 
 
 def test_rows_of_the_results_table() -> None:
-    rows = evaluation_rows(
-        {"base_accuracy": Metric(None, 0)}, "dtd", "capt", "default", "base only", 2
-    )
-    assert rows.rows() == [
-        ("dtd", "capt", "default", "base only", "base_to_novel", 2, "base_accuracy", None, 0)
-    ]
+    run: dict[str, str | int] = {
+        "dataset": "dtd",
+        "method": "capt",
+        "variant": "default",
+        "sees": "base only",
+        "protocol": BASE_TO_NOVEL,
+        "seed": 2,
+    }
+    rows = evaluation_rows({"base_accuracy": Metric(None, 0)}, run)
+    assert rows.rows() == [(*run.values(), "base_accuracy", None, 0)]

@@ -64,6 +64,13 @@ def run_pipeline(artifacts: Path, dataset: str, overrides: Sequence[str]) -> Non
     capt("report", dataset, artifacts, overrides)
 
 
+def run(artifacts: Path, dataset: str, overrides: Sequence[str], *words: str) -> None:
+    """The same by one command."""
+    from stages.cli import app
+
+    app([*arguments("run", dataset, artifacts, overrides), *words], standalone_mode=False)
+
+
 def command(words: Sequence[str]) -> subprocess.CompletedProcess[str]:
     """Run `capt-stage` as its own process."""
     return python("-m", "stages.cli", *words)

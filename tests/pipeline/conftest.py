@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from tests.pipeline.commands import SMALL, capt, run_pipeline
+from tests.pipeline.commands import SMALL, capt, run
 
 
 @pytest.fixture(scope="session")
@@ -22,7 +22,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = (base.parent if shared else base) / "small"
     with FileLock(f"{folder}.lock"):
         if not (folder / "report.html").is_file():
-            run_pipeline(folder, "proctex", SMALL)
+            run(folder, "proctex", SMALL)
     return folder
 
 

@@ -92,7 +92,7 @@ def test_imports_are_followed_in_every_form(
         "stages/mine_pairs.py": (
             "from typing import TYPE_CHECKING\n"
             "from capt_core.data.images import f\n"
-            "from .run import x\n"
+            "from .invocation import x\n"
             "if TYPE_CHECKING:\n    from capt_core import checked\n"
         ),
     }

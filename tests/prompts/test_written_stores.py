@@ -15,8 +15,8 @@ import pytest
 from open_clip.tokenizer import SimpleTokenizer
 
 from capt_core.data.proctex import CLASS_NAMES
+from capt_core.data.protocol import halves
 from capt_core.data.registry import dataset_spec
-from capt_core.data.splits import class_groups
 from capt_core.prompts.generation import pair_prompts
 from capt_core.prompts.store import PairEntry, PromptStore, load_store, shipped_store
 
@@ -123,7 +123,7 @@ def test_pairs_stand_once_in_label_order(written: Written) -> None:
 
 
 def test_every_class_has_partners_in_its_own_half(written: Written) -> None:
-    group = dict(zip(written.classes, class_groups(len(written.classes)), strict=True))
+    group = dict(zip(written.classes, halves(len(written.classes)), strict=True))
     everywhere: Counter[str] = Counter()
     within: Counter[str] = Counter()
     for entry in written.store.pairs:

@@ -1,0 +1,203 @@
+"""What every stage does first and last: settings, paths, a record of the run."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from capt_core import __version__, study
+from capt_core.artifacts.files import write_json
+from capt_core.artifacts.layout import Layout, RunLayout, SeedLayout, StudyLayout
+from capt_core.data.registry import check_dataset_name
+from capt_core.errors import CaptError
+from capt_core.params import Matrix, Runtime, Settings, load_settings
+
+from .console import first_process, note, output, progress, reporter, result, say, warn
+
+__all__ = [
+    "Run",
+    "first_process",
+    "progress",
+    "reporter",
+    "result",
+    "say",
+    "stage_run",
+    "warn",
+]
+
+
+@dataclass(frozen=True)
+class SettingsSources:
+    """What the settings of a run are merged from; see `params.load_settings`."""
+
+    path: Path | None
+    dataset: str | None
+    overrides: Sequence[str]
+    change: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One invocation of a stage.
+
+    Attributes:
+        settings: as they hold for the data set.
+        matrix: what `dvc repro` fans out over.
+        sources: where the settings come from.
+        layout: paths of the data set's artifacts; of none for a stage that covers all.
+        dataset: name of the data set; empty for a stage that covers all.
+        method: name of the method; empty for a stage that is not run per method.
+        variant: of the study; None outside it.
+        artifacts: folder of the artifacts, of all variants.
+        seed: the seed given, or the first of the settings.
+        seeds: the seed given, or all of the settings.
+        name: of this invocation's record.
+    """
+
+    settings: Settings
+    matrix: Matrix
+    sources: SettingsSources
+    layout: Layout
+    dataset: str
+    method: str
+    variant: str | None
+    artifacts: Path
+    seed: int
+    seeds: Sequence[int]
+    name: str
+
+    @property
+    def seed_layout(self) -> SeedLayout:
+        return self.layout.seed(self.seed)
+
+    @property
+    def method_layout(self) -> RunLayout:
+        return self.seed_layout.run(self.method)
+
+    def settings_for(self, dataset: str) -> Settings:
+        """Settings as they hold for one of several data sets that a stage covers."""
+        return load_settings(self.sources.path, dataset, self.sources.overrides)[0]
+
+    def record_path(self, what: str) -> Path:
+        """File for facts of this run that depend on the time or the machine."""
+        return self.artifacts / "runs" / f"{self.name}-{what}.parquet"
+
+
+@contextlib.contextmanager
+def stage_run(
+    stage: str,
+    dataset: str | None,
+    seed: int | None,
+    params: Path | None,
+    artifacts: Path,
+    overrides: Sequence[str] | None,
+    method: str = "",
+    variant: str | None = None,
+) -> Iterator[Run]:
+    """Load the settings, run the stage's body, record how long it took and with what.
+
+    The record goes to ``<artifacts>/runs/``, apart from the artifacts, whose bytes must not
+    depend on the time or the machine.
+
+    Args:
+        stage: its name.
+        dataset: its data set; None for a stage that covers all.
+        seed: few-shot draw; None takes the first of the settings.
+        params: settings file; None takes the packaged settings.
+        artifacts: folder of the artifacts.
+        overrides: ``section.key=value`` strings.
+        method: for a stage that is run per method.
+        variant: of the study.
+
+    Raises:
+        CaptError: bad settings, or ``--set`` under DVC.
+    """
+    run = invocation(stage, dataset, seed, params, artifacts, overrides, method, variant)
+    if output.verbose:
+        _describe(run.settings.runtime)
+    started = time.perf_counter()
+    yield run
+    if first_process():
+        _record(run, started)
+
+
+def invocation(
+    stage: str,
+    dataset: str | None,
+    seed: int | None,
+    params: Path | None,
+    artifacts: Path,
+    overrides: Sequence[str] | None,
+    method: str = "",
+    variant: str | None = None,
+) -> Run:
+    """What a stage would run with; arguments are those of `stage_run`.
+
+    Raises:
+        CaptError: bad settings, or ``--set`` under DVC.
+    """
+    if overrides and os.environ.get("DVC_STAGE"):
+        raise CaptError(
+            "--set does not work under DVC, which would not know of it; edit params.yaml"
+        )
+    change = study.variant(variant).change if variant else {}
+    sources = SettingsSources(params, dataset, tuple(overrides or ()), change)
+    settings, matrix = load_settings(params, dataset, sources.overrides, change)
+    number = matrix.seeds[0] if seed is None else seed
+    shared = artifacts
+    if variant:
+        artifacts = StudyLayout(artifacts).variant(variant)
+    layout = Layout(artifacts, dataset or "", shared if variant else None)
+    if dataset is not None:
+        listed = dataset in matrix.datasets or layout.samples.is_file()
+        check_dataset_name(dataset, settings.data, listed)
+    return Run(
+        settings=settings,
+        matrix=matrix,
+        sources=sources,
+        layout=layout,
+        dataset=dataset or "",
+        method=method,
+        variant=variant,
+        artifacts=shared,
+        seed=number,
+        seeds=matrix.seeds if seed is None else [seed],
+        name="-".join(filter(None, (stage, dataset, variant, method, f"seed{number}"))),
+    )
+
+
+def _describe(runtime: Runtime) -> None:
+    """Print versions, and the device with what decided for it."""
+    from capt_core.device import choose_device
+
+    packages = ("torch", "torchvision", "open_clip_torch", "polars", "numpy")
+    versions = [f"{name} {version(name)}" for name in packages]
+    note(f"capt-stage {__version__}, Python {platform.python_version()}, {', '.join(versions)}")
+    try:
+        device = str(choose_device(runtime)[0])
+    except CaptError as error:
+        device = f"none ({error})"
+    seen = "sees a GPU" if sys.modules["torch"].cuda.is_available() else "sees no GPU"
+    note(f"device: {device}; runtime.device is {runtime.device} and torch {seen}")
+
+
+def _record(run: Run, started: float) -> None:
+    torch = sys.modules.get("torch")
+    write_json(
+        run.artifacts / "runs" / f"{run.name}.json",
+        {
+            "seconds": round(time.perf_counter() - started, 2),
+            "capt": __version__,
+            "python": platform.python_version(),
+            "torch": getattr(torch, "__version__", None),
+            "platform": platform.platform(),
+        },
+    )

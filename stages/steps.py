@@ -1,0 +1,173 @@
+"""Which stages lead to a report, and whether one must run again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from capt_core import __version__
+from capt_core.artifacts.digests import content_digest
+from capt_core.artifacts.files import write_json
+from capt_core.data.registry import dataset_spec
+from capt_core.methods.registry import method_class
+
+from .commands import PIPELINE, module_of
+from .invocation import Run
+from .stage import Place, Stage
+from .tracing import all_settings, below, declared
+
+_NOT_SHAPING = ("runtime.workers",)
+_OUTSIDE = (
+    "backbone.checkpoint",
+    "data.classes",
+    "data.table",
+    "generate_prompts.instructions",
+    "generate_prompts.store",
+)
+"""Settings that name a file or folder, whose content matters, too."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One stage of the way; method and seed where it is run per method and seed."""
+
+    stage: str
+    method: str = ""
+    seed: int | None = None
+
+    @property
+    def label(self) -> str:
+        seed = "" if self.seed is None else f"seed {self.seed}"
+        return " ".join(filter(None, (self.stage, self.method, seed)))
+
+
+def steps_to(until: str, methods: Sequence[str], seeds: Sequence[int], drawn: bool) -> list[Step]:
+    """The stages up to one of them, in order, as far as the methods need them; then the report.
+
+    Args:
+        until: last stage.
+        methods: that are trained and evaluated.
+        seeds: few-shot draws.
+        drawn: whether `prepare` draws the lists of these seeds without being told.
+    """
+    last = PIPELINE.index(until)
+    per_method = [name for name in PIPELINE[: last + 1] if "method" in module_of(name).STAGE.per]
+    wanted = {until}
+    for method in methods if per_method else ("",):
+        at = Place.of(Path(), "", method, "", "")
+        wanted |= set(_leading_to(per_method[-1] if per_method else until, at, method))
+    steps = []
+    for name in PIPELINE[: last + 1]:
+        per = module_of(name).STAGE.per
+        if name not in wanted or name == "report" or "method" in per:
+            continue
+        seeded = "seed" in per or (name == "prepare" and not drawn)
+        steps += [Step(name, seed=seed) for seed in (seeds if seeded else [None])]
+    for seed in seeds:
+        steps += [Step(name, method, seed) for method in methods for name in per_method]
+    if last >= PIPELINE.index("infer-teacher"):
+        steps.append(Step("report"))
+    return steps
+
+
+def _leading_to(stage: str, at: Place, method: str) -> Iterator[str]:
+    yield stage
+    needs = method_class(method).needs if method else ()
+    for path in module_of(stage).STAGE.needed(at, needs):
+        for name in PIPELINE[: PIPELINE.index(stage)]:
+            outputs = module_of(name).STAGE.outputs(at)
+            if any(path.is_relative_to(each) for each in outputs):
+                yield from _leading_to(name, at, method)
+
+
+def is_current(run: Run, name: str) -> bool:
+    """Whether a stage has run with these settings and inputs, and its outputs are as it left them.
+
+    Args:
+        run: that the stage would be run with.
+        name: of the stage.
+    """
+    try:
+        remembered = json.loads(_stamp(run).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return bool(remembered == _state(run, module_of(name).STAGE))
+
+
+def remember(run: Run, name: str) -> None:
+    """Note what a stage that has just run was told, read and wrote."""
+    write_json(_stamp(run), _state(run, module_of(name).STAGE))
+
+
+def _stamp(run: Run) -> Path:
+    return run.artifacts / "runs" / f"{run.name}-step.json"
+
+
+def _state(run: Run, stage: Stage) -> dict[str, Any]:
+    settings, names = all_settings(run), declared(run, stage)
+    told = {
+        key: value
+        for key, value in settings.items()
+        if below(key, names) and not below(key, _NOT_SHAPING)
+    }
+    shots = run.settings.fewshot.shots
+    at = Place.of(run.layout.root, run.dataset, run.method, run.seed, shots)
+    needs = method_class(run.method).needs if run.method else ()
+    outside = {key: _files(Path(told[key]).expanduser()) for key in _OUTSIDE if told.get(key)}
+    if run.dataset and not stage.reads(at) and run.settings.data.root:
+        root = Path(run.settings.data.root).expanduser()
+        outside["data.root"] = _files(root / dataset_spec(run.dataset).folder)
+    lists = {at.data.fewshot_lists: [at.data.fewshot(shots, seed) for seed in run.seeds]}
+    written = [path for each in stage.outputs(at) for path in lists.get(each, [each])]
+    state = {
+        "version": __version__,
+        "settings": told,
+        "seeds": list(run.seeds),
+        "outside": outside,
+        "read": {str(path): _digest(path) for path in stage.needed(at, needs)},
+        "written": {str(path): _digest(path) for path in written},
+    }
+    plain: dict[str, Any] = json.loads(json.dumps(state))
+    return plain
+
+
+def _digest(path: Path) -> str:
+    if path.is_dir():
+        return _files(path)
+    return content_digest(path) if path.is_file() else "missing"
+
+
+def _files(path: Path) -> str:
+    """Digest of names, sizes and times of a file or of all files below a folder."""
+    digest = hashlib.sha256()
+    for line in sorted(_listed(path)):
+        digest.update(f"{line}\n".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()[:16]
+
+
+def _listed(path: Path) -> Iterator[str]:
+    if not path.is_dir():
+        if path.is_file():
+            found = path.stat()
+            yield f"{path.name} {found.st_size} {found.st_mtime_ns}"
+        return
+    seen = set()
+    for folder, folders, files in os.walk(path, followlinks=True):
+        here = os.stat(folder)
+        if (here.st_dev, here.st_ino) in seen:
+            folders.clear()  # a link that leads back
+            continue
+        seen.add((here.st_dev, here.st_ino))
+        for name in files:
+            place = os.path.join(folder, name)
+            try:
+                found = os.stat(place)
+            except OSError:
+                yield f"{place} unreadable"
+                continue
+            yield f"{os.path.relpath(place, path)} {found.st_size} {found.st_mtime_ns}"

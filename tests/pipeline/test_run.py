@@ -1,0 +1,81 @@
+"""The whole way by one command: what is out of date is run, and nothing else."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from stages.commands import PIPELINE
+from stages.steps import Step, steps_to
+from tests.pipeline.commands import SMALL, run
+from tests.refusals import refusal
+
+
+def test_a_confusion_report_needs_five_stages() -> None:
+    assert [step.label for step in steps_to("build-bank", ["clip", "capt"], [1], True)] == [
+        "prepare",
+        "extract-features",
+        "fit-teacher seed 1",
+        "infer-teacher seed 1",
+        "build-bank seed 1",
+        "report",
+    ]
+
+
+def test_the_whole_way_trains_and_tests_each_method_of_each_draw() -> None:
+    steps = steps_to("report", ["clip", "capt"], [1, 2], True)
+    assert {step.stage for step in steps} == set(PIPELINE)
+    assert [step.label for step in steps if step.method] == [
+        f"{stage} {method} seed {seed}"
+        for seed in (1, 2)
+        for method in ("clip", "capt")
+        for stage in ("train", "evaluate")
+    ]
+    assert steps[-1] == Step("report")
+
+
+def test_nothing_is_mined_for_methods_that_learn_nothing_from_it() -> None:
+    stages = {step.stage for step in steps_to("report", ["clip", "gda"], [1], True)}
+    assert stages.isdisjoint({"mine-pairs", "generate-prompts", "cluster-prompts", "mine-samples"})
+
+
+def test_lists_of_further_draws_are_drawn() -> None:
+    steps = steps_to("prepare", ["clip"], [1, 9], False)
+    assert steps == [Step("prepare", seed=1), Step("prepare", seed=9)]
+
+
+def ran(out: str) -> list[str]:
+    lines = [line.split("] ")[1] for line in out.splitlines() if line.startswith("[")]
+    return [line for line in lines if not line.endswith(": up to date")]
+
+
+def test_only_what_is_out_of_date_is_run(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(copy, "proctex", SMALL)
+    found = capsys.readouterr().out
+    assert ran(found) == []
+    assert "test images wrong before" in found
+    run(copy, "proctex", [*SMALL, "methods.capt.train.epochs=1", "runtime.workers=2"])
+    assert ran(capsys.readouterr().out) == ["train capt seed 1", "evaluate capt seed 1", "report"]
+    (copy / "proctex/seed1/pairs.parquet").unlink()
+    run(copy, "proctex", [*SMALL, "methods.capt.train.epochs=1"])
+    # The table comes out the same, so that nothing behind it is run again.
+    assert ran(capsys.readouterr().out) == ["mine-pairs seed 1", "report"]
+
+
+def test_mistakes_are_one_line(tmp_path: Path) -> None:
+    assert "--until 'x': no stage" in refusal(run, tmp_path, "proctex", (), "--until", "x")
+    assert "no such file or folder" in refusal(run, tmp_path, "mine", (), str(tmp_path / "no"))
+    assert "--run '../x'" in refusal(run, tmp_path, "proctex", (), "--run", "../x")
+
+
+def test_it_ends_with_the_numbers_that_matter(
+    copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(copy, "proctex", SMALL, "--json")
+    found = json.loads(capsys.readouterr().out)
+    assert found["errors_after"] == (
+        found["errors_before"] - found["repaired"] + found["newly_wrong"]
+    )
+    assert Path(found["report"]).is_file()

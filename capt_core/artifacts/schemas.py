@@ -11,6 +11,7 @@ from pathlib import Path
 import polars as pl
 
 from capt_core.artifacts.columns import (
+    CALIBRATED_CONFIDENCE,
     CAPT_LOG_COLUMNS,
     CLASS,
     CONFIDENCE,
@@ -143,7 +144,7 @@ RUN_PREDICTIONS = Table(
     str(_SEED.run("<method>").predictions),
     "One row per test image and per training image that could enter the bank, as the trained "
     "method classifies it among the classes of its own half.",
-    PREDICTIONS_COLUMNS,
+    [*PREDICTIONS_COLUMNS, CALIBRATED_CONFIDENCE],
     key=["sample_id"],
 )
 

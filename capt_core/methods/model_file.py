@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from pydantic import BaseModel, model_validator
+from pydantic import BaseModel, Field, model_validator
 
 from capt_core.advice import Remedy
 from capt_core.artifacts import lineage
@@ -18,6 +18,7 @@ from capt_core.backbone.identity import TINY_CLIP
 from capt_core.backbone.loading import Backbone, load_backbone
 from capt_core.data.registry import check_template
 from capt_core.errors import CaptError, reason, shown
+from capt_core.evaluation.calibration import Calibration
 from capt_core.methods.method import Classes, Fitted
 from capt_core.methods.registry import method_class, method_names
 from capt_core.methods.trained import FORMAT, TrainedModel
@@ -90,7 +91,9 @@ def load_model(
             f"{path}: does not hold the model that it names ({reason(error)}); {remedy}"
         ) from error
     classes = Classes(facts.classes.names, facts.classes.templates)
-    return TrainedModel(fitted, classes, facts.sees, facts.seed, origin)
+    fits = facts.calibration
+    calibration = None if fits is None else Calibration(**fits.model_dump())
+    return TrainedModel(fitted, classes, facts.sees, facts.seed, origin, calibration)
 
 
 class _Record(BaseModel):
@@ -115,6 +118,14 @@ class _Classes(BaseModel):
         return self
 
 
+class _Calibration(BaseModel):
+    temperature: float = Field(gt=0, allow_inf_nan=False)
+    threshold: float | None = Field(ge=0, le=1)
+    precision: float = Field(ge=0, le=1)
+    images: int = Field(ge=1)
+    accuracy: float = Field(ge=0, le=1)
+
+
 class _Facts(BaseModel):
     """What a model file says beside its tensors, as far as it is read."""
 
@@ -123,6 +134,7 @@ class _Facts(BaseModel):
     sees: str
     seed: int
     untrained: bool
+    calibration: _Calibration | None = None
 
 
 def _read_facts(path: Path, saved: SavedTensors, remedy: str | Remedy) -> _Facts:

@@ -67,7 +67,7 @@ def follow(words: list[str]) -> list[str]:
     [
         (
             ["train", "--method", "clip", "--seed", "9"],
-            ["prepare"],
+            ["prepare", "extract-features"],
         ),
         (
             ["report"],

@@ -7,13 +7,12 @@ from typing import Annotated
 
 import typer
 
-from capt_core.backbone.loading import load_backbone
 from capt_core.export import export_onnx
-from capt_core.methods.model_file import load_model
 from capt_core.params import load_settings
 
 from . import options
 from .console import result
+from .models import trained_model
 
 
 def main(
@@ -24,8 +23,7 @@ def main(
     json: options.Json = False,
 ) -> None:
     settings, _ = load_settings(params, None, set_ or ())
-    backbone = load_backbone(settings.backbone, settings.runtime)
-    difference = export_onnx(load_model(model, backbone), out)
+    difference = export_onnx(trained_model(model, settings), out)
     result(
         {"path": str(out), "largest_difference": difference},
         f"scores differ from the model's by at most {difference:.1e} -> {out}",

@@ -30,6 +30,8 @@ TOOLS = {
     "init": "Start a project of your own in a folder: settings and pipeline.",
     "predict": "Classify images with a trained model.",
     "export": "Write a trained model as ONNX, TorchScript, or safetensors with its backbone.",
+    "push": "Send a trained model to the Hugging Face Hub, with a model card.",
+    "pull": "Fetch a trained model from the Hugging Face Hub.",
     "fetch": "Download, verify and unpack a benchmark into its usual layout.",
     "doctor": "Check installation, weights, folders and every image of a data set.",
     "prompts": "Read, check, import and export prompts.",

@@ -98,7 +98,7 @@ def largest_difference(
     Raises:
         CaptError: further than `TOLERANCE`, or no numbers.
     """
-    batches = module.examples().split([1, 3, 1])
+    batches = torch.split(module.examples(), [1, 3, 1])
     with torch.no_grad():
         wanted, found = ([each(batch) for batch in batches] for each in (module, run))
     mine, theirs = (

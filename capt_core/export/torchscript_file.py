@@ -41,7 +41,7 @@ def export_torchscript(model: TrainedModel, path: Path) -> float:
         written = temporary.with_name("traced.pt")
         try:
             module(images)  # the class texts are encoded here, and constants of what is traced
-            traced = torch.jit.trace(module, (images,), check_trace=False)
+            traced = torch.jit.trace(module, (images,), check_trace=False)  # type: ignore
             torch.jit.save(traced, str(written), _extra_files=facts_of(module))
         except (CaptError, OSError):
             raise
@@ -51,7 +51,7 @@ def export_torchscript(model: TrainedModel, path: Path) -> float:
                 f"({reason(error)}); export it as safetensors"
             ) from error
         _without_origin(written, temporary)
-        return largest_difference(module, torch.jit.load(str(temporary)))
+        return largest_difference(module, torch.jit.load(str(temporary)))  # type: ignore
 
 
 def _without_origin(archive: Path, target: Path) -> None:

@@ -98,6 +98,14 @@ class ModelFile:
         return self._saved.provenance.backbone
 
     @property
+    def method(self) -> str:
+        return self._facts.model.method
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self._facts.classes.names
+
+    @property
     def has_backbone(self) -> bool:
         """Whether a backbone is at hand: in the file, or the embedded one."""
         return self._facts.backbone is not None or self.identity == backbone_identity(_EMBEDDED)

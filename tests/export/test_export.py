@@ -93,7 +93,7 @@ def test_every_method_can_be_exported(name: str, form: Format, task: Task, tmp_p
     assert export(model, path, form) < 1e-4
     if form is Format.TORCHSCRIPT:
         files = {"class_names": "", "method": "", "preprocess": ""}
-        script = torch.jit.load(str(path), _extra_files=files)
+        script = torch.jit.load(str(path), _extra_files=files)  # type: ignore
         scores, probabilities = script(many(model))
         wanted, confidences = ImageScores(model)(many(model))
         torch.testing.assert_close(scores, wanted, rtol=1e-5, atol=1e-4)

@@ -22,14 +22,17 @@ from capt_core.confusion.sample_miner import mine_representatives
 from capt_core.confusion.semantic_miner import MinedPairs, pairs_of_draw
 from capt_core.data.dataset import Dataset
 from capt_core.data.preparation import draw_list
+from capt_core.evaluation.calibration import Calibration
 from capt_core.evaluation.predictions import prediction_table
+from capt_core.methods import calibrating
 from capt_core.methods.clip import Clip
 from capt_core.methods.descriptions import task_embeddings
 from capt_core.methods.fitting import base_method, dataset_features, fit_method
 from capt_core.methods.method import Fitted, Need
+from capt_core.methods.predicting import Images
 from capt_core.methods.registry import method_class
 from capt_core.methods.task import Confusions, Task
-from capt_core.methods.trained import Images, TrainedModel
+from capt_core.methods.trained import TrainedModel
 from capt_core.params import Backbone as BackboneSettings
 from capt_core.params import FewShot, GeneratePrompts, Runtime, Settings, check_seed
 from capt_core.prompts.clustering import cluster_prompts
@@ -83,6 +86,7 @@ def fit(
     teacher: TrainedModel | None = None,
     settings: Mapping[str, Any] | None = None,
     prompts: Path | str | None = None,
+    calibrate: bool = True,
     work: Path | None = None,
     reporter: Reporter = SILENT,
 ) -> TrainedModel:
@@ -103,6 +107,8 @@ def fit(
         settings: keys of the section ``methods.<method>`` that differ from the packaged ones.
         prompts: JSON store of written prompts about pairs of classes; None takes the shipped store
             of a benchmark, where there is one.
+        calibrate: fit what makes confidences say how often they are right on validation images of
+            the trained classes, 2,000 at most, which are encoded for it; answers stay the same.
         work: folder for what an interrupted training goes on from; None keeps nothing.
         reporter: takes progress and findings.
 
@@ -150,15 +156,35 @@ def fit(
                 confusions=lambda: mined.confusions,
             )
         model = fit_method(chosen, task)
+        if calibrate:
+            model.calibration = _calibrate(model, dataset, reporter)
     trained = model.fitted.training_run
     if trained is not None and trained.checkpoint is not None:
         trained.checkpoint.remove()
     return model
 
 
-def predict(model: TrainedModel, images: Images, *, top: int = 5) -> pl.DataFrame:
+def _calibrate(model: TrainedModel, dataset: Dataset, reporter: Reporter) -> Calibration | None:
+    usual = Settings().train
+    return calibrating.calibrate(
+        model,
+        dataset,
+        usual.calibration_images,
+        usual.calibration_precision,
+        image_root=dataset.image_root,
+        reporter=reporter,
+    )
+
+
+def predict(
+    model: TrainedModel,
+    images: Images,
+    *,
+    top: int = 5,
+    on_bad_image: Literal["error", "report"] = "error",
+) -> pl.DataFrame:
     """Classify images; see `TrainedModel.predict`."""
-    return model.predict(images, top=top)
+    return model.predict(images, top=top, on_bad_image=on_bad_image)
 
 
 @dataclass(frozen=True)

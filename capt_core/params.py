@@ -146,6 +146,8 @@ class MineSamples(Section, path="mine_samples"):
 
 class Train(Section, path="train"):
     checkpoint_steps: int = packaged(ge=0, le=1_000_000_000)
+    calibration_images: int = packaged(ge=0, le=1_000_000)
+    calibration_precision: float = packaged(gt=0, lt=1)
 
 
 class Evaluate(Section, path="evaluate"):

@@ -118,6 +118,7 @@ def kept(words: Sequence[str]) -> str:
         "train": "what earlier stages wrote is kept, and the last checkpoint of this training",
         "generate-prompts": "answers of the language model are kept",
         "fetch": "what is downloaded is kept",
+        "predict": "images that were classified for --out are kept",
         "study": "what its finished stages wrote is kept",
     }
     command = next((word for word in words if not word.startswith("-")), "")

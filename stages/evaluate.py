@@ -82,6 +82,12 @@ def main(run: Run, json: options.Json = False) -> None:
     features = model_features(run, model, prepared, ids, stored)
     logits = dataset_logits(model.fitted, features, prepared)
     after = prediction_table(prepared, ids, logits, top_classes=5)
+    temperature = None if model.calibration is None else model.calibration.temperature
+    calibrated = pl.lit(None, dtype=pl.Float64)
+    if temperature is not None:
+        table = prediction_table(prepared, ids, logits / temperature, top_classes=1)
+        calibrated = pl.lit(table["confidence"])
+    after = after.with_columns(calibrated_confidence=calibrated)
     metrics = evaluate_predictions(before, after, bank)
     values = {name: metric.value for name, metric in metrics.items()}
     write_table(RUN_PREDICTIONS, after, paths.predictions, origin)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from capt_core.backbone.loading import UNTRAINED_WARNING
+from capt_core.errors import CaptError
 from capt_core.export.formats import Format, export, format_of
 from capt_core.params import load_settings
 
@@ -16,6 +17,18 @@ from .console import result, warn
 from .models import trained_model
 
 ON_CPU = ("runtime.device=cpu", "runtime.precision=fp32")
+
+
+def check_target(out: Path, *inputs: Path) -> None:
+    """Refuse, before the work, a file that could not be written or is read.
+
+    Raises:
+        CaptError: a folder, or one of the inputs.
+    """
+    if out.is_dir():
+        raise CaptError(f"--out {out}: a folder; name a file")
+    if out.exists() and any(path.exists() and out.samefile(path) for path in inputs):
+        raise CaptError(f"--out {out}: the file to read; name another")
 
 
 def main(
@@ -31,6 +44,7 @@ def main(
     json: options.Json = False,
 ) -> None:
     form = format_ or format_of(out)
+    check_target(out, model)
     settings, _ = load_settings(params, None, [*(set_ or ()), *ON_CPU])
     trained = trained_model(model, settings)
     difference = export(trained, out, form)

@@ -2,97 +2,217 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import polars as pl
 import typer
 
-from capt_core.artifacts.files import atomic_path
-from capt_core.backbone.loading import UNTRAINED_WARNING, load_backbone
-from capt_core.data.readers.layouts import listed
-from capt_core.data.scan import find_images, is_utf8
-from capt_core.errors import CaptError
-from capt_core.methods.model_file import load_model
+from capt_core import __version__
+from capt_core.artifacts.blocks import Blocks, write_blocks
+from capt_core.artifacts.digests import content_digest
+from capt_core.artifacts.locks import exclusive
+from capt_core.backbone.loading import UNTRAINED_WARNING
+from capt_core.data.image_lists import ImageList, Listed, list_images
+from capt_core.errors import CaptError, cut
+from capt_core.methods.calibrating import described
+from capt_core.methods.predicting import PREDICT_COLUMNS, no_progress, predict_images
+from capt_core.methods.trained import TrainedModel
 from capt_core.params import load_settings
-from capt_core.user_paths import brief, naming_files
+from capt_core.user_paths import brief
 
 from . import options
-from .console import progress, result, say, warn
+from .console import note, progress, result, say, warn
+from .models import trained_model
 
-_BLOCK = 256  # images between two updates of the progress
+_BLOCK = 512  # images that are classified and kept at once
 
 
 def main(
     model: Annotated[Path, typer.Argument(help="File that train or TrainedModel.save wrote.")],
-    images: Annotated[list[Path], typer.Argument(help="Image files, and folders of images.")],
+    images: Annotated[
+        list[Path],
+        typer.Argument(help="Image files, folders of images, and tables with a column path."),
+    ],
     out: Annotated[
         Path | None, typer.Option(help="Table to write, .csv or .parquet; printed if not given.")
+    ] = None,
+    root: Annotated[
+        Path | None,
+        typer.Option(help="Folder that paths in tables are relative to; the table's if not given."),
     ] = None,
     top: Annotated[int, typer.Option(min=1, help="How many classes to list per image.")] = 5,
     params: options.Params = options.PARAMS,
     set_: options.Set = None,
     json: options.Json = False,
 ) -> None:
-    if out is not None and out.suffix not in (".csv", ".parquet"):
-        raise CaptError(f"--out {out}: expected a name that ends in .csv or .parquet")
-    files = [path for given in images for path in _listed(given)]
-    settings, _ = load_settings(params, None, set_ or ())
-    backbone = load_backbone(settings.backbone, settings.runtime)
-    loaded = load_model(model, backbone)
-    tables = []
-    with progress("classified", len(files)) as advance:
-        for start in range(0, len(files), _BLOCK):
-            block = files[start : start + _BLOCK]
-            tables.append(loaded.predict(block, top=top, workers=settings.runtime.workers))
-            advance(len(block))
-    table = pl.concat(tables)
     if out is not None:
-        _write(table, out)
-        say(f"{len(table)} images -> {out}")
+        _check_out(out, [model, *images])
+    found = list_images(images, root)
+    settings, _ = load_settings(params, None, set_ or ())
+    loaded = trained_model(model, settings)
+    backbone = loaded.fitted.backbone
+    work = _Work(loaded, found, top, settings.runtime.workers)
+    counts, rows = _Counts(), list[dict[str, Any]]()
+    if out is not None:
+        made_from = {
+            "model": content_digest(model),
+            "images": found.digest(),
+            "block": _BLOCK,
+            "top": top,
+            "backbone": backbone.identity,
+            "device": f"{backbone.device.type} {backbone.autocast}",
+            "version": __version__,
+        }
+        _write(work, out, made_from, counts)
+    elif json:
+        with progress("classified", len(found)) as advance:
+            for number in range(work.blocks):
+                table = work.block(number, advance)
+                counts.add(table)
+                rows += table.to_dicts()
+    else:
+        for number in range(work.blocks):
+            table = work.block(number)
+            counts.add(table)
+            result(None, *map(_line, table.iter_rows(named=True)))
+    _summarise(counts, loaded, note if out is None else say)
     if backbone.untrained:
         warn(UNTRAINED_WARNING)
-    if out is None or json:
-        rows = table.select("path", "prediction", "confidence").iter_rows()
-        lines = [f"{path}: {name} ({confidence:.1%})" for path, name, confidence in rows]
-        result(table.to_dicts(), *lines)
+    if json:
+        calibration = loaded.calibration and asdict(loaded.calibration)
+        document = asdict(counts) | {"calibration": calibration, "out": out and str(out)}
+        result(document | ({"rows": rows} if out is None else {}))
+    if counts.problems == counts.images:
+        where = f"; see the column problem of {out}" if out else ""
+        raise CaptError(
+            f"none of {counts.images} images could be used ({counts.first_problem}){where}; give "
+            "others"
+        )
 
 
-@naming_files("IMAGES")
-def _listed(given: Path) -> list[Path]:
-    """The images that an argument stands for.
+def _check_out(out: Path, inputs: list[Path]) -> None:
+    """Refuse a table that could not be written after hours of work, or would destroy what is read.
 
     Raises:
-        CaptError: it does not exist, or is a folder without images.
+        CaptError: another ending, a folder, or one of the inputs.
     """
-    if not given.is_dir():
-        if not given.is_file():
-            kind = "neither a file nor a folder" if given.exists() else "no such file or folder"
-            raise CaptError(f"{brief(given)}: {kind}")
-        if not is_utf8(str(given)):
-            raise CaptError(f"{given}: a file name that is not valid UTF-8; rename it")
-        return [given]
-    found = find_images(given)
-    if found.system:
-        say(f"{given}: left out: {listed(found.system)}, folders of the system or of tools")
-    if not found.images:
-        raise CaptError(f"{given}: no images in this folder; give image files or another folder")
-    if found.problems:
-        name, why = found.problems[0]
-        warn(f"{len(found.problems)} left out in {given} ({brief(name)}: {why}, ...)")
-    return [given / name for name in found.images]
+    if out.suffix not in (".csv", ".parquet"):
+        raise CaptError(f"--out {out}: expected a name that ends in .csv or .parquet")
+    if out.is_dir():
+        raise CaptError(f"--out {out}: a folder; name a file")
+    if any(out.absolute() == path.absolute() for path in inputs) or (
+        out.exists() and any(path.exists() and out.samefile(path) for path in inputs)
+    ):
+        raise CaptError(f"--out {out}: one of the files to read; name another")
 
 
-def _write(table: pl.DataFrame, path: Path) -> None:
-    """Lists become text in a CSV, separated by semicolons."""
-    with atomic_path(path) as temporary:
-        if path.suffix == ".parquet":
-            table.write_parquet(temporary)
-        else:
-            flat = table.with_columns(
-                pl.col("top_classes").list.join("; "),
-                pl.col("top_confidences")
-                .list.eval(pl.element().round(4).cast(pl.String))
-                .list.join("; "),
-            )
-            flat.write_csv(temporary)
+@dataclass
+class _Work:
+    """Images to classify, block by block."""
+
+    model: TrainedModel
+    images: ImageList
+    top: int
+    workers: int
+
+    @property
+    def blocks(self) -> int:
+        return -(-len(self.images) // _BLOCK)
+
+    def block(self, number: int, advance: Callable[[int], None] = no_progress) -> pl.DataFrame:
+        """Answers about the images of a block."""
+        listed = self.images.block(number * _BLOCK, (number + 1) * _BLOCK)
+        usable = [image.file for image in listed if image.problem is None]
+        answers = predict_images(
+            self.model, usable, self.top, "report", workers=self.workers, advance=advance
+        )
+        advance(len(listed) - len(usable))
+        return pl.DataFrame(_rows(listed, answers), schema=PREDICT_COLUMNS)
+
+
+def _rows(listed: list[Listed], answers: pl.DataFrame) -> Iterator[dict[str, Any]]:
+    """Answers under the paths of the list, between images that were not looked at."""
+    answered = answers.iter_rows(named=True)
+    for image in listed:
+        row = {"problem": image.problem} if image.problem else next(answered)
+        yield row | {"path": image.path}
+
+
+def _write(work: _Work, out: Path, made_from: Mapping[str, Any], counts: _Counts) -> None:
+    """Write the table; an interrupted run of the same command goes on with what is kept."""
+    total = len(work.images)
+    with exclusive(out.with_name(f".{out.name}.lock"), f"capt-stage predict --out {out}"):
+        kept = Blocks(out.with_name(f"{out.name}.partial"), made_from, PREDICT_COLUMNS)
+        if kept.count:
+            say(f"going on: {min(kept.count * _BLOCK, total)} images are classified")
+        with progress("classified", total) as advance:
+            for number in range(work.blocks):
+                table = kept.read(number)
+                if table is None:
+                    table = work.block(number, advance)
+                    kept.write(number, table)
+                else:
+                    advance(len(table))
+                counts.add(table)
+        write_blocks(out, kept.all(work.blocks), _flat)
+        kept.remove()
+    say(f"{total} images -> {out}")
+
+
+@dataclass
+class _Counts:
+    """Images, and what became of them."""
+
+    images: int = 0
+    problems: int = 0
+    changed: int = 0
+    unsure: int = 0
+    first_problem: str = ""
+
+    def add(self, table: pl.DataFrame) -> None:
+        bad = table.filter(pl.col("problem").is_not_null())
+        if len(bad) and not self.problems:
+            path, why = bad.row(0, named=True)["path"], bad["problem"][0]
+            self.first_problem = f"{brief(path or 'a row')}: {why}"
+        self.images += len(table)
+        self.problems += len(bad)
+        self.changed += int(table["changed"].sum())
+        self.unsure += int(table["unsure"].sum())
+
+
+def _summarise(counts: _Counts, model: TrainedModel, tell: Callable[[str], None]) -> None:
+    if counts.problems:
+        warn(
+            f"{counts.problems} of {counts.images} images could not be used "
+            f"({counts.first_problem}{', ...' if counts.problems > 1 else ''})"
+        )
+    tell(f"{counts.changed} answers differ from those of {model.start[0].method.label}")
+    if model.calibration is None:
+        tell(
+            "confidences are not calibrated: no (or too few) validation images when the model was "
+            "trained"
+        )
+    else:
+        tell(f"{counts.unsure} unsure: {described(model.calibration)}")
+
+
+def _line(row: dict[str, Any]) -> str:
+    """A row for people."""
+    path = cut(row["path"] or "a row without a path", 1000)
+    if row["problem"]:
+        return f"{path}: not classified ({row['problem']})"
+    line = f"{path}: {row['prediction']} ({row['confidence']:.1%})"
+    if row["changed"]:
+        line += f", before: {row['base_prediction']} ({row['base_confidence']:.1%})"
+    return line + (", unsure" if row["unsure"] else "")
+
+
+def _flat(table: pl.DataFrame) -> pl.DataFrame:
+    """Columns that a CSV can hold: lists become text, separated by semicolons."""
+    return table.with_columns(
+        pl.col("top_classes").list.join("; "),
+        pl.col("top_confidences").list.eval(pl.element().round(4).cast(pl.String)).list.join("; "),
+    )

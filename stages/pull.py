@@ -12,6 +12,7 @@ from capt_core.methods.model_file import open_model
 
 from . import activity, options
 from .console import result
+from .export import check_target
 
 
 def main(
@@ -24,6 +25,7 @@ def main(
     ] = None,
     json: options.Json = False,
 ) -> None:
+    check_target(out)
     with activity.doing(lambda: f"fetching {source} ..."):
         pull(source, out, revision=revision)
     found = open_model(out)

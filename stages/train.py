@@ -18,6 +18,7 @@ from capt_core.artifacts.tables import read_table, write_table
 from capt_core.backbone.loading import load_backbone
 from capt_core.data.dataset import load_dataset
 from capt_core.learning.loop import log_frame
+from capt_core.methods.calibrating import calibrate
 from capt_core.methods.fitting import fit_method
 from capt_core.methods.method import Need
 from capt_core.methods.task import Confusions
@@ -90,6 +91,16 @@ def main(run: Run) -> None:
     model = fit_method(chosen, task)
     if not first_process():
         return
+    model.calibration = calibrate(
+        model,
+        prepared,
+        settings.train.calibration_images,
+        settings.train.calibration_precision,
+        task.features,
+        task.image_root,
+        settings.runtime.workers,
+        task.reporter,
+    )
     trained, written = model.fitted.training_run, run.method_layout
     log = log_frame([]) if trained is None else trained.log
     if trained is not None:

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from capt_core.data.image_lists import list_images
 from capt_core.data.readers import read_split
 from capt_core.data.registry import dataset_spec
 from capt_core.params import Data
 from capt_core.user_paths import brief, naming_files
-from stages.predict import _listed
 from tests.data.own_images import class_folders
 from tests.refusals import refusal
 
@@ -44,12 +44,15 @@ def test_folders_nested_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert len(message) < 400
 
 
-def test_what_predict_is_given(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_predict_is_given(tmp_path: Path) -> None:
     class_folders(tmp_path, bolt=2)
     os.mkfifo(tmp_path / "pipe.jpg")
     (tmp_path / "bolt/up").symlink_to("..")
-    assert "neither a file nor a folder" in refusal(_listed, tmp_path / "pipe.jpg")
-    assert "File name too long" in refusal(_listed, tmp_path / ("x" * 300))
-    assert "no such file or folder" in refusal(_listed, tmp_path / "gone.jpg")
-    assert len(_listed(tmp_path / "bolt")) == 3  # its own two, and the pipe by way of the link
-    assert "1 left out" in capsys.readouterr().err
+    assert "neither a file nor a folder" in refusal(list_images, [tmp_path / "pipe.jpg"])
+    assert "File name too long" in refusal(list_images, [tmp_path / ("x" * 300)])
+    assert "no such file or folder" in refusal(list_images, [tmp_path / "gone.jpg"])
+    found = list_images([tmp_path / "bolt"])
+    listed = found.block(0, len(found))
+    # Its own two, the pipe by way of the link, and the link that leads back.
+    assert len(listed) == 4
+    assert sum("a folder above it" in (image.problem or "") for image in listed) == 1

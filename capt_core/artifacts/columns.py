@@ -80,6 +80,16 @@ PREDICTIONS_COLUMNS = (
     Column("top_confidences", pl.List(pl.Float64), "their softmax probabilities", unit="share"),
 )
 
+CALIBRATED_CONFIDENCE = Column(
+    "calibrated_confidence",
+    FLOAT,
+    "`confidence` at the temperature that `train` fitted on validation images of trained classes "
+    "among all classes; null where it fitted none",
+    unit="share",
+    nullable=True,
+    optional=True,
+)
+
 RESULTS_COLUMNS = (
     Column("dataset", TEXT, "name of the data set"),
     Column("method", TEXT, "name of the method"),

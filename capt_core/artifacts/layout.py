@@ -153,6 +153,12 @@ class ReportLayout:
     results_csv = _Below("results.csv")
     results_markdown = _Below("results.md")
     html = _Below("report.html")
+    tables = _Below("report")
+    """Folder of the tables that stand beside the page, one folder per data set."""
+
+    def table(self, dataset: str, name: str) -> Path:
+        """A table beside the page; its CSV has the same name."""
+        return self.tables / dataset / f"{name}.parquet"
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 import polars as pl
 
 from capt_core.artifacts.columns import (
+    CALIBRATED_CONFIDENCE,
     CAPT_LOG_COLUMNS,
     CLASS,
     CONFIDENCE,
@@ -37,6 +38,7 @@ from capt_core.artifacts.columns import (
     share,
 )
 from capt_core.artifacts.layout import Layout, ReportLayout
+from capt_core.artifacts.report_tables import REPORT_TABLES
 from capt_core.artifacts.tables import Column, Table, check_table, load_table
 from capt_core.errors import CaptError, shown
 
@@ -142,7 +144,7 @@ RUN_PREDICTIONS = Table(
     str(_SEED.run("<method>").predictions),
     "One row per test image and per training image that could enter the bank, as the trained "
     "method classifies it among the classes of its own half.",
-    PREDICTIONS_COLUMNS,
+    [*PREDICTIONS_COLUMNS, CALIBRATED_CONFIDENCE],
     key=["sample_id"],
 )
 
@@ -389,8 +391,11 @@ RESULTS = Table(
     key=_RESULTS_KEY,
 )
 
-ALL_TABLES = tuple(value for value in tuple(globals().values()) if isinstance(value, Table))
-"""Every table above, in this order."""
+ALL_TABLES = (
+    *(value for value in tuple(globals().values()) if isinstance(value, Table)),
+    *REPORT_TABLES,
+)
+"""Every table above, in this order, and those beside the report."""
 
 
 def open_table(path: Path | str) -> pl.DataFrame:

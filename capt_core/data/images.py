@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from PIL import Image
 
@@ -26,11 +26,14 @@ from capt_core.data.decoding import (
     to_rgb,
 )
 from capt_core.data.parquet_images import in_table, read_row
+from capt_core.data.scan import is_utf8
 from capt_core.errors import CaptError
 from capt_core.user_paths import brief
 
 if TYPE_CHECKING:
     import torch
+
+_Loaded = TypeVar("_Loaded")
 
 
 @contextmanager
@@ -51,6 +54,21 @@ def opened_image(path: Path) -> Iterator[tuple[Image.Image, bytes]]:
             stack.enter_context(large_turn(file_size(path)))
             content = read_file(path)
         yield stack.enter_context(opened(content, path.suffix)), content
+
+
+def read_image(path: Path) -> Image.Image:
+    """Read an image as RGB; the path may name a row of a Parquet file.
+
+    Raises:
+        BadImageError: it is missing or cannot be read; the message says why, without its name.
+    """
+    try:
+        with opened_image(path) as (image, _):
+            return to_rgb(image)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise BadImageError("image missing") from error
+    except (BadImageError, OSError, ValueError) as error:
+        raise BadImageError(problem_of(error)) from error
 
 
 def open_image(path: Path, remedy: str | None = None) -> Image.Image:
@@ -176,11 +194,42 @@ def image_batches(
             image = open_image(Path(image), remedy)
         return transform(image)
 
-    ahead: deque[Future[torch.Tensor]] = deque()
+    for batch in _batches(images, load, batch_size, workers):
+        yield torch.stack(batch)
+
+
+def checked_batches(
+    images: Sequence[Path | str | Image.Image],
+    transform: Callable[[Image.Image], torch.Tensor],
+    batch_size: int,
+    workers: int,
+) -> Iterator[list[torch.Tensor | str]]:
+    """As `image_batches`, but unstacked: for an image that cannot be used, the reason why."""
+
+    def load(image: Path | str | Image.Image) -> torch.Tensor | str:
+        try:
+            if isinstance(image, Image.Image):
+                return transform(image)
+            if not is_utf8(str(image)):
+                return "a file name that is not valid UTF-8"
+            return transform(read_image(Path(image)))
+        except CaptError as error:
+            return str(error)
+
+    yield from _batches(images, load, batch_size, workers)
+
+
+def _batches(
+    images: Sequence[Path | str | Image.Image],
+    load: Callable[[Path | str | Image.Image], _Loaded],
+    batch_size: int,
+    workers: int,
+) -> Iterator[list[_Loaded]]:
+    ahead: deque[Future[_Loaded]] = deque()
     with ThreadPoolExecutor(max_workers=max(1, workers)) as pool:
         upcoming = iter(images)
         ahead.extend(pool.submit(load, image) for image in islice(upcoming, 2 * batch_size))
         while ahead:
             batch = [ahead.popleft().result() for _ in range(min(batch_size, len(ahead)))]
             ahead.extend(pool.submit(load, image) for image in islice(upcoming, len(batch)))
-            yield torch.stack(batch)
+            yield batch

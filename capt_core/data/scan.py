@@ -197,6 +197,11 @@ def is_utf8(name: str) -> bool:
     return True
 
 
+def as_text(name: str) -> str:
+    """A name as text that can be stored: bytes that are no UTF-8 are escaped."""
+    return name if is_utf8(name) else os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
 def _walk(folder: Path, prefix: str, found: Found, above: tuple[tuple[int, int], ...]) -> None:
     status = folder.stat()
     here = (status.st_dev, status.st_ino)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 
 import torch
 from torch import nn
@@ -64,7 +65,7 @@ class ImageScores(nn.Module):
 
 def temperature_of(model: TrainedModel) -> float:
     """What scores are divided by before they become probabilities."""
-    return 1.0
+    return 1.0 if model.calibration is None else model.calibration.temperature
 
 
 def facts_of(module: ImageScores) -> dict[str, str]:
@@ -83,7 +84,7 @@ def facts_of(module: ImageScores) -> dict[str, str]:
         "preprocess": json.dumps(steps),
         "method": model.method,
         "sees": model.sees,
-        "temperature": json.dumps(module.temperature),
+        "calibration": json.dumps(model.calibration and asdict(model.calibration)),
         "provenance": json.dumps(model.provenance.as_dict(), sort_keys=True),
     }
 

@@ -190,6 +190,21 @@ class Fitted(nn.Module):
         features: torch.Tensor = self.backbone.clip.encode_image(images)
         return features
 
+    @property
+    def start(self) -> Fitted:
+        """What the method started from: its fitted base model, or else zero-shot CLIP."""
+        from capt_core.methods.clip import Clip  # a method, which imports this module
+
+        return Fitted(Clip(), self.backbone)
+
+    def encode_with_start(
+        self, images: torch.Tensor, start: Fitted
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Features of `encode` of this method and of its `start`; what both share is run once."""
+        features = self.encode(images)
+        shared = self.frozen_tower and start.frozen_tower
+        return features, features if shared else start.encode(images)
+
     def adapt(self, features: torch.Tensor) -> torch.Tensor:
         """Features of `encode`, unit length, [N, d], to the method's own, unit length, [N, d]."""
         return features

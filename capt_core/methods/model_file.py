@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from pydantic import BaseModel, model_validator
+from pydantic import BaseModel, Field, model_validator
 
 from capt_core.advice import Remedy
 from capt_core.artifacts import lineage
@@ -19,6 +19,7 @@ from capt_core.backbone.loading import Backbone, load_backbone
 from capt_core.backbone.portable import Architecture, rebuilt
 from capt_core.data.registry import check_template
 from capt_core.errors import CaptError, reason, shown
+from capt_core.evaluation.calibration import Calibration
 from capt_core.methods.method import Classes, Fitted
 from capt_core.methods.registry import method_class, method_names
 from capt_core.methods.trained import FORMAT, TrainedModel, split_tensors
@@ -67,6 +68,14 @@ class _Classes(BaseModel):
         return self
 
 
+class _Calibration(BaseModel):
+    temperature: float = Field(gt=0, allow_inf_nan=False)
+    threshold: float | None = Field(ge=0, le=1)
+    precision: float = Field(ge=0, le=1)
+    images: int = Field(ge=1)
+    accuracy: float = Field(ge=0, le=1)
+
+
 class _Facts(BaseModel):
     """What a model file says beside its tensors, as far as it is read."""
 
@@ -75,6 +84,7 @@ class _Facts(BaseModel):
     sees: str
     seed: int
     untrained: bool
+    calibration: _Calibration | None = None
     backbone: Architecture | None = None
 
 
@@ -153,7 +163,10 @@ class ModelFile:
                 f"{path}: does not hold the model that it names ({reason(error)}); {self.remedy}"
             ) from error
         classes = Classes(facts.classes.names, facts.classes.templates)
-        return TrainedModel(fitted, classes, facts.sees, facts.seed, self._saved.provenance)
+        fits = facts.calibration
+        calibration = None if fits is None else Calibration(**fits.model_dump())
+        origin = self._saved.provenance
+        return TrainedModel(fitted, classes, facts.sees, facts.seed, origin, calibration)
 
 
 _CHECK = "check the path, or train it again"

@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 
 import polars as pl
 import torch
-from PIL import Image
 from torch import nn
 
 from capt_core.artifacts.provenance import Provenance
 from capt_core.artifacts.tensors import write_tensors
 from capt_core.backbone.portable import architecture_of
-from capt_core.data.images import Preprocess, image_batches
-from capt_core.errors import CaptError
+from capt_core.data.images import Preprocess
+from capt_core.evaluation.calibration import Calibration
 from capt_core.methods.method import Classes, Fitted
+from capt_core.methods.predicting import Images, OnBadImage, predict_images
 
-OneImage = Path | str | Image.Image
-Images = OneImage | Iterable[OneImage]
+Scorer = Callable[[torch.Tensor], torch.Tensor]
 
 FORMAT = 1
 """Of model files; raised when an older program could not read them."""
 
 
 _BACKBONE = "backbone."
-_REMEDY = "give another image, or leave it out"
 
 
 class TrainedModel(nn.Module):
@@ -37,10 +36,17 @@ class TrainedModel(nn.Module):
         sees: what training saw beyond few-shot images of base classes and their names.
         seed: of the few-shot draw.
         provenance: data set, backbone and settings.
+        calibration: of the confidences that `predict` gives; None where nothing was fitted.
     """
 
     def __init__(
-        self, fitted: Fitted, classes: Classes, sees: str, seed: int, provenance: Provenance
+        self,
+        fitted: Fitted,
+        classes: Classes,
+        sees: str,
+        seed: int,
+        provenance: Provenance,
+        calibration: Calibration | None = None,
     ) -> None:
         super().__init__()
         self.fitted = fitted
@@ -48,7 +54,9 @@ class TrainedModel(nn.Module):
         self.sees = sees
         self.seed = seed
         self.provenance = provenance
-        self._scorer: Callable[[torch.Tensor], torch.Tensor] | None = None
+        self.calibration = calibration
+        self._scorer: Scorer | None = None
+        self._start: tuple[Fitted, Scorer] | None = None
         self.eval().requires_grad_(False)
 
     @property
@@ -72,52 +80,50 @@ class TrainedModel(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Image tensors [B, 3, S, S], preprocessed, to class scores (logits) [B, C]."""
+        images = images.to(self.fitted.backbone.device)
+        return self.scorer(self.fitted.image_features(images))
+
+    @property
+    def scorer(self) -> Scorer:
+        """Function from the method's features, [N, d], to class scores [N, C]."""
         if self._scorer is None:
             self._scorer = self.fitted.scorer(self.classes)
-        images = images.to(self.fitted.backbone.device)
-        return self._scorer(self.fitted.image_features(images))
+        return self._scorer
 
-    @torch.no_grad()
+    @property
+    def start(self) -> tuple[Fitted, Scorer]:
+        """What the method started from (see `Fitted.start`), and its `scorer`."""
+        if self._start is None:
+            start = self.fitted.start
+            self._start = start, start.scorer(self.classes)
+        return self._start
+
     def predict(
-        self, images: Images, *, top: int = 5, batch_size: int = 64, workers: int = 2
+        self,
+        images: Images,
+        *,
+        top: int = 5,
+        on_bad_image: OnBadImage = "error",
+        batch_size: int = 64,
+        workers: int = 2,
     ) -> pl.DataFrame:
-        """Classify images.
+        """Classify images, beside what the model started from; see `predict_images`.
 
         Args:
             images: files or PIL images, several or one.
             top: how many classes the columns `top_classes` and `top_confidences` list.
+            on_bad_image: ``error`` stops at an image that cannot be used, ``report`` gives it a
+                row without a prediction and with the reason in `problem`.
             batch_size: images per forward pass.
             workers: threads that decode.
 
         Returns:
-            One row per image, in order: `path` (null for PIL images), `prediction`, `confidence`,
-            `top_classes`, `top_confidences`.
+            One row per image, in order, with the columns of `PREDICT_COLUMNS`.
 
         Raises:
             CaptError: a file is missing or no readable image.
         """
-        given = [images] if isinstance(images, OneImage) else list(images)
-        if top < 1:
-            raise CaptError(f"top={top}: expected a whole number from 1")
-        transform = self.preprocess
-        scores = [
-            self(batch).float().softmax(dim=-1).cpu()
-            for batch in image_batches(given, transform, batch_size, workers, _REMEDY)
-        ]
-        shown = min(top, len(self.class_names))
-        table = torch.cat(scores) if scores else torch.zeros(0, len(self.class_names))
-        values, places = table.topk(shown, dim=-1)
-        names = [[self.class_names[place] for place in row] for row in places.tolist()]
-        paths = [None if isinstance(image, Image.Image) else str(image) for image in given]
-        return pl.DataFrame(
-            {
-                "path": pl.Series(paths, dtype=pl.String),
-                "prediction": pl.Series([row[0] for row in names], dtype=pl.String),
-                "confidence": pl.Series([row[0] for row in values.tolist()], dtype=pl.Float64),
-                "top_classes": pl.Series(names, dtype=pl.List(pl.String)),
-                "top_confidences": pl.Series(values.tolist(), dtype=pl.List(pl.Float64)),
-            }
-        )
+        return predict_images(self, images, top, on_bad_image, batch_size, workers)
 
     def save(self, path: Path | str, *, with_backbone: bool = False) -> None:
         """Write the model atomically as one file, for `load_model`; equal models, equal bytes.
@@ -145,6 +151,8 @@ class TrainedModel(nn.Module):
             "logit_scale": backbone.logit_scale,
             "untrained": backbone.untrained,
         }
+        if self.calibration is not None:
+            facts["calibration"] = asdict(self.calibration)
         state = self.fitted.state_dict()
         tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
         if with_backbone:

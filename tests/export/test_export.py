@@ -14,11 +14,13 @@ import pytest
 import torch
 from PIL import Image
 
+from capt_core.evaluation.calibration import Calibration
 from capt_core.export.formats import Format, export, format_of
 from capt_core.export.image_scores import ImageScores, largest_difference
 from capt_core.export.onnx_file import export_onnx
 from capt_core.methods.fitting import fit_method
 from capt_core.methods.method import Fitted
+from capt_core.methods.model_file import load_model
 from capt_core.methods.registry import method_names
 from capt_core.methods.task import Task
 from capt_core.methods.trained import TrainedModel
@@ -186,3 +188,16 @@ def test_the_name_tells_the_format() -> None:
     assert format_of(Path("model.pt")) is Format.TORCHSCRIPT
     for name in ("model", "model.bin", ".onnx"):
         assert "--format onnx | safetensors | torchscript" in refusal(format_of, Path(name))
+
+
+def test_probabilities_are_those_of_the_fitted_temperature(task: Task, tmp_path: Path) -> None:
+    model = fit_method(quick("clip"), task)
+    model.calibration = Calibration(2.0, 0.5, 0.9, 8, 0.8)
+    scores, probabilities = ImageScores(model)(many(model)[:4])
+    torch.testing.assert_close(probabilities, (scores / 2).softmax(dim=-1))
+    export(model, tmp_path / "model", Format.TORCHSCRIPT)
+    files = {"calibration": ""}
+    torch.jit.load(str(tmp_path / "model"), _extra_files=files)  # type: ignore
+    assert json.loads(files["calibration"])["temperature"] == 2.0
+    export(model, tmp_path / "model", Format.SAFETENSORS)
+    assert load_model(tmp_path / "model").calibration == model.calibration

@@ -56,6 +56,15 @@ class FittedCapt(Fitted):
         features: torch.Tensor = self.model(images)
         return features
 
+    @property
+    def start(self) -> Fitted:
+        return self.base
+
+    def encode_with_start(
+        self, images: torch.Tensor, start: Fitted
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.model.with_base(images)
+
     def adapt(self, features: torch.Tensor) -> torch.Tensor:
         return self.base.adapt(features)
 

@@ -138,8 +138,15 @@ class CaptModel(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Image features [L, d] at inference: alpha is its running mean, nothing is retrieved."""
+        return self._at_inference(self.frozen_prefix(images))
+
+    def with_base(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """`forward`, and `base_features` of the same images; the frozen prefix is run once."""
         tokens = self.frozen_prefix(images)
-        alpha = self.running_alpha.to(tokens.dtype).expand(images.shape[0])
+        return self._at_inference(tokens), self.base_features(tokens)
+
+    def _at_inference(self, tokens: torch.Tensor) -> torch.Tensor:
+        alpha = self.running_alpha.to(tokens.dtype).expand(tokens.shape[0])
         return self.features(tokens, alpha)[0]
 
     def observe_alpha(self, alpha: torch.Tensor, momentum: float) -> None:

@@ -1,0 +1,251 @@
+"""The command predict: every kind of input, bad images, interruption."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from capt_core.artifacts.tensors import load_tensors, write_tensors
+from capt_core.methods.predicting import PREDICT_COLUMNS, predict_images
+from stages import predict
+from stages.cli import app
+from tests.conftest import PROJECT
+from tests.refusals import refusal
+
+
+@pytest.fixture(autouse=True)
+def _few_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(predict, "_BLOCK", 2)
+
+
+@pytest.fixture
+def model(small: Path) -> Path:
+    return small / "proctex/seed1/capt/model.safetensors"
+
+
+@pytest.fixture
+def photos(small: Path, tmp_path: Path) -> Path:
+    """Five images and one that is none."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    images = sorted((small / "proctex/images").rglob("*.png"))
+    for number, source in enumerate(images[:: len(images) // 5][:5]):
+        shutil.copy(source, folder / f"{number}.png")
+    (folder / "2b.jpg").write_text("no image")
+    return folder
+
+
+def run(*words: object) -> None:
+    app(
+        ["predict", *map(str, words), "--params", str(PROJECT / "params.yaml")],
+        standalone_mode=False,
+    )
+
+
+def document(capsys: pytest.CaptureFixture[str], *words: object) -> Any:
+    run(*words, "--json")
+    return json.loads(capsys.readouterr().out)
+
+
+def test_every_image_has_its_row(
+    model: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = photos.parent / "out.parquet"
+    run(model, photos, "--out", out)
+    said = capsys.readouterr()
+    table = pl.read_parquet(out)
+    assert table.columns == list(PREDICT_COLUMNS)
+    assert table["path"].to_list() == sorted(map(str, photos.iterdir()))
+    assert table["prediction"].is_null().to_list() == [False] * 3 + [True] + [False] * 2
+    assert table["problem"][3] == "not an image"
+    assert "6 images -> " in said.out
+    assert "1 of 6 images could not be used" in said.err
+    assert [path.name for path in photos.parent.iterdir() if "out" in path.name] == ["out.parquet"]
+    run(model, photos, "--out", out.with_suffix(".csv"))
+    text = pl.read_csv(out.with_suffix(".csv"))
+    assert text["confidence"].to_list() == pytest.approx(table["confidence"].to_list())
+    assert text["top_classes"][0] == "; ".join(table["top_classes"][0])
+
+
+def test_tables_files_and_folders_say_the_same(
+    model: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = sorted(path.name for path in photos.iterdir())
+    held = [{"bytes": (photos / name).read_bytes(), "path": name} for name in names]
+    pl.DataFrame({"path": names}).write_csv(photos / "list.csv")
+    pl.DataFrame({"image": held}).write_parquet(photos.parent / "held.parquet")
+    pl.DataFrame({"file": [f"photos/{name}" for name in names]}).write_ndjson(
+        photos.parent / "list.jsonl"
+    )
+    answers = [
+        pl.DataFrame(document(capsys, model, *given)["rows"]).drop("path", "problem")
+        for given in (
+            [photos],
+            [photos / name for name in names],
+            [photos / "list.csv"],
+            [photos.parent / "held.parquet"],
+            [photos.parent / "list.jsonl", "--root", photos.parent],
+        )
+    ]
+    assert all(answers[0].equals(other) for other in answers[1:])
+
+
+def test_json_is_one_document(
+    model: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = document(capsys, model, photos)
+    assert [row["path"] for row in found["rows"]] == sorted(map(str, photos.iterdir()))
+    assert (found["images"], found["problems"]) == (6, 1)
+    assert found["changed"] == sum(bool(row["changed"]) for row in found["rows"])
+    assert found["calibration"]["images"] == 15 * 4
+    written = document(capsys, model, photos, "--out", photos.parent / "out.csv")
+    assert "rows" not in written
+    assert written["out"] == str(photos.parent / "out.csv")
+
+
+def test_people_read_lines(model: Path, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(model, photos)
+    said = capsys.readouterr()
+    assert len(said.out.splitlines()) == 6
+    assert f"{photos / '2b.jpg'}: not classified (" in said.out
+    assert "answers differ from those of CLIP (zero-shot)" in said.err
+
+
+def test_a_model_without_calibration_says_so(
+    model: Path, photos: Path, capsys: pytest.CaptureFixture[str], small: Path
+) -> None:
+    saved = load_tensors(model, "")
+    facts = {key: value for key, value in saved.facts.items() if key != "calibration"}
+    bare = photos.parent / "bare.safetensors"
+    write_tensors(bare, saved.tensors, facts, saved.provenance)
+    found = document(capsys, bare, photos)
+    assert found["calibration"] is None
+    assert {row["unsure"] for row in found["rows"]} == {None}
+    calibrated = document(capsys, model, photos)["rows"]
+    assert [row["prediction"] for row in found["rows"]] == [row["prediction"] for row in calibrated]
+    run(bare, photos)
+    assert "confidences are not calibrated" in capsys.readouterr().err
+
+
+class _Killed(BaseException):
+    pass
+
+
+def interrupted(monkeypatch: pytest.MonkeyPatch, blocks: int, *words: object) -> None:
+    """Run the command until it has classified some blocks."""
+    real, done = predict.__dict__["predict_images"], list[None]()
+
+    def until(*arguments: Any, **options: Any) -> Any:
+        if len(done) == blocks:
+            raise _Killed
+        done.append(None)
+        return real(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(predict, "predict_images", until)
+        with pytest.raises(_Killed):
+            run(*words)
+
+
+@pytest.fixture
+def classified(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
+    """Number of images that were classified since it was asked last."""
+    seen = list[Path]()
+
+    def counting(model: Any, images: Any, *arguments: Any, **options: Any) -> pl.DataFrame:
+        seen.extend(images)
+        return predict_images(model, images, *arguments, **options)
+
+    monkeypatch.setattr(predict, "predict_images", counting)
+
+    def since() -> int:
+        count = len(seen)
+        seen.clear()
+        return count
+
+    return since
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_an_interrupted_run_goes_on_to_the_same_bytes(
+    ending: str,
+    model: Path,
+    photos: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    classified: Callable[[], int],
+) -> None:
+    whole, parts = (photos.parent / f"{name}.{ending}" for name in ("whole", "parts"))
+    run(model, photos, "--out", whole)
+    assert classified() == 6
+    interrupted(monkeypatch, 2, model, photos, "--out", parts)
+    assert not parts.exists()
+    assert classified() == 4
+    run(model, photos, "--out", parts)
+    assert classified() == 2
+    assert "going on: 4 images are classified" in capsys.readouterr().out
+    assert parts.read_bytes() == whole.read_bytes()
+    assert not list(photos.parent.glob("*.partial"))
+
+
+@pytest.mark.parametrize("change", ["images", "top", "model"])
+def test_other_inputs_start_anew(
+    change: str,
+    model: Path,
+    photos: Path,
+    small: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    classified: Callable[[], int],
+) -> None:
+    out = photos.parent / "out.csv"
+    interrupted(monkeypatch, 2, model, photos, "--out", out)
+    classified()
+    words: list[object] = [model, photos, "--out", out]
+    if change == "images":
+        shutil.copy(photos / "0.png", photos / "9.png")
+    elif change == "top":
+        words += ["--top", 3]
+    else:
+        words[0] = small / "proctex/seed1/clip/model.safetensors"
+    run(*words)
+    assert classified() == (7 if change == "images" else 6)
+
+
+def test_only_bad_images_are_a_mistake(model: Path, photos: Path) -> None:
+    out = photos.parent / "out.csv"
+    message = refusal(run, model, photos / "2b.jpg", "--out", out)
+    assert "none of 1 images could be used" in message
+    assert f"see the column problem of {out}" in message
+    assert pl.read_csv(out)["problem"].null_count() == 0
+
+
+def test_what_is_read_is_not_written_over(model: Path, photos: Path) -> None:
+    table = photos / "list.csv"
+    pl.DataFrame({"path": ["0.png"]}).write_csv(table)
+    text = table.read_bytes()
+    (photos / "link.csv").symlink_to(table)
+    for out in (table, photos / "link.csv"):
+        assert "one of the files to read" in refusal(run, model, table, "--out", out)
+    assert table.read_bytes() == text
+    assert "ends in .csv or .parquet" in refusal(run, model, photos, "--out", "out.txt")
+    (photos / "folder.csv").mkdir()
+    assert "a folder" in refusal(run, model, photos, "--out", photos / "folder.csv")
+
+
+def test_evaluate_writes_calibrated_confidences(small: Path) -> None:
+    runs = small / "proctex/seed1"
+    after = pl.read_parquet(runs / "capt/predictions.parquet")
+    temperature = load_tensors(runs / "capt/model.safetensors", "").facts["calibration"][
+        "temperature"
+    ]
+    assert after["calibrated_confidence"].null_count() == 0
+    spread = (after["calibrated_confidence"] - after["confidence"]).to_numpy()
+    # A temperature above 1 lowers every confidence, one below raises it.
+    assert (spread * (temperature - 1) <= 1e-9).all()
+    assert (abs(spread) > 1e-6).any()

@@ -10,7 +10,7 @@ import typer
 
 from capt_core.backbone.loading import UNTRAINED_WARNING
 from capt_core.errors import CaptError
-from capt_core.hub.client import push
+from capt_core.hub.client import push, token_for
 from capt_core.hub.layout import (
     CARD,
     CONFIG,
@@ -46,15 +46,17 @@ def main(
     json: options.Json = False,
 ) -> None:
     check_repository(repository)
+    if folder is None:
+        token_for(repository)
     settings, _ = load_settings(params, None, [*(set_ or ()), *ON_CPU])
     trained = trained_model(model, settings)
+    errors = None
     try:
         errors = errors_beside(model, trained)
+        if errors is None:
+            say("the card does not say what is confused: no predictions of evaluate lie beside it")
     except CaptError as error:
         warn(f"the card does not say what is confused: {error}")
-        errors = None
-    if errors is None:
-        say("no predictions of this model beside it: run evaluate first if the card is to say more")
     with tempfile.TemporaryDirectory(prefix="capt-") as scratch:
         place = Path(scratch) if folder is None else user_path(folder, "--folder")
         write_repository(

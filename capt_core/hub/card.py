@@ -106,7 +106,7 @@ def _training(model: TrainedModel, made_with: Mapping[str, Any]) -> list[str]:
     method, origin = model.fitted.method, model.provenance
     cited = f" ({plain(method.citation)})" if method.citation else ""
     shots = made_with.get("fewshot.shots")
-    told = "all training images" if shots == 0 else f"{shots} images per class"
+    told = "all training images" if shots == 0 else f"up to {shots} images per class"
     return [
         f"Data set: {plain(origin.dataset)}, {len(model.class_names)} classes"
         + (f", {told}" if isinstance(shots, int) else "")

@@ -41,13 +41,7 @@ def push(
     """
     from huggingface_hub import CommitOperationAdd, HfApi
 
-    check_repository(repository)
-    token = os.environ.get(TOKEN, "").strip()
-    if not token:
-        raise CaptError(
-            f"no token: export {TOKEN}=... with one that may write to {repository}, or write the "
-            "files to a folder with --folder DIR"
-        )
+    token = token_for(check_repository(repository))
     with _told(f"push to {repository}", token):
         api = HfApi(endpoint=endpoint, token=token)
         api.create_repo(repository, private=private, exist_ok=True)
@@ -55,6 +49,21 @@ def push(
         added = [CommitOperationAdd(name, str(folder / name)) for name in names]
         done = api.create_commit(repository, added, commit_message="Model written by capt-stage")
         return str(done.commit_url)
+
+
+def token_for(repository: str) -> str:
+    """The token in the environment, to write to a repository with.
+
+    Raises:
+        CaptError: there is none.
+    """
+    token = os.environ.get(TOKEN, "").strip()
+    if not token:
+        raise CaptError(
+            f"no token: export {TOKEN}=... with one that may write to {repository}, or write the "
+            "files to a folder with --folder DIR"
+        )
+    return token
 
 
 def pull(

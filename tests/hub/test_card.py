@@ -47,7 +47,7 @@ def test_it_says_what_was_trained_and_what_is_confused(model: TrainedModel) -> N
     card = model_card(model, "me/mine", errors, {"fewshot.shots": 16}, "apache-2.0")
     for part in (
         "license: apache-2.0",
-        "Data set: proctex, 4 classes, 16 images per class; few-shot draw 1",
+        "Data set: proctex, 4 classes, up to 16 images per class; few-shot draw 1",
         "Method: CoOp (Zhou et al.",
         f"class names: {model.sees}",
         "Of 40 test images 31 (77.5%) were right and 9 wrong",

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
+from pathlib import Path
 
 import polars as pl
 import torch
 
-from capt_core.advice import run_stage
+from capt_core.advice import quoted, run_stage
 from capt_core.artifacts.features import read_image_features
 from capt_core.artifacts.provenance import Provenance
-from capt_core.backbone.loading import Backbone
+from capt_core.backbone.identity import backbone_identity
+from capt_core.backbone.loading import Backbone, load_backbone
 from capt_core.data.dataset import Dataset, image_root, load_fewshot
+from capt_core.errors import CaptError, cut, shown
 from capt_core.methods.fitting import dataset_features
 from capt_core.methods.method import Method
-from capt_core.methods.model_file import load_model
+from capt_core.methods.model_file import load_model, open_model
 from capt_core.methods.registry import configured_method
 from capt_core.methods.task import Task
 from capt_core.methods.trained import TrainedModel
+from capt_core.params import Settings
 
 from .invocation import Run, reporter
 
@@ -40,6 +45,33 @@ def base_model(run: Run, backbone: Backbone, origin: Provenance) -> TrainedModel
     """
     path = run.seed_layout.base_model
     return load_model(path, backbone, expected=origin, remedy=run_stage("fit-teacher", path))
+
+
+def trained_model(path: Path, settings: Settings) -> TrainedModel:
+    """A trained model from its file alone, or on the backbone of the settings.
+
+    A file that holds its backbone, and a model of the embedded one, need no settings but those of
+    the device. For others the settings name the backbone.
+
+    Raises:
+        CaptError: missing, damaged or foreign file, or settings of another backbone; the message
+            says which to give.
+    """
+    file = open_model(path)
+    if file.has_backbone:
+        return file.model(file.own_backbone(settings.runtime))
+    if backbone_identity(settings.backbone) == file.identity:
+        return file.model(load_backbone(settings.backbone, settings.runtime))
+    raise CaptError(f"{path}: trained on {shown(file.identity)}; give {_backbone(file.identity)}")
+
+
+def _backbone(identity: str) -> str:
+    """The settings of a backbone as they are given on the command line."""
+    name, _, weights = identity.partition("@")
+    name = quoted(f"backbone.name={cut(name)}")
+    if re.fullmatch("[0-9a-f]{12}", weights):
+        return f"--set {name} --set backbone.checkpoint=FILE, with those weights in FILE"
+    return f"--set {name} --set {quoted(f'backbone.pretrained={cut(weights)}')}"
 
 
 def few_shot_task(run: Run, dataset: Dataset, backbone: Backbone, origin: Provenance) -> Task:

@@ -14,11 +14,10 @@ from capt_core import __version__
 from capt_core.artifacts.blocks import Blocks, write_blocks
 from capt_core.artifacts.digests import content_digest
 from capt_core.artifacts.locks import exclusive
-from capt_core.backbone.loading import UNTRAINED_WARNING, load_backbone
+from capt_core.backbone.loading import UNTRAINED_WARNING
 from capt_core.data.image_lists import ImageList, Listed, list_images
 from capt_core.errors import CaptError, cut
 from capt_core.methods.calibrating import described
-from capt_core.methods.model_file import load_model
 from capt_core.methods.predicting import PREDICT_COLUMNS, no_progress, predict_images
 from capt_core.methods.trained import TrainedModel
 from capt_core.params import load_settings
@@ -26,6 +25,7 @@ from capt_core.user_paths import brief
 
 from . import options
 from .console import note, progress, result, say, warn
+from .models import trained_model
 
 _BLOCK = 512  # images that are classified and kept at once
 
@@ -52,8 +52,8 @@ def main(
         _check_out(out, [model, *images])
     found = list_images(images, root)
     settings, _ = load_settings(params, None, set_ or ())
-    backbone = load_backbone(settings.backbone, settings.runtime)
-    loaded = load_model(model, backbone)
+    loaded = trained_model(model, settings)
+    backbone = loaded.fitted.backbone
     work = _Work(loaded, found, top, settings.runtime.workers)
     counts, rows = _Counts(), list[dict[str, Any]]()
     if out is not None:

@@ -25,7 +25,7 @@ LAYERS = (
     {"evaluation", "diagnosis"},
     {"confusion", "prompts", "learning"},
     {"methods"},
-    {"reporting", "export"},
+    {"reporting", "export", "hub"},
     {"library"},
     {"__init__", "__main__"},
 )

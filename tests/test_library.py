@@ -182,21 +182,3 @@ def test_mistakes_are_one_line(
     ]
     for call, part in calls:
         assert part in refusal(call)
-
-
-def test_what_is_exported_scores_as_the_model_does(
-    dataset: capt_core.Dataset, backbone: capt_core.Backbone, tmp_path: Path
-) -> None:
-    onnxruntime = pytest.importorskip("onnxruntime")
-    from capt_core.export import export_onnx
-
-    model = capt_core.fit("capt", dataset, backbone, shots=4, settings={"train": {"epochs": 1}})
-    path = tmp_path / "model.onnx"
-    assert export_onnx(model, path) < 1e-4
-    images = torch.stack(
-        [backbone.preprocess(Image.open(path)) for path in dataset.paths(pl.Series(range(5)))]
-    )
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    (scores,) = session.run(["scores"], {"images": images.numpy()})
-    assert torch.allclose(torch.from_numpy(scores), model(images), atol=1e-4)
-    assert session.get_modelmeta().custom_metadata_map["method"] == "capt"

@@ -93,6 +93,11 @@ class Differential(Fitted):
         def score(features: torch.Tensor) -> torch.Tensor:
             texts = torch.cat([prompts.to(features), self.means.to(features)])
             logits = zero_shot(features)
+            if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore
+                # An exported model takes any number of images, and ONNX has no stable sorting.
+                top = logits.topk(count, dim=1).indices
+                told_all = ambiguous_logits(features, top, texts, rows.to(top.device), scale)
+                return follow_up(logits, top, told_all)
             top = logits.argsort(dim=1, descending=True, stable=True)[:, :count]
             parts = zip(torch.split(features, _CHUNK), torch.split(top, _CHUNK), strict=True)
             told = [ambiguous_logits(*part, texts, rows.to(top.device), scale) for part in parts]

@@ -14,14 +14,15 @@ from capt_core.advice import Remedy
 from capt_core.artifacts import lineage
 from capt_core.artifacts.provenance import Provenance
 from capt_core.artifacts.tensors import SavedTensors, load_tensors
-from capt_core.backbone.identity import TINY_CLIP
+from capt_core.backbone.identity import TINY_CLIP, backbone_identity
 from capt_core.backbone.loading import Backbone, load_backbone
+from capt_core.backbone.portable import Architecture, rebuilt
 from capt_core.data.registry import check_template
 from capt_core.errors import CaptError, reason, shown
 from capt_core.evaluation.calibration import Calibration
 from capt_core.methods.method import Classes, Fitted
 from capt_core.methods.registry import method_class, method_names
-from capt_core.methods.trained import FORMAT, TrainedModel
+from capt_core.methods.trained import FORMAT, TrainedModel, split_tensors
 from capt_core.params import Backbone as BackboneSettings
 from capt_core.params import Runtime
 from capt_core.settings_file import validate
@@ -46,54 +47,6 @@ def restore_fitted(
     fitted = found(settings).restore(backbone, tensors, record["facts"])
     fitted.seen_before = tuple(record.get("seen_before", ()))
     return fitted.to(backbone.device).eval()
-
-
-def load_model(
-    path: Path | str,
-    backbone: Backbone | None = None,
-    *,
-    expected: Provenance | None = None,
-    remedy: str | Remedy = "check the path, or train it again",
-) -> TrainedModel:
-    """Read a trained model; it needs nothing else but its backbone.
-
-    Args:
-        path: file that `TrainedModel.save` or ``capt-stage train`` wrote.
-        backbone: that the model was trained on; None loads the embedded tiny CLIP, if it was that.
-        expected: data set and backbone that the reader works with; None checks the backbone only.
-        remedy: what to do if the file cannot be used, for messages.
-
-    Raises:
-        CaptError: missing, damaged or foreign file, another backbone, or an unknown method.
-    """
-    path = Path(path)
-    saved = load_tensors(path, remedy)
-    origin = saved.provenance
-    if saved.facts.get("format") != FORMAT:
-        raise CaptError(f"{path}: holds no trained model of this version; {remedy}")
-    if expected is not None:
-        lineage.admit(path, saved.record, expected, remedy)
-    facts = _read_facts(path, saved, remedy)
-    if backbone is None:
-        backbone = _embedded(path, origin.backbone)
-    if backbone.identity != origin.backbone:
-        raise CaptError(
-            f"{path}: trained on {shown(origin.backbone)}, not on {backbone.identity}; "
-            "load that backbone with the weights it was trained on"
-        )
-    try:
-        fitted = restore_fitted(facts.model.model_dump(), saved.tensors, backbone)
-    except CaptError as error:
-        raise CaptError(f"{path}: {error}") from error
-    except Exception as error:
-        # A method restores itself from what the file says, and may stumble over any of it.
-        raise CaptError(
-            f"{path}: does not hold the model that it names ({reason(error)}); {remedy}"
-        ) from error
-    classes = Classes(facts.classes.names, facts.classes.templates)
-    fits = facts.calibration
-    calibration = None if fits is None else Calibration(**fits.model_dump())
-    return TrainedModel(fitted, classes, facts.sees, facts.seed, origin, calibration)
 
 
 class _Record(BaseModel):
@@ -135,6 +88,135 @@ class _Facts(BaseModel):
     seed: int
     untrained: bool
     calibration: _Calibration | None = None
+    backbone: Architecture | None = None
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """A model file that was read and checked, before its model is built.
+
+    Attributes:
+        path: of the file.
+        remedy: what to do if it cannot be used, for messages.
+    """
+
+    path: Path
+    remedy: str | Remedy
+    _saved: SavedTensors
+    _facts: _Facts
+
+    @property
+    def identity(self) -> str:
+        """Name and weights of the backbone that the model was trained on."""
+        return self._saved.provenance.backbone
+
+    @property
+    def method(self) -> str:
+        return self._facts.model.method
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self._facts.classes.names
+
+    @property
+    def has_backbone(self) -> bool:
+        """Whether a backbone is at hand: in the file, or the embedded one."""
+        return self._facts.backbone is not None or self.identity == backbone_identity(_EMBEDDED)
+
+    def own_backbone(self, runtime: Runtime) -> Backbone:
+        """The backbone in the file, or the embedded one.
+
+        Raises:
+            CaptError: there is none, or what the file holds is not the one that it names.
+        """
+        if self._facts.backbone is not None:
+            _, tensors = split_tensors(self._saved.tensors)
+            try:
+                return rebuilt(self._facts.backbone, tensors, self.identity, runtime)
+            except CaptError as error:
+                raise CaptError(f"{self.path}: {error}") from error
+        name, _, weights = self.identity.partition("@")
+        if name != TINY_CLIP:
+            raise CaptError(
+                f"{self.path}: trained on {shown(name)} with weights {shown(weights)}; "
+                f"give backbone=capt_core.load_backbone({shown(name)}, checkpoint=FILE)"
+            )
+        return load_backbone(_EMBEDDED, runtime)
+
+    def model(self, backbone: Backbone) -> TrainedModel:
+        """The model on a backbone.
+
+        Raises:
+            CaptError: another backbone, an unknown method, or content that is no such model.
+        """
+        path, facts = self.path, self._facts
+        if backbone.identity != self.identity:
+            raise CaptError(
+                f"{path}: trained on {shown(self.identity)}, not on {backbone.identity}; "
+                "load that backbone with the weights it was trained on"
+            )
+        learnt, _ = split_tensors(self._saved.tensors)
+        try:
+            fitted = restore_fitted(facts.model.model_dump(), learnt, backbone)
+        except CaptError as error:
+            raise CaptError(f"{path}: {error}") from error
+        except Exception as error:
+            # A method restores itself from what the file says, and may stumble over any of it.
+            raise CaptError(
+                f"{path}: does not hold the model that it names ({reason(error)}); {self.remedy}"
+            ) from error
+        classes = Classes(facts.classes.names, facts.classes.templates)
+        fits = facts.calibration
+        calibration = None if fits is None else Calibration(**fits.model_dump())
+        origin = self._saved.provenance
+        return TrainedModel(fitted, classes, facts.sees, facts.seed, origin, calibration)
+
+
+_CHECK = "check the path, or train it again"
+_EMBEDDED = BackboneSettings(name=TINY_CLIP, checkpoint=None)
+
+
+def open_model(
+    path: Path | str,
+    *,
+    expected: Provenance | None = None,
+    remedy: str | Remedy = _CHECK,
+) -> ModelFile:
+    """Read and check a model file; `load_model` does this and builds the model.
+
+    Raises:
+        CaptError: missing, damaged or foreign file.
+    """
+    path = Path(path)
+    saved = load_tensors(path, remedy)
+    if saved.facts.get("format") != FORMAT:
+        raise CaptError(f"{path}: holds no trained model of this version; {remedy}")
+    if expected is not None:
+        lineage.admit(path, saved.record, expected, remedy)
+    return ModelFile(path, remedy, saved, _read_facts(path, saved, remedy))
+
+
+def load_model(
+    path: Path | str,
+    backbone: Backbone | None = None,
+    *,
+    expected: Provenance | None = None,
+    remedy: str | Remedy = _CHECK,
+) -> TrainedModel:
+    """Read a trained model; it needs nothing else but its backbone.
+
+    Args:
+        path: file that `TrainedModel.save` or ``capt-stage train`` wrote.
+        backbone: that the model was trained on; None takes the one in the file, or the embedded
+            tiny CLIP, if it was that.
+        expected: data set and backbone that the reader works with; None checks the backbone only.
+        remedy: what to do if the file cannot be used, for messages.
+
+    Raises:
+        CaptError: missing, damaged or foreign file, another backbone, or an unknown method.
+    """
+    file = open_model(path, expected=expected, remedy=remedy)
+    return file.model(file.own_backbone(Runtime()) if backbone is None else backbone)
 
 
 def _read_facts(path: Path, saved: SavedTensors, remedy: str | Remedy) -> _Facts:
@@ -167,13 +249,3 @@ def read_summary(path: Path, expected: Provenance, remedy: str | Remedy) -> Mode
     lineage.admit(path, saved.record, expected, remedy)
     facts = _read_facts(path, saved, remedy)
     return ModelSummary(facts.model.method, facts.untrained)
-
-
-def _embedded(path: Path, identity: str) -> Backbone:
-    if not identity.startswith(f"{TINY_CLIP}@"):
-        name, _, weights = identity.partition("@")
-        raise CaptError(
-            f"{path}: trained on {shown(name)} with weights {shown(weights)}; "
-            f"give backbone=capt_core.load_backbone({shown(name)}, checkpoint=FILE)"
-        )
-    return load_backbone(BackboneSettings(name=TINY_CLIP, checkpoint=None), Runtime())

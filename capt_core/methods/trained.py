@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from torch import nn
 
 from capt_core.artifacts.provenance import Provenance
 from capt_core.artifacts.tensors import write_tensors
+from capt_core.backbone.portable import architecture_of
 from capt_core.data.images import Preprocess
 from capt_core.evaluation.calibration import Calibration
 from capt_core.methods.method import Classes, Fitted
@@ -21,6 +22,9 @@ Scorer = Callable[[torch.Tensor], torch.Tensor]
 
 FORMAT = 1
 """Of model files; raised when an older program could not read them."""
+
+
+_BACKBONE = "backbone."
 
 
 class TrainedModel(nn.Module):
@@ -121,8 +125,13 @@ class TrainedModel(nn.Module):
         """
         return predict_images(self, images, top, on_bad_image, batch_size, workers)
 
-    def save(self, path: Path | str) -> None:
+    def save(self, path: Path | str, *, with_backbone: bool = False) -> None:
         """Write the model atomically as one file, for `load_model`; equal models, equal bytes.
+
+        Args:
+            path: the file.
+            with_backbone: put the backbone's weights into the file, too, so that it needs nothing
+                else; it is as large as they are.
 
         Raises:
             CaptError: the file cannot be written.
@@ -146,4 +155,20 @@ class TrainedModel(nn.Module):
             facts["calibration"] = asdict(self.calibration)
         state = self.fitted.state_dict()
         tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
+        if with_backbone:
+            facts["backbone"] = architecture_of(backbone).model_dump()
+            weights = backbone.clip.state_dict()
+            tensors |= {f"{_BACKBONE}{name}": value for name, value in weights.items()}
         write_tensors(Path(path), tensors, facts, self.provenance)
+
+
+def split_tensors(
+    tensors: Mapping[str, torch.Tensor],
+) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """What a model file holds that was learnt, and the weights of its backbone, by their names."""
+    weights = {
+        name.removeprefix(_BACKBONE): value
+        for name, value in tensors.items()
+        if name.startswith(_BACKBONE)
+    }
+    return {name: tensors[name] for name in tensors if not name.startswith(_BACKBONE)}, weights

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import torch
@@ -48,6 +49,10 @@ class TrainedModel(nn.Module):
         self.provenance = provenance
         self._scorer: Callable[[torch.Tensor], torch.Tensor] | None = None
         self.eval().requires_grad_(False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # The scorer is a function of the rest, and cannot be pickled.
+        return {**self.__dict__, "_scorer": None}
 
     @property
     def class_names(self) -> tuple[str, ...]:

@@ -28,6 +28,7 @@ STAGES = {
 
 TOOLS = {
     "init": "Start a project of your own in a folder: settings and pipeline.",
+    "import-predictions": "Take any classifier's predictions in the place of the base model's.",
     "predict": "Classify images with a trained model.",
     "export": "Write a trained model as an ONNX file.",
     "fetch": "Download, verify and unpack a benchmark into its usual layout.",

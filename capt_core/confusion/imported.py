@@ -128,8 +128,9 @@ def match(rows: PredictionRows, dataset: Dataset, folders: Sequence[Path], top: 
     samples = dataset.samples
     known = {normal(path): row for row, path in enumerate(samples["path"])}
     known |= {path: row for row, path in enumerate(samples["path"])}
+    prefixes = _prefixes(folders)
     places = [
-        next((known[path] for path in _spellings(text, folders) if path in known), -1)
+        next((known[path] for path in _spellings(text, prefixes) if path in known), -1)
         for text in rows.paths
     ]
     missing = [row for row, place in enumerate(places) if place < 0]
@@ -240,11 +241,11 @@ def _prefixes(folders: Iterable[Path]) -> list[str]:
     return [prefix for prefix in found if prefix != "./"]
 
 
-def _spellings(text: str, folders: Sequence[Path]) -> Iterator[str]:
+def _spellings(text: str, prefixes: Sequence[str]) -> Iterator[str]:
     yield text
     plain = _clean(text)
     yield plain
-    for prefix in _prefixes(folders):
+    for prefix in prefixes:
         if plain.startswith(prefix):
             yield plain[len(prefix) :]
 

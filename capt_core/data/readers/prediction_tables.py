@@ -217,7 +217,9 @@ def _share(cell: object, places: _Places, row: int, column: str) -> float:
 
 def _scores(path: Path, columns: Sequence[str], places: _Places) -> Scores | None:
     listed = _column(columns, SCORES_COLUMNS, path, needed=False)
-    named = [name for name in columns if name.lower().startswith(_SCORE) and len(name) > len(_SCORE)]
+    named = [
+        name for name in columns if name.lower().startswith(_SCORE) and len(name) > len(_SCORE)
+    ]
     if not listed and not named:
         return None
     if listed and named:

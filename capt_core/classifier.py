@@ -210,7 +210,7 @@ class ConfusionAwareClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[
             raise CaptError(
                 f"backbone: expected a Backbone or the name of one, found {shown(self.backbone)}"
             )
-        named = {} if self.backbone is None else {"name": self.backbone}
+        named: dict[str, Any] = {} if self.backbone is None else {"name": self.backbone}
         return library.load_backbone(
             **named,
             checkpoint=self.checkpoint,

@@ -19,14 +19,8 @@ from capt_core.artifacts.schemas import (
     SAMPLES,
 )
 from capt_core.artifacts.tables import read_provenance, write_table
-from capt_core.confusion.imported import (
-    LISTED_BY_IMPORT,
-    Imported,
-    identity_of,
-    imported_bank,
-    listed,
-    match,
-)
+from capt_core.confusion.imported import identity_of, imported_bank
+from capt_core.confusion.importing import LISTED_BY_IMPORT, Imported, listed, match
 from capt_core.data.dataset import image_root, load_dataset
 from capt_core.data.readers.prediction_tables import PredictionRows, read_predictions
 from capt_core.data.registry import DATASETS, check_dataset_name, dataset_spec

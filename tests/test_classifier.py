@@ -88,7 +88,7 @@ EXPECTED = {
 }
 
 
-@parametrize_with_checks(
+@parametrize_with_checks(  # type: ignore[untyped-decorator]
     [OnFeatures(method="linear_probe", settings={"strength": 1.0})],
     expected_failed_checks=lambda _: EXPECTED,
 )

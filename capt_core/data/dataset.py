@@ -20,7 +20,6 @@ from capt_core.data.registry import dataset_spec
 from capt_core.data.splits import checked_root, prompt_name
 from capt_core.errors import CaptError
 
-
 ImageSource = Path | Image.Image
 """An image: its file, or the image itself."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -141,7 +142,7 @@ def test_no_torch_is_loaded(tmp_path: Path) -> None:
 SCORED = {"a": [0.2, 0.7, 0.1], "b": [0.5, 0.3, 0.2]}
 
 
-@pytest.mark.parametrize("form", ["columns", "object", "list", "jsonl", "parquet", "map"])
+@pytest.mark.parametrize("form", ["columns", "object", "list", "jsonl", "parquet", "parquet_list"])
 def test_scores_in_every_form(imported: Import, form: str) -> None:
     names = ("bird", "cat", "dog")
     objects = {path: dict(zip(names, row, strict=True)) for path, row in SCORED.items()}
@@ -168,10 +169,10 @@ def test_scores_in_every_form(imported: Import, form: str) -> None:
         table = "\n".join(map(json.dumps, rows))
     else:
         name = "table.parquet"
-        scores = list(objects.values()) if form == "parquet" else list(SCORED.values())
+        listed: list[Any] = [*(objects if form == "parquet" else SCORED).values()]
         table = pl.DataFrame(
             {"path": ["a", "b"], "true": ["dog", "bird"], "predicted": ["cat", "bird"]}
-        ).with_columns(pl.Series("scores", scores))
+        ).with_columns(pl.Series("scores", listed))
     layout = imported(table, "--set", "infer_teacher.top_classes=2", name=name)
     predictions = read_table(PREDICTIONS, layout.seed(1).predictions)
     assert predictions["confidence"].to_list() == [0.7, 0.5]

@@ -26,9 +26,23 @@ from capt_core.data.readers.tables import table_columns
 from capt_core.data.readers.text_tables import TEXT_ENDINGS, read_text_columns
 from capt_core.errors import CaptError, reason, shown
 
-TRUE_COLUMNS = ("true", "true_class", "true_label", "ground_truth", "y_true", "actual", "gt")
+TRUE_COLUMNS: tuple[str, ...] = (
+    "true",
+    "true_class",
+    "true_label",
+    "ground_truth",
+    "y_true",
+    "actual",
+    "gt",
+)
 TRUE_COLUMNS += ("label", "target", "class", "class_name", "category")
-PREDICTED_COLUMNS = ("predicted", "prediction", "pred", "predicted_class", "predicted_label")
+PREDICTED_COLUMNS: tuple[str, ...] = (
+    "predicted",
+    "prediction",
+    "pred",
+    "predicted_class",
+    "predicted_label",
+)
 PREDICTED_COLUMNS += ("y_pred", "pred_class", "pred_label")
 CONFIDENCE_COLUMNS = ("confidence", "conf", "probability", "prob", "score")
 SCORES_COLUMNS = ("scores", "probabilities", "probs")

@@ -13,6 +13,7 @@ __version__ = "0.2.0"
 if TYPE_CHECKING:
     from capt_core.artifacts.schemas import open_table as read_table
     from capt_core.backbone.loading import Backbone
+    from capt_core.classifier import ConfusionAwareClassifier
     from capt_core.data.dataset import Dataset
     from capt_core.data.folder import open_dataset, open_folder
     from capt_core.errors import CaptError
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 _PLACES = {
     "Backbone": "capt_core.backbone.loading:Backbone",
     "CaptError": "capt_core.errors:CaptError",
+    "ConfusionAwareClassifier": "capt_core.classifier:ConfusionAwareClassifier",
     "Dataset": "capt_core.data.dataset:Dataset",
     "Fitted": "capt_core.methods.method:Fitted",
     "Method": "capt_core.methods.method:Method",
@@ -49,6 +51,7 @@ _PLACES = {
 __all__ = [
     "Backbone",
     "CaptError",
+    "ConfusionAwareClassifier",
     "Dataset",
     "Fitted",
     "Method",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import polars as pl
 import torch
 
@@ -12,6 +14,7 @@ from capt_core.backbone.encoding import encode_images
 from capt_core.backbone.identity import backbone_identity
 from capt_core.backbone.loading import load_backbone
 from capt_core.confusion.bank import confusion_bank, confusion_statistics, training_predictions
+from capt_core.confusion.imported import imported_bank, imported_identity, read_imported
 from capt_core.data.augmentation import augmented_batches
 from capt_core.data.dataset import Dataset, image_root, load_dataset, load_fewshot
 from capt_core.evaluation.predictions import prediction_table
@@ -41,6 +44,10 @@ def main(run: Run) -> None:
     origin = prepared.provenance(
         backbone_identity(settings.backbone), settings_hash(settings.build_bank, run.seed)
     )
+    imported = imported_identity(paths.predictions)
+    if imported is not None:
+        _bank_of_imported(run, prepared, replace(origin, backbone=imported, settings=""))
+        return
     predictions = read_table(PREDICTIONS, paths.predictions, origin)
     ids = prepared.samples["sample_id"]
     if settings.build_bank.source != "full_train":
@@ -61,9 +68,25 @@ def main(run: Run) -> None:
             "The bank is empty or nearly so: fewer images than classes. Widen it with "
             "build_bank.source=augmented_views or full_train."
         )
-    for true, predicted, count in (
-        statistics.select("true_class", "predicted_class", "count").head(5).iter_rows()
-    ):
+    _say_pairs(statistics)
+
+
+def _bank_of_imported(run: Run, prepared: Dataset, origin: Provenance) -> None:
+    paths = run.seed_layout
+    predictions = read_imported(paths.predictions, prepared)
+    bank, statistics, note = imported_bank(predictions)
+    origin = replace(origin, note=note)
+    write_table(CONFUSION_STATISTICS, statistics, paths.confusion_statistics, origin)
+    write_table(CONFUSION_BANK, bank, paths.confusion_bank, origin)
+    say(f"{len(bank)} images misclassified, by imported predictions -> {paths.confusion_bank}")
+    if note:
+        say(f"The bank is {note}.")
+    _say_pairs(statistics)
+
+
+def _say_pairs(statistics: pl.DataFrame) -> None:
+    rows = statistics.select("true_class", "predicted_class", "count").head(5).iter_rows()
+    for true, predicted, count in rows:
         say(f"  {true} taken for {predicted}: {count}")
 
 

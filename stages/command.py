@@ -13,12 +13,13 @@ import typer
 from capt_core import study
 from capt_core.advice import advising
 from capt_core.backbone.identity import TINY_CLIP
+from capt_core.confusion.imported import refuse_imported
 from capt_core.methods.registry import check_methods, configured_method
 from capt_core.params import changed_sections, load_settings
 
 from . import activity, options
 from .advising import CommandAdviser
-from .commands import module_of
+from .commands import PIPELINE, module_of
 from .console import say
 from .invocation import stage_run
 from .tracing import traced
@@ -89,6 +90,8 @@ def run_stage(
         stage_run(name, dataset, seed, params, artifacts, overrides, method, variant) as run,
         traced(run, name, module.STAGE),
     ):
+        if "seed" in module.STAGE.per and PIPELINE.index(name) > PIPELINE.index("build-bank"):
+            refuse_imported(run.seed_layout.predictions, run.seed_layout.confusion_bank)
         module.main(run, **(given or {}))
 
 

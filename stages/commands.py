@@ -30,6 +30,7 @@ TOOLS = {
     "run": "Run every stage that is out of date, from a folder of photographs to the report.",
     "init": "Start a project of your own in a folder: settings and pipeline.",
     "import-checkpoint": "Read a trained CoOp, MaPLe or PromptSRC (Dassl) as the base model.",
+    "import-predictions": "Take any classifier's predictions in the place of the base model's.",
     "predict": "Classify images with a trained model.",
     "export": "Write a trained model as ONNX, TorchScript, or safetensors with its backbone.",
     "push": "Send a trained model to the Hugging Face Hub, with a model card.",

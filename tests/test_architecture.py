@@ -27,6 +27,7 @@ LAYERS = (
     {"methods"},
     {"reporting", "export", "hub"},
     {"library"},
+    {"classifier"},
     {"__init__", "__main__"},
 )
 """Packages and modules of capt_core, lowest first: each may import those of lower layers only."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import polars as pl
 
 from capt_core.artifacts.tables import UNIT_LENGTH, Column, vector
@@ -30,6 +32,12 @@ def share(name: str, meaning: str) -> Column:
 def cosine(name: str, meaning: str) -> Column:
     """A cosine, from -1 to 1."""
     return Column(name, FLOAT, meaning, unit="cosine")
+
+
+def or_null(column: Column) -> Column:
+    """A column that is null where imported predictions do not tell."""
+    meaning = f"{column.meaning}; null where imported predictions do not tell"
+    return replace(column, meaning=meaning, nullable=True)
 
 
 SAMPLE = Column("sample_id", INT, "the image, by its row number in `samples`, from 0")
@@ -90,6 +98,12 @@ CALIBRATED_CONFIDENCE = Column(
     unit="share",
     nullable=True,
     optional=True,
+)
+
+_TOLD = ("confidence", "true_confidence", "top_confidences")
+
+IMPORTED_PREDICTIONS_COLUMNS = tuple(
+    or_null(column) if column.name in _TOLD else column for column in PREDICTIONS_COLUMNS
 )
 
 RESULTS_COLUMNS = (

@@ -12,6 +12,8 @@ from capt_core.errors import shown
 METADATA_KEY = "capt"
 """Where an artifact's file metadata hold its record, as JSON."""
 
+_IF_ANY = ("inputs", "note")
+
 
 @dataclass(frozen=True)
 class Provenance:
@@ -26,6 +28,7 @@ class Provenance:
             those that the method was fitted with.
         inputs: digests of other artifacts that this one belongs to, by path below the artifacts
             folder.
+        note: what a reader must know about it; empty where there is nothing.
     """
 
     dataset: str
@@ -33,13 +36,12 @@ class Provenance:
     backbone: str = ""
     settings: str = ""
     inputs: Mapping[str, str] = field(default_factory=dict, hash=False)
+    note: str = ""
 
     def as_dict(self) -> dict[str, Any]:
-        """Fields for JSON; `inputs` only if there are any."""
+        """Fields for JSON; `inputs` and `note` only if there are any."""
         record = asdict(self)
-        if not self.inputs:
-            del record["inputs"]
-        return record
+        return {key: value for key, value in record.items() if value or key not in _IF_ANY}
 
     @staticmethod
     def from_dict(record: Mapping[str, Any]) -> Provenance:
@@ -50,6 +52,7 @@ class Provenance:
             backbone=str(record.get("backbone", "")),
             settings=str(record.get("settings", "")),
             inputs=dict(record["inputs"]) if isinstance(record.get("inputs"), Mapping) else {},
+            note=str(record.get("note", "")),
         )
 
     def mismatch(self, expected: Provenance) -> str | None:

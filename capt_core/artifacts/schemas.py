@@ -18,6 +18,7 @@ from capt_core.artifacts.columns import (
     FEATURE,
     FLOAT,
     GROUP,
+    IMPORTED_PREDICTIONS_COLUMNS,
     INT,
     KIND,
     PAIRED_CLASS,
@@ -35,6 +36,7 @@ from capt_core.artifacts.columns import (
     class_columns,
     cosine,
     count,
+    or_null,
     share,
 )
 from capt_core.artifacts.layout import Layout, ReportLayout
@@ -133,8 +135,9 @@ PREDICTIONS = Table(
     "predictions",
     "infer-teacher",
     str(_SEED.predictions),
-    "One row per image, as the base model classifies it among the classes of its own half.",
-    PREDICTIONS_COLUMNS,
+    "One row per image, as the base model classifies it among the classes of its own half; of "
+    "imported predictions one per row of their table, among all classes.",
+    IMPORTED_PREDICTIONS_COLUMNS,
     key=["sample_id"],
 )
 
@@ -154,14 +157,15 @@ CONFUSION_BANK = Table(
     str(_SEED.confusion_bank),
     "One row per misclassified training image of a base class and class it was taken for; with "
     "`build_bank.source=augmented_views` an image may be taken for several classes, and may be "
-    "right in the test view (the bank's correction rate counts those that are wrong there).",
+    "right in the test view (the bank's correction rate counts those that are wrong there). Of "
+    "imported predictions all classes count and, where none is of a training image, all images.",
     [
         SAMPLE,
         PATH,
         *TRUE_CLASS,
         *PREDICTED_CLASS,
-        CONFIDENCE,
-        TRUE_CONFIDENCE,
+        or_null(CONFIDENCE),
+        or_null(TRUE_CONFIDENCE),
         Column("view", INT, "0: wrong in the test view; otherwise the first random view that is"),
     ],
     key=["sample_id", "predicted_class_id"],

@@ -63,6 +63,10 @@ class Backbone:
     untrained: bool
     source: str = ""
 
+    def __sklearn_clone__(self) -> Backbone:
+        """Clones of an estimator share what is frozen; scikit-learn would copy the weights."""
+        return self
+
     @property
     def logit_scale(self) -> float:
         """exp(logit_scale): the factor on cosines in eq. 1."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import overload
 
 import polars as pl
+from PIL import Image
 
 from capt_core.advice import run_stage
 from capt_core.artifacts.layout import Layout
@@ -19,6 +20,9 @@ from capt_core.data.protocol import ALL_CLASSES, BASE_TO_NOVEL
 from capt_core.data.registry import dataset_spec
 from capt_core.data.splits import checked_root, prompt_name
 from capt_core.errors import CaptError
+
+ImageSource = Path | Image.Image
+"""An image: its file, or the image itself."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,7 @@ class Dataset:
         image_root: folder that sample paths are relative to; None for a data set read from
             artifacts, which hold no absolute paths.
         notes: lines on how its files were read; none for a data set read from artifacts.
+        in_memory: the images by `sample_id`, of a data set that is not on disk.
     """
 
     name: str
@@ -42,6 +47,7 @@ class Dataset:
     fingerprint: str
     image_root: Path | None = None
     notes: Sequence[str] = ()
+    in_memory: Sequence[ImageSource] | None = None
 
     @property
     def class_names(self) -> list[str]:
@@ -94,6 +100,33 @@ class Dataset:
                 "image_root to Dataset.paths"
             )
         return _Paths(self.samples["path"].gather(sample_ids), root)
+
+    def images(
+        self, sample_ids: pl.Series, image_root: Path | None = None
+    ) -> Sequence[ImageSource]:
+        """The given samples' images, in their order: those in memory, or else their `paths`."""
+        if self.in_memory is None:
+            return self.paths(sample_ids, image_root)
+        return _Chosen(self.in_memory, sample_ids.to_list())
+
+
+class _Chosen(Sequence[ImageSource]):
+    """Images at some positions, each asked for when it is used."""
+
+    def __init__(self, images: Sequence[ImageSource], positions: Sequence[int]) -> None:
+        self._images, self._positions = images, positions
+
+    def __len__(self) -> int:
+        return len(self._positions)
+
+    @overload
+    def __getitem__(self, index: int) -> ImageSource: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[ImageSource]: ...
+    def __getitem__(self, index: int | slice) -> ImageSource | Sequence[ImageSource]:
+        if isinstance(index, slice):
+            return _Chosen(self._images, self._positions[index])
+        return self._images[self._positions[index]]
 
 
 class _Paths(Sequence[Path]):

@@ -71,16 +71,18 @@ def read_image(path: Path) -> Image.Image:
         raise BadImageError(problem_of(error)) from error
 
 
-def open_image(path: Path, remedy: str | None = None) -> Image.Image:
+def open_image(path: Path | Image.Image, remedy: str | None = None) -> Image.Image:
     """Read an image as RGB; the path may name a row of a Parquet file.
 
     Args:
-        path: the file.
+        path: the file; an image is taken as it is.
         remedy: what to do about an image that cannot be read; None speaks of a prepared data set.
 
     Raises:
         CaptError: the file is missing or not a readable image; the message names it.
     """
+    if isinstance(path, Image.Image):
+        return to_rgb(path)
     try:
         with opened_image(path) as (image, _):
             return to_rgb(image)

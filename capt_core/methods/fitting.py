@@ -121,7 +121,7 @@ def dataset_features(
     else:
         backbone = fitted.backbone
         batches = image_batches(
-            dataset.paths(sample_ids, image_root), backbone.preprocess, batch_size, workers
+            dataset.images(sample_ids, image_root), backbone.preprocess, batch_size, workers
         )
         with reporter.progress("encoded", len(sample_ids)) as advance:
             features = encode_images(batches, backbone, fitted.encode, advance)

@@ -60,9 +60,9 @@ def train_on_images(
     ids = rows["sample_id"].to_list()
     labels = class_positions(torch.tensor(rows["class_id"].to_list()), task.trained_classes)
     assert task.image_root is not None
-    paths = task.dataset.paths(rows["sample_id"], task.image_root)
+    images = task.dataset.images(rows["sample_id"], task.image_root)
     source = ViewSource(
-        dict(zip(ids, paths, strict=True)), "crop_flip", 0.0, task.seed, task.workers
+        dict(zip(ids, images, strict=True)), "crop_flip", 0.0, task.seed, task.workers
     )
 
     def loss_of_batch(batch: Batch) -> tuple[torch.Tensor, Record]:

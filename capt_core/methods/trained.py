@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import torch
@@ -58,6 +59,10 @@ class TrainedModel(nn.Module):
         self._scorer: Scorer | None = None
         self._start: tuple[Fitted, Scorer] | None = None
         self.eval().requires_grad_(False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # The scorer is a function of the rest, and cannot be pickled.
+        return {**self.__dict__, "_scorer": None}
 
     @property
     def class_names(self) -> tuple[str, ...]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import torch
 from PIL import Image
 
 from capt_core.backbone.loading import Backbone
+from capt_core.data.dataset import ImageSource
 from capt_core.data.images import open_image, test_transform, train_transform, transform_with_seed
 from capt_core.learning.randomness import draw_seed, generator
 
@@ -36,14 +36,14 @@ class ViewSource:
     """Pixels of views.
 
     Attributes:
-        files: by sample id.
+        files: the images by sample id.
         augmentation: `crop_flip`, or `none` for the test transform.
         noise: standard deviation of the noise on noisy views, on pixels from 0 to 1.
         seed: of crops, flips and noise; each view's draws depend on nothing else.
         workers: threads that decode.
     """
 
-    files: Mapping[int, Path]
+    files: Mapping[int, ImageSource]
     augmentation: Literal["crop_flip", "none"]
     noise: float
     seed: int

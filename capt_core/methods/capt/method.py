@@ -173,9 +173,9 @@ class Capt(Method):
         settings, backbone, dataset = self.settings.train, task.backbone, task.dataset
         ids = sorted({i for anchor in anchors for i in (anchor.sample_id, *anchor.representatives)})
         assert task.image_root is not None
-        paths = dataset.paths(pl.Series(ids, dtype=pl.Int64), task.image_root)
+        images = dataset.images(pl.Series(ids, dtype=pl.Int64), task.image_root)
         source = ViewSource(
-            dict(zip(ids, paths, strict=True)),
+            dict(zip(ids, images, strict=True)),
             settings.augmentation,
             settings.representative_noise,
             task.seed,

@@ -12,6 +12,8 @@ from hypothesis import HealthCheck, settings
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("POLARS_MAX_THREADS", "2")
 
+pytest_plugins = ("tests.browser",)
+
 settings.register_profile(
     "capt",
     deadline=None,

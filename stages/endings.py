@@ -21,6 +21,9 @@ EXTRAS = {
     "onnx": "export",
     "onnxruntime": "export",
     "onnxscript": "export",
+    "fastapi": "serve",
+    "starlette": "serve",
+    "uvicorn": "serve",
 }
 """Extra of this distribution that brings a module."""
 
@@ -118,6 +121,7 @@ def kept(words: Sequence[str]) -> str:
         "generate-prompts": "answers of the language model are kept",
         "fetch": "what is downloaded is kept",
         "study": "what its finished stages wrote is kept",
+        "serve": "no image was kept",
     }
     command = next((word for word in words if not word.startswith("-")), "")
     return known.get(command, "files that were finished are kept, none is half written")

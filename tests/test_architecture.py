@@ -26,6 +26,7 @@ LAYERS = (
     {"confusion", "prompts", "learning"},
     {"methods"},
     {"reporting", "export"},
+    {"serving"},
     {"library"},
     {"__init__", "__main__"},
 )

@@ -8,6 +8,7 @@ another site that sends a form is refused by its Origin; one whose name is made 
 from __future__ import annotations
 
 import ipaddress
+import itertools
 import re
 import socket
 import time
@@ -21,6 +22,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from capt_core.errors import cut, reason
 
+HEADER_BYTES = 2**15
+"""Of the address and headers of a request: several times what browsers send."""
+LARGE_HEADERS = f"address and headers of more than {HEADER_BYTES // 1024} kB"
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
 _HOST = re.compile(r"(\[[0-9a-f:.]{2,45}\]|[a-z0-9._-]{1,253})(:[0-9]{1,5})?", re.IGNORECASE)
 _READING = ("GET", "HEAD", "OPTIONS")
@@ -112,7 +116,7 @@ class Guard:
         app: the application.
         hosts: that are answered.
         headers: of every answer.
-        paths: that the log may name; all others could hold anything.
+        paths: first parts of paths that the log may name; the rest could hold anything.
         log: takes one line per request: method, path, status, milliseconds.
     """
 
@@ -152,13 +156,17 @@ class Guard:
                 answer = RefusedError(500, "a fault of the service; its terminal says more")
                 await answer.response()(scope, receive, sending)
         finally:
-            path = scope["path"] if scope["path"] in self._paths else "(another path)"
+            head = "/" + scope["path"].split("/")[1]
+            path = head if head in self._paths else "(another path)"
             passed = 1000 * (time.perf_counter() - started)
             method = cut(scope["method"], 10)
             self._log(f"{method} {path} {status or 'no answer'} {passed:.0f} ms{fault}")
 
     def _refusal(self, scope: Scope) -> RefusedError | None:
         headers = Headers(scope=scope)
+        parts = itertools.chain((scope["raw_path"], scope["query_string"]), *headers.raw)
+        if sum(map(len, parts)) > HEADER_BYTES:
+            return RefusedError(431, LARGE_HEADERS)
         if len(headers.getlist("host")) != 1 or not self._hosts.admits(headers["host"]):
             return RefusedError(
                 400, "this Host is not served here; use http://localhost and the port"

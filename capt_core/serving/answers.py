@@ -154,7 +154,7 @@ def decoded(upload: Upload) -> Image.Image:
         with opened(upload.content, upload.suffix) as image:
             return to_rgb(image)
     except BadImageError as error:
-        raise RefusedError(422, f"not an image that can be used: {error}") from error
+        raise RefusedError(422, f"the file cannot be used: {error}") from error
 
 
 def prediction_row(model: TrainedModel, image: Image.Image) -> Mapping[str, Any]:

@@ -22,7 +22,7 @@ from capt_core.serving.uploads import PART, Limits, Places, discard_rest, read_u
 RECEIVING, WAITING = 16, 8
 """Uploads that may be on their way, and that may wait for the model, at once."""
 
-_PATHS = ("/", "/predict", "/health", "/classes", "/openapi.json")
+_PATHS = ("/", "/predict", "/health", "/classes", "/openapi.json", "/thumbnails")
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 _FORM = {
     "schema": {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,7 @@ from capt_core.reporting.html import thumbnail
 PICTURES = 3
 """Images shown per class."""
 _TEXTS = 5  # prompts shown per class
+_NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")  # of a data set
 
 Differences = Mapping[tuple[str, str], Sequence[str]]
 """A class and another one: the prompts that tell the first from the second."""
@@ -76,7 +78,7 @@ def layout_of(
     Raises:
         CaptError: the folder that is given holds nothing of the model's data set.
     """
-    if Path(origin.dataset).name != origin.dataset:  # a file may say anything
+    if not _NAME.fullmatch(origin.dataset):  # a file may say anything
         return None
     where = artifacts
     if where is None:
@@ -151,7 +153,7 @@ def read_pictures(
     unread = []
     with reporter.progress("read images to show", len(rows)) as advance:
         for path, name, chosen in rows.select("path", "class_name", "chosen").iter_rows():
-            caption = "represents its confusions" if chosen else "training image"
+            caption = "typical of its confusions" if chosen else "training image"
             try:
                 pictures.setdefault(name, []).append(_picture(root / path, caption))
             except CaptError as error:

@@ -15,10 +15,11 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, H11Protocol
 
 from capt_core.errors import CaptError, reason, shown
+from capt_core.serving.access import HEADER_BYTES, LARGE_HEADERS
 
 HEADER_SECONDS = 10.0
 """Until the headers of a request must be there, from its connection or the answer before it."""
-_HEADER_BYTES = 2**16
+_LINGER = 2.0  # seconds in which what a refused client still sends is taken
 _GRACE = 3  # seconds in which requests that have begun may end
 
 
@@ -62,8 +63,13 @@ def serve(app: ASGIApp, listener: socket.socket) -> None:
 
     Requests that have begun are answered first, for a few seconds.
     """
+    server_of(app).run(sockets=[listener])
+
+
+def server_of(app: ASGIApp) -> uvicorn.Server:
+    """A server that prints nothing; its `run` takes the sockets."""
     # What the application raises is logged by its guard, in one line.
-    for name in ("uvicorn.error", "asyncio"):
+    for name in ("uvicorn.error", "asyncio", "python_multipart"):
         logging.getLogger(name).addHandler(logging.NullHandler())
         logging.getLogger(name).propagate = False
     config = uvicorn.Config(
@@ -75,22 +81,25 @@ def serve(app: ASGIApp, listener: socket.socket) -> None:
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        h11_max_incomplete_event_size=_HEADER_BYTES,
+        h11_max_incomplete_event_size=HEADER_BYTES,
         timeout_graceful_shutdown=_GRACE,
     )
-    uvicorn.Server(config).run(sockets=[listener])
+    return uvicorn.Server(config)
 
 
 class BoundedProtocol(H11Protocol):
     """uvicorn's protocol, which also bounds how long headers may take, and refuses in JSON."""
 
     _waiting: asyncio.TimerHandle | None = None
+    _refused = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._watch()
 
     def data_received(self, data: bytes) -> None:
+        if self._refused:
+            return
         super().data_received(data)
         self._watch()
 
@@ -100,8 +109,8 @@ class BoundedProtocol(H11Protocol):
 
     def send_400_response(self, msg: str) -> None:
         pending, _ = self.conn.trailing_data
-        if len(pending) > _HEADER_BYTES:
-            self._refuse(431, f"headers of more than {_HEADER_BYTES // 1024} kB")
+        if len(pending) > HEADER_BYTES:
+            self._refuse(431, LARGE_HEADERS)
         else:
             self._refuse(400, "not a valid HTTP request")
 
@@ -133,4 +142,8 @@ class BoundedProtocol(H11Protocol):
         if self.conn.our_state is h11.IDLE or self.conn.our_state is h11.SEND_RESPONSE:
             for event in events:
                 self.transport.write(self.conn.send(event) or b"")
-        self.transport.close()
+        # Closed at once, a connection on which more is coming is reset, and the answer is lost.
+        self._refused = True
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self.loop.call_later(_LINGER, self.transport.close)

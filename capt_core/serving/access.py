@@ -149,14 +149,12 @@ class Guard:
             refusal = self._refusal(scope)
             await (refusal.response() if refusal else self._app)(scope, receive, sending)
         except ClientDisconnect:
-            fault = ", the client has gone"
+            status, fault = 0, ", the client has gone"
         except Exception as error:
+            # The application has answered it before it raised it.
             fault = f", a fault of the service: {type(error).__name__}: {reason(error)}"
-            if not status:
-                answer = RefusedError(500, "a fault of the service; its terminal says more")
-                await answer.response()(scope, receive, sending)
         finally:
-            head = "/" + scope["path"].split("/")[1]
+            head = "/" + scope["path"].removeprefix("/").partition("/")[0]
             path = head if head in self._paths else "(another path)"
             passed = 1000 * (time.perf_counter() - started)
             method = cut(scope["method"], 10)

@@ -156,6 +156,10 @@ def build_app(
     async def not_valid(_: Request, __: RequestValidationError) -> JSONResponse:
         return RefusedError(404, "nothing is at this address").response()
 
+    @app.exception_handler(Exception)
+    async def failed(_: Request, __: Exception) -> JSONResponse:
+        return RefusedError(500, "a fault of the service; its terminal says more").response()
+
     headers = {
         "Content-Security-Policy": security_policy(),
         "Cross-Origin-Opener-Policy": "same-origin",

@@ -37,6 +37,8 @@ def test_what_is_no_http_is_refused_in_json(app: ASGIApp) -> None:
     with listening_on(app) as url:
         for words in (b"\x16\x03\x01\x02\x00\x01\r\n\r\n", b"GET / HTTP/1.1\r\n\r\n"):
             assert exchange(url, words) == (400, {"error": "not a valid HTTP request"})
+        any_path = b"OPTIONS * HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+        assert exchange(url, any_path)[0] == 404
         endless = b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + bytes(b"a" * 400_000)
         status, answer = exchange(url, endless)
         assert (status, set(answer)) == (431, {"error"})

@@ -114,6 +114,9 @@ def build_app(
         except RefusedError:
             await discard_rest(request)
             raise
+        except asyncio.CancelledError as error:
+            # What has not ended some seconds after the signal is cut off.
+            raise RefusedError(503, "the service is being ended") from error
 
     @app.get("/health")
     async def health() -> Health:

@@ -83,11 +83,14 @@ def build_app(
         hosts: which Host headers are answered.
         limits: of one upload.
         log: takes one line per request.
-        waiting: uploads that may be with the model or wait for it.
+        waiting: uploads that may wait for the model.
     """
     model = answerer.model
     page = render_page(answerer, limits.most_bytes)
-    receiving, queue = Places(RECEIVING, "receiving images"), Places(waiting, "classifying images")
+    receiving, queue = (
+        Places(RECEIVING, "receiving images"),
+        Places(1 + waiting, "classifying images"),
+    )
     worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")
     # The usual pages of documentation load their scripts from elsewhere.
     app = FastAPI(

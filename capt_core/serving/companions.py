@@ -20,6 +20,7 @@ from capt_core.prompts.generation import DIFFERENCE, TEMPLATE_SOURCE
 from capt_core.prompts.store import load_store
 from capt_core.reporter import Reporter
 from capt_core.reporting.html import thumbnail
+from capt_core.user_paths import brief
 
 PICTURES = 3
 """Images shown per class."""
@@ -220,6 +221,9 @@ def find_companions(
     pictures: Mapping[str, Sequence[Picture]] = {}
     notes = []
     if prompts is not None:
+        if not prompts.is_file():
+            told = "no such file; give a prompts.parquet of the artifacts, or a prompt store"
+            raise CaptError(f"--prompts {brief(prompts)}: {told}")
         differences = read_differences(prompts)
     if layouts is None:
         notes.append("the model lies outside its artifacts: give --artifacts DIR to show images")

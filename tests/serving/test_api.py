@@ -216,7 +216,7 @@ def test_a_full_queue_says_when_to_come_again(
         return answerer.answer_for(answers.decoded(upload))
 
     monkeypatch.setattr(answerer, "answer", slow)
-    app = build_app(answerer, Hosts(LOOPBACK), Limits(MOST), waiting=1)
+    app = build_app(answerer, Hosts(LOOPBACK), Limits(MOST), waiting=0)
     with TestClient(app, base_url="http://localhost") as client:
         replies = []
         first = threading.Thread(

@@ -160,7 +160,7 @@ def test_prompts_of_a_file(layout: Layout, tmp_path: Path) -> None:
     expected = {("a", "b"): ["a is round"], ("b", "a"): ["b is not"]}
     assert read_differences(path) == expected
     assert found(layout, prompts=path).differences == expected
-    assert "missing" in refusal(found, layout, prompts=tmp_path / "none.parquet")
+    assert "--prompts" in refusal(found, layout, prompts=tmp_path / "none.parquet")
 
 
 def test_what_cannot_be_used_is_left_out_and_named(layout: Layout) -> None:

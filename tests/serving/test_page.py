@@ -62,7 +62,7 @@ def test_a_chosen_file_is_answered(
     assert wait_for_answer(page) == answer.prediction
     assert page.locator("#confidence").inner_text() == f"{100 * answer.confidence:.1f} %"
     assert page.locator("#second").inner_text() == answer.second.name
-    assert page.locator("#base-line").is_hidden()
+    assert page.locator("#base-line").is_hidden() == (answer.base_prediction is None)
     assert page.locator("#unsure").is_hidden()
     assert page.locator("#top tr").count() == 4
     cards = page.locator("#told article").all_inner_texts()

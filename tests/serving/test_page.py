@@ -104,6 +104,8 @@ def test_the_keyboard_is_enough(
     browser_page: OpenPage, url: str, photograph: Path, key: str
 ) -> None:
     page = browser_page(400, 800, "light")
+    # Playwright catches choosers from the first listener on, but does not wait until it does.
+    page.on("filechooser", lambda _: None)
     page.goto(url)
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.id") == "file"

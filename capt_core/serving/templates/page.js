@@ -117,9 +117,6 @@ at("file").addEventListener("change", (event) => {
   askFirst(event.target.files);
   event.target.value = "";
 });
-at("file").addEventListener("keydown", (event) => {
-  if (event.key === "Enter") at("file").click();
-});
 document.addEventListener("dragover", (event) => {
   event.preventDefault();
   document.body.classList.add("over");

@@ -44,6 +44,16 @@ def doing(what: str | Callable[[], str]) -> Iterator[None]:
         _steps.remove(step)
 
 
+@contextlib.contextmanager
+def waiting() -> Iterator[None]:
+    """Say nothing in the block: what happens in it is for others to begin."""
+    steps, _steps[:] = list(_steps), []
+    try:
+        yield
+    finally:
+        _steps[:] = steps
+
+
 def current() -> str:
     """What is being done at this moment, as a line."""
     step = _steps[-1]

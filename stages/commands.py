@@ -35,6 +35,7 @@ TOOLS = {
     "export": "Write a trained model as ONNX, TorchScript, or safetensors with its backbone.",
     "push": "Send a trained model to the Hugging Face Hub, with a model card.",
     "pull": "Fetch a trained model from the Hugging Face Hub.",
+    "serve": "Answer for images on this machine, with a page to drop one on.",
     "fetch": "Download, verify and unpack a benchmark into its usual layout.",
     "doctor": "Check installation, weights, folders and every image of a data set.",
     "prompts": "Read, check, import and export prompts.",

@@ -22,6 +22,9 @@ EXTRAS = {
     "onnx": "export",
     "onnxruntime": "export",
     "onnxscript": "export",
+    "fastapi": "serve",
+    "starlette": "serve",
+    "uvicorn": "serve",
 }
 """Extra of this distribution that brings a module."""
 
@@ -121,6 +124,7 @@ def kept(words: Sequence[str]) -> str:
         "fetch": "what is downloaded is kept",
         "predict": "images that were classified for --out are kept",
         "study": "what its finished stages wrote is kept",
+        "serve": "no image was kept",
     }
     command = next((word for word in words if not word.startswith("-")), "")
     return known.get(command, "files that were finished are kept, none is half written")

@@ -26,6 +26,7 @@ LAYERS = (
     {"confusion", "prompts", "learning"},
     {"methods"},
     {"reporting", "export", "hub"},
+    {"serving"},
     {"library"},
     {"classifier"},
     {"__init__", "__main__"},

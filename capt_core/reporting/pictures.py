@@ -102,7 +102,12 @@ def _encoded(path: Path, side: int, quality: int) -> str | None:
             small = to_rgb(image)
     except (BadImageError, CaptError, OSError, ValueError):
         return None
-    small.thumbnail((side, side), Image.Resampling.LANCZOS)
+    return base64.b64encode(webp(small, side, quality)).decode("ascii")
+
+
+def webp(image: Image.Image, side: int, quality: int) -> bytes:
+    """An RGB image as WebP, made smaller where it does not fit into a square of that side."""
+    image.thumbnail((side, side), Image.Resampling.LANCZOS)
     buffer = BytesIO()
-    small.save(buffer, format="WEBP", quality=quality, method=4)
-    return base64.b64encode(buffer.getvalue()).decode("ascii")
+    image.save(buffer, format="WEBP", quality=quality, method=4)
+    return buffer.getvalue()

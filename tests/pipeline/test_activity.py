@@ -84,3 +84,12 @@ def test_the_active_reporter_is_told_of_announced_calls() -> None:
         assert load("b", times=1) == "b"
     assert active() is SILENT
     assert begun == ["loading b"]
+
+
+def test_nothing_is_said_while_a_command_waits_for_others() -> None:
+    said: list[str] = []
+    with activity.doing("loading libraries"):
+        with activity.waiting(), pytest.raises(IndexError):
+            activity.current()
+        said.append(activity.current())
+    assert said == ["loading libraries ..."]

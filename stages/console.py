@@ -29,11 +29,13 @@ class Output:
         quiet: only errors and results.
         verbose: also settings, device and versions, and tracebacks of errors.
         json: the result is one JSON document on standard output, all else is on standard error.
+        inner: results are those of a command that another one runs, which has its own.
     """
 
     quiet: bool = False
     verbose: bool = False
     json: bool = False
+    inner: bool = False
 
 
 output = Output()
@@ -64,12 +66,25 @@ def result(document: object, *lines: str) -> None:
     """
     if not first_process():
         return
-    if output.json:
+    if output.inner:
+        for line in lines:
+            say(line)
+    elif output.json:
         # A terminal of another encoding gets escapes, which are JSON, too.
         plain = (sys.stdout.encoding or "").lower().replace("-", "") != "utf8"
         _print(json.dumps(document, indent=2, ensure_ascii=plain))
     elif lines:
         _print("\n".join(lines))
+
+
+@contextlib.contextmanager
+def inner_results() -> Iterator[None]:
+    """Print results in the block as what a stage says: the running command has its own."""
+    output.inner = True
+    try:
+        yield
+    finally:
+        output.inner = False
 
 
 def note(text: str) -> None:

@@ -24,7 +24,7 @@ from capt_core.yaml_file import scalar
 from . import options
 from .command import run_stage
 from .commands import PIPELINE
-from .console import result, say
+from .console import inner_results, result, say
 from .invocation import invocation
 from .steps import Step, is_current, remember, steps_to
 
@@ -76,7 +76,7 @@ def main(
     check_methods(methods, "--method")
     seeds = list(dict.fromkeys(check_seed(each, "--seed") for each in seed or matrix.seeds[:1]))
     steps = steps_to(until, methods, seeds, set(seeds) <= set(matrix.seeds))
-    with shared_backbones():
+    with shared_backbones(), inner_results():
         _bring_up_to_date(steps, dataset, params, artifacts, overrides)
     if steps[-1].stage == "report":
         _finish(dataset, artifacts)

@@ -109,7 +109,8 @@ def _stamp(run: Run) -> Path:
 
 
 def _state(run: Run, stage: Stage) -> dict[str, Any]:
-    settings, names = all_settings(run), declared(run, stage)
+    settings = all_settings(run)
+    names = declared(run, stage, settings)
     told = {
         key: value
         for key, value in settings.items()
@@ -129,11 +130,15 @@ def _state(run: Run, stage: Stage) -> dict[str, Any]:
         "settings": told,
         "seeds": list(run.seeds),
         "outside": outside,
-        "read": {str(path): _digest(path) for path in stage.needed(at, needs)},
-        "written": {str(path): _digest(path) for path in written},
+        "read": {_below(run, path): _digest(path) for path in stage.needed(at, needs)},
+        "written": {_below(run, path): _digest(path) for path in written},
     }
     plain: dict[str, Any] = json.loads(json.dumps(state))
     return plain
+
+
+def _below(run: Run, path: Path) -> str:
+    return Path(os.path.relpath(path, run.artifacts)).as_posix()
 
 
 def _digest(path: Path) -> str:

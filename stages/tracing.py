@@ -50,7 +50,7 @@ def traced(run: Run, name: str, stage: Stage) -> Iterator[None]:
     if run.variant:
         words += ["--variant", run.variant]
     settings = shaping_settings(run)
-    names = declared(run, stage)
+    names = declared(run, stage, settings)
     used = {key: value for key, value in settings.items() if below(key, names)}
     lock = run.artifacts / "runs" / f"{'-'.join(words).replace('--', '')}.lock"
     with contextlib.ExitStack() as stack:
@@ -78,9 +78,9 @@ def shaping_settings(run: Run) -> dict[str, Any]:
     }
 
 
-def declared(run: Run, stage: Stage) -> tuple[str, ...]:
+def declared(run: Run, stage: Stage, settings: Mapping[str, Any]) -> tuple[str, ...]:
     """Names of the settings that a stage declares, with the run's methods filled in."""
-    base = run.settings.fit_teacher.method
+    base = settings["fit_teacher.method"]
     return tuple(
         each.replace("${item.method}", run.method).replace("${fit_teacher.method}", base)
         for each in stage.params

@@ -107,12 +107,9 @@ def test_class_left_without_images(tmp_path: Path) -> None:
 
 
 def test_a_single_base_class_has_nothing_to_be_confused_with(tmp_path: Path) -> None:
-    root = dtd(tmp_path / "data")
-    setting = f"data.root={root}"
-    for stage in BEFORE_TRAINING[:5]:
-        capt(stage, "dtd", tmp_path / "a", [setting, "fewshot.shots=2"])
-    message = refused("mine-pairs", "dtd", tmp_path / "a", setting, "fewshot.shots=2")
-    assert "at least three classes" in message
+    message = refused("prepare", "dtd", tmp_path / "a", f"data.root={dtd(tmp_path / 'data')}")
+    assert "base half has only 1" in message
+    assert "data.protocol=all_classes" in message
 
 
 def test_artifact_of_another_data_set(copy: Path, tmp_path: Path) -> None:

@@ -19,9 +19,11 @@ from tests.pipeline.commands import BEFORE_TRAINING, SMALL, contents, run_pipeli
 from tests.refusals import refusal
 
 
-def test_the_same_inputs_give_the_same_bytes(small: Path, tmp_path: Path) -> None:
+def test_stages_by_hand_give_the_same_bytes_as_one_command(small: Path, tmp_path: Path) -> None:
     run_pipeline(tmp_path / "again", "proctex", SMALL)
     first, second = contents(small), contents(tmp_path / "again")
+    for seed in (2, 3):  # drawn for later by the one, not by the other
+        del first[f"proctex/fewshot/shots8-seed{seed}.parquet"]
     assert first.keys() == second.keys()
     # What to run next names the folder.
     told = [f"report/proctex/next_steps.{kind}" for kind in ("csv", "parquet")] + ["report.html"]

@@ -132,6 +132,8 @@ Verbose = Annotated[
     ),
 ]
 
+_KEPT = "kept"
+
 
 def kept_in(artifacts: Path, run: str | None) -> Path:
     """The folder of the artifacts of a run kept under a name.
@@ -147,7 +149,30 @@ def kept_in(artifacts: Path, run: str | None) -> Path:
         raise CaptError(
             f"--run {shown(run)}: a name is made of letters, digits, ., _ and -; choose another"
         )
-    return artifacts / "kept" / run
+    return artifacts / _KEPT / run
+
+
+def kept_run(artifacts: Path, name: str) -> Path:
+    """The artifacts of another run, kept under a name or in a folder of their own.
+
+    Args:
+        artifacts: of the running command; perhaps those of a kept run.
+        name: of the other run, or its folder.
+
+    Raises:
+        CaptError: there is neither.
+    """
+    from capt_core.errors import CaptError, shown  # see `_path`
+
+    root = artifacts.parent.parent if artifacts.parent.name == _KEPT else artifacts
+    kept = root / _KEPT
+    names = sorted(path.name for path in kept.iterdir()) if kept.is_dir() else []
+    if name in names:
+        return kept / name
+    if Path(name).is_dir():
+        return Path(name)
+    known = f"kept: {', '.join(names)}" if names else f"none is kept; {root} is a folder"
+    raise CaptError(f"--compare {shown(name)}: no run of this name, and no folder; {known}")
 
 
 PARAMS: Path | None = None

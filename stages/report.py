@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 import polars as pl
+import typer
 
 from capt_core.artifacts.files import write_text
 from capt_core.artifacts.layout import Layout, ReportLayout
+from capt_core.artifacts.lineage import untraced
 from capt_core.artifacts.provenance import Provenance
 from capt_core.artifacts.schemas import EVALUATION, RESULTS
 from capt_core.artifacts.tables import read_table, write_table
 from capt_core.data.dataset import image_root, load_dataset
 from capt_core.errors import CaptError
+from capt_core.evaluation.outcomes import run_changes
 from capt_core.params import settings_hash
 from capt_core.reporting.analysis import find
 from capt_core.reporting.findings import Findings
@@ -40,7 +44,14 @@ STAGE = Stage(
 )
 
 
-def main(run: Run, json: options.Json = False) -> None:
+def main(
+    run: Run,
+    compare: Annotated[
+        str | None,
+        typer.Option(help="Run kept under a name (--run), or its folder of artifacts, to compare."),
+    ] = None,
+    json: options.Json = False,
+) -> None:
     names = find_datasets(run.artifacts, run.dataset or None)
     records = [path for name in names for path in evaluation_records(run.artifacts, name)]
     results = pl.concat(
@@ -49,7 +60,7 @@ def main(run: Run, json: options.Json = False) -> None:
     origins = {}
     found = []
     for name in names:
-        findings, origins[name] = _findings(run, name)
+        findings, origins[name] = _findings(run, name, compare)
         found.append(findings)
     paths = ReportLayout(run.artifacts)
     notes = {each.name: each.warnings for each in found if each.warnings}
@@ -71,7 +82,7 @@ def main(run: Run, json: options.Json = False) -> None:
     )
 
 
-def _findings(run: Run, name: str) -> tuple[Findings, Provenance]:
+def _findings(run: Run, name: str, compare: str | None) -> tuple[Findings, Provenance]:
     """What is shown of a data set, and the origin of its tables."""
     layout, settings = Layout(run.artifacts, name), run.settings_for(name)
     dataset = load_dataset(layout)
@@ -79,7 +90,13 @@ def _findings(run: Run, name: str) -> tuple[Findings, Provenance]:
     shown = settings.report
     inputs = read_inputs(layout, dataset, root, settings.fewshot.shots, shown.method)
     origin = dataset.provenance(inputs.backbone, settings_hash(shown))
-    return find(inputs, shown.projection), origin
+    compared = None
+    if compare is not None:
+        other = Layout(options.kept_run(run.artifacts, compare), name)
+        with untraced():
+            before = read_inputs(other, load_dataset(other), None, inputs.shots)
+        compared = (compare, run_changes(before.answers, inputs.answers))
+    return find(inputs, shown.projection, compared), origin
 
 
 def _image_root(layout: Layout, root: str | None) -> Path | None:

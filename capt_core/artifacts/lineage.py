@@ -67,6 +67,16 @@ def tracing(lineage: Lineage) -> Iterator[None]:
         _CURRENT.reset(token)
 
 
+@contextlib.contextmanager
+def untraced() -> Iterator[None]:
+    """Read artifacts of another run in the block: they are not compared with this one."""
+    token = _CURRENT.set(None)
+    try:
+        yield
+    finally:
+        _CURRENT.reset(token)
+
+
 def recorded(provenance: Provenance) -> dict[str, Any]:
     """What an artifact that is written here and now says of its origin, as plain values."""
     lineage = _CURRENT.get()

@@ -117,6 +117,13 @@ class DatasetInputs:
         """Runs of the repaired model by seed."""
         return {run.seed: run for run in self.runs if run.method == self.method}
 
+    @property
+    def answers(self) -> pl.DataFrame:
+        """Predictions of the repaired model, or the base model where there is none; first seed."""
+        first = self.seeds[0]
+        repaired = self.shown_runs.get(first.seed)
+        return first.predictions if repaired is None else repaired.predictions
+
 
 def find_datasets(artifacts: Path, dataset: str | None) -> list[str]:
     """Names of the data sets that the base model has classified; only one if it is given.

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import polars as pl
 import pytest
 
+from stages.cli import app
 from stages.commands import PIPELINE
 from stages.steps import Step, steps_to
-from tests.pipeline.commands import SMALL, run
+from tests.pipeline.commands import SMALL, arguments, run
 from tests.refusals import refusal
 
 
@@ -79,3 +81,17 @@ def test_it_ends_with_the_numbers_that_matter(
         found["errors_before"] - found["repaired"] + found["newly_wrong"]
     )
     assert Path(found["report"]).is_file()
+
+
+def test_two_runs_of_ones_own_are_compared_image_by_image(copy: Path) -> None:
+    run(copy, "proctex", [*SMALL, "fewshot.shots=1"], "--run", "less", "--until", "build-bank")
+    words = [*arguments("report", "proctex", copy, SMALL), "--compare"]
+    assert "no run of this name, and no folder; kept: less" in refusal(app, [*words, "more"])
+    app([*words, "less"], standalone_mode=False)
+    changes = pl.read_csv(copy / "report/proctex/run_changes.csv")
+    before = pl.read_parquet(copy / "kept/less/proctex/seed1/predictions.parquet")
+    now = pl.read_parquet(copy / "proctex/seed1/capt/predictions.parquet")
+    both = before.filter(split="test").join(now.filter(split="test"), on="path")
+    expected = both.filter(pl.col("pseudo_label") != pl.col("pseudo_label_right"))
+    assert sorted(changes["path"]) == sorted(expected["path"])
+    assert "less" in (copy / "report.html").read_text()

@@ -30,6 +30,7 @@ TOOLS = {
     "init": "Start a project of your own in a folder: settings and pipeline.",
     "predict": "Classify images with a trained model.",
     "export": "Write a trained model as an ONNX file.",
+    "explain": "Draw where a model looks for two classes, before and after.",
     "fetch": "Download, verify and unpack a benchmark into its usual layout.",
     "doctor": "Check installation, weights, folders and every image of a data set.",
     "prompts": "Read, check, import and export prompts.",

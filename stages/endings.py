@@ -17,6 +17,7 @@ from .console import discard, first_process, output
 
 EXTRAS = {
     "anthropic": "llm",
+    "captum": "explain",
     "lightning_fabric": "distributed",
     "onnx": "export",
     "onnxruntime": "export",

@@ -1,9 +1,10 @@
 """Where a model looks for two classes, before and after a method was fitted (occlusion).
 
-A window slides over the image and hides what is below it; where a class's score falls most, the
-model saw that class (Zeiler and Fergus, ECCV 2014). It asks nothing of the tower but scores, so it
-serves vision transformers, ResNets and every method alike; `benchmarks/explanation.py` compares it
-with methods that follow gradients and attention.
+Windows slide over the image and hide what is below them; where a class's score falls, the model
+saw that class (Zeiler and Fergus, ECCV 2014). It asks nothing of the tower but scores, so it serves
+vision transformers, ResNets and every method alike. Small windows and large ones, that show the
+mean colour and that show a blurred image, are averaged: `benchmarks/explanation.py` measures this
+beside each of them alone and beside methods that follow gradients.
 """
 
 from __future__ import annotations
@@ -28,11 +29,10 @@ from capt_core.methods.method import Fitted
 from capt_core.methods.trained import TrainedModel
 from capt_core.reporter import active
 
-WINDOW = 4
-"""The window's side is that of the image divided by this."""
+CELLS = 8
+"""Windows are as wide as one and as two of this many cells of the image, and move by one."""
 
-STEPS = 4
-"""How many steps of the window make its side."""
+WIDTHS = (1, 2)
 
 _BLUR = 8  # the side of the image divided by the blur's standard deviation
 _BATCH = 32
@@ -58,7 +58,7 @@ class View:
         confidence: probability of that answer.
         probabilities: of the two classes among all classes that the model knows.
         maps: by how much the score (logit, in nats of eq. 1) of each of the two classes, less the
-            mean score of all classes, falls where a window hides a place, [2, S, S]; negative
+            mean score of all classes, falls where windows hide a place, [2, S, S]; negative
             where hiding raises it. Their difference is the evidence for the first class against
             the second.
     """
@@ -184,17 +184,36 @@ def occlusion(
     return maps
 
 
+def averaged_occlusion(score: Score, image: torch.Tensor) -> torch.Tensor:
+    """Mean of `occlusion` by windows of `WIDTHS` that show the mean colour or a blurred image.
+
+    Args:
+        score: to be explained.
+        image: preprocessed, so that 0 is the mean colour, [3, S, S].
+
+    Returns:
+        [C, S, S]; a window twice as wide counts half.
+    """
+    size = image.shape[-1]
+    cell = cell_of(size)
+    maps = [
+        occlusion(score, image, hidden, min(width * cell, size), cell) / width
+        for hidden in (torch.zeros_like(image), blurred(image))
+        for width in WIDTHS
+    ]
+    return torch.stack(maps).mean(dim=0)
+
+
 def occlusion_count(size: int) -> int:
-    """How many images `explain` shows a model for an image of this side, that itself included."""
-    window, stride = window_of(size)
-    steps = -(-(size - window) // stride) + 1
-    return steps * steps + 1
+    """How many images `averaged_occlusion` scores for an image of a side of `size` pixels."""
+    cell = cell_of(size)
+    steps = [max(0, -(-(size - width * cell) // cell)) + 1 for width in WIDTHS]
+    return 2 * sum(each * each + 1 for each in steps)
 
 
-def window_of(size: int) -> tuple[int, int]:
-    """Side of the window and stride, in pixels, for an image of a side of `size` pixels."""
-    window = max(1, size // WINDOW)
-    return window, max(1, window // STEPS)
+def cell_of(size: int) -> int:
+    """Side of a cell, in pixels, of an image of a side of `size` pixels."""
+    return max(1, round(size / CELLS))
 
 
 def blurred(image: torch.Tensor) -> torch.Tensor:
@@ -299,7 +318,7 @@ def _view(
 
     probabilities = _probabilities(model, pixels)
     best = int(probabilities.argmax())
-    maps = occlusion(score, pixels[0], blurred(pixels[0]), *window_of(pixels.shape[-1]))
+    maps = averaged_occlusion(score, pixels[0])
     return View(
         name,
         model.class_names[best],

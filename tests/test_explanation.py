@@ -21,14 +21,15 @@ from capt_core.data.proctex import CLASS_NAMES, render_image
 from capt_core.explanation import (
     Explanation,
     View,
+    averaged_occlusion,
     base_model,
     blurred,
+    cell_of,
     centred_scores,
     explain,
     occlusion,
     occlusion_count,
     seen_image,
-    window_of,
 )
 from capt_core.methods.capt.method import FittedCapt
 from capt_core.methods.capt.parts import parts_of, switched_on
@@ -72,8 +73,8 @@ def capt(task: Task) -> TrainedModel:
 
 @pytest.fixture
 def coarse(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Windows side by side: 16 of them."""
-    monkeypatch.setattr(explanation, "STEPS", 1)
+    """Few windows."""
+    monkeypatch.setattr(explanation, "CELLS", 2)
 
 
 @pytest.fixture(scope="module")
@@ -109,24 +110,32 @@ def test_overlapping_windows_are_averaged() -> None:
 
 
 @pytest.mark.parametrize(
-    ("size", "window", "stride", "count"),
-    [(224, 56, 14, 13 * 13 + 1), (64, 16, 4, 13 * 13 + 1), (3, 1, 1, 10), (1, 1, 1, 2)],
+    ("size", "cell", "count"),
+    [(224, 28, 2 * (8**2 + 7**2 + 2)), (64, 8, 230), (336, 42, 230), (8, 1, 230), (12, 2, 126)],
 )
-def test_the_window_follows_the_image(size: int, window: int, stride: int, count: int) -> None:
-    assert window_of(size) == (window, stride)
-    assert occlusion_count(size) == count
-
-
-def test_progress_counts_what_the_model_is_shown() -> None:
+def test_windows_follow_the_size_of_the_image(size: int, cell: int, count: int) -> None:
     shown = []
 
     def score(images: torch.Tensor) -> torch.Tensor:
         shown.append(len(images))
         return images.sum(dim=(1, 2, 3))[:, None]
 
-    image = torch.rand(3, 30, 30)
-    occlusion(score, image, blurred(image), *window_of(30))
-    assert sum(shown) == occlusion_count(30)
+    assert cell_of(size) == cell
+    assert averaged_occlusion(score, torch.rand(3, size, size)).shape == (1, size, size)
+    assert sum(shown) == occlusion_count(size) == count
+
+
+def test_the_average_over_windows_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One cell is the whole image: each window takes all of it, the wider one counts half."""
+    monkeypatch.setattr(explanation, "CELLS", 1)
+    image = torch.full((3, 4, 4), 0.5)
+
+    def score(images: torch.Tensor) -> torch.Tensor:
+        return images.mean(dim=(1, 2, 3))[:, None]
+
+    # Taken by the mean colour: 0.5 and half of it; by the blurred image, which is the same: 0.
+    found = averaged_occlusion(score, image)
+    assert torch.allclose(found, torch.tensor((0.5 + 0.25) / 4), atol=1e-6)
 
 
 def test_what_raises_all_scores_speaks_for_none() -> None:

@@ -19,8 +19,8 @@ pytest.importorskip("captum")
 
 @pytest.fixture(autouse=True)
 def coarse(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Windows side by side: 16 of them."""
-    monkeypatch.setattr(explanation, "STEPS", 1)
+    """Few windows."""
+    monkeypatch.setattr(explanation, "CELLS", 2)
 
 
 def words(small: Path, method: str, *more: str) -> list[str]:

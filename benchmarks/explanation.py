@@ -148,7 +148,7 @@ def class_score(model: capt_core.TrainedModel, case: Case) -> Score:
     """The first class's logit less the second's."""
 
     def score(images: torch.Tensor) -> torch.Tensor:
-        logits = model(images)
+        logits: torch.Tensor = model(images)
         return logits[:, case.first] - logits[:, case.second]
 
     return score
@@ -220,7 +220,8 @@ def main() -> None:
     parser.add_argument("--model", type=Path, help="model of the textures, in place of a new one")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        dataset = capt_core.open_dataset("proctex", folder=folder)
+        drawn = (1, 1, 112) if given.model else (64, 16, 112)
+        dataset = capt_core.open_dataset("proctex", folder=folder, images=drawn)
         backbone = capt_core.load_backbone(device="cpu")
         if given.model:
             model = capt_core.load_model(given.model, backbone)

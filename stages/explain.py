@@ -43,8 +43,8 @@ def main(
 ) -> None:
     out = user_path(out, "--out")
     form = out.suffix.lower().removeprefix(".")
-    if form not in FORMATS:
-        raise CaptError(f"--out {out}: expected a name that ends in .png or .svg")
+    if form not in FORMATS or out.is_dir():
+        raise CaptError(f"--out {out}: expected a file whose name ends in .png or .svg")
     settings, _ = load_settings(params, None, set_ or ())
     backbone = load_backbone(settings.backbone, settings.runtime)
     found = explain(load_model(model, backbone), image, classes, parts=parts)

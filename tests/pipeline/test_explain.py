@@ -61,7 +61,7 @@ def test_zero_shot_clip_has_no_after(small: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("more", "part"),
     [
-        (("--out", "picture.jpg"), "expected a name that ends in .png or .svg"),
+        (("--out", "picture.jpg"), "expected a file whose name ends in .png or .svg"),
         (("--classes", "striped", "stripes"), "the model knows no class 'stripes'"),
         (("--parts",), "only CAPT is made of parts"),
     ],

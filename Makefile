@@ -9,7 +9,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # not depend on how many cores there are.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo study pipeline test lint install clean
+.PHONY: demo study pipeline docs test lint install clean
 
 demo: install
 	dvc repro
@@ -35,6 +35,12 @@ lint: install
 	ruff format --check .
 	mypy
 
+# Pages from the files of the repository, into site/; warnings are errors.
+docs: export NO_MKDOCS_2_WARNING := 1
+docs: install
+	mkdocs build --strict --quiet
+	@echo "Documentation: $(CURDIR)/site/index.html"
+
 install: $(VENV)/installed
 
 $(VENV)/installed: pyproject.toml setup.py constraints.txt
@@ -43,4 +49,4 @@ $(VENV)/installed: pyproject.toml setup.py constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) dvc.lock study/dvc.lock artifacts/*/ artifacts/results.* artifacts/report.html
+	rm -rf $(VENV) site dvc.lock study/dvc.lock artifacts/*/ artifacts/results.* artifacts/report.html

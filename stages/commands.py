@@ -36,6 +36,7 @@ TOOLS = {
     "push": "Send a trained model to the Hugging Face Hub, with a model card.",
     "pull": "Fetch a trained model from the Hugging Face Hub.",
     "serve": "Answer for images on this machine, with a page to drop one on.",
+    "explain": "Draw where a model looks for two classes, before and after.",
     "fetch": "Download, verify and unpack a benchmark into its usual layout.",
     "doctor": "Check installation, weights, folders and every image of a data set.",
     "prompts": "Read, check, import and export prompts.",

@@ -17,6 +17,7 @@ from .console import discard, first_process, output
 
 EXTRAS = {
     "anthropic": "llm",
+    "captum": "explain",
     "huggingface_hub": "hub",
     "lightning_fabric": "distributed",
     "onnx": "export",

@@ -25,6 +25,7 @@ LAYERS = (
     {"evaluation", "diagnosis"},
     {"confusion", "prompts", "learning"},
     {"methods"},
+    {"explanation"},
     {"reporting", "export", "hub"},
     {"serving"},
     {"library"},

@@ -54,8 +54,9 @@ def test_every_table_is_written_by_the_stage_that_its_schema_names() -> None:
     at = Place.of(Path(), "<dataset>", "<method>", "<S>", "<K>")
     for table in ALL_TABLES:
         if table.name != "training_speed":  # a record of a run, no artifact
-            outputs = [path.as_posix() for path in pipeline.declared(table.stage).outputs(at)]
-            assert {table.path, str(Path(table.path).parent)} & set(outputs), table.name
+            outputs = pipeline.declared(table.stage).outputs(at)
+            path = Path(table.path)
+            assert {path, *path.parents} & set(map(Path, outputs)), table.name
 
 
 def test_answers_of_language_models_are_no_outputs() -> None:
@@ -88,7 +89,7 @@ def test_imports_are_followed_in_every_form(
         "capt_core/features/store.py": "x = 1\n",
         "capt_core/unused/part.py": "x = 1\n",
         "stages/__init__.py": "",
-        "stages/run.py": "from capt_core.methods import registry\n",
+        "stages/invocation.py": "from capt_core.methods import registry\n",
         "stages/mine_pairs.py": (
             "from typing import TYPE_CHECKING\n"
             "from capt_core.data.images import f\n"
@@ -108,8 +109,8 @@ def test_imports_are_followed_in_every_form(
         "capt_core/features",
         "capt_core/methods",
         "capt_core/text",
+        "stages/invocation.py",
         "stages/mine_pairs.py",
-        "stages/run.py",
     ]
 
 

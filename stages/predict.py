@@ -135,6 +135,27 @@ class _Work:
         advance(len(listed) - len(usable))
         return pl.DataFrame(_rows(listed, answers), schema=PREDICT_COLUMNS)
 
+    def changed(self, number: int, answers: pl.DataFrame, since: int) -> bool:
+        """Whether images of a block were changed, came or went since it was answered."""
+        listed = self.images.block(number * _BLOCK, (number + 1) * _BLOCK)
+        unusable = answers["problem"].is_not_null()
+        return any(
+            image.problem is None and _touched(image.file, since, missing=not known_bad)
+            for image, known_bad in zip(listed, unusable, strict=True)
+        )
+
+
+def _touched(file: Path, since: int, *, missing: bool) -> bool:
+    """Whether a file is as new as a time in ns, or newer; `missing` if there is none."""
+    try:
+        status = file.stat()
+    except NotADirectoryError:
+        return False  # a row of a table that holds its images, whose own time is in the key
+    except OSError:
+        return missing
+    # A file that another one replaced may have an old time of modification.
+    return max(status.st_mtime_ns, status.st_ctime_ns) >= since
+
 
 def _rows(listed: list[Listed], answers: pl.DataFrame) -> Iterator[dict[str, Any]]:
     """Answers under the paths of the list, between images that were not looked at."""
@@ -154,7 +175,7 @@ def _write(work: _Work, out: Path, made_from: Mapping[str, Any], counts: _Counts
         with progress("classified", total) as advance:
             for number in range(work.blocks):
                 table = kept.read(number)
-                if table is None:
+                if table is None or work.changed(number, table, kept.written(number)):
                     table = work.block(number, advance)
                     kept.write(number, table)
                 else:

@@ -70,6 +70,10 @@ class Blocks:
             return None
         return frame if frame.schema == self._schema else None
 
+    def written(self, number: int) -> int:
+        """When a block that is there was written, in ns, by the clock of its file system."""
+        return self._path(number).stat().st_mtime_ns
+
     def write(self, number: int, frame: pl.DataFrame) -> None:
         """Keep a block."""
         with atomic_path(self._path(number)) as temporary:

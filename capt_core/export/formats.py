@@ -70,5 +70,8 @@ def export_safetensors(model: TrainedModel, path: Path) -> float:
     """
     module = ImageScores(model)
     with torch.no_grad(), atomic_path(path) as temporary:
-        model.save(temporary, with_backbone=True)
+        try:
+            model.save(temporary, with_backbone=True)
+        except CaptError as error:
+            raise CaptError(str(error).replace(str(temporary), str(path))) from error
         return largest_difference(module, ImageScores(load_model(temporary)))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import warnings
 import zipfile
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 
@@ -38,11 +40,12 @@ def export_torchscript(model: TrainedModel, path: Path) -> float:
     images = module.examples()[:2]
     with torch.no_grad(), warnings.catch_warnings(), atomic_path(path) as temporary:
         warnings.simplefilter("ignore")
-        written = temporary.with_name("traced.pt")
+        # In memory: torch aborts the process where a disk is full.
+        written = io.BytesIO()
         try:
             module(images)  # the class texts are encoded here, and constants of what is traced
             traced = torch.jit.trace(module, (images,), check_trace=False)  # type: ignore
-            torch.jit.save(traced, str(written), _extra_files=facts_of(module))
+            torch.jit.save(traced, written, _extra_files=facts_of(module))
         except (CaptError, OSError):
             raise
         except Exception as error:
@@ -54,7 +57,7 @@ def export_torchscript(model: TrainedModel, path: Path) -> float:
         return largest_difference(module, torch.jit.load(str(temporary)))  # type: ignore
 
 
-def _without_origin(archive: Path, target: Path) -> None:
+def _without_origin(archive: BinaryIO, target: Path) -> None:
     """Copy an archive without what tells of the machine that wrote it."""
     with zipfile.ZipFile(archive) as old, zipfile.ZipFile(target, "w") as new:
         for name in old.namelist():

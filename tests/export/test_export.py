@@ -172,6 +172,20 @@ def test_what_cannot_be_exported_is_refused(task: Task, tmp_path: Path) -> None:
     assert not path.exists()
 
 
+@pytest.mark.parametrize("form", [Format.TORCHSCRIPT, Format.SAFETENSORS])
+def test_a_full_disk_is_told_in_one_line(form: Format, task: Task, tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource")
+    model, path = fit_method(quick("clip"), task), tmp_path / f"model.{form}"
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+    try:
+        message = refusal(export, model, path, form)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert message.startswith(f"{path}: cannot write")
+    assert not list(tmp_path.glob("*model*"))
+
+
 def test_other_scores_are_refused(task: Task) -> None:
     module = ImageScores(fit_method(quick("clip"), task))
 

@@ -217,6 +217,34 @@ def test_other_inputs_start_anew(
     assert classified() == (7 if change == "images" else 6)
 
 
+def test_an_image_that_was_changed_meanwhile_is_classified_again(
+    model: Path,
+    photos: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    classified: Callable[[], int],
+) -> None:
+    fresh, out = photos.parent / "fresh.csv", photos.parent / "out.csv"
+    interrupted(monkeypatch, 2, model, photos, "--out", out)
+    shutil.copy2(photos / "4.png", photos / "0.png")
+    classified()
+    run(model, photos, "--out", out)
+    # The changed image's block and the one that was missing; not that of the others.
+    assert classified() == 4
+    run(model, photos, "--out", fresh)
+    assert out.read_bytes() == fresh.read_bytes()
+
+
+def test_an_image_that_went_meanwhile_is_told(
+    model: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table, out = photos / "list.csv", photos.parent / "out.csv"
+    pl.DataFrame({"path": ["0.png", "1.png", "2.png"]}).write_csv(table)
+    interrupted(monkeypatch, 1, model, table, "--out", out)
+    (photos / "1.png").unlink()
+    run(model, table, "--out", out)
+    assert pl.read_csv(out)["problem"].is_null().to_list() == [True, False, True]
+
+
 def test_only_bad_images_are_a_mistake(model: Path, photos: Path) -> None:
     out = photos.parent / "out.csv"
     message = refusal(run, model, photos / "2b.jpg", "--out", out)

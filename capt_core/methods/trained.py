@@ -61,8 +61,8 @@ class TrainedModel(nn.Module):
         self.eval().requires_grad_(False)
 
     def __getstate__(self) -> dict[str, Any]:
-        # The scorer is a function of the rest, and cannot be pickled.
-        return {**self.__dict__, "_scorer": None}
+        # Scorers are functions of the rest, and cannot be pickled.
+        return {**self.__dict__, "_scorer": None, "_start": None}
 
     @property
     def class_names(self) -> tuple[str, ...]:

@@ -185,7 +185,7 @@ class ConfusionAwareClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[
         with _as_value_errors():
             images = _images(given)
             batches = image_batches(
-                images, self.model_.preprocess, _BATCH, int(self.workers), _REMEDY
+                images, self.model_.preprocess, _BATCH, self._threads(), _REMEDY
             )
             return torch.cat([self.model_(batch).double().cpu() for batch in batches]).numpy()
 
@@ -196,6 +196,11 @@ class ConfusionAwareClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[
                 f"class_names: expected labels with their names, found {shown(named, 60)}"
             )
         return [clean_name(str(named.get(label, label))) for label in classes.tolist()]
+
+    def _threads(self) -> int:
+        if isinstance(self.workers, bool) or not isinstance(self.workers, int | np.integer):
+            raise CaptError(f"workers: expected a number of threads, found {shown(self.workers)}")
+        return int(self.workers)
 
     def _template(self) -> str:
         try:
@@ -219,7 +224,13 @@ class ConfusionAwareClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[
         )
 
     def _models(self, dataset: Dataset, backbone: Backbone) -> tuple[TrainedModel, TrainedModel]:
-        drawn: dict[str, Any] = {"shots": self.shots, "seed": self.seed, "prompts": self.prompts}
+        for name in ("method", "base_model"):
+            if not isinstance(given := getattr(self, name), str):
+                raise CaptError(f"{name}: expected the name of a method, found {shown(given)}")
+        shots: Any = self.shots
+        if isinstance(shots, np.integer):  # as a grid of np.arange holds
+            shots = int(shots)
+        drawn: dict[str, Any] = {"shots": shots, "seed": self.seed, "prompts": self.prompts}
         same = self.method == self.base_model
         base = library.fit(
             self.base_model,

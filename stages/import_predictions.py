@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from capt_core.advice import tool
-from capt_core.artifacts.layout import Layout
+from capt_core.artifacts.layout import Layout, ReportLayout
 from capt_core.artifacts.provenance import Provenance
 from capt_core.artifacts.schemas import (
     CLASSES,
@@ -42,6 +42,7 @@ def main(
     ],
     dataset: options.Dataset,
     seed: options.Seed = None,
+    kept: options.Kept = None,
     params: options.Params = options.PARAMS,
     artifacts: options.Artifacts = options.ARTIFACTS,
     set_: options.Set = None,
@@ -50,7 +51,8 @@ def main(
     settings, matrix = load_settings(params, dataset, set_ or ())
     # Without images there is no data.root; the table is what the name stands for.
     check_dataset_name(dataset, settings.data, listed=True)
-    layout = Layout(artifacts, dataset)
+    layout = Layout(options.kept_in(artifacts, kept), dataset)
+    _refuse_results(layout)
     file = user_path(file, "FILE")
     with activity.doing(f"reading {file.name}"), naming_files("FILE"):
         rows = read_predictions(file)
@@ -94,6 +96,16 @@ def main(
         *(f"  {true} taken for {taken}: {times}" for true, taken, times in pairs.iter_rows()),
         f"next: {tool('report', dataset=dataset)}",
     )
+
+
+def _refuse_results(layout: Layout) -> None:
+    """Results of trained models say what became of the predictions that would be replaced."""
+    records = sorted((ReportLayout(layout.root).evaluations / layout.dataset).glob("*.parquet"))
+    if records:
+        raise CaptError(
+            f"{records[0]}: models of {layout.dataset} were trained and tested from predictions "
+            "that the import would replace; give --run NAME to keep it apart from them"
+        )
 
 
 def _imported(rows: PredictionRows, layout: Layout, settings: Settings) -> Imported:

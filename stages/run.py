@@ -10,10 +10,11 @@ from typing import Annotated
 import polars as pl
 import typer
 
-from capt_core.artifacts.layout import ReportLayout
+from capt_core.artifacts.layout import Layout, ReportLayout
 from capt_core.artifacts.report_tables import PAIR_RESULTS, SUMMARY
 from capt_core.artifacts.tables import read_table
 from capt_core.backbone.loading import shared_backbones
+from capt_core.confusion.imported import refuse_replacing
 from capt_core.data.registry import DATASETS, TAKEN
 from capt_core.errors import CaptError, shown
 from capt_core.methods.registry import BASE_METHOD, check_methods
@@ -75,6 +76,8 @@ def main(
     methods = list(dict.fromkeys([BASE_METHOD, *(method or matrix.compare)]))
     check_methods(methods, "--method")
     seeds = list(dict.fromkeys(check_seed(each, "--seed") for each in seed or matrix.seeds[:1]))
+    for each in seeds:
+        refuse_replacing(Layout(artifacts, dataset).seed(each).predictions)
     steps = steps_to(until, methods, seeds, set(seeds) <= set(matrix.seeds))
     with shared_backbones(), inner_results():
         _bring_up_to_date(steps, dataset, params, artifacts, overrides)

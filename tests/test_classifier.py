@@ -203,6 +203,9 @@ def test_it_works_where_scikit_learn_puts_estimators() -> None:
     assert turned.predict(images).shape == (30,)
     search = GridSearchCV(probe, {"method": ["clip", "linear_probe"], "settings": [None]}, cv=2)
     search.fit(list(images), labels)
+    grid = GridSearchCV(probe, {"shots": np.arange(1, 3)}, cv=2, error_score="raise")
+    assert "Backbone tiny-clip" in repr(grid.fit(images, labels))
+    assert len(repr(grid)) < 1000
     assert search.best_params_["method"] == "linear_probe"
     assert isinstance(search.best_estimator_.model_, capt_core.TrainedModel)
 
@@ -270,6 +273,13 @@ def test_mistakes_are_one_line_and_value_errors(tmp_path: Path) -> None:
         (lambda: classifier(class_names=["a"]).fit(images, labels), "class_names: expected labels"),
         (lambda: classifier(template="a photo").fit(images, labels), "template 'a photo'"),
         (lambda: classifier(method="cap").fit(images, labels), "unknown method 'cap'"),
+        (lambda: classifier(method=["clip"]).fit(images, labels), "method: expected the name of"),
+        (lambda: classifier(base_model=None).fit(images, labels), "base_model: expected the name"),
+        (lambda: classifier().fit(images, ["a", "A"] * 15), "not tell them apart, rename one"),
+        (
+            lambda: classifier().fit(images, labels).set_params(workers="a").predict(images),
+            "worker",
+        ),
         (lambda: classifier(shots=-1).fit(images, labels), "shots"),
         (lambda: classifier(seed=0.5).fit(images, labels), "seed: should be a whole number"),
         (lambda: classifier(validation_fraction=1).fit(images, labels), "validation_fraction=1"),

@@ -63,6 +63,10 @@ class Backbone:
     untrained: bool
     source: str = ""
 
+    def __repr__(self) -> str:
+        """Short: notebooks show estimators with all that they were given."""
+        return f"<Backbone {self.identity} on {self.device}>"
+
     def __sklearn_clone__(self) -> Backbone:
         """Clones of an estimator share what is frozen; scikit-learn would copy the weights."""
         return self

@@ -56,6 +56,19 @@ def refuse_imported(predictions: Path, bank: Path) -> None:
     )
 
 
+def refuse_replacing(predictions: Path) -> None:
+    """Refuse to put the base model's predictions, unasked, in the place of imported ones.
+
+    Raises:
+        CaptError: the predictions are imported.
+    """
+    if (identity := imported_identity(predictions)) is not None:
+        raise CaptError(
+            f"{predictions}: imported ({identity}), and the base model's would replace it; give "
+            "--run NAME to keep both, or remove this file first (the command report shows it)"
+        )
+
+
 def read_imported(predictions: Path, dataset: Dataset) -> pl.DataFrame:
     """The table `predictions` that was imported for a data set.
 

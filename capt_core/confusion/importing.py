@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import posixpath
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,7 +133,15 @@ def listed(rows: PredictionRows, spec: DatasetSpec, folders: Sequence[Path], top
     )
     ordered = in_split_order(listing).with_row_index("sample_id").cast({"sample_id": pl.Int64})
     samples = SAMPLES.select(ordered)
-    check_classes(SplitData(samples, names), str(rows.file), trained=False)
+    check_classes(
+        SplitData(samples, names), str(rows.file), trained=False, rename="write them alike"
+    )
+    _refuse_numbers_alike(names, rows.file)
+    if set(rows.true).isdisjoint(rows.predicted):
+        notes.append(
+            "every image is misclassified, and no class is true here and predicted there: are "
+            "names in one column and numbers in the other?"
+        )
     classes = pl.DataFrame(
         {
             "class_id": range(len(names)),
@@ -150,6 +159,20 @@ def listed(rows: PredictionRows, spec: DatasetSpec, folders: Sequence[Path], top
     scores = _aligned(rows, rows.scores, ids, dataset, strict=False)
     table, more = _predictions(rows, dataset, places, predicted, scores, top)
     return Imported(dataset, table, [*notes, *more])
+
+
+def _refuse_numbers_alike(names: Iterable[str], file: Path) -> None:
+    """Refuse 007 beside 7, which is what a program makes of it that reads labels as numbers."""
+    first: dict[int, str] = {}
+    for name in names:
+        if not re.fullmatch(r"\d{1,18}", name):
+            continue
+        other = first.setdefault(int(name), name)
+        if other != name:
+            raise CaptError(
+                f"{file}: {shown(other)} and {shown(name)} are one number, but two classes; write "
+                "them alike, or with a letter if both are meant"
+            )
 
 
 def _clean(text: str) -> str:

@@ -195,7 +195,11 @@ def memory_dataset(
         },
         schema=dict(SAMPLES.columns),
     )
-    check_classes(SplitData(samples.select("path", "class_id", "split"), names), "class names")
+    check_classes(
+        SplitData(samples.select("path", "class_id", "split"), names),
+        "class names",
+        rename="rename one",
+    )
     check_distinguishable(names, "class names")
     classes = pl.DataFrame(
         {

@@ -145,13 +145,17 @@ def checked_root(spec: DatasetSpec, data_root: str | None) -> Path:
     return root
 
 
-def check_classes(data: SplitData, where: str, trained: bool = True) -> None:
+RENAME = "rename one (data.classes takes a file of names)"
+
+
+def check_classes(data: SplitData, where: str, trained: bool = True, rename: str = RENAME) -> None:
     """Refuse class names that cannot work and classes without training images.
 
     Args:
         data: what was listed.
         where: named in errors.
         trained: whether every class needs training images.
+        rename: what to do about two names that are alike.
 
     Raises:
         CaptError: an empty or duplicate name, a class without training images, no classes.
@@ -169,7 +173,7 @@ def check_classes(data: SplitData, where: str, trained: bool = True) -> None:
             raise CaptError(
                 f"{where}: classes {other} and {class_id} are both called {shown(name, 60)} "
                 f"({shown(data.class_names[other], 60)}); prompts could not tell them apart, "
-                "rename one (data.classes takes a file of names)"
+                f"{rename}"
             )
         seen[key] = class_id
     if not trained:

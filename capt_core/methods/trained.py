@@ -61,7 +61,7 @@ class TrainedModel(nn.Module):
         self.eval().requires_grad_(False)
 
     def __getstate__(self) -> dict[str, Any]:
-        # The scorers are functions of the rest, and cannot be pickled.
+        # Scorers are functions of the rest, and cannot be pickled.
         return {**self.__dict__, "_scorer": None, "_start": None}
 
     @property

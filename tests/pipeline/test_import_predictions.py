@@ -218,7 +218,17 @@ PROBLEMS = {
     "split": ("path,true,pred,split\na,b,b,fold1\n", "column split holds 'fold1', expected train"),
     "one image twice": (ROWS + "a,b,b,\n./a,b,c,\n", "line 3: './a' has a prediction in line 2"),
     "outside": (ROWS + "../a.jpg,b,b,\n", "line 2: the path '../a.jpg' leads out"),
-    "alike": (ROWS + "a,Cat,cat,\n", "are both called"),
+    "alike": (ROWS + "a,Cat,cat,\n", "prompts could not tell them apart, write them alike"),
+    "one number": (ROWS + "a,007,7,\n", "'007' and '7' are one number, but two classes"),
+    "behind a quote": (ROWS + 'a,"b"c,b,\n', "line 2: 'bc' goes on behind its closing quotation"),
+    "a key twice": (
+        'path,true,pred,scores\na,b,b,"{""b"":0.1, ""b"":0.9}"\n',
+        "(a key stands there twice)",
+    ),
+    "a class twice": (
+        'path,true,pred,scores\na,b,b,"{""b"":0.1, ""b "":0.9}"\n',
+        "two scores of one class",
+    ),
     "lists": ('path,true,pred,scores\na,b,b,"[0.5]"\nc,d,d,"[0.5]"\n', "lists of 1 scores, but 2"),
     "order": (
         'path,true,pred,scores\na,b,b,"[0.1, 0.9]"\nc,d,d,"[0.1, 0.9]"\n',
@@ -236,6 +246,39 @@ PROBLEMS = {
 def test_what_cannot_be_meant_is_refused(imported: Import, problem: str) -> None:
     table, said = PROBLEMS[problem]
     assert said in refusal(imported, table)
+
+
+def test_names_in_one_column_and_numbers_in_the_other_are_noticed(
+    imported: Import, capsys: pytest.CaptureFixture[str]
+) -> None:
+    imported(ROWS + "a,cat,0,\nb,dog,1,\n")
+    assert "are names in one column and numbers in the other?" in capsys.readouterr().out
+    imported(FIVE)
+    assert "numbers in the other" not in capsys.readouterr().out
+
+
+def test_run_does_not_replace_an_import(imported: Import, tmp_path: Path) -> None:
+    layout = imported(FIVE)
+    before = contents(layout.root)
+    words = ["run", "--dataset", "mine", "--set", f"data.root={tmp_path}"]
+    said = refusal(run, words, layout.root)
+    assert "predictions.parquet: imported (imported:" in said
+    assert "give --run NAME to keep both" in said
+    assert contents(layout.root) == before
+
+
+def test_results_of_trained_models_are_not_made_stale(copy: Path, tmp_path: Path) -> None:
+    table = tmp_path / "table.csv"
+    table.write_text(FIVE)
+    before = contents(copy)
+    words = ["import-predictions", str(table), "--dataset", "proctex"]
+    said = refusal(run, words, copy)
+    assert "models of proctex were trained and tested" in said
+    assert "give --run NAME" in said
+    words[-1] = "mine"
+    run([*words, "--run", "other"], copy)
+    assert Layout(copy / "kept/other", "mine").seed(1).predictions.is_file()
+    assert {name: contents(copy)[name] for name in before} == before
 
 
 def test_files_that_are_no_tables(imported: Import, tmp_path: Path) -> None:

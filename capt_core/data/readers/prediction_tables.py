@@ -23,7 +23,7 @@ from capt_core.data.readers.columns import (
 )
 from capt_core.data.readers.table_files import row_split
 from capt_core.data.readers.tables import table_columns
-from capt_core.data.readers.text_tables import TEXT_ENDINGS, read_text_columns
+from capt_core.data.readers.text_tables import TEXT_ENDINGS, no_key_twice, read_text_columns
 from capt_core.errors import CaptError, reason, shown
 
 TRUE_COLUMNS: tuple[str, ...] = (
@@ -273,6 +273,9 @@ def _row_scores(cells: Sequence[object], places: _Places, column: str) -> Scores
     for row, scores in enumerate(read):
         if not isinstance(scores, dict):
             raise places.error(row, column, cells[row], "expected an object, as in the first row")
+        labels = {str(plain_label(name)) for name in scores}
+        if len(labels) < len(scores):
+            raise places.error(row, column, cells[row], "two scores of one class")
         for name in scores:
             names.setdefault(str(plain_label(name)), len(names))
     values = np.full((len(read), len(names)), np.nan)
@@ -287,7 +290,7 @@ def _document(cell: object, places: _Places, row: int, column: str) -> list[Any]
     found = cell
     if isinstance(cell, str):
         try:
-            found = json.loads(cell)
+            found = json.loads(cell, object_pairs_hook=no_key_twice)
         except (ValueError, RecursionError) as error:
             raise places.error(row, column, cell, f"{expected} ({reason(error)})") from error
     if isinstance(found, list) and all(isinstance(each, tuple) for each in found) and found:

@@ -6,7 +6,7 @@ import csv
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -183,6 +183,7 @@ def _check_line_breaks(
         return
     broken = [at for at in used if at < len(fields) and re.search(r"[\r\n]", fields[at])]
     if len(held) == 1 and not broken:
+        _check_quotes(path, start, held[0], [fields[at] for at in used if at < len(fields)])
         return
     swallowed = bool(broken)
     try:
@@ -205,12 +206,22 @@ def _check_line_breaks(
         )
 
 
+def _check_quotes(path: Path, line: int, text: str, fields: Iterable[str]) -> None:
+    """Refuse a field that goes on behind its quotation mark: what is read stands nowhere."""
+    for field in fields:
+        if field not in text and field.replace('"', '""') not in text:
+            raise CaptError(
+                f"{path}: line {line}: {shown(field, 60)} goes on behind its closing quotation "
+                "mark; remove the marks, or write those inside a quoted field twice"
+            )
+
+
 def _json_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     for number, line in enumerate(_lines(path), start=1):
         if not line.strip():
             continue
         try:
-            row = json.loads(line, object_pairs_hook=_no_key_twice)
+            row = json.loads(line, object_pairs_hook=no_key_twice)
             if holds_no_characters(line, row):
                 raise ValueError(NO_CHARACTERS)
         except (ValueError, RecursionError) as error:
@@ -222,7 +233,8 @@ def _json_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         yield number, row
 
 
-def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON, for `json.loads`; raises ValueError where a key stands there twice."""
     found = dict(pairs)
     if len(found) < len(pairs):
         raise ValueError("a key stands there twice")

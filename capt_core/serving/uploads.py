@@ -13,6 +13,7 @@ from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
+from capt_core.data.decoding import LARGEST_PIXELS
 from capt_core.serving.access import RefusedError
 
 PART = "image"
@@ -42,10 +43,12 @@ class Limits:
 
     Attributes:
         most_bytes: of the image.
+        most_pixels: of the image, which takes up to 25 bytes a pixel while it is looked at.
         seconds: until the whole body must be there.
     """
 
     most_bytes: int
+    most_pixels: int = LARGEST_PIXELS
     seconds: float = 30.0
 
 

@@ -9,6 +9,8 @@ from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+# Starlette would miss it at the first form only, as a fault of the service.
+import python_multipart  # noqa: F401
 from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
@@ -43,7 +45,7 @@ class Limits:
 
     Attributes:
         most_bytes: of the image.
-        most_pixels: of the image, which takes up to 25 bytes a pixel while it is looked at.
+        most_pixels: of the image, which takes up to 27 bytes a pixel while it is looked at.
         seconds: until the whole body must be there.
     """
 

@@ -26,6 +26,7 @@ EXTRAS = {
     "fastapi": "serve",
     "starlette": "serve",
     "uvicorn": "serve",
+    "python_multipart": "serve",
 }
 """Extra of this distribution that brings a module."""
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from PIL import Image
 
-from capt_core.data.decoding import LARGEST_FILE
+from capt_core.data.decoding import LARGEST_FILE, LARGEST_PIXELS
 from capt_core.params import load_settings
 from capt_core.serving.access import hosts_of, is_loopback
 from capt_core.serving.answers import Answerer
@@ -34,6 +34,12 @@ def main(
     max_megabytes: Annotated[
         int, typer.Option(min=1, max=LARGEST_FILE // 10**6, help="Size that an image may have.")
     ] = 20,
+    max_megapixels: Annotated[
+        int,
+        typer.Option(
+            min=1, max=LARGEST_PIXELS // 10**6, help="Millions of pixels that an image may have."
+        ),
+    ] = 50,
     artifacts: Annotated[
         Path | None,
         typer.Option(help="Folder of the artifacts; the one the model lies in if not given."),
@@ -71,7 +77,8 @@ def main(
             warn(answerer.warning)
         if not is_loopback(host):
             warn(f"--host {host}: everybody who can reach this machine can use the service")
-        app = build_app(answerer, hosts_of(host), Limits(max_megabytes * 10**6), log=note)
+        limits = Limits(max_megabytes * 10**6, max_megapixels * 10**6)
+        app = build_app(answerer, hosts_of(host), limits, log=note)
         url = url_of(listener)
         classes, pairs = (
             len(loaded.class_names),

@@ -47,6 +47,7 @@ def export_onnx(model: TrainedModel, path: Path) -> float:
     """
     import onnx
     import onnxruntime
+    import onnxscript  # noqa: F401 (torch would miss it as if the model were at fault)
 
     module = ImageScores(model)
     weights = model.fitted.backbone.clip.visual.state_dict().values()

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from capt_core.backbone.identity import TINY_CLIP
 from capt_core.backbone.loading import UNTRAINED_WARNING
-from capt_core.data.decoding import BadImageError, opened, to_rgb
+from capt_core.data.decoding import LARGEST_PIXELS, BadImageError, opened, to_rgb
 from capt_core.methods.trained import TrainedModel
 from capt_core.serving.access import RefusedError
 from capt_core.serving.companions import Companions, Picture
@@ -100,13 +100,13 @@ class Answerer:
                 thumbnail_address(start + index) for index in range(len(pictures))
             ]
 
-    def answer(self, upload: Upload) -> Answer:
+    def answer(self, upload: Upload, most_pixels: int = LARGEST_PIXELS) -> Answer:
         """Classify an uploaded image.
 
         Raises:
-            RefusedError: it is no image that can be read.
+            RefusedError: it is no image that can be read, or has more pixels.
         """
-        return self.answer_for(decoded(upload))
+        return self.answer_for(decoded(upload, most_pixels))
 
     def answer_for(self, image: Image.Image) -> Answer:
         """Classify an image in RGB."""
@@ -144,14 +144,14 @@ def thumbnail_address(number: int) -> str:
     return f"/thumbnails/{number}"
 
 
-def decoded(upload: Upload) -> Image.Image:
-    """An upload as an RGB image.
+def decoded(upload: Upload, most_pixels: int = LARGEST_PIXELS) -> Image.Image:
+    """An upload as an RGB image of at most so many pixels.
 
     Raises:
         RefusedError: no image of a known format, damaged, or out of bounds.
     """
     try:
-        with opened(upload.content, upload.suffix) as image:
+        with opened(upload.content, upload.suffix, most_pixels) as image:
             return to_rgb(image)
     except BadImageError as error:
         raise RefusedError(422, f"the file cannot be used: {error}") from error

@@ -56,6 +56,7 @@ class Health(BaseModel):
     backbone: str
     classes: int
     most_bytes: int
+    most_pixels: int
     warning: str | None
 
 
@@ -86,7 +87,7 @@ def build_app(
         waiting: uploads that may wait for the model.
     """
     model = answerer.model
-    page = render_page(answerer, limits.most_bytes)
+    page = render_page(answerer, limits)
     receiving, queue = (
         Places(RECEIVING, "receiving images"),
         Places(1 + waiting, "classifying images"),
@@ -113,7 +114,9 @@ def build_app(
                 upload = await read_upload(request, limits)
             with queue.taken():
                 loop = asyncio.get_running_loop()
-                return await loop.run_in_executor(worker, answerer.answer, upload)
+                return await loop.run_in_executor(
+                    worker, answerer.answer, upload, limits.most_pixels
+                )
         except RefusedError:
             await discard_rest(request)
             raise
@@ -133,6 +136,7 @@ def build_app(
             backbone=origin.backbone,
             classes=len(model.class_names),
             most_bytes=limits.most_bytes,
+            most_pixels=limits.most_pixels,
             warning=answerer.warning,
         )
 
@@ -172,6 +176,7 @@ def build_app(
         "Cross-Origin-Resource-Policy": "same-origin",
         "Referrer-Policy": "no-referrer",
         "X-Content-Type-Options": "nosniff",
+        "X-Frame-Options": "DENY",  # frame-ancestors, for browsers that do not know it
         "Cache-Control": "no-store",
     }
     return Guard(app, hosts, headers, _PATHS, log)

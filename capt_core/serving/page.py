@@ -11,14 +11,15 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from capt_core.serving.answers import Answerer
+from capt_core.serving.uploads import Limits
 
 
-def render_page(answerer: Answerer, most_bytes: int) -> str:
+def render_page(answerer: Answerer, limits: Limits) -> str:
     """The document.
 
     Args:
         answerer: for the model that the page is about.
-        most_bytes: of an image; the page refuses larger ones without sending them.
+        limits: of an image; the page refuses one of more bytes without sending it.
     """
     environment = Environment(
         loader=PackageLoader("capt_core.serving"), autoescape=True, undefined=StrictUndefined
@@ -31,7 +32,8 @@ def render_page(answerer: Answerer, most_bytes: int) -> str:
         dataset=model.provenance.dataset,
         backbone=model.provenance.backbone.partition("@")[0],
         classes=model.class_names,
-        most_bytes=most_bytes,
+        most_bytes=limits.most_bytes,
+        most_pixels=limits.most_pixels,
         warning=answerer.warning,
         pictures=bool(answerer.thumbnails),
     )

@@ -9,10 +9,13 @@ from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+# Starlette would miss it at the first form only, as a fault of the service.
+import python_multipart  # noqa: F401
 from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
+from capt_core.data.decoding import LARGEST_PIXELS
 from capt_core.serving.access import RefusedError
 
 PART = "image"
@@ -42,10 +45,12 @@ class Limits:
 
     Attributes:
         most_bytes: of the image.
+        most_pixels: of the image, which takes up to 27 bytes a pixel while it is looked at.
         seconds: until the whole body must be there.
     """
 
     most_bytes: int
+    most_pixels: int = LARGEST_PIXELS
     seconds: float = 30.0
 
 

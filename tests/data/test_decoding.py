@@ -58,8 +58,8 @@ def problem(path: Path, content: bytes) -> str:
     [
         ((60000, 1), "60000 x 1 pixels: one side is more than 100 times the other"),
         ((2, 201), "2 x 201 pixels: one side"),
-        ((20000, 20000), "400000000 pixels"),
-        ((2**31 - 1, 2**31 - 1), "exceeds limit"),
+        ((20000, 20000), "400000000 pixels: more than the 178 million"),
+        ((2**31 - 1, 2**31 - 1), "pixels: more than the 178 million"),
         ((0, 5), "damaged PNG"),
     ],
 )
@@ -72,6 +72,20 @@ def test_what_the_bounds_allow_is_used(tmp_path: Path) -> None:
     assert open_image(tmp_path / "x.png").size == (100, 1)
     decoding.check_sides((13377, 13377))
     assert "million" in refusal(decoding.check_sides, (13378, 13377))
+
+
+def test_a_jpeg_of_countless_passes_is_not_decoded(tmp_path: Path) -> None:
+    buffer = BytesIO()
+    Image.linear_gradient("L").save(buffer, format="JPEG", progressive=True)
+    content = buffer.getvalue()
+    start = content.rindex(b"\xff\xda")  # of the last pass, which ends with the file
+    (tmp_path / "usual.jpg").write_bytes(content)
+    assert open_image(tmp_path / "usual.jpg").size == (256, 256)
+    repeated = content[:-2] + content[start:-2] * 200 + content[-2:]
+    assert "206 passes" in problem(tmp_path / "x.jpg", repeated)
+    # Bytes behind the picture, such as the film of a moving photograph, are no passes.
+    (tmp_path / "film.jpg").write_bytes(content + b"\xff\xda\x00\xff" * 200)
+    assert open_image(tmp_path / "film.jpg").size == (256, 256)
 
 
 def test_a_file_too_large_is_not_read(tmp_path: Path) -> None:

@@ -88,6 +88,7 @@ def test_every_answer_forbids_what_the_page_does_not_need(client: TestClient) ->
         assert "default-src 'none'" in policy
         assert "unsafe" not in policy
         assert reply.headers["x-content-type-options"] == "nosniff"
+        assert reply.headers["x-frame-options"] == "DENY"
         assert reply.headers["cross-origin-resource-policy"] == "same-origin"
 
 

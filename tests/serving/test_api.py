@@ -120,6 +120,20 @@ def test_what_is_no_image_is_named(client: TestClient, content: bytes, told: str
     assert told in refused(client, 422, files={"image": ("photo.png", content, "image/png")})
 
 
+def test_the_service_has_a_bound_of_pixels_of_its_own(answerer: Answerer) -> None:
+    limits = Limits(MOST, most_pixels=2_000_000)
+    app = build_app(answerer, Hosts(LOOPBACK), limits)
+    client = TestClient(app, base_url="http://localhost:8000")
+    told = refused(client, 422, content=bomb(2000, 1001), headers=PNG)
+    assert "2000 x 1001 pixels: more than the 2 million" in told
+    assert "more than the 2 million" in refused(
+        client, 422, content=bomb(60_000, 60_000), headers=PNG
+    )
+    assert "truncated" in refused(client, 422, content=bomb(2000, 1000), headers=PNG)
+    assert client.get("/health").json()["most_pixels"] == 2_000_000
+    assert "2 megapixels" in client.get("/").text
+
+
 def test_a_name_says_which_files_are_cameras_own(client: TestClient) -> None:
     told = refused(client, 422, files={"image": ("../../x/IMG.NEF", b"II*\0" + bytes(40))})
     assert ".NEF files are not supported" in told
@@ -210,7 +224,7 @@ def test_a_full_queue_says_when_to_come_again(
 ) -> None:
     begun, may_end = threading.Event(), threading.Event()
 
-    def slow(upload: Upload) -> Answer:
+    def slow(upload: Upload, _: int) -> Answer:
         begun.set()
         may_end.wait()
         return answerer.answer_for(answers.decoded(upload))
@@ -223,7 +237,7 @@ def test_a_full_queue_says_when_to_come_again(
             target=lambda: replies.append(client.post("/predict", content=png(), headers=PNG))
         )
         first.start()
-        begun.wait()
+        assert begun.wait(timeout=60)
         second = client.post("/predict", content=png(), headers=PNG)
         # The model is at work, and the rest of the service answers.
         assert client.get("/health").status_code == 200
@@ -239,7 +253,7 @@ def test_a_full_queue_says_when_to_come_again(
 def test_a_fault_of_the_service_is_told_to_the_terminal_alone(
     answerer: Answerer, client: TestClient, log: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(_: Upload) -> Answer:
+    def broken(_: Upload, __: int) -> Answer:
         raise RuntimeError("at /home/me/secret")
 
     monkeypatch.setattr(answerer, "answer", broken)

@@ -172,7 +172,7 @@ def test_names_are_text_and_the_base_model_is_told(
         ],
         warning=None,
     )
-    monkeypatch.setattr(answerer, "answer", lambda _: answer)
+    monkeypatch.setattr(answerer, "answer", lambda *_: answer)
     page = browser_page(400, 800, "light")
     with listening_on(build_app(answerer, Hosts(LOOPBACK), Limits(MOST))) as url:
         page.goto(url)

@@ -18,6 +18,7 @@ from capt_core.confusion.imported import refuse_replacing
 from capt_core.data.registry import DATASETS, TAKEN
 from capt_core.errors import CaptError, shown
 from capt_core.methods.registry import BASE_METHOD, check_methods
+from capt_core.methods.suitability import check_described
 from capt_core.params import check_seed, load_settings
 from capt_core.user_paths import user_path
 from capt_core.yaml_file import scalar
@@ -72,9 +73,11 @@ def main(
             raise CaptError("name a folder of photographs, or --dataset with a known data set")
         dataset = _named_after(folder)
     artifacts = options.kept_in(artifacts, kept)
-    _, matrix = load_settings(params, dataset, overrides)
+    settings, matrix = load_settings(params, dataset, overrides)
     methods = list(dict.fromkeys([BASE_METHOD, *(method or matrix.compare)]))
     check_methods(methods, "--method")
+    if until in ("train", "evaluate", "report"):
+        check_described(methods, settings.generate_prompts, dataset)
     seeds = list(dict.fromkeys(check_seed(each, "--seed") for each in seed or matrix.seeds[:1]))
     for each in seeds:
         refuse_replacing(Layout(artifacts, dataset).seed(each).predictions)

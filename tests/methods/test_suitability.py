@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from capt_core.methods.method import Method
 from capt_core.methods.registry import method_class, method_names
-from capt_core.methods.suitability import unsuited
-from capt_core.params import Backbone
+from capt_core.methods.suitability import check_described, unsuited
+from capt_core.params import Backbone, GeneratePrompts
 from tests.refusals import refusal
 
 
@@ -45,3 +47,18 @@ def test_blocks_that_a_tower_does_not_have() -> None:
 
 def test_an_unknown_backbone_is_refused() -> None:
     assert "unknown model" in refusal(list, unsuited(methods(), Backbone(name="ViT")))
+
+
+def test_methods_that_need_sentences_are_refused_where_none_can_be_had(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = GeneratePrompts()
+    assert "fudd: needs what is written" in refusal(
+        check_described, ["clip", "fudd"], settings, "mine"
+    )
+    check_described(["clip", "capt"], settings, "mine")
+    check_described(["fudd"], settings, "proctex")  # has a store
+    check_described(["fudd"], settings.model_copy(update={"provider": "anthropic"}), "mine")
+    (tmp_path / "cache/llm").mkdir(parents=True)
+    check_described(["fudd"], settings, "mine")

@@ -8,7 +8,13 @@ import polars as pl
 
 from capt_core.advice import setting, tool
 from capt_core.artifacts.report_tables import IMAGE_MAP, TEST_ERRORS
-from capt_core.evaluation.doubts import EMBEDDED_NOTE, backbone_doubts, doubts, is_embedded
+from capt_core.evaluation.doubts import (
+    EMBEDDED_NOTE,
+    backbone_doubts,
+    doubts,
+    is_embedded,
+    is_unsuited,
+)
 from capt_core.evaluation.outcomes import (
     class_results,
     counted_images,
@@ -27,7 +33,7 @@ from capt_core.reporting.next_steps import Evidence, next_steps
 from capt_core.reporting.summary import in_words, method_name
 from capt_core.reporting.suspected import suspected_labels
 
-IMPORTED = "Imported predictions"
+IMPORTED = "imported predictions"
 
 
 def find(
@@ -66,10 +72,12 @@ def find(
         trained_elsewhere=fitted,
     )
     training = dataset.samples.filter(pl.col("split") == "train")
+    model = (dataset.name, inputs.backbone, inputs.untrained, first.predictions, classes)
     evidence = Evidence(
         dataset=dataset.name,
         repaired=repaired,
         imported=imported,
+        unsuited=is_unsuited(*model),
         outcomes=by_seed[first.seed],
         suspects=suspects,
         training=first.training,
@@ -80,7 +88,7 @@ def find(
         separation=first.separation,
     )
     known = confidences(list(before.values()), list(after.values()))
-    warnings = doubts(dataset.name, inputs.backbone, inputs.untrained, first.predictions, classes)
+    warnings = doubts(*model)
     embedded = is_embedded(dataset.name) and not imported
     return Findings(
         name=dataset.name,
@@ -154,9 +162,13 @@ def _facts(inputs: DatasetInputs, counted: pl.DataFrame) -> list[str]:
             f"No test images: errors are counted over the {len(counted)} images of "
             f"{' and '.join(splits)}" + ", some of which were trained on" * bool(inputs.method)
         )
-    sizes = [entry.bank["sample_id"].n_unique() for entry in inputs.seeds if entry.bank is not None]
-    if sizes:
-        facts.append(f"Confusion bank: {', '.join(map(str, sizes))} misclassified training images")
+    banks = [entry.bank for entry in inputs.seeds if entry.bank is not None]
+    if banks:
+        sizes = ", ".join(str(bank["sample_id"].n_unique()) for bank in banks)
+        # Of imported predictions without training images, all are banked.
+        trained = inputs.base is not None or ("train" in inputs.seeds[0].predictions["split"])
+        kind = "training images" if trained else "images"
+        facts.append(f"Confusion bank: {sizes} misclassified {kind}")
     return facts
 
 

@@ -28,7 +28,7 @@ from capt_core.reporting.confidence import confidences
 from capt_core.reporting.error_examples import with_representatives
 from capt_core.reporting.findings import Findings
 from capt_core.reporting.image_map import Projection, image_map
-from capt_core.reporting.inputs import DatasetInputs
+from capt_core.reporting.inputs import PREFERRED_METHOD, DatasetInputs
 from capt_core.reporting.next_steps import Evidence, next_steps
 from capt_core.reporting.summary import in_words, method_name
 from capt_core.reporting.suspected import suspected_labels
@@ -75,6 +75,7 @@ def find(
     model = (dataset.name, inputs.backbone, inputs.untrained, first.predictions, classes)
     evidence = Evidence(
         dataset=dataset.name,
+        again=_again(inputs),
         repaired=repaired,
         imported=imported,
         unsuited=is_unsuited(*model),
@@ -146,6 +147,18 @@ def _map(inputs: DatasetInputs, counted: pl.DataFrame, projection: Projection) -
     return image_map(images, inputs.features, projection)
 
 
+def _again(inputs: DatasetInputs) -> dict[str, object]:
+    """Options of `run` for the seeds and methods that are shown, where they are not the usual."""
+    seeds = [entry.seed for entry in inputs.seeds]
+    methods = sorted({run.method for run in inputs.runs} - {BASE_METHOD})
+    found: dict[str, object] = {}
+    if methods and methods != [PREFERRED_METHOD]:
+        found["method"] = methods
+    if len(seeds) > 1:
+        found["seed"] = seeds
+    return found
+
+
 def _facts(inputs: DatasetInputs, counted: pl.DataFrame) -> list[str]:
     facts = [f"Base model: {_base_label(inputs)}"]
     if inputs.backbone:
@@ -202,7 +215,7 @@ def _further(inputs: DatasetInputs, confident: bool) -> list[tuple[str, str]]:
         found.append(
             (
                 "what a repair changes, image by image, and calibrated confidences",
-                tool("run", dataset=name),
+                tool("run", dataset=name, **_again(inputs)),
             )
         )
     elif first.prompts is None or first.separation is None:

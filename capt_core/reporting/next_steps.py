@@ -54,6 +54,7 @@ class Evidence:
 
     Attributes:
         dataset: its name.
+        again: options with which `run` makes anew what the report shows.
         repaired: whether there is a repaired model.
         imported: whether the base model's predictions were imported; its names, texts and
             prompts are not known then.
@@ -70,6 +71,7 @@ class Evidence:
     """
 
     dataset: str
+    again: Mapping[str, object]
     repaired: bool
     imported: bool
     unsuited: bool
@@ -413,7 +415,7 @@ def _kind(pair: Pair) -> str:
 def _again(evidence: Evidence) -> str:
     if evidence.imported:
         return tool("import-predictions FILE", dataset=evidence.dataset)
-    return tool("run", dataset=evidence.dataset)
+    return tool("run", dataset=evidence.dataset, **evidence.again)
 
 
 def _joined(text: str, *given: str) -> str:

@@ -97,6 +97,7 @@ def evidence() -> Evidence:
     training = pl.DataFrame({"sample_id": range(5 * SHOTS), "class_id": np.repeat(range(5), SHOTS)})
     return Evidence(
         dataset="mine",
+        again={},
         repaired=True,
         imported=False,
         unsuited=False,
@@ -251,6 +252,13 @@ def test_where_no_cause_shows_itself(evidence: Evidence) -> None:
     imported = replace(evidence, imported=True, repaired=False)
     found = advice(pair(true_class="short shorts", after=None), imported)
     assert found.command == "capt-stage import-predictions FILE --dataset mine"
+
+
+def test_running_again_covers_what_is_shown(evidence: Evidence) -> None:
+    several = replace(evidence, again={"method": ["capt", "gda"], "seed": [1, 2]})
+    assert advice(pair(), several).command == (
+        "capt-stage run --dataset mine --method capt --method gda --seed 1 --seed 2"
+    )
 
 
 def test_the_worst_pairs_come_first(evidence: Evidence) -> None:

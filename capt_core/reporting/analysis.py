@@ -198,7 +198,7 @@ def _further(inputs: DatasetInputs, confident: bool) -> list[tuple[str, str]]:
         found.append(
             (
                 "how far confidences can be believed, and images whose labels look wrong: with a "
-                "column `confidence` or `scores` in the table",
+                "column confidence or scores in the table",
                 tool("import-predictions FILE", dataset=name),
             )
         )

@@ -200,7 +200,8 @@ NEXT_STEPS = _table(
         Column(
             "action",
             TEXT,
-            "`check_labels`, `rename_classes`, `write_prompts`, `add_photographs` or `nothing`",
+            "`check_labels`, `rename_classes`, `choose_model`, `repair`, `write_prompts`, "
+            "`add_photographs` or `nothing`",
         ),
         Column("reason", TEXT, "what was found, in words and numbers"),
         Column("command", TEXT, "what to run; empty where nothing is to be done"),

@@ -54,3 +54,16 @@ def doubts(
         *backbone_doubts(dataset, backbone, untrained),
         *chance_warnings(predictions, classes),
     ]
+
+
+def is_unsuited(
+    dataset: str, backbone: str, untrained: bool, predictions: pl.DataFrame, classes: pl.DataFrame
+) -> bool:
+    """Whether what the base model confuses says nothing about the classes; arguments of `doubts`.
+
+    It guesses, or it is wrong about most images and there is a reason to expect that.
+    """
+    if untrained or chance_warnings(predictions, classes):
+        return True
+    mostly_wrong = 2 * int(predictions["correct"].sum()) < len(predictions)
+    return mostly_wrong and bool(backbone_doubts(dataset, backbone, untrained))

@@ -8,7 +8,13 @@ import polars as pl
 
 from capt_core.advice import setting, tool
 from capt_core.artifacts.report_tables import IMAGE_MAP, TEST_ERRORS
-from capt_core.evaluation.doubts import EMBEDDED_NOTE, backbone_doubts, doubts, is_embedded
+from capt_core.evaluation.doubts import (
+    EMBEDDED_NOTE,
+    backbone_doubts,
+    doubts,
+    is_embedded,
+    is_unsuited,
+)
 from capt_core.evaluation.outcomes import (
     class_results,
     counted_images,
@@ -22,12 +28,12 @@ from capt_core.reporting.confidence import confidences
 from capt_core.reporting.error_examples import with_representatives
 from capt_core.reporting.findings import Findings
 from capt_core.reporting.image_map import Projection, image_map
-from capt_core.reporting.inputs import DatasetInputs
+from capt_core.reporting.inputs import PREFERRED_METHOD, DatasetInputs
 from capt_core.reporting.next_steps import Evidence, next_steps
 from capt_core.reporting.summary import in_words, method_name
 from capt_core.reporting.suspected import suspected_labels
 
-IMPORTED = "Imported predictions"
+IMPORTED = "imported predictions"
 
 
 def find(
@@ -66,10 +72,13 @@ def find(
         trained_elsewhere=fitted,
     )
     training = dataset.samples.filter(pl.col("split") == "train")
+    model = (dataset.name, inputs.backbone, inputs.untrained, first.predictions, classes)
     evidence = Evidence(
         dataset=dataset.name,
+        again=_again(inputs),
         repaired=repaired,
         imported=imported,
+        unsuited=is_unsuited(*model),
         outcomes=by_seed[first.seed],
         suspects=suspects,
         training=first.training,
@@ -80,7 +89,7 @@ def find(
         separation=first.separation,
     )
     known = confidences(list(before.values()), list(after.values()))
-    warnings = doubts(dataset.name, inputs.backbone, inputs.untrained, first.predictions, classes)
+    warnings = doubts(*model)
     embedded = is_embedded(dataset.name) and not imported
     return Findings(
         name=dataset.name,
@@ -138,6 +147,18 @@ def _map(inputs: DatasetInputs, counted: pl.DataFrame, projection: Projection) -
     return image_map(images, inputs.features, projection)
 
 
+def _again(inputs: DatasetInputs) -> dict[str, object]:
+    """Options of `run` for the seeds and methods that are shown, where they are not the usual."""
+    seeds = [entry.seed for entry in inputs.seeds]
+    methods = sorted({run.method for run in inputs.runs} - {BASE_METHOD})
+    found: dict[str, object] = {}
+    if methods and methods != [PREFERRED_METHOD]:
+        found["method"] = methods
+    if len(seeds) > 1:
+        found["seed"] = seeds
+    return found
+
+
 def _facts(inputs: DatasetInputs, counted: pl.DataFrame) -> list[str]:
     facts = [f"Base model: {_base_label(inputs)}"]
     if inputs.backbone:
@@ -154,9 +175,13 @@ def _facts(inputs: DatasetInputs, counted: pl.DataFrame) -> list[str]:
             f"No test images: errors are counted over the {len(counted)} images of "
             f"{' and '.join(splits)}" + ", some of which were trained on" * bool(inputs.method)
         )
-    sizes = [entry.bank["sample_id"].n_unique() for entry in inputs.seeds if entry.bank is not None]
-    if sizes:
-        facts.append(f"Confusion bank: {', '.join(map(str, sizes))} misclassified training images")
+    banks = [entry.bank for entry in inputs.seeds if entry.bank is not None]
+    if banks:
+        sizes = ", ".join(str(bank["sample_id"].n_unique()) for bank in banks)
+        # Of imported predictions without training images, all are banked.
+        trained = inputs.base is not None or ("train" in inputs.seeds[0].predictions["split"])
+        kind = "training images" if trained else "images"
+        facts.append(f"Confusion bank: {sizes} misclassified {kind}")
     return facts
 
 
@@ -173,7 +198,7 @@ def _further(inputs: DatasetInputs, confident: bool) -> list[tuple[str, str]]:
         found.append(
             (
                 "how far confidences can be believed, and images whose labels look wrong: with a "
-                "column `confidence` or `scores` in the table",
+                "column confidence or scores in the table",
                 tool("import-predictions FILE", dataset=name),
             )
         )
@@ -190,7 +215,7 @@ def _further(inputs: DatasetInputs, confident: bool) -> list[tuple[str, str]]:
         found.append(
             (
                 "what a repair changes, image by image, and calibrated confidences",
-                tool("run", dataset=name),
+                tool("run", dataset=name, **_again(inputs)),
             )
         )
     elif first.prompts is None or first.separation is None:

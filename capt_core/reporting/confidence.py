@@ -16,6 +16,9 @@ from capt_core.evaluation.calibration import (
 
 PRECISIONS = (0.8, 0.9, 0.95, 0.99)
 
+BINS = 10
+"""Of the curve, and of the calibration error, which so follows from the table `reliability`."""
+
 _CALIBRATED = "calibrated_confidence"
 
 
@@ -49,9 +52,9 @@ def confidences(before: Sequence[pl.DataFrame], after: Sequence[pl.DataFrame]) -
             continue
         sure, right = answers[column], answers["correct"]
         named = pl.lit(model).alias("model")
-        curve = reliability(sure, right).filter(pl.col("images") > 0).with_columns(named)
+        curve = reliability(sure, right, BINS).filter(pl.col("images") > 0).with_columns(named)
         curves.append(RELIABILITY.select(curve))
-        error = expected_calibration_error(sure, right)
+        error = expected_calibration_error(sure, right, BINS)
         if error is not None:
             errors[model] = 100 * error
         for precision in PRECISIONS:

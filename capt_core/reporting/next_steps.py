@@ -13,8 +13,8 @@ import polars as pl
 
 from capt_core.advice import setting, tool
 from capt_core.artifacts.report_tables import NEXT_STEPS
-from capt_core.data.names import tokens_of
 from capt_core.prompts.generation import DIFFERENCE, TEMPLATE_SOURCE
+from capt_core.reporting.alike_names import same_words
 
 PAIRS = 12
 """How many pairs are advised on: a day's work."""
@@ -54,9 +54,12 @@ class Evidence:
 
     Attributes:
         dataset: its name.
+        again: options with which `run` makes anew what the report shows.
         repaired: whether there is a repaired model.
         imported: whether the base model's predictions were imported; its names, texts and
             prompts are not known then.
+        unsuited: whether the base model knows too little about such images for its confusions to
+            say anything about the classes.
         outcomes: from `image_outcomes`, of the first seed.
         suspects: table `suspected_labels`.
         training: `sample_id`, `class_id` of the training images that were drawn.
@@ -68,8 +71,10 @@ class Evidence:
     """
 
     dataset: str
+    again: Mapping[str, object]
     repaired: bool
     imported: bool
+    unsuited: bool
     outcomes: pl.DataFrame
     suspects: pl.DataFrame
     training: pl.DataFrame
@@ -115,7 +120,8 @@ def next_steps(pairs: pl.DataFrame, evidence: Evidence) -> pl.DataFrame:
     """Advice on the pairs with most errors left, worst first.
 
     The first cause that is found decides, in the order in which it is cheapest to mend: wrong
-    labels, names that say the same, photographs that are missing, prompts that do not separate.
+    labels, classes of few images, names that say the same, an unsuited model, photographs that
+    are missing, prompts that do not separate.
 
     Args:
         pairs: table `pair_results`.
@@ -152,27 +158,13 @@ def advice(pair: Pair, evidence: Evidence) -> Step:
     return _otherwise(pair, evidence)
 
 
-_JOINTS = frozenset("-_'./")
-"""Characters between the words of a name that say nothing themselves."""
-
-
-def same_words(first: str, second: str) -> bool:
-    """Whether the words of one class name are all in the other: "shirt" and "t-shirts"."""
-    words = [
-        {_singular(token.text) for token in tokens_of(name)} - _JOINTS for name in (first, second)
-    ]
-    return all(words) and (words[0] <= words[1] or words[1] <= words[0])
-
-
-def _settled(pair: Pair, evidence: Evidence) -> Step | None:
+def _repaired(pair: Pair, evidence: Evidence) -> Step | None:
     left = _left(pair, evidence)
     if evidence.repaired and pair["before"] >= FEW_ERRORS and left <= REPAIRED * pair["before"]:
         return Step(
             "nothing",
             f"Repaired: of {_number(pair['before'])} errors {_number(left)} are left.",
         )
-    if left < FEW_ERRORS:
-        return Step("nothing", f"{_images(left)}: too few errors to tell a cause from chance.")
     return None
 
 
@@ -194,6 +186,27 @@ def _mislabelled(pair: Pair, evidence: Evidence) -> Step | None:
     )
 
 
+def _small_class(pair: Pair, evidence: Evidence) -> Step | None:
+    there = evidence.available.get(pair["true_class_id"], 0)
+    if pair["group"] == "novel" or not evidence.drawn or there >= FEW_PHOTOGRAPHS:
+        return None
+    if evidence.unsuited:
+        return None
+    return Step(
+        "add_photographs",
+        f"{pair['true_class']} has {_images(there, 'training image')} only: "
+        f"add more, {_kind(pair)}.",
+        _again(evidence),
+    )
+
+
+def _rare(pair: Pair, evidence: Evidence) -> Step | None:
+    left = _left(pair, evidence)
+    if left >= FEW_ERRORS:
+        return None
+    return Step("nothing", f"{_images(left)}: too few errors to tell a cause from chance.")
+
+
 def _alike(pair: Pair, evidence: Evidence) -> Step | None:
     if evidence.imported:
         return None
@@ -201,7 +214,7 @@ def _alike(pair: Pair, evidence: Evidence) -> Step | None:
     reason = ""
     if same_words(true, taken):
         reason = "One name says all that the other says"
-    elif evidence.text_spread is not None and evidence.texts is not None:
+    elif evidence.text_spread is not None and evidence.texts is not None and not evidence.unsuited:
         mean, deviation = evidence.text_spread
         cosine = float(
             evidence.texts[pair["true_class_id"]] @ evidence.texts[pair["taken_class_id"]]
@@ -215,31 +228,46 @@ def _alike(pair: Pair, evidence: Evidence) -> Step | None:
         return None
     return Step(
         "rename_classes",
-        f"{reason}. Give both classes names that tell what is visible, below `names` in "
-        "classes.yaml beside the images, then run again.",
+        f"{reason}. If both mean the same, put their images into one folder. Else give each a name "
+        "that tells what is visible, below names: in classes.yaml beside the images. Then run "
+        "again.",
         _again(evidence),
     )
 
 
-def _few_photographs(pair: Pair, evidence: Evidence) -> Step | None:
-    if pair["group"] == "novel" or not evidence.drawn:
+def _unsuited(_: Pair, evidence: Evidence) -> Step | None:
+    if not evidence.unsuited:
+        return None
+    if evidence.imported:
+        return Step(
+            "choose_model",
+            "The imported predictions are hardly better than guesses, so that what they confuse "
+            "says little about the classes. Check the columns of the table, then import it again.",
+            _again(evidence),
+        )
+    return Step(
+        "choose_model",
+        "The model hardly knows such images, so that what it confuses says little about the "
+        "classes. Take one that was trained on photographs; FILE stands for its weights.",
+        _joined(
+            _again(evidence),
+            setting("backbone.name", "ViT-B-16"),
+            setting("backbone.checkpoint", "FILE"),
+        ),
+    )
+
+
+def _few_used(pair: Pair, evidence: Evidence) -> Step | None:
+    if pair["group"] == "novel" or not evidence.drawn or evidence.imported:
         return None
     true = pair["true_class_id"]
     used, there = len(evidence.drawn.get(true, ())), evidence.available.get(true, 0)
-    if used >= FEW_PHOTOGRAPHS:
+    if used >= FEW_PHOTOGRAPHS or there <= used:
         return None
-    if there > used and not evidence.imported:
-        shots = setting("fewshot.shots", str(min(there, 2 * FEW_PHOTOGRAPHS)))
-        return Step(
-            "add_photographs",
-            f"Only {used} of the {there} training images of {pair['true_class']} are used.",
-            _joined(_again(evidence), shots),
-        )
     return Step(
         "add_photographs",
-        f"{pair['true_class']} has {_images(there, 'training image')} only: "
-        f"add more, {_kind(pair)}.",
-        _again(evidence),
+        f"Only {used} of the {there} training images of {pair['true_class']} are used.",
+        _joined(_again(evidence), setting("fewshot.shots", str(min(there, 2 * FEW_PHOTOGRAPHS)))),
     )
 
 
@@ -270,7 +298,6 @@ def _unlike_photographs(pair: Pair, evidence: Evidence) -> Step | None:
 def _weak_prompts(pair: Pair, evidence: Evidence) -> Step | None:
     if evidence.imported or evidence.prompts is None:
         return None
-    true, taken = pair["true_class"], pair["taken_class"]
     both = pl.concat_list("class_id", "paired_class_id").list.sort()
     wanted = sorted((pair["true_class_id"], pair["taken_class_id"]))
     own = evidence.prompts.filter(
@@ -281,9 +308,10 @@ def _weak_prompts(pair: Pair, evidence: Evidence) -> Step | None:
     if len(own) and (own["source"] == TEMPLATE_SOURCE).all():
         return Step(
             "write_prompts",
-            f"The prompts about {true} and {taken} only name the classes (templates). Let a "
-            "language model write some (this needs its key), or write a store of your own "
-            "(generate_prompts.store).",
+            "The prompts that are to tell the two classes apart only name them: they were filled "
+            "in from templates. Let a language model write them (it needs a key, and costs money; "
+            "generate-prompts --dry-run says how much), or write them yourself and name the file "
+            "in generate_prompts.store.",
             _joined(_again(evidence), setting("generate_prompts.provider", "anthropic")),
         )
     if evidence.separation is None:
@@ -310,10 +338,13 @@ def _weak_prompts(pair: Pair, evidence: Evidence) -> Step | None:
 
 
 _RULES: tuple[Callable[[Pair, Evidence], Step | None], ...] = (
-    _settled,
+    _repaired,
     _mislabelled,
+    _small_class,
+    _rare,
     _alike,
-    _few_photographs,
+    _unsuited,
+    _few_used,
     _unlike_photographs,
     _weak_prompts,
 )
@@ -324,8 +355,8 @@ def _otherwise(pair: Pair, evidence: Evidence) -> Step:
     if evidence.imported:
         return Step(
             "add_photographs",
-            "Labels do not explain it. Train your classifier on more images of both classes, "
-            f"{_kind(pair)}, and import its new predictions.",
+            "Labels do not explain it. Train your classifier on more images of both classes like "
+            "those that it misreads, and import its new predictions.",
             _again(evidence),
         )
     if pair["group"] == "novel":
@@ -336,15 +367,15 @@ def _otherwise(pair: Pair, evidence: Evidence) -> Step:
         )
     if not evidence.repaired:
         return Step(
-            "write_prompts",
-            "Neither labels nor names explain it, and no repair was tried: the whole run writes "
-            "prompts for the pair and trains on its confusions.",
+            "repair",
+            "Neither labels nor names explain it, and no repair was tried: the whole run trains "
+            "on these confusions and shows what becomes of them.",
             _again(evidence),
         )
     return Step(
         "add_photographs",
         "Labels, names and prompts do not explain it: what is left are more training images of "
-        f"both classes, {_kind(pair)}.",
+        "both classes like those that are misread.",
         _again(evidence),
     )
 
@@ -384,12 +415,14 @@ def _kind(pair: Pair) -> str:
 def _again(evidence: Evidence) -> str:
     if evidence.imported:
         return tool("import-predictions FILE", dataset=evidence.dataset)
-    return tool("run", dataset=evidence.dataset)
+    return tool("run", dataset=evidence.dataset, **evidence.again)
 
 
-def _joined(text: str, given: str) -> str:
-    """A command with a setting; a remark behind it where settings stand in a file."""
-    return f"{text} {given}" if given.startswith("--") else f"{text}  # with {given}"
+def _joined(text: str, *given: str) -> str:
+    """A command with settings; a remark behind it where settings stand in a file."""
+    if all(each.startswith("--") for each in given):
+        return " ".join((text, *given))
+    return f"{text}  # with {', '.join(given)}"
 
 
 def _number(value: float) -> str:
@@ -399,7 +432,3 @@ def _number(value: float) -> str:
 
 def _images(number: float, noun: str = "image") -> str:
     return f"{_number(number)} {noun}" + "s" * (number != 1)
-
-
-def _singular(word: str) -> str:
-    return word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word

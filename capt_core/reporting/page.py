@@ -177,10 +177,11 @@ def _facts(
         "reliability": charts.reliability_charts(findings.reliability),
         "precision": words.precisions(findings.precision),
         "curves": training_curves(findings.training_logs),
-        "steps": [
-            row | {"title": words.ACTIONS.get(row["action"], in_words(row["action"]))}
-            for row in findings.steps.sort("position").iter_rows(named=True)
-        ],
+        "steps": words.pieces_of_advice(findings.steps),
+        "worst": {
+            group: words.worst_pairs(part)
+            for (group,), part in findings.pairs.group_by("group", maintain_order=True)
+        },
     }
 
 

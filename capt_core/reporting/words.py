@@ -26,8 +26,10 @@ PAIR_COUNTS = (
 
 ACTIONS = {
     "check_labels": "Check the labels",
-    "rename_classes": "Rename the classes",
-    "write_prompts": "Write prompts for the pair",
+    "rename_classes": "Rename or merge the classes",
+    "choose_model": "Choose another model",
+    "repair": "Try the repair",
+    "write_prompts": "Write prompts that tell them apart",
     "add_photographs": "Add photographs",
     "nothing": "Nothing to do",
 }
@@ -86,6 +88,34 @@ def verdict(difference: PairedDifference | None) -> str:
         better = "better" if difference.value > 0 else "worse"
         return f"The repaired model is significantly {better}: this is more than chance."
     return "The difference is not significant: it may be chance. More test images would tell."
+
+
+def pieces_of_advice(steps: pl.DataFrame) -> list[dict[str, Any]]:
+    """The table `next_steps` as a list to work off: each advice once, with all pairs it is for.
+
+    Where nothing is to be done comes last, as one.
+    """
+    found: dict[tuple[str, ...], dict[str, Any]] = {}
+    for row in steps.sort(pl.col("action") == "nothing", "position").iter_rows(named=True):
+        action, idle = row["action"], row["action"] == "nothing"
+        key = (action,) if idle else (action, row["reason"], row["command"])
+        entry = found.setdefault(
+            key,
+            {
+                "action": action,
+                "title": ACTIONS.get(action, action.replace("_", " ").capitalize()),
+                "reason": "" if idle else row["reason"],
+                "command": row["command"],
+                "pairs": [],
+            },
+        )
+        entry["pairs"].append(row)
+    return [*found.values()]
+
+
+def worst_pairs(pairs: pl.DataFrame, limit: int = 3) -> list[dict[str, Any]]:
+    """The pairs that the base model confuses most, as the page's first lines name them."""
+    return pairs.filter(pl.col("before") > 0).head(limit).to_dicts()
 
 
 def precisions(precision: pl.DataFrame) -> list[dict[str, Any]]:

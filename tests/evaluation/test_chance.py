@@ -7,7 +7,7 @@ import pytest
 
 from capt_core.backbone.loading import UNTRAINED_WARNING
 from capt_core.evaluation.chance import chance_level, chance_warning, chance_warnings
-from capt_core.evaluation.doubts import backbone_doubts
+from capt_core.evaluation.doubts import backbone_doubts, is_unsuited
 
 
 def test_chance_level_by_hand() -> None:
@@ -58,3 +58,28 @@ def test_backbones_that_do_not_suit() -> None:
     (sentence,) = backbone_doubts("mine", "tiny-clip@0", False)
     assert "drawn textures only" in sentence
     assert "checkpoint=FILE" in sentence
+
+
+@pytest.mark.parametrize(
+    ("backbone", "untrained", "right", "unsuited"),
+    [
+        ("tiny-clip@0", False, 40, True),
+        ("tiny-clip@0", False, 60, False),  # the embedded model on textures like its own
+        ("ViT-B-16@0", False, 40, False),  # hard images
+        ("ViT-B-16@0", False, 10, True),
+        ("ViT-B-16@0", True, 60, True),
+        ("", False, 10, True),
+    ],
+)
+def test_models_whose_confusions_say_nothing(
+    backbone: str, untrained: bool, right: int, unsuited: bool
+) -> None:
+    classes = pl.DataFrame({"group": ["base"] * 10})
+    predictions = pl.DataFrame(
+        {
+            "group": ["base"] * 100,
+            "split": ["test"] * 100,
+            "correct": [True] * right + [False] * (100 - right),
+        }
+    )
+    assert is_unsuited("mine", backbone, untrained, predictions, classes) is unsuited

@@ -12,6 +12,7 @@ import pytest
 from capt_core.artifacts.report_tables import NEXT_STEPS, PAIR_RESULTS, SUSPECTED_LABELS
 from capt_core.artifacts.schemas import PROMPT_SEPARATION, PROMPTS
 from capt_core.artifacts.tables import schema_problem
+from capt_core.reporting.alike_names import same_words
 from capt_core.reporting.next_steps import (
     PAIRS,
     Evidence,
@@ -19,7 +20,6 @@ from capt_core.reporting.next_steps import (
     cohens_d,
     nearest_cosines,
     next_steps,
-    same_words,
 )
 
 SHOTS = 10
@@ -97,8 +97,10 @@ def evidence() -> Evidence:
     training = pl.DataFrame({"sample_id": range(5 * SHOTS), "class_id": np.repeat(range(5), SHOTS)})
     return Evidence(
         dataset="mine",
+        again={},
         repaired=True,
         imported=False,
+        unsuited=False,
         outcomes=pl.DataFrame(
             {
                 "sample_id": range(50, 62),
@@ -129,7 +131,7 @@ def evidence() -> Evidence:
 def test_what_is_repaired_or_rare_is_left_alone(
     evidence: Evidence, before: float, after: float, reason: str
 ) -> None:
-    found = advice(pair(before=before, after=after), replace(evidence, suspects=suspects(9)))
+    found = advice(pair(before=before, after=after), evidence)
     assert (found.action, found.command) == ("nothing", "")
     assert found.reason.startswith(reason)
 
@@ -144,6 +146,10 @@ def test_labels_are_checked_first(evidence: Evidence) -> None:
     assert advice(pair(), few).action != "check_labels"
     assert advice(pair(after=6.0), few).action == "check_labels"
     assert advice(pair(true_class_id=1, taken_class_id=0), few).action != "check_labels"
+    # Few errors among the test images, but wrong labels among those that are trained on.
+    elsewhere = replace(evidence, suspects=suspects(2, "train"))
+    assert advice(pair(after=1.0, before=1.0), elsewhere).action == "check_labels"
+    assert advice(pair(after=1.0, before=12.0), elsewhere).action == "nothing"
 
 
 @pytest.mark.parametrize(
@@ -155,6 +161,12 @@ def test_labels_are_checked_first(evidence: Evidence) -> None:
         ("pants", "shorts", False),
         ("C++", "C#", False),
         ("...", "pants", False),
+        ("Polka dots", "polka-dotted", True),
+        ("stripes", "striped", True),
+        ("dresses", "long dress", True),
+        ("caps", "capes", False),
+        ("bear", "ball bearing", False),
+        ("bed", "bus", False),
     ],
 )
 def test_names_of_the_same_words(first: str, second: str, same: bool) -> None:
@@ -182,6 +194,25 @@ def test_classes_of_few_photographs(evidence: Evidence) -> None:
     found = advice(pair(), replace(few, available={0: 3}))
     assert found.reason.startswith("pants has 3 training images only")
     assert found.command == "capt-stage run --dataset mine"
+    # A class so small needs images however few of its test images there are to go wrong.
+    assert advice(pair(before=1, after=1), replace(few, available={0: 3})) == found
+
+
+def test_a_model_that_guesses_is_no_reason_to_work_on_the_classes(evidence: Evidence) -> None:
+    guessing = replace(
+        evidence, unsuited=True, prompts=prompts("template"), available={0: 3}, repaired=False
+    )
+    found = advice(pair(), guessing)
+    assert (found.action, "trained on photographs" in found.reason) == ("choose_model", True)
+    assert found.command.endswith("  # with name=ViT-B-16, checkpoint=FILE")
+    # What needs no model stays.
+    assert advice(pair(true_class="short shorts"), guessing).action == "rename_classes"
+    assert advice(pair(), replace(guessing, suspects=suspects(9))).action == "check_labels"
+    texts = np.eye(20, 21, dtype=np.float32)
+    texts[1] = np.sqrt([0.9, 0.1, *[0] * 19])
+    assert advice(pair(), replace(guessing, texts=texts)).action == "choose_model"
+    imported = advice(pair(), replace(guessing, imported=True))
+    assert "import-predictions FILE" in imported.command
 
 
 def test_errors_unlike_the_training_images(evidence: Evidence) -> None:
@@ -216,11 +247,18 @@ def test_prompts_that_say_nothing_or_do_not_separate(evidence: Evidence) -> None
 def test_where_no_cause_shows_itself(evidence: Evidence) -> None:
     assert advice(pair(), evidence).action == "add_photographs"
     alone = advice(pair(after=None), replace(evidence, repaired=False))
-    assert (alone.action, "no repair was tried" in alone.reason) == ("write_prompts", True)
+    assert (alone.action, "no repair was tried" in alone.reason) == ("repair", True)
     assert advice(pair(group="novel"), evidence).action == "nothing"
     imported = replace(evidence, imported=True, repaired=False)
     found = advice(pair(true_class="short shorts", after=None), imported)
     assert found.command == "capt-stage import-predictions FILE --dataset mine"
+
+
+def test_running_again_covers_what_is_shown(evidence: Evidence) -> None:
+    several = replace(evidence, again={"method": ["capt", "gda"], "seed": [1, 2]})
+    assert advice(pair(), several).command == (
+        "capt-stage run --dataset mine --method capt --method gda --seed 1 --seed 2"
+    )
 
 
 def test_the_worst_pairs_come_first(evidence: Evidence) -> None:

@@ -176,7 +176,7 @@ def test_the_summary_in_words() -> None:
     found = findings({1: BY_HAND}, names=NAMES)
     text = text_of(render_page(results_of(), [found]))
     assert "takes 5 of 10 test images for another class" in text
-    assert "takes 4 for another class: 2 errors are repaired, 1 right answers" in text
+    assert "takes 4 for another class: 2 errors are repaired, 1 right answer is" in text
     assert "Errors before 5 50.0 % of 10 test images; 95 % interval 23.7 % to 76.3 %" in text
     assert "+5.0 percentage points (95 % interval +2.0 to +8.0; p < 0.001" in text
     assert "significantly better" in text
@@ -218,7 +218,7 @@ def test_base_model_alone_without_confidences_and_images() -> None:
     found = findings(answers, names=["a", "b", "c", "d"], confidences=False)
     page = render_page(results_of(methods=("clip",)), [found])
     text = text_of(page)
-    assert "takes 20 of 60 test images for another class. Nothing was repaired yet." in text
+    assert "takes 20 of 60 test images for another class. Confused most: " in text
     assert "capt-stage run --until x" in text
     assert "images themselves are not at hand" in text
     assert "Repaired model" not in text
@@ -296,7 +296,28 @@ def test_the_page_stays_small(full: Findings, monkeypatch: pytest.MonkeyPatch) -
 
 def test_many_steps_are_folded(full: Findings) -> None:
     row = full.steps.row(0, named=True)
-    steps = NEXT_STEPS.frame([row | {"position": position} for position in range(1, 31)])
-    page = render_page(results_of(), [replace(full, steps=steps)])
+    rows = [row | {"position": each, "reason": f"reason {each}"} for each in range(1, 31)]
+    page = render_page(results_of(), [replace(full, steps=NEXT_STEPS.frame(rows))])
     assert "24 more" in text_of(page)
-    assert page.count("Rename the classes") == 30
+    assert page.count("<b>Rename") == 30
+
+
+def test_the_same_advice_stands_once_with_all_its_pairs(full: Findings) -> None:
+    rows = [
+        pair | {"position": position, "action": action, "reason": action, "command": command}
+        for position, (pair, (action, command)) in enumerate(
+            zip(
+                full.pairs.select("^(true|taken)_class(_id)?$").to_dicts(),
+                [("nothing", "")] + [("write_prompts", "capt-stage run")] * 2 + [("nothing", "")],
+                strict=False,
+            ),
+            start=1,
+        )
+    ]
+    text = text_of(render_page(results_of(), [replace(full, steps=NEXT_STEPS.frame(rows))]))
+    assert text.count("Write prompts that tell them apart") == 1
+    assert text.count(f"{rows[2]['true_class']} taken for {rows[2]['taken_class']}") >= 2
+    assert "Nothing to do about 2 more pairs" in text
+    assert text.index("Write prompts") < text.index("Nothing to do")
+    alone = text_of(render_page(results_of(), [replace(full, steps=NEXT_STEPS.frame(rows[:1]))]))
+    assert "Nothing stands out. Nothing to do about 1 more pair " in alone

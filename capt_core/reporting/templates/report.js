@@ -33,7 +33,7 @@
     setTimeout(() => { button.textContent = "Copy"; }, 1500);
   }
   const copyButton = (text, what) => make("button", {
-    type: "button", class: "copy", "aria-label": `Copy ${what}`, onclick: (event) => copy(text, event.currentTarget),
+    type: "button", class: "copy", "aria-label": `Copy ${what} ${text}`, onclick: (event) => copy(text, event.currentTarget),
   }, "Copy");
   for (const code of document.querySelectorAll("[data-copy]")) {
     code.after(copyButton(code.textContent, code.dataset.copy === "file" ? "file name" : "command"));

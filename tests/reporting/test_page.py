@@ -176,7 +176,7 @@ def test_the_summary_in_words() -> None:
     found = findings({1: BY_HAND}, names=NAMES)
     text = text_of(render_page(results_of(), [found]))
     assert "takes 5 of 10 test images for another class" in text
-    assert "takes 4 for another class: 2 errors are repaired, 1 right answers" in text
+    assert "takes 4 for another class: 2 errors are repaired, 1 right answer is newly" in text
     assert "Errors before 5 50.0 % of 10 test images; 95 % interval 23.7 % to 76.3 %" in text
     assert "+5.0 percentage points (95 % interval +2.0 to +8.0; p < 0.001" in text
     assert "significantly better" in text

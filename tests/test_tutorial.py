@@ -71,7 +71,8 @@ def test_what_counts_as_quoted() -> None:
 
 
 def test_the_tutorial_runs_as_it_stands(tmp_path: Path) -> None:
-    pytest.importorskip("onnxscript")
+    for extra in ("onnxscript", "captum"):
+        pytest.importorskip(extra)
     folder, scripts = tmp_path / "work", tmp_path / "scripts"
     folder.mkdir()
     scripts.mkdir()

@@ -9,7 +9,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # not depend on how many cores there are.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo study pipeline docs test lint install clean
+.PHONY: demo study pipeline docs tutorial test lint install clean
 
 demo: install
 	dvc repro
@@ -40,6 +40,10 @@ docs: export NO_MKDOCS_2_WARNING := 1
 docs: install
 	mkdocs build --strict --quiet
 	@echo "Documentation: $(CURDIR)/site/index.html"
+
+# Runs the commands of docs/tutorial.md and takes its pictures again; needs a Chromium.
+tutorial: install
+	python -m benchmarks.tutorial
 
 install: $(VENV)/installed
 

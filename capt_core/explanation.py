@@ -54,7 +54,7 @@ class View:
     Attributes:
         name: of the model, for people.
         prediction: its answer.
-        confidence: probability of that answer.
+        confidence: probability of that answer, calibrated where the model was.
         probabilities: of the two classes among all classes that the model knows.
         maps: by how much the score (logit, in nats of eq. 1) of each of the two classes, less the
             mean score of all classes, falls where windows hide a place, [2, S, S]; negative
@@ -238,8 +238,10 @@ def seen_image(pixels: torch.Tensor, preprocess: Preprocess) -> NDArray[np.uint8
 
 @torch.no_grad()
 def _probabilities(model: TrainedModel, pixels: torch.Tensor) -> torch.Tensor:
-    result: torch.Tensor = model(pixels)[0].float().softmax(dim=-1).cpu()
-    return result
+    # As `predict` gives them, or the two would tell of one image two confidences.
+    temperature = 1.0 if model.calibration is None else model.calibration.temperature
+    logits: torch.Tensor = model(pixels)[0].double() / temperature
+    return logits.softmax(dim=-1).float().cpu()
 
 
 def _pair(

@@ -38,7 +38,8 @@ def included(name: str) -> str:
     path = ROOT / file
     if not path.is_file():
         raise ValueError(f"docs: no file {file}")
-    text = path.read_text(encoding="utf-8")
+    # The repository's own files speak of docs/ from outside it.
+    text = path.read_text(encoding="utf-8").replace("](docs/", "](")
     if not headings:
         return text
     return "\n\n".join(section(text, heading) for heading in headings)

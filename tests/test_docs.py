@@ -68,6 +68,8 @@ def test_the_pages_build_and_need_nothing_from_elsewhere(tmp_path: Path) -> None
     api = (tmp_path / "api.html").read_text(encoding="utf-8")
     for place in capt_core._PLACES.values():
         assert f'id="{place.replace(":", ".")}"' in api, place
+    # The README speaks of docs/ from outside it.
+    assert 'href="tutorial.html"' in (tmp_path / "own-images.html").read_text(encoding="utf-8")
     assert "promptsrc" in (tmp_path / "methods.html").read_text(encoding="utf-8")
 
 

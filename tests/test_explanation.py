@@ -18,6 +18,7 @@ from capt_core import explanation
 from capt_core.artifacts.provenance import Provenance
 from capt_core.data.images import Preprocess
 from capt_core.data.proctex import CLASS_NAMES, render_image
+from capt_core.evaluation.calibration import Calibration
 from capt_core.explanation import (
     Explanation,
     View,
@@ -194,6 +195,26 @@ def test_every_method_is_explained(name: str, task: Task, photograph: Image.Imag
 
 
 @pytest.mark.usefixtures("coarse")
+@pytest.mark.usefixtures("coarse")
+def test_confidences_are_those_of_predict(capt: TrainedModel, photograph: Image.Image) -> None:
+    calibrated = TrainedModel(
+        capt.fitted,
+        capt.classes,
+        capt.sees,
+        capt.seed,
+        capt.provenance,
+        Calibration(3.0, None, 0.95, 40, 0.7),
+    )
+    row = calibrated.predict([photograph]).row(0, named=True)
+    found = explain(calibrated, photograph)
+    assert found.after is not None
+    assert found.after.confidence == pytest.approx(row["confidence"], abs=1e-5)
+    assert found.before.confidence == pytest.approx(row["base_confidence"], abs=1e-5)
+    uncalibrated = explain(capt, photograph).after
+    assert uncalibrated is not None
+    assert uncalibrated.confidence > found.after.confidence + 0.05
+
+
 def test_capt_is_compared_with_what_it_started_from(task: Task, photograph: Image.Image) -> None:
     base = fit_method(quick("coop"), task)
     model = fit_method(quick("capt"), replace(task, base_model=base.fitted))

@@ -38,6 +38,9 @@ LEAST_TEXT_PAIRS = 10
 WEAK_PROMPTS = 0.6
 """AUC of prompts that hardly separate their pair's images; 0.5 is chance."""
 
+UNKNOWN_NAME_IMAGES = 8
+"""Images of a class, none of which the base model recognises: with so many it is not by chance."""
+
 FEW_PHOTOGRAPHS = 8
 """Training images of a class, below which few-shot methods depend on which were drawn."""
 
@@ -163,7 +166,8 @@ def _repaired(pair: Pair, evidence: Evidence) -> Step | None:
     if evidence.repaired and pair["before"] >= FEW_ERRORS and left <= REPAIRED * pair["before"]:
         return Step(
             "nothing",
-            f"Repaired: of {_number(pair['before'])} errors {_number(left)} are left.",
+            f"Repaired: of {_number(pair['before'])} errors {_number(left)} "
+            f"{'is' if left == 1 else 'are'} left.",
         )
     return None
 
@@ -257,6 +261,27 @@ def _unsuited(_: Pair, evidence: Evidence) -> Step | None:
     )
 
 
+def _unknown_name(pair: Pair, evidence: Evidence) -> Step | None:
+    """A base model that reads most classes, and not one image of this: by its name, most likely."""
+    if evidence.imported or evidence.texts is None:
+        return None
+    outcomes = evidence.outcomes.filter(pl.col("group") == pair["group"])
+    right = pl.col("base_prediction_id") == pl.col("true_class_id")
+    own = outcomes.filter(pl.col("true_class_id") == pair["true_class_id"])
+    others = outcomes.filter(pl.col("true_class_id") != pair["true_class_id"])
+    if len(own) < UNKNOWN_NAME_IMAGES or own.select(right.any()).item():
+        return None
+    if others.is_empty() or others.select(right.mean()).item() < 0.5:
+        return None
+    return Step(
+        "rename_classes",
+        f"The base model recognises none of the {_images(len(own))} of {pair['true_class']}, and "
+        "most of the other classes: it may not know the name. Write one that tells what is "
+        "visible, under names: in classes.yaml beside the images, then run again.",
+        _again(evidence),
+    )
+
+
 def _few_used(pair: Pair, evidence: Evidence) -> Step | None:
     if pair["group"] == "novel" or not evidence.drawn or evidence.imported:
         return None
@@ -344,6 +369,7 @@ _RULES: tuple[Callable[[Pair, Evidence], Step | None], ...] = (
     _rare,
     _alike,
     _unsuited,
+    _unknown_name,
     _few_used,
     _unlike_photographs,
     _weak_prompts,

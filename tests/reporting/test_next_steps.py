@@ -104,6 +104,7 @@ def evidence() -> Evidence:
         outcomes=pl.DataFrame(
             {
                 "sample_id": range(50, 62),
+                "group": ["base"] * 12,
                 "true_class_id": [0] * 12,
                 "base_prediction_id": [1] * 6 + [0] * 6,
                 "prediction_id": [1] * 6 + [0] * 6,
@@ -123,6 +124,7 @@ def evidence() -> Evidence:
     ("before", "after", "reason"),
     [
         (12.0, 3.0, "Repaired: of 12 errors 3 are left."),
+        (12.0, 1.0, "Repaired: of 12 errors 1 is left."),
         (12.0, 0.0, "Repaired: of 12 errors 0 are left."),
         (1.0, 2.3, "2.3 images: too few errors"),
         (0.0, 1.0, "1 image: too few errors"),
@@ -171,6 +173,27 @@ def test_labels_are_checked_first(evidence: Evidence) -> None:
 )
 def test_names_of_the_same_words(first: str, second: str, same: bool) -> None:
     assert same_words(first, second) is same
+
+
+def test_a_class_that_is_never_recognised_by_its_name_is_renamed(evidence: Evidence) -> None:
+    outcomes = pl.DataFrame(
+        {
+            "sample_id": range(24),
+            "group": ["base"] * 24,
+            "true_class_id": [0] * 12 + [1] * 12,
+            "base_prediction_id": [1] * 18 + [0] * 6,
+            "prediction_id": [1] * 18 + [0] * 6,
+        }
+    )
+    named = replace(evidence, outcomes=outcomes, texts=np.eye(5, dtype=np.float32))
+    found = advice(pair(), named)
+    assert found.action == "rename_classes"
+    assert found.reason.startswith("The base model recognises none of the 12 images of pants")
+    once = outcomes.with_columns(base_prediction_id=pl.Series([0] + [1] * 17 + [0] * 6))
+    chance = outcomes.with_columns(base_prediction_id=pl.Series([1] * 16 + [0] * 8))
+    for other in (once, chance, outcomes[5:]):
+        assert advice(pair(), replace(named, outcomes=other)).action != found.action
+    assert advice(pair(), replace(named, imported=True)).action != found.action
 
 
 def test_classes_whose_texts_are_alike_are_renamed(evidence: Evidence) -> None:

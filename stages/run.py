@@ -19,7 +19,6 @@ from capt_core.errors import CaptError, shown
 from capt_core.methods.registry import BASE_METHOD, check_methods
 from capt_core.params import check_seed, load_settings
 from capt_core.user_paths import user_path
-from capt_core.yaml_file import scalar
 
 from . import options
 from .command import run_stage
@@ -65,7 +64,8 @@ def main(
     if folder is not None:
         if not user_path(folder, "PHOTOS").exists():
             raise CaptError(f"{folder}: no such file or folder; name the folder of the photographs")
-        overrides.append(f"data.root={scalar(str(folder))}")
+        # Text as it stands, whatever it looks like; only `null` would mean none.
+        overrides.append(f"data.root={_in_folder(folder)}")
     if dataset is None:
         if folder is None:
             raise CaptError("name a folder of photographs, or --dataset with a known data set")
@@ -80,6 +80,10 @@ def main(
         _bring_up_to_date(steps, dataset, params, artifacts, overrides)
     if steps[-1].stage == "report":
         _finish(dataset, artifacts)
+
+
+def _in_folder(folder: Path) -> str:
+    return str(folder) if folder.name != "null" else f"{folder.parent}/{folder.name}"
 
 
 def _bring_up_to_date(

@@ -8,11 +8,13 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from capt_core.data.proctex import CLASS_NAMES
 from stages.cli import app
 from stages.commands import PIPELINE
 from stages.steps import Step, steps_to
 from tests.pipeline.commands import SMALL, arguments, run
 from tests.refusals import refusal
+from tests.toys import draw_photographs
 
 
 def test_a_confusion_report_needs_five_stages() -> None:
@@ -64,6 +66,18 @@ def test_only_what_is_out_of_date_is_run(copy: Path, capsys: pytest.CaptureFixtu
     run(copy, "proctex", [*SMALL, "methods.capt.train.epochs=1"])
     # The table comes out the same, so that nothing behind it is run again.
     assert ran(capsys.readouterr().out) == ["mine-pairs seed 1", "report"]
+
+
+@pytest.mark.parametrize("name", ["photographs", "../here/10 of mine", "./null", "null", "ABS"])
+def test_a_folder_is_found_however_it_is_called(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    folder = name if name != "ABS" else str(tmp_path / "absolute")
+    draw_photographs(Path(folder), CLASS_NAMES[:2])
+    run(Path("out"), "mine", (), folder, "--until", "prepare")
+    assert len(pl.read_parquet("out/mine/samples.parquet")) == 20
 
 
 def test_mistakes_are_one_line(tmp_path: Path) -> None:

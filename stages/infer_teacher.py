@@ -6,6 +6,7 @@ from capt_core.artifacts.features import read_image_features
 from capt_core.artifacts.schemas import PREDICTIONS
 from capt_core.artifacts.tables import write_table
 from capt_core.backbone.loading import load_backbone
+from capt_core.confusion.imported import imported_identity
 from capt_core.data.dataset import load_dataset
 from capt_core.data.protocol import ALL_CLASSES
 from capt_core.evaluation.doubts import doubts
@@ -13,7 +14,7 @@ from capt_core.evaluation.metrics import accuracy
 from capt_core.evaluation.predictions import prediction_table
 from capt_core.params import settings_hash
 
-from .invocation import Run, say
+from .invocation import Run, say, warn
 from .models import base_model, model_features
 from .stage import Stage
 
@@ -46,6 +47,11 @@ def main(run: Run) -> None:
         model.fitted.logits(features, model.classes),
         settings.infer_teacher.top_classes,
     )
+    if imported := imported_identity(paths.predictions):
+        warn(
+            f"{paths.predictions}: replaces imported predictions ({imported}); "
+            "import them again, or into a --run NAME of their own, to have both"
+        )
     write_table(PREDICTIONS, predictions, paths.predictions, origin)
     for (split, group), part in predictions.group_by("split", "group", maintain_order=True):
         named = split if prepared.protocol == ALL_CLASSES else f"{split} {group}"

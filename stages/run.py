@@ -25,7 +25,7 @@ from .command import run_stage
 from .commands import PIPELINE
 from .console import inner_results, result, say
 from .invocation import invocation
-from .steps import Step, is_current, remember, steps_to
+from .steps import Step, files_outside, is_current, remember, steps_to
 
 _SHOWN_PAIRS = 3
 
@@ -77,7 +77,7 @@ def main(
     seeds = list(dict.fromkeys(check_seed(each, "--seed") for each in seed or matrix.seeds[:1]))
     steps = steps_to(until, methods, seeds, set(seeds) <= set(matrix.seeds))
     with shared_backbones(), inner_results():
-        _bring_up_to_date(steps, dataset, params, artifacts, overrides)
+        _bring_up_to_date(steps, dataset, params, artifacts, overrides, min(seeds))
     if steps[-1].stage == "report":
         _finish(dataset, artifacts)
 
@@ -92,6 +92,7 @@ def _bring_up_to_date(
     params: Path | None,
     artifacts: Path,
     overrides: list[str],
+    current: int,
 ) -> None:
     again = False
     for number, step in enumerate(steps, start=1):
@@ -103,8 +104,11 @@ def _bring_up_to_date(
             say(f"{place}: up to date")
             continue
         say(place)
-        run_stage(*call)
-        remember(invocation(*call), step.stage)
+        # Only what fits this run is shown: other methods and draws may be older.
+        given = {"current": current} if step.stage == "report" else {}
+        outside = files_outside(invocation(*call), step.stage)
+        run_stage(*call, given=given)
+        remember(invocation(*call), step.stage, outside)
         again = True
 
 

@@ -14,8 +14,7 @@ from capt_core.evaluation.metrics import accuracy
 from capt_core.evaluation.predictions import prediction_table
 from capt_core.params import settings_hash
 
-from .console import warn
-from .invocation import Run, say
+from .invocation import Run, say, warn
 from .models import base_model, model_features
 from .stage import Stage
 
@@ -48,8 +47,11 @@ def main(run: Run) -> None:
         model.fitted.logits(features, model.classes),
         settings.infer_teacher.top_classes,
     )
-    if (imported := imported_identity(paths.predictions)) is not None:
-        warn(f"{paths.predictions}: what was there is replaced ({imported})")
+    if imported := imported_identity(paths.predictions):
+        warn(
+            f"{paths.predictions}: replaces imported predictions ({imported}); "
+            "import them again, or into a --run NAME of their own, to have both"
+        )
     write_table(PREDICTIONS, predictions, paths.predictions, origin)
     for (split, group), part in predictions.group_by("split", "group", maintain_order=True):
         named = split if prepared.protocol == ALL_CLASSES else f"{split} {group}"

@@ -20,7 +20,7 @@ from capt_core.evaluation.outcomes import run_changes
 from capt_core.params import settings_hash
 from capt_core.reporting.analysis import find
 from capt_core.reporting.findings import Findings
-from capt_core.reporting.inputs import evaluation_records, find_datasets, read_inputs
+from capt_core.reporting.inputs import DatasetInputs, evaluation_records, find_datasets, read_inputs
 from capt_core.reporting.page import render_page
 from capt_core.reporting.summary import summarise, to_csv, to_markdown
 from capt_core.reporting.tables import write_tables
@@ -50,18 +50,25 @@ def main(
         str | None,
         typer.Option(help="Run kept under a name (--run), or its folder of artifacts, to compare."),
     ] = None,
+    current: Annotated[
+        int | None,
+        typer.Option(hidden=True, help="Up-to-date draw; what does not fit it is left out."),
+    ] = None,
     json: options.Json = False,
 ) -> None:
     names = find_datasets(run.artifacts, run.dataset or None)
-    records = [path for name in names for path in evaluation_records(run.artifacts, name)]
-    results = pl.concat(
-        [EVALUATION.frame(), *(read_table(EVALUATION, path) for path in records)]
-    ).sort(EVALUATION.key)
     origins = {}
     found = []
+    tables = [EVALUATION.frame()]
     for name in names:
-        findings, origins[name] = _findings(run, name, compare)
+        inputs, findings, origins[name] = _findings(run, name, compare, current)
         found.append(findings)
+        shown = {(each.method, each.seed) for each in inputs.runs}
+        for path in evaluation_records(run.artifacts, name):
+            table = read_table(EVALUATION, path)
+            if table.select("method", "seed").row(0) in shown:
+                tables.append(table)
+    results = pl.concat(tables).sort(EVALUATION.key)
     paths = ReportLayout(run.artifacts)
     notes = {each.name: each.warnings for each in found if each.warnings}
     summary = summarise(results, [each.name for each in found if not each.evidence])
@@ -70,8 +77,8 @@ def main(
     write_text(paths.results_csv, to_csv(summary, notes))
     origin = Provenance("+".join(names), settings=settings_hash(run.settings.report))
     write_table(RESULTS, results, paths.results, origin)
-    tables = [path for each in found for path in write_tables(each, paths, origins[each.name])]
-    written = (paths.html, paths.results_markdown, paths.results_csv, paths.results, *tables)
+    beside = [path for each in found for path in write_tables(each, paths, origins[each.name])]
+    written = (paths.html, paths.results_markdown, paths.results_csv, paths.results, *beside)
     result(
         {
             "results": summary.to_dicts(),
@@ -82,13 +89,15 @@ def main(
     )
 
 
-def _findings(run: Run, name: str, compare: str | None) -> tuple[Findings, Provenance]:
-    """What is shown of a data set, and the origin of its tables."""
+def _findings(
+    run: Run, name: str, compare: str | None, current: int | None
+) -> tuple[DatasetInputs, Findings, Provenance]:
+    """What there is of a data set, what is shown of it, and the origin of its tables."""
     layout, settings = Layout(run.artifacts, name), run.settings_for(name)
     dataset = load_dataset(layout)
     root = _image_root(layout, settings.data.root)
     shown = settings.report
-    inputs = read_inputs(layout, dataset, root, settings.fewshot.shots, shown.method)
+    inputs = read_inputs(layout, dataset, root, settings.fewshot.shots, shown.method, current, warn)
     origin = dataset.provenance(inputs.backbone, settings_hash(shown))
     compared = None
     if compare is not None:
@@ -96,7 +105,7 @@ def _findings(run: Run, name: str, compare: str | None) -> tuple[Findings, Prove
         with untraced():
             before = read_inputs(other, load_dataset(other), None, inputs.shots)
         compared = (compare, run_changes(before.answers, inputs.answers))
-    return find(inputs, shown.projection, compared), origin
+    return inputs, find(inputs, shown.projection, compared), origin
 
 
 def _image_root(layout: Layout, root: str | None) -> Path | None:

@@ -21,14 +21,13 @@ from capt_core.methods.registry import BASE_METHOD, check_methods
 from capt_core.methods.suitability import check_described
 from capt_core.params import check_seed, load_settings
 from capt_core.user_paths import user_path
-from capt_core.yaml_file import scalar
 
 from . import options
 from .command import run_stage
 from .commands import PIPELINE
 from .console import inner_results, result, say
 from .invocation import invocation
-from .steps import Step, is_current, remember, steps_to
+from .steps import Step, files_outside, is_current, remember, steps_to
 
 _SHOWN_PAIRS = 3
 
@@ -67,7 +66,8 @@ def main(
     if folder is not None:
         if not user_path(folder, "PHOTOS").exists():
             raise CaptError(f"{folder}: no such file or folder; name the folder of the photographs")
-        overrides.append(f"data.root={scalar(str(folder))}")
+        # Text as it stands, whatever it looks like; only `null` would mean none.
+        overrides.append(f"data.root={_in_folder(folder)}")
     if dataset is None:
         if folder is None:
             raise CaptError("name a folder of photographs, or --dataset with a known data set")
@@ -83,9 +83,13 @@ def main(
         refuse_replacing(Layout(artifacts, dataset).seed(each).predictions)
     steps = steps_to(until, methods, seeds, set(seeds) <= set(matrix.seeds))
     with shared_backbones(), inner_results():
-        _bring_up_to_date(steps, dataset, params, artifacts, overrides)
+        _bring_up_to_date(steps, dataset, params, artifacts, overrides, min(seeds))
     if steps[-1].stage == "report":
         _finish(dataset, artifacts)
+
+
+def _in_folder(folder: Path) -> str:
+    return str(folder) if folder.name != "null" else f"{folder.parent}/{folder.name}"
 
 
 def _bring_up_to_date(
@@ -94,6 +98,7 @@ def _bring_up_to_date(
     params: Path | None,
     artifacts: Path,
     overrides: list[str],
+    current: int,
 ) -> None:
     again = False
     for number, step in enumerate(steps, start=1):
@@ -105,8 +110,11 @@ def _bring_up_to_date(
             say(f"{place}: up to date")
             continue
         say(place)
-        run_stage(*call)
-        remember(invocation(*call), step.stage)
+        # Only what fits this run is shown: other methods and draws may be older.
+        given = {"current": current} if step.stage == "report" else {}
+        outside = files_outside(invocation(*call), step.stage)
+        run_stage(*call, given=given)
+        remember(invocation(*call), step.stage, outside)
         again = True
 
 

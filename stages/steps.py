@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import polars as pl
+
 from capt_core import __version__
 from capt_core.artifacts.digests import content_digest
 from capt_core.artifacts.files import write_json
+from capt_core.data.dataset import image_root
 from capt_core.data.registry import dataset_spec
+from capt_core.errors import CaptError
 from capt_core.methods.registry import method_class
 
 from .commands import PIPELINE, module_of
@@ -22,6 +27,7 @@ from .stage import Place, Stage
 from .tracing import all_settings, below, declared
 
 _NOT_SHAPING = ("runtime.workers",)
+_UNREADABLE = (CaptError, OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException)
 _OUTSIDE = (
     "backbone.checkpoint",
     "data.classes",
@@ -99,9 +105,21 @@ def is_current(run: Run, name: str) -> bool:
     return bool(remembered == _state(run, module_of(name).STAGE))
 
 
-def remember(run: Run, name: str) -> None:
-    """Note what a stage that has just run was told, read and wrote."""
-    write_json(_stamp(run), _state(run, module_of(name).STAGE))
+def files_outside(run: Run, name: str) -> dict[str, str]:
+    """Digests of the user's own files and folders that a stage reads, by setting."""
+    return _outside(run, module_of(name).STAGE)
+
+
+def remember(run: Run, name: str, outside: Mapping[str, str]) -> None:
+    """Note what a stage that has just run was told, read and wrote.
+
+    Args:
+        run: that it was run with.
+        name: of the stage.
+        outside: `files_outside` before it ran, because what changed meanwhile may be unread.
+    """
+    state = _state(run, module_of(name).STAGE)
+    write_json(_stamp(run), state | {"outside": state["outside"] | dict(outside)})
 
 
 def _stamp(run: Run) -> Path:
@@ -109,20 +127,14 @@ def _stamp(run: Run) -> Path:
 
 
 def _state(run: Run, stage: Stage) -> dict[str, Any]:
-    settings = all_settings(run)
-    names = declared(run, stage, settings)
-    told = {
-        key: value
-        for key, value in settings.items()
-        if below(key, names) and not below(key, _NOT_SHAPING)
-    }
+    told = _told(run, stage)
     shots = run.settings.fewshot.shots
-    at = Place.of(run.layout.root, run.dataset, run.method, run.seed, shots)
+    at = _place(run)
     needs = method_class(run.method).needs if run.method else ()
-    outside = {key: _files(Path(told[key]).expanduser()) for key in _OUTSIDE if told.get(key)}
-    if run.dataset and not stage.reads(at) and run.settings.data.root:
-        root = Path(run.settings.data.root).expanduser()
-        outside["data.root"] = _files(root / dataset_spec(run.dataset).folder)
+    outside = _outside(run, stage)
+    root = run.settings.data.root
+    if "data.root" in outside and root and Path(root).expanduser().is_file():
+        outside["images"] = _listed_in_table(run)
     lists = {at.data.fewshot_lists: [at.data.fewshot(shots, seed) for seed in run.seeds]}
     written = [path for each in stage.outputs(at) for path in lists.get(each, [each])]
     state = {
@@ -137,29 +149,71 @@ def _state(run: Run, stage: Stage) -> dict[str, Any]:
     return plain
 
 
+def _told(run: Run, stage: Stage) -> dict[str, Any]:
+    settings = all_settings(run)
+    names = declared(run, stage, settings)
+    return {
+        key: value
+        for key, value in settings.items()
+        if below(key, names) and not below(key, _NOT_SHAPING)
+    }
+
+
+def _place(run: Run) -> Place:
+    shots = run.settings.fewshot.shots
+    return Place.of(run.layout.root, run.dataset, run.method, run.seed, shots)
+
+
+def _outside(run: Run, stage: Stage) -> dict[str, str]:
+    told = _told(run, stage)
+    outside = {key: _files(Path(told[key]).expanduser()) for key in _OUTSIDE if told.get(key)}
+    if run.dataset and not stage.reads(_place(run)) and run.settings.data.root:
+        root = Path(run.settings.data.root).expanduser()
+        outside["data.root"] = _files(root / dataset_spec(run.dataset).folder)
+    return outside
+
+
 def _below(run: Run, path: Path) -> str:
     return Path(os.path.relpath(path, run.artifacts)).as_posix()
 
 
 def _digest(path: Path) -> str:
     if path.is_dir():
-        return _files(path)
+        return _digest_of(_listed(path, times=_WRITTEN))
     return content_digest(path) if path.is_file() else "missing"
+
+
+def _listed_in_table(run: Run) -> str:
+    """Digest of the images that a table listed when it was read last, wherever they lie."""
+    lines: list[str] = []
+    with contextlib.suppress(*_UNREADABLE):
+        folder = image_root(run.layout, run.settings.data.root)
+        for name in pl.read_parquet(run.layout.samples, columns=["path"])["path"]:
+            lines += (f"{name} {line}" for line in _listed(folder / name))
+    return _digest_of(lines)
 
 
 def _files(path: Path) -> str:
     """Digest of names, sizes and times of a file or of all files below a folder."""
+    return _digest_of(_listed(path))
+
+
+def _digest_of(lines: Iterable[str]) -> str:
     digest = hashlib.sha256()
-    for line in sorted(_listed(path)):
+    for line in sorted(lines):
         digest.update(f"{line}\n".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()[:16]
 
 
-def _listed(path: Path) -> Iterator[str]:
+_WRITTEN = ("st_mtime_ns",)
+# Copying tools set the time of the content; that of the change is the file system's own.
+_CHANGED = (*_WRITTEN, "st_ctime_ns")
+
+
+def _listed(path: Path, times: Sequence[str] = _CHANGED) -> Iterator[str]:
     if not path.is_dir():
         if path.is_file():
-            found = path.stat()
-            yield f"{path.name} {found.st_size} {found.st_mtime_ns}"
+            yield _state_of(path.name, path.stat(), times)
         return
     seen = set()
     for folder, folders, files in os.walk(path, followlinks=True):
@@ -168,11 +222,14 @@ def _listed(path: Path) -> Iterator[str]:
             folders.clear()  # a link that leads back
             continue
         seen.add((here.st_dev, here.st_ino))
-        for name in files:
-            place = os.path.join(folder, name)
+        for file in files:
+            place = os.path.join(folder, file)
+            name = os.path.relpath(place, path)
             try:
-                found = os.stat(place)
+                yield _state_of(name, os.stat(place), times)
             except OSError:
-                yield f"{place} unreadable"
-                continue
-            yield f"{os.path.relpath(place, path)} {found.st_size} {found.st_mtime_ns}"
+                yield f"{name} unreadable"
+
+
+def _state_of(name: str, found: os.stat_result, times: Sequence[str]) -> str:
+    return " ".join([name, str(found.st_size), *(str(getattr(found, each)) for each in times)])

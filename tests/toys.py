@@ -43,7 +43,7 @@ def toy_dataset(class_of: Sequence[int], class_count: int, split: str = "train")
 def draw_photographs(root: Path, names: Sequence[str]) -> None:
     """A folder per class with ten images of the first classes of proctex each."""
     for class_id, name in enumerate(names):
-        (root / name).mkdir()
+        (root / name).mkdir(parents=True)
         for index in range(10):
             pixels = render_image(1, "train", class_id, index)
             Image.fromarray(pixels).save(root / name / f"photo {index}.png")

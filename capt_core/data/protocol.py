@@ -38,8 +38,8 @@ def class_groups(spec: DatasetSpec, class_names: Sequence[str], data: params.Dat
     base = _known(class_names, data.base_classes)
     if len(base) == count:
         raise CaptError(
-            "data.base_classes: names every class, which leaves no novel half; leave it out, "
-            f"or {setting('data.protocol', ALL_CLASSES)}"
+            "data.base_classes: names every class, which leaves no novel half; leave some out, "
+            "or all, to train every class"
         )
     return ["base" if name in base else "novel" for name in class_names]
 

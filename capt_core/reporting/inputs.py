@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -155,6 +155,8 @@ def read_inputs(
     image_root: Path | None,
     shots: int,
     method: str | None = None,
+    current: int | None = None,
+    left_out: Callable[[str], None] = lambda text: None,
 ) -> DatasetInputs:
     """Read what there is of a data set.
 
@@ -165,6 +167,9 @@ def read_inputs(
         shots: training images per class.
         method: to be shown as the repaired model; None takes `capt`, or else the first by name
             that is neither zero-shot CLIP nor the base model.
+        current: a draw whose base model has just classified the images as they are now; what does
+            not fit it is left out then, in place of being refused.
+        left_out: called with what is left out, and why.
 
     Raises:
         CaptError: a table is damaged, or was made from other data, with another backbone or from
@@ -173,11 +178,17 @@ def read_inputs(
     records = evaluation_records(layout.root, dataset.name)
     numbers = _seeds(layout)
     table, first = (
-        (EVALUATION, records[0]) if records else (PREDICTIONS, layout.seed(numbers[0]).predictions)
+        (EVALUATION, records[0])
+        if records and current is None
+        else (PREDICTIONS, layout.seed(numbers[0] if current is None else current).predictions)
     )
     read_table(table, first)  # a damaged one is refused before its record is believed
     origin = dataset.provenance(read_provenance(first).backbone)
-    runs = [_run(layout, record, origin) for record in records]
+    if current is None:
+        runs = [_run(layout, record, origin) for record in records]
+    else:
+        runs = list(_fitting(layout, records, origin, left_out))
+        numbers = [number for number in numbers if _fits(layout, number, origin)]
     seeds = sorted({run.seed for run in runs}) or numbers
     base = _base_model(layout.seed(seeds[0]), origin)
     chosen = _shown_method(layout, runs, base, method)
@@ -221,6 +232,21 @@ def _run(layout: Layout, record: Path, origin: Provenance) -> Evaluated:
         predictions=read_table(RUN_PREDICTIONS, paths.predictions, origin),
         training_log=read_table(TRAINING_LOG, paths.training_log, origin),
     )
+
+
+def _fitting(
+    layout: Layout, records: Sequence[Path], origin: Provenance, left_out: Callable[[str], None]
+) -> Iterator[Evaluated]:
+    for record in records:
+        try:
+            yield _run(layout, record, origin)
+        except CaptError as error:
+            left_out(f"{record.stem} is out of date and not shown: {str(error).partition(';')[0]}")
+
+
+def _fits(layout: Layout, seed: int, origin: Provenance) -> bool:
+    path = layout.seed(seed).predictions
+    return _usable(lambda: read_table(PREDICTIONS, path, origin)) is not None
 
 
 def _base_model(paths: SeedLayout, origin: Provenance) -> ModelSummary | None:

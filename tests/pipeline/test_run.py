@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
 
+from capt_core.data.proctex import CLASS_NAMES
 from stages.cli import app
+from stages.command import run_stage
 from stages.commands import PIPELINE
 from stages.steps import Step, steps_to
 from tests.pipeline.commands import SMALL, arguments, run
 from tests.refusals import refusal
+from tests.toys import draw_photographs
 
 
 def test_a_confusion_report_needs_five_stages() -> None:
@@ -66,6 +71,18 @@ def test_only_what_is_out_of_date_is_run(copy: Path, capsys: pytest.CaptureFixtu
     assert ran(capsys.readouterr().out) == ["mine-pairs seed 1", "report"]
 
 
+@pytest.mark.parametrize("name", ["photographs", "../here/10 of mine", "./null", "null", "ABS"])
+def test_a_folder_is_found_however_it_is_called(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    folder = name if name != "ABS" else str(tmp_path / "absolute")
+    draw_photographs(Path(folder), CLASS_NAMES[:2])
+    run(Path("out"), "mine", (), folder, "--until", "prepare")
+    assert len(pl.read_parquet("out/mine/samples.parquet")) == 20
+
+
 def test_mistakes_are_one_line(tmp_path: Path) -> None:
     assert "--until 'x': no stage" in refusal(run, tmp_path, "proctex", (), "--until", "x")
     assert "no such file or folder" in refusal(run, tmp_path, "mine", (), str(tmp_path / "no"))
@@ -95,3 +112,71 @@ def test_two_runs_of_ones_own_are_compared_image_by_image(copy: Path) -> None:
     expected = both.filter(pl.col("pseudo_label") != pl.col("pseudo_label_right"))
     assert sorted(changes["path"]) == sorted(expected["path"])
     assert "less" in (copy / "report.html").read_text()
+
+
+def test_a_report_of_confusions_leaves_out_what_is_out_of_date(
+    copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fewer = [*SMALL, "prepare.proctex_test=5"]
+    run(copy, "proctex", fewer, "--until", "build-bank")
+    said = capsys.readouterr()
+    assert "errors" not in said.err
+    assert "capt-seed1 is out of date and not shown" in said.err
+    assert pl.read_parquet(copy / "results.parquet").is_empty()
+    assert "wrong before\n" in said.out  # and nothing after
+
+
+def test_changed_photographs_are_noticed_whatever_their_times(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photographs = tmp_path / "photographs"
+    draw_photographs(photographs, CLASS_NAMES[:2])
+    images = sorted(photographs.glob("*/*.png"))
+    table = tmp_path / "table.csv"
+    rows = [f"{each.relative_to(tmp_path)},{each.parent.name}" for each in images]
+    table.write_text("\n".join(["path,label", *rows]))
+    for root, name in ((photographs, "folder"), (table, "listed")):
+        words = (str(root), "--until", "prepare")
+        run(tmp_path / "out", name, (), *words)
+        run(tmp_path / "out", name, (), *words)
+        assert len(ran(capsys.readouterr().out)) == 1
+        image = images[0]
+        content, times = bytearray(image.read_bytes()), image.stat()
+        content[-1] ^= 1
+        image.write_bytes(content)
+        os.utime(image, ns=(times.st_atime_ns, times.st_mtime_ns))
+        run(tmp_path / "out", name, (), *words)
+        assert ran(capsys.readouterr().out) == ["prepare"]
+
+
+def test_photographs_that_come_while_a_stage_runs_are_read_next_time(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photographs = tmp_path / "photographs"
+    draw_photographs(photographs, CLASS_NAMES[:2])
+    image = next(photographs.glob("*/*.png"))
+
+    def stage_and_copy(*call: Any, **given: Any) -> None:
+        run_stage(*call, **given)
+        (image.parent / "late.png").write_bytes(image.read_bytes())
+
+    words = (str(photographs), "--until", "prepare")
+    with monkeypatch.context() as patch:
+        patch.setattr("stages.run.run_stage", stage_and_copy)
+        run(tmp_path / "out", "mine", (), *words)
+    run(tmp_path / "out", "mine", (), *words)
+    run(tmp_path / "out", "mine", (), *words)
+    assert ran(capsys.readouterr().out) == ["prepare", "prepare"]
+
+
+def test_it_says_that_imported_predictions_are_replaced(
+    copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = tmp_path / "table.csv"
+    pl.read_parquet(copy / "proctex/samples.parquet").select(
+        "path", true="class_name", predicted=pl.lit("banded")
+    ).write_csv(table)
+    words = ["--dataset", "proctex", "--artifacts", str(copy), "--set", "prepare.proctex_test=6"]
+    app(["import-predictions", str(table), *words], standalone_mode=False)
+    run(copy, "proctex", SMALL, "--until", "build-bank")
+    assert "replaces imported predictions (imported:" in capsys.readouterr().err

@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import polars as pl
 import typer
 
+from capt_core.advice import command, quoted
 from capt_core.artifacts.layout import Layout, ReportLayout
 from capt_core.artifacts.report_tables import PAIR_RESULTS, SUMMARY
 from capt_core.artifacts.tables import read_table
@@ -85,7 +86,21 @@ def main(
     with shared_backbones(), inner_results():
         _bring_up_to_date(steps, dataset, params, artifacts, overrides, min(seeds))
     if steps[-1].stage == "report":
-        _finish(dataset, artifacts)
+        last = next((step for step in reversed(steps) if step.stage == "train"), None)
+        following = None
+        if last is not None and last.seed is not None:
+            model = Layout(artifacts, dataset).seed(last.seed).run(last.method).model
+            following = _predicting(model, params, overrides)
+        _finish(dataset, artifacts, following)
+
+
+def _predicting(model: Path, params: Path | None, overrides: Sequence[str]) -> str:
+    """The command that uses a trained model."""
+    needed = [each for each in overrides if each.startswith(("backbone.", "runtime."))]
+    given = None if params == options.PARAMS_HERE else params
+    start = command("predict")
+    rest = command("predict", params=given, set=needed).removeprefix(start)
+    return f"{start} {quoted(str(model))} NEW_PHOTOS{rest}"
 
 
 def _in_folder(folder: Path) -> str:
@@ -118,7 +133,7 @@ def _bring_up_to_date(
         again = True
 
 
-def _finish(dataset: str, artifacts: Path) -> None:
+def _finish(dataset: str, artifacts: Path, following: str | None) -> None:
     """Print the few lines that matter."""
     layout = ReportLayout(artifacts)
     summary = read_table(SUMMARY, layout.table(dataset, SUMMARY.name))
@@ -128,7 +143,12 @@ def _finish(dataset: str, artifacts: Path) -> None:
         _mean(summary, column, seeds) for column in ("images", "errors_before", "errors_after")
     )
     page = layout.html
-    found = {"dataset": dataset, "images": images, "errors_before": before, "errors_after": after}
+    found: dict[str, Any] = {
+        "dataset": dataset,
+        "images": images,
+        "errors_before": before,
+        "errors_after": after,
+    }
     lines = [f"{before:g} of {images:g} test images wrong before"]
     if after is not None:
         repaired, broken = (_mean(summary, each, seeds) for each in ("repaired", "newly_wrong"))
@@ -142,7 +162,10 @@ def _finish(dataset: str, artifacts: Path) -> None:
     ).iter_rows():
         lines.append(f"  {true} taken for {taken}: {count:g} of {number}")
     lines.append(f"report: {page}")
-    result(found | {"pairs": shown.to_dicts(), "report": str(page)}, *lines)
+    if following is not None:
+        lines.append(f"next: {following}")
+    document = {"pairs": shown.to_dicts(), "report": str(page), "next": following}
+    result(found | document, *lines)
 
 
 def _mean(summary: pl.DataFrame, column: str, seeds: int) -> float | None:

@@ -98,6 +98,8 @@ def test_it_ends_with_the_numbers_that_matter(
         found["errors_before"] - found["repaired"] + found["newly_wrong"]
     )
     assert Path(found["report"]).is_file()
+    model = copy / "proctex/seed1/capt/model.safetensors"
+    assert found["next"].startswith(f"capt-stage predict {model} NEW_PHOTOS")
 
 
 def test_two_runs_of_ones_own_are_compared_image_by_image(copy: Path) -> None:

@@ -169,16 +169,3 @@ def test_photographs_that_come_while_a_stage_runs_are_read_next_time(
     run(tmp_path / "out", "mine", (), *words)
     run(tmp_path / "out", "mine", (), *words)
     assert ran(capsys.readouterr().out) == ["prepare", "prepare"]
-
-
-def test_it_says_that_imported_predictions_are_replaced(
-    copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    table = tmp_path / "table.csv"
-    pl.read_parquet(copy / "proctex/samples.parquet").select(
-        "path", true="class_name", predicted=pl.lit("banded")
-    ).write_csv(table)
-    words = ["--dataset", "proctex", "--artifacts", str(copy), "--set", "prepare.proctex_test=6"]
-    app(["import-predictions", str(table), *words], standalone_mode=False)
-    run(copy, "proctex", SMALL, "--until", "build-bank")
-    assert "replaces imported predictions (imported:" in capsys.readouterr().err

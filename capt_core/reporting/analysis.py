@@ -26,10 +26,11 @@ from capt_core.evaluation.outcomes import (
 from capt_core.methods.registry import BASE_METHOD
 from capt_core.reporting.confidence import confidences
 from capt_core.reporting.error_examples import with_representatives
+from capt_core.reporting.evidence import Evidence
 from capt_core.reporting.findings import Findings
 from capt_core.reporting.image_map import Projection, image_map
 from capt_core.reporting.inputs import PREFERRED_METHOD, DatasetInputs
-from capt_core.reporting.next_steps import Evidence, next_steps
+from capt_core.reporting.next_steps import next_steps
 from capt_core.reporting.summary import in_words, method_name
 from capt_core.reporting.suspected import suspected_labels
 

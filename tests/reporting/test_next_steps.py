@@ -13,14 +13,8 @@ from capt_core.artifacts.report_tables import NEXT_STEPS, PAIR_RESULTS, SUSPECTE
 from capt_core.artifacts.schemas import PROMPT_SEPARATION, PROMPTS
 from capt_core.artifacts.tables import schema_problem
 from capt_core.reporting.alike_names import same_words
-from capt_core.reporting.next_steps import (
-    PAIRS,
-    Evidence,
-    advice,
-    cohens_d,
-    nearest_cosines,
-    next_steps,
-)
+from capt_core.reporting.evidence import Evidence, cohens_d, nearest_cosines
+from capt_core.reporting.next_steps import PAIRS, advice, next_steps
 
 SHOTS = 10
 

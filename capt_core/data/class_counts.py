@@ -41,13 +41,17 @@ def class_counts(split: SplitData, groups: Sequence[str]) -> list[ClassCount]:
 
 
 def class_lines(classes: Sequence[ClassCount]) -> Iterator[str]:
-    """The classes one a line, aligned; names longer than 48 characters are cut."""
+    """The classes one a line, aligned; names longer than 48 characters are cut.
+
+    Groups are named where there are two.
+    """
     if not classes:
         return
+    halves = len({entry.group for entry in classes}) > 1
     names = [cut(entry.spoken, _WIDEST) for entry in classes]
     width = max(len("class"), *map(len, names))
     header = "  ".join(f"{part:>6}" for part in SPLITS)
-    yield f"{'id':>5}  {'class':<{width}}  {header}  group"
+    yield f"{'id':>5}  {'class':<{width}}  {header}{'  group' * halves}"
     for name, entry in zip(names, classes, strict=True):
         sizes = "  ".join(f"{count:>6}" for count in (entry.train, entry.val, entry.test))
-        yield f"{entry.class_id:>5}  {name:<{width}}  {sizes}  {entry.group}"
+        yield f"{entry.class_id:>5}  {name:<{width}}  {sizes}{f'  {entry.group}' * halves}"

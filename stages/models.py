@@ -24,7 +24,8 @@ from capt_core.methods.task import Task
 from capt_core.methods.trained import TrainedModel
 from capt_core.params import Settings
 
-from .invocation import Run, reporter
+from .backbones import remembered
+from .invocation import Run, reporter, say
 
 
 def chosen_method(run: Run, name: str) -> Method:
@@ -51,7 +52,8 @@ def trained_model(path: Path, settings: Settings) -> TrainedModel:
     """A trained model from its file alone, or on the backbone of the settings.
 
     A file that holds its backbone, and a model of the embedded one, need no settings but those of
-    the device. For others the settings name the backbone.
+    the device. For others the settings name the backbone; or it is the one that `train` had, where
+    the model lies among its artifacts.
 
     Raises:
         CaptError: missing, damaged or foreign file, or settings of another backbone; the message
@@ -62,6 +64,10 @@ def trained_model(path: Path, settings: Settings) -> TrainedModel:
         return file.model(file.own_backbone(settings.runtime))
     if backbone_identity(settings.backbone) == file.identity:
         return file.model(load_backbone(settings.backbone, settings.runtime))
+    found = remembered(path, file.identity)
+    if found is not None:
+        say(f"backbone: {found.name} of {found.checkpoint or found.pretrained}, as in training")
+        return file.model(load_backbone(found, settings.runtime))
     raise CaptError(f"{path}: trained on {shown(file.identity)}; give {_backbone(file.identity)}")
 
 

@@ -23,6 +23,7 @@ from capt_core.methods.fitting import fit_method
 from capt_core.methods.method import Need
 from capt_core.methods.task import Confusions
 
+from .backbones import remember
 from .invocation import Run, first_process, say
 from .models import base_model, chosen_method, few_shot_task
 from .stage import Stage
@@ -67,6 +68,8 @@ def main(run: Run) -> None:
     prepared = load_dataset(layout)
     backbone = load_backbone(settings.backbone, settings.runtime)
     origin = prepared.provenance(backbone.identity)
+    if first_process():
+        remember(run.artifacts, settings.backbone, backbone.identity)
     needs_base = Need.BASE_MODEL in chosen.needs
 
     @cache

@@ -226,7 +226,7 @@ RELIABILITY = _table(
 PRECISION = _table(
     "precision",
     "One row per model and precision: the confidence from which on answers are that precise among "
-    "test images.",
+    "the test images of the first seed.",
     [
         Column("model", TEXT, "as in `reliability`"),
         share("precision", "aimed at"),

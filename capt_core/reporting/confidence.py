@@ -32,7 +32,7 @@ class Confidences:
 
 
 def confidences(before: Sequence[pl.DataFrame], after: Sequence[pl.DataFrame]) -> Confidences:
-    """Judge the confidences of all seeds together.
+    """Judge the confidences: curves of all seeds together, thresholds of the first.
 
     Args:
         before: tables `predictions` of the base model, of the images that are counted, by seed.
@@ -57,6 +57,9 @@ def confidences(before: Sequence[pl.DataFrame], after: Sequence[pl.DataFrame]) -
         error = expected_calibration_error(sure, right, BINS)
         if error is not None:
             errors[model] = 100 * error
+        # Draws do not add images: pooled, each would speak for itself several times.
+        first = _answers(frames[:1], column)
+        sure, right = first[column], first["correct"]
         for precision in PRECISIONS:
             least = threshold_for_precision(sure, right, precision)
             share = 0.0 if least is None else float((sure >= least).sum()) / len(sure)

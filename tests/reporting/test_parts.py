@@ -177,7 +177,7 @@ def test_representatives_are_of_the_same_two_classes() -> None:
         assert with_representatives(ERRORS, bank, features)["representative_path"].null_count() == 4
 
 
-def test_confidences_of_all_seeds_together() -> None:
+def test_confidences_of_all_seeds_and_thresholds_of_one() -> None:
     sure = pl.DataFrame({"confidence": [0.95] * 20, "correct": [True] * 19 + [False]})
     unsure = pl.DataFrame({"confidence": [0.55] * 20, "correct": [True, False] * 10})
     found = confidences([sure, unsure], [])
@@ -185,7 +185,7 @@ def test_confidences_of_all_seeds_together() -> None:
     assert found.reliability["accuracy"].to_list() == [0.5, 0.95]
     assert found.calibration == {"base": pytest.approx(2.5)}
     levels = {row["precision"]: row for row in found.precision.iter_rows(named=True)}
-    assert (levels[0.9]["threshold"], levels[0.9]["coverage"]) == (0.95, 0.5)
+    assert (levels[0.9]["threshold"], levels[0.9]["coverage"]) == (0.95, 1)
     assert (levels[0.99]["threshold"], levels[0.99]["coverage"]) == (None, 0)
     calibrated = unsure.with_columns(calibrated_confidence=pl.lit(0.5))
     both = confidences([sure], [calibrated])

@@ -96,7 +96,7 @@ def main(
 
 def _predicting(model: Path, params: Path | None, overrides: Sequence[str]) -> str:
     """The command that uses a trained model."""
-    needed = [each for each in overrides if each.startswith(("backbone.", "runtime."))]
+    needed = [each for each in overrides if each.startswith("runtime.")]
     given = None if params == options.PARAMS_HERE else params
     start = command("predict")
     rest = command("predict", params=given, set=needed).removeprefix(start)

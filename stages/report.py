@@ -78,6 +78,9 @@ def main(
     origin = Provenance("+".join(names), settings=settings_hash(run.settings.report))
     write_table(RESULTS, results, paths.results, origin)
     beside = [path for each in found for path in write_tables(each, paths, origins[each.name])]
+    for name, texts in notes.items():
+        for text in texts:
+            warn(f"{name}: {text}")
     written = (paths.html, paths.results_markdown, paths.results_csv, paths.results, *beside)
     result(
         {

@@ -91,7 +91,7 @@ def main(
         if last is not None and last.seed is not None:
             model = Layout(artifacts, dataset).seed(last.seed).run(last.method).model
             following = _predicting(model, params, overrides)
-        _finish(dataset, artifacts, following)
+        _finish(dataset, artifacts, seeds, following)
 
 
 def _predicting(model: Path, params: Path | None, overrides: Sequence[str]) -> str:
@@ -133,10 +133,11 @@ def _bring_up_to_date(
         again = True
 
 
-def _finish(dataset: str, artifacts: Path, following: str | None) -> None:
-    """Print the few lines that matter."""
+def _finish(dataset: str, artifacts: Path, drawn: Sequence[int], following: str | None) -> None:
+    """Print the few lines that matter: numbers of errors are means over the draws of this run."""
     layout = ReportLayout(artifacts)
     summary = read_table(SUMMARY, layout.table(dataset, SUMMARY.name))
+    summary = summary.filter(pl.col("seed").is_in(drawn))
     pairs = read_table(PAIR_RESULTS, layout.table(dataset, PAIR_RESULTS.name))
     seeds = summary["seed"].n_unique()
     images, before, after = (

@@ -21,7 +21,7 @@ from . import activity, options
 from .advising import CommandAdviser
 from .commands import PIPELINE, module_of
 from .console import say
-from .invocation import stage_run
+from .invocation import invocation, recorded
 from .tracing import traced
 
 
@@ -72,7 +72,7 @@ def run_stage(
     variant: str | None = None,
     given: dict[str, Any] | None = None,
 ) -> None:
-    """Run a stage; `given` are options of its own, the others are as in `stage_run`.
+    """Run a stage; `given` are options of its own, the others are as in `invocation`.
 
     Raises:
         CaptError: a user's mistake.
@@ -87,7 +87,9 @@ def run_stage(
     with (
         advising(adviser),
         activity.doing(" ".join(filter(None, (name, dataset, method)))),
-        stage_run(name, dataset, seed, params, artifacts, overrides, method, variant) as run,
+        recorded(
+            invocation(name, dataset, seed, params, artifacts, overrides, method, variant)
+        ) as run,
         traced(run, name, module.STAGE),
     ):
         if "seed" in module.STAGE.per and PIPELINE.index(name) > PIPELINE.index("build-bank"):

@@ -21,7 +21,7 @@ from capt_core.user_paths import user_path
 from . import fit_teacher, options
 from .advising import CommandAdviser
 from .console import result
-from .invocation import stage_run
+from .invocation import invocation, recorded
 from .tracing import traced
 
 _STAGE = "fit-teacher"
@@ -53,7 +53,7 @@ def main(
     adviser = CommandAdviser(dataset, params, artifacts, tuple(given), None, seed)
     with (
         advising(adviser),
-        stage_run(_STAGE, dataset, seed, params, artifacts, given) as run,
+        recorded(invocation(_STAGE, dataset, seed, params, artifacts, given)) as run,
         nullcontext() if dry_run else traced(run, _STAGE, fit_teacher.STAGE),
     ):
         prepared = load_dataset(run.layout)

@@ -25,11 +25,12 @@ from .console import first_process, note, output, progress, reporter, result, sa
 __all__ = [
     "Run",
     "first_process",
+    "invocation",
     "progress",
+    "recorded",
     "reporter",
     "result",
     "say",
-    "stage_run",
     "warn",
 ]
 
@@ -92,35 +93,12 @@ class Run:
 
 
 @contextlib.contextmanager
-def stage_run(
-    stage: str,
-    dataset: str | None,
-    seed: int | None,
-    params: Path | None,
-    artifacts: Path,
-    overrides: Sequence[str] | None,
-    method: str = "",
-    variant: str | None = None,
-) -> Iterator[Run]:
-    """Load the settings, run the stage's body, record how long it took and with what.
+def recorded(run: Run) -> Iterator[Run]:
+    """Run a stage's body in the block, record how long it took and with what.
 
     The record goes to ``<artifacts>/runs/``, apart from the artifacts, whose bytes must not
     depend on the time or the machine.
-
-    Args:
-        stage: its name.
-        dataset: its data set; None for a stage that covers all.
-        seed: few-shot draw; None takes the first of the settings.
-        params: settings file; None takes the packaged settings.
-        artifacts: folder of the artifacts.
-        overrides: ``section.key=value`` strings.
-        method: for a stage that is run per method.
-        variant: of the study.
-
-    Raises:
-        CaptError: bad settings, or ``--set`` under DVC.
     """
-    run = invocation(stage, dataset, seed, params, artifacts, overrides, method, variant)
     if output.verbose:
         _describe(run.settings.runtime)
     started = time.perf_counter()
@@ -139,7 +117,17 @@ def invocation(
     method: str = "",
     variant: str | None = None,
 ) -> Run:
-    """What a stage would run with; arguments are those of `stage_run`.
+    """Load the settings that a stage runs with, and name its paths.
+
+    Args:
+        stage: its name.
+        dataset: its data set; None for a stage that covers all.
+        seed: few-shot draw; None takes the first of the settings.
+        params: settings file; None takes the packaged settings.
+        artifacts: folder of the artifacts.
+        overrides: ``section.key=value`` strings.
+        method: for a stage that is run per method.
+        variant: of the study.
 
     Raises:
         CaptError: bad settings, or ``--set`` under DVC.

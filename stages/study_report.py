@@ -17,7 +17,7 @@ from capt_core.reporting.study import to_html, to_markdown
 from capt_core.study import tables, variants
 
 from . import options
-from .invocation import say, stage_run
+from .invocation import invocation, recorded, say
 
 
 def main(
@@ -28,7 +28,7 @@ def main(
     set_: options.Set = None,
 ) -> None:
     """Write the study's tables and charts."""
-    with stage_run("study-report", dataset, seed, params, artifacts, set_) as run:
+    with recorded(invocation("study-report", dataset, seed, params, artifacts, set_)) as run:
         study = StudyLayout(artifacts)
         records = [path for name in variants() for path in study.evaluations(name, dataset)]
         if not records:

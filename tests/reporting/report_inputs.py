@@ -7,11 +7,8 @@ from typing import Any
 
 import polars as pl
 
-from capt_core.artifacts.schemas import PREDICTIONS, RESULTS, TRAINING_LOG
+from capt_core.artifacts.schemas import RESULTS, TRAINING_LOG
 from capt_core.artifacts.tables import Table, schema_problem
-
-NAMES = ("cat", "<b>fox</b>", "oak", "elm")
-GROUPS = ("base", "base", "novel", "novel")
 
 
 def table(schema: Table, rows: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
@@ -37,50 +34,6 @@ def results(values: Sequence[tuple[str, str, int, str, float | None]]) -> pl.Dat
         for dataset, method, seed, metric, value in values
     ]
     return table(RESULTS, rows)
-
-
-def predictions(answers: Sequence[tuple[int, str, int, int]]) -> pl.DataFrame:
-    """Table `predictions` from (sample id, split, true class, predicted class)."""
-    rows = [
-        {
-            "sample_id": sample_id,
-            "path": f"{sample_id}.png",
-            "split": split,
-            "group": GROUPS[true],
-            "true_class_id": true,
-            "true_class": NAMES[true],
-            "pseudo_label_id": predicted,
-            "pseudo_label": NAMES[predicted],
-            "correct": true == predicted,
-            "confidence": 0.75,
-            "true_confidence": 0.75 if true == predicted else 0.125,
-            "top_class_ids": [predicted],
-            "top_classes": [NAMES[predicted]],
-            "top_confidences": [0.75],
-        }
-        for sample_id, split, true, predicted in answers
-    ]
-    return table(PREDICTIONS, rows)
-
-
-TRAIN = [(0, "train", 0, 1), (1, "train", 0, 1), (2, "train", 1, 1), (3, "train", 0, 0)]
-TEST = [
-    (10, "test", 0, 1),
-    (11, "test", 0, 1),
-    (12, "test", 0, 0),
-    (13, "test", 0, 0),
-    (14, "test", 1, 0),
-    (15, "test", 1, 1),
-    (16, "test", 2, 3),
-    (17, "test", 2, 2),
-    (18, "test", 3, 3),
-]
-TEACHER = TRAIN + TEST
-# Of the base half's three errors two are corrected; of its three right answers one is broken.
-AFTER = [*TRAIN, *TEST]
-AFTER[len(TRAIN)] = (10, "test", 0, 0)
-AFTER[len(TRAIN) + 4] = (14, "test", 1, 1)
-AFTER[len(TRAIN) + 5] = (15, "test", 1, 0)
 
 
 def training_log(steps: int) -> pl.DataFrame:

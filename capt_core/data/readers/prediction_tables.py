@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from capt_core.data.column_files import TABLE_ENDINGS, open_table
+from capt_core.data.column_files import TABLE_ENDINGS
 from capt_core.data.readers.columns import (
     PATH_COLUMNS,
     SPLIT_COLUMNS,
@@ -22,8 +22,8 @@ from capt_core.data.readers.columns import (
     without_fraction,
 )
 from capt_core.data.readers.table_files import row_split
-from capt_core.data.readers.tables import table_columns
-from capt_core.data.readers.text_tables import TEXT_ENDINGS, no_key_twice, read_text_columns
+from capt_core.data.readers.tables import read_cells, table_columns
+from capt_core.data.readers.text_tables import TEXT_ENDINGS, no_key_twice
 from capt_core.errors import CaptError, reason, shown
 
 TRUE_COLUMNS: tuple[str, ...] = (
@@ -116,7 +116,7 @@ def read_predictions(path: Path) -> PredictionRows:
     split = _column(columns, SPLIT_COLUMNS, path, needed=False)
     confidence = _column(columns, CONFIDENCE_COLUMNS, path, needed=False)
     wanted = [name for name in (names, predicted, true, split, confidence) if name]
-    cells, numbers, unit = _cells(path, wanted)
+    cells, numbers, unit = read_cells(path, wanted)
     found = dict(zip(wanted, cells, strict=True))
     places = _Places(path, numbers, unit)
     if not numbers:
@@ -170,15 +170,6 @@ def _column(columns: Sequence[str], names: Sequence[str], path: Path, needed: bo
         )
     refuse_twice(columns, found[0], path)
     return found[0]
-
-
-def _cells(path: Path, names: Sequence[str]) -> tuple[list[list[Any]], Sequence[int], str]:
-    """Columns of a table, the number of each row, and what the number counts."""
-    if path.suffix.lower() in TEXT_ENDINGS:
-        return *read_text_columns(path, names), "line"
-    table = open_table(path)
-    cells = [table.values(name) for name in names]
-    return cells, range(1, len(cells[0]) + 1), "row"
 
 
 def _label(cell: object, places: _Places, row: int, column: str) -> str:
@@ -242,11 +233,11 @@ def _scores(path: Path, columns: Sequence[str], places: _Places) -> Scores | Non
             f"{listed[:40]}; remove one"
         )
     if listed:
-        return _row_scores(_cells(path, [listed])[0][0], places, listed)
+        return _row_scores(read_cells(path, [listed])[0][0], places, listed)
     values = np.empty((len(places.numbers), len(named)))
     for start in range(0, len(named), _AT_ONCE):
         part = named[start : start + _AT_ONCE]
-        for at, cells in enumerate(_cells(path, part)[0], start=start):
+        for at, cells in enumerate(read_cells(path, part)[0], start=start):
             values[:, at] = _shares(cells, places, named[at])
     labels = [str(plain_label(name[len(_SCORE) :])) for name in named]
     twice = next((name for at, name in enumerate(labels) if name in labels[:at]), None)

@@ -133,7 +133,7 @@ def _read(path: Path, root: Path, split: str | None, data: Data, rejects: Reject
     used = [names, *candidates, *([splits] if splits else [])]
     for name in used:
         refuse_twice(columns, name, path)
-    cells, numbers, unit = _cells(path, used)
+    cells, numbers, unit = read_cells(path, used)
     table = open_table(path) if path.suffix.lower() in TABLE_ENDINGS else None
     named, named_notes = label_names(path, root, candidates, table)
     found = read_labels(dict(zip(candidates, cells[1:], strict=False)), named, path)
@@ -197,7 +197,7 @@ def _no_path_column(path: Path, columns: Sequence[str]) -> CaptError:
     )
 
 
-def _cells(path: Path, names: Sequence[str]) -> tuple[list[list[Any]], Sequence[int], str]:
+def read_cells(path: Path, names: Sequence[str]) -> tuple[list[list[Any]], Sequence[int], str]:
     """Columns of a table, the number of each row, and what the number counts."""
     if path.suffix.lower() in TEXT_ENDINGS:
         return *read_text_columns(path, names), "line"

@@ -26,12 +26,17 @@ _TENSORS = ("weights.safetensors", "inputs.safetensors", "expected.safetensors")
 class Fixture:
     """A folder's content; numbers are fp64, whole numbers int64.
 
+    Two layouts are read. In one, the tensors of each CLIP stand below a prefix and `open_clip...`
+    in the configuration holds what open_clip's CLIP takes; in the other, those of the only CLIP
+    stand without a prefix, its sizes in `clip`, and the method's below ``trainable/``.
+
     Attributes:
         name: path of the folder below the one that was asked for.
         config: sizes and settings.
-        weights: of the base model, below ``clip.``, and of the method at its start.
-        inputs: images, token ids, labels.
+        weights: of CLIPs and of the method at its start.
+        inputs: images, token ids, labels, recorded draws.
         expected: what must come out.
+        rounded: names of what is expected but was stored in fp32.
     """
 
     name: str
@@ -39,31 +44,49 @@ class Fixture:
     weights: Tensors
     inputs: Tensors
     expected: Tensors
+    rounded: frozenset[str] = frozenset()
 
     def below(self, prefix: str) -> Tensors:
         """Weights whose names begin with a prefix, without it."""
-        return {
-            name.removeprefix(prefix): value
-            for name, value in self.weights.items()
-            if name.startswith(prefix)
-        }
+        return below(prefix, self.weights)
 
-    def backbone(self) -> Backbone:
-        """The base model as methods take it: frozen, in fp64, without a tokenizer."""
+    def given(self, prefix: str) -> Tensors:
+        """Inputs whose names begin with a prefix, without it."""
+        return below(prefix, self.inputs)
+
+    def backbone(self, sizes: str = "open_clip", prefix: str = "clip.") -> Backbone:
+        """A CLIP as methods take it: frozen, in fp64, without a tokenizer.
+
+        Args:
+            sizes: key of the configuration; `clip` where the CLIP's tensors have no prefix.
+            prefix: of its tensors.
+        """
         from open_clip.model import CLIP
 
+        arguments = self.config[sizes]
         try:
-            clip = CLIP(**self.config["open_clip"]).double()
-            clip.load_state_dict(self.below("clip."), strict=True)
+            clip = CLIP(**arguments).double()
+            own = clip.state_dict().keys()
+            plain = {name: value for name, value in self.weights.items() if name in own}
+            clip.load_state_dict(plain if sizes == "clip" else self.below(prefix), strict=True)
         except (RuntimeError, TypeError) as error:
             raise CaptError(
                 f"{self.name}: its base model does not fit ({reason(error)})"
             ) from error
         clip.eval().requires_grad_(False)
-        style = Preprocess(self.config["open_clip"]["vision_cfg"]["image_size"], (0,) * 3, (1,) * 3)
+        style = Preprocess(arguments["vision_cfg"]["image_size"], (0,) * 3, (1,) * 3)
         return Backbone(
             self.name, clip, _NoTokenizer(), style, torch.device("cpu"), None, untrained=True
         )
+
+
+def below(prefix: str, tensors: Tensors) -> Tensors:
+    """Tensors whose names begin with a prefix, without it."""
+    return {
+        name.removeprefix(prefix): value
+        for name, value in tensors.items()
+        if name.startswith(prefix)
+    }
 
 
 class _NoTokenizer:
@@ -96,16 +119,17 @@ def read_fixture(folder: Path, root: Path) -> Fixture:
     name = folder.relative_to(root).as_posix() if folder != root else folder.resolve().name
     try:
         config = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
-        weights, inputs, expected = (_read(folder / file) for file in _TENSORS)
+        weights, inputs, expected = (load_file(folder / file) for file in _TENSORS)
     except (OSError, ValueError, SafetensorError) as error:
         raise CaptError(f"{name}: cannot be read ({reason(error)})") from error
     if not isinstance(config, dict) or not expected:
         raise CaptError(f"{name}: holds no settings, or nothing that is expected")
-    return Fixture(name, config, weights, inputs, expected)
+    rounded = frozenset(key for key, value in expected.items() if value.dtype == torch.float32)
+    return Fixture(name, config, _exact(weights), _exact(inputs), _exact(expected), rounded)
 
 
-def _read(path: Path) -> Tensors:
+def _exact(tensors: Tensors) -> Tensors:
     return {
         name: value.double() if value.is_floating_point() else value.long()
-        for name, value in load_file(path).items()
+        for name, value in tensors.items()
     }

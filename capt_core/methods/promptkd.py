@@ -96,6 +96,7 @@ class PromptedStudent(Fitted):
         image: prompts, [J, P, D], by depth.
         projector: from the tower's dimension to the teacher's.
         class_vectors: the teacher's texts by class name, each [b], unit length.
+        taught_by: the teacher's method and backbone.
     """
 
     frozen_tower = False
@@ -107,15 +108,31 @@ class PromptedStudent(Fitted):
         image: torch.Tensor,
         projector: Projector,
         class_vectors: Mapping[str, torch.Tensor] | None = None,
+        taught_by: str = "",
     ) -> None:
         super().__init__(method, backbone, class_vectors)
+        self.taught_by = taught_by
         self.image = nn.Parameter(image)
         self.projector = projector
         self._teacher: tuple[Fitted, ...] = ()  # a tuple: it is no part of this module's state
 
     def take_teacher(self, teacher: Fitted) -> None:
-        """Make a teacher's text tower at hand for names without a kept text."""
+        """Make the teacher's text tower at hand for names without a kept text.
+
+        Raises:
+            CaptError: another teacher than the student had.
+        """
+        given = named(teacher)
+        if given != self.taught_by:
+            raise CaptError(f"the teacher was {shown(self.taught_by)}, not {given}; give that one")
         self._teacher = (teacher,)
+
+    def facts(self) -> dict[str, Any]:
+        return {**super().facts(), "taught_by": self.taught_by}
+
+    def readable_prompts(self, classes: Classes) -> list[str]:
+        known = self._teacher
+        return known[0].readable_prompts(classes) if known else super().readable_prompts(classes)
 
     @property
     def visual_prompts(self) -> torch.Tensor:
@@ -145,13 +162,18 @@ class PromptedStudent(Fitted):
             raise CaptError(
                 f"{self.method.name}: holds the teacher's texts of the {len(kept)} classes that it "
                 f"was fitted for, {shown(classes.names[unknown[0]])} is none of them; give it the "
-                "teacher: model.fitted.take_teacher(capt_core.load_model(FILE).fitted)"
+                f"teacher, {self.taught_by}: model.fitted.take_teacher(load_model(FILE).fitted)"
             )
         assert self.class_vectors is not None
         texts = torch.empty(len(classes.names), self.class_vectors.shape[1])
         if unknown:
             texts[unknown] = self._teacher[0].class_texts(classes.only(unknown)).float().cpu()
         return self.with_vectors(classes, texts)
+
+
+def named(teacher: Fitted) -> str:
+    """A teacher's method and backbone, in words."""
+    return f"{teacher.method.name} on {teacher.backbone.identity}"
 
 
 @dataclass(frozen=True)
@@ -278,7 +300,7 @@ class PromptKD(Method):
         """The student before the first step.
 
         Args:
-            task: its backbone and seed.
+            task: its backbone, seed and teacher.
             texts: the teacher's, of all classes of the data set, [C, b].
         """
         settings, backbone = self.settings, task.backbone
@@ -289,7 +311,8 @@ class PromptKD(Method):
         projector = projector_start(width, texts.shape[1], task.seed)
         names = task.dataset.class_names
         vectors = dict(zip(names, texts.float().cpu(), strict=True))
-        return PromptedStudent(self, backbone, image, projector, vectors)
+        assert task.teacher is not None
+        return PromptedStudent(self, backbone, image, projector, vectors, named(task.teacher))
 
     def fit(self, task: Task) -> PromptedStudent:
         known = teacher_of(task, range(len(task.dataset.class_names)))
@@ -320,6 +343,7 @@ class PromptKD(Method):
             tensors["image"].clone(),
             Projector(width, teacher_width),
             named_vectors(tensors, facts),
+            str(facts.get("taught_by", "")),
         )
         student.load_state_dict(dict(tensors))
         return student

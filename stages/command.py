@@ -15,8 +15,14 @@ from capt_core.advice import advising
 from capt_core.artifacts.layout import Layout
 from capt_core.backbone.identity import TINY_CLIP
 from capt_core.confusion.imported import refuse_imported
-from capt_core.methods.registry import check_methods, configured_method, configured_methods
-from capt_core.params import changed_sections, load_settings
+from capt_core.errors import CaptError
+from capt_core.methods.registry import (
+    check_methods,
+    configured_method,
+    configured_methods,
+    method_class,
+)
+from capt_core.params import Settings, changed_sections, load_settings
 
 from . import activity, options
 from .advising import CommandAdviser
@@ -167,6 +173,8 @@ def _check_backbone(
     It is no part of the stage, whose results do not depend on the backbone.
     """
     settings, matrix = load_settings(params, dataset, overrides, change)
+    names = list(dict.fromkeys([settings.fit_teacher.method, *matrix.compare]))
+    _check_teacher(names, settings)
     if settings.backbone.name == TINY_CLIP and settings.backbone.checkpoint is None:
         return  # nothing to check that would be worth loading torch and open_clip
     from capt_core.backbone.architecture import check_backbone
@@ -195,3 +203,17 @@ def _note_unfit_data(
     methods = configured_methods(names, params, dataset, overrides, change)
     for remark in unfit_data(methods, prepared_facts(layout, settings.generate_prompts)):
         say(f"note: {remark}")
+
+
+def _check_teacher(names: Sequence[str], settings: Settings) -> None:
+    """Say which of the methods has no teacher to distil from; nothing where none needs one."""
+    from capt_core.methods.method import Need
+
+    if not any(Need.TEACHER in method_class(name).needs for name in names):
+        return
+    from capt_core.methods.teaching import check_teacher
+
+    try:
+        check_teacher(names, settings.teacher, settings.backbone)
+    except CaptError as error:
+        say(f"note: {error}")

@@ -10,7 +10,7 @@ from capt_core.artifacts.schemas import BASE_TEXT_FEATURES
 from capt_core.artifacts.tables import write_table
 from capt_core.backbone.loading import UNTRAINED_WARNING, Backbone, load_backbone
 from capt_core.data.dataset import Dataset, load_dataset
-from capt_core.methods.fitting import base_method, fit_method
+from capt_core.methods.fitting import base_method, fit_method, forget_checkpoint
 from capt_core.methods.importing.model import (
     Imported,
     class_names,
@@ -18,11 +18,12 @@ from capt_core.methods.importing.model import (
     imported_model,
     read_checkpoint,
 )
+from capt_core.methods.method import Need
 from capt_core.methods.trained import TrainedModel
 from capt_core.prompts.sources import written_descriptions
 
 from .invocation import Run, say, warn
-from .models import chosen_method, few_shot_task
+from .models import chosen_method, few_shot_task, teacher_of
 from .stage import Stage
 
 STAGE = Stage(
@@ -32,10 +33,14 @@ STAGE = Stage(
         "data.root",
         "fewshot.shots",
         "fit_teacher",
-        "generate_prompts.store",
         "methods.${fit_teacher.method}",
         "runtime",
+        "train.checkpoint_steps",
     ),
+    params_for={
+        "generate_prompts.store": Need.CLASS_DESCRIPTIONS,
+        "teacher": Need.TEACHER,
+    },
     reads=lambda at: (*at.dataset, at.fewshot, at.data.images, at.data.image_features),
     writes=lambda at: (at.seed.base_model, at.seed.base_text_features),
 )
@@ -56,10 +61,11 @@ def main(run: Run) -> None:
                 settings.generate_prompts, run.dataset, prepared.classes
             ),
         )
-        model = fit_method(method, task)
+        model = fit_method(method, replace(task, teacher=teacher_of(run, method, task)))
     else:
         model = imported_model(read(run, prepared, backbone), prepared, run.seed)
     keep(run, prepared, model)
+    forget_checkpoint(model)
 
 
 def read(run: Run, prepared: Dataset, backbone: Backbone) -> Imported:

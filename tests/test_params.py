@@ -393,7 +393,7 @@ def test_the_packaged_file_lists_every_setting_and_nothing_else() -> None:
 
     def walk(values: dict[str, Any], prefix: str) -> None:
         for name, value in values.items():
-            if isinstance(value, dict):
+            if isinstance(value, dict) and f"{prefix}{name}" not in declared:
                 walk(value, f"{prefix}{name}.")
             else:
                 leaves.add(f"{prefix}{name}")

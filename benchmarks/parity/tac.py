@@ -7,6 +7,7 @@ import torch
 from benchmarks.parity.fixture import Fixture, Tensors
 from benchmarks.parity.training import gradients
 from capt_core.backbone.loading import Backbone
+from capt_core.learning.averaging import StateAverage
 from capt_core.learning.loop import Batch, Loop, Record
 from capt_core.learning.optimisation import ParameterGroup
 from capt_core.methods.prompting.fitted import unit
@@ -66,10 +67,11 @@ def computed(fixture: Fixture) -> tuple[Tensors, Tensors]:
     }
     for name, step in (("nodropout", None), ("dropout", 0)):
         found |= _terms(name, TaskAwareLoss(fitted, tokens, knowledge), fixture, plain, step)
-    starts = {}
+    starts: Tensors = {}
     for name, epochs in (("three_steps", 20), ("averaged", 3)):
         fitted = _start(fixture, backbone, centres, epochs)
         starts |= _named(f"{name}/param/", list(fitted.parameters()), fitted)
+        assert isinstance(fitted.method, TAC)
         average = fitted.method.average_of(fitted)
         loss_of = TaskAwareLoss(fitted, tokens, knowledge)
         found[f"{name}/lr"] = _trained(fixture, loss_of, average, plain)
@@ -119,9 +121,9 @@ def _count(given: Tensors, tower: str) -> int:
 def _views(fixture: Fixture, plain: torch.Tensor, step: int | None) -> Views:
     """The batch, with the dropout recorded for a step, counted from 0; None is without."""
     inputs = fixture.inputs
-    kept = (None, None)
-    if step is not None:
-        kept = (inputs["dropout_keep_student"][step], inputs["dropout_keep_frozen"][step])
+    if step is None:
+        return Views(inputs["views"], inputs["labels"], plain)
+    kept = (inputs["dropout_keep_student"][step], inputs["dropout_keep_frozen"][step])
     return Views(inputs["views"], inputs["labels"], plain, *kept)
 
 
@@ -146,7 +148,7 @@ def _terms(
 
 
 def _trained(
-    fixture: Fixture, loss_of: TaskAwareLoss, average: torch.nn.Module, plain: torch.Tensor
+    fixture: Fixture, loss_of: TaskAwareLoss, average: StateAverage, plain: torch.Tensor
 ) -> torch.Tensor:
     """Three epochs of one step through the loop of a fit; the rates used."""
     fitted = loss_of.fitted

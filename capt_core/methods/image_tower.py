@@ -54,10 +54,14 @@ class ImageTower:
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:
         """Images [B, 3, S, S] to features [B, d], not normalised."""
+        return self.head(self.tokens(images))
+
+    def tokens(self, images: torch.Tensor) -> torch.Tensor:
+        """Images [B, 3, S, S] to the tokens that come out of the last block, [B, 1 + N + P, D]."""
         tokens = self.embed(images)
         for block in range(len(self.blocks)):
             tokens = self.through(self.entering(tokens, block), block)
-        return self.head(tokens)
+        return tokens
 
 
 class PromptedTower(ImageTower):

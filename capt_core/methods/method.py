@@ -24,6 +24,9 @@ from capt_core.methods.task import Task
 from capt_core.methods.zero_shot import class_logits
 from capt_core.settings_file import Section
 
+BASE_ONLY = "base only"
+"""What a run saw that saw nothing beyond few-shot images of base classes and their names."""
+
 
 class Need(StrEnum):
     """What a method takes from a `Task` beside class names and labels."""
@@ -181,6 +184,9 @@ class Fitted(nn.Module):
     seen_before: tuple[str, ...] = ()
     """What was seen before this project had it: by training elsewhere."""
 
+    saw: tuple[str, ...] = ()
+    """What its training saw beyond few-shot images of base classes, as its model says."""
+
     def __init__(
         self,
         method: Method,
@@ -244,6 +250,13 @@ class Fitted(nn.Module):
             return self.image_tower().encode(images)
         features: torch.Tensor = self.backbone.clip.encode_image(images)
         return features
+
+    def project(self, embedding: torch.Tensor) -> torch.Tensor:
+        """What the image tower gives with this method's prompts, [B, a], to features of `encode`.
+
+        Neither is normalised. They are the same but for a method that projects the tower's output.
+        """
+        return embedding
 
     @property
     def start(self) -> Fitted:

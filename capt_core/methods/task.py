@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 import torch
 
+from capt_core.artifacts.tensors import tensors_digest
 from capt_core.backbone.loading import Backbone
 from capt_core.data.dataset import Dataset
 from capt_core.errors import CaptError
@@ -119,6 +120,11 @@ class Task:
         """Where the state of a method's training is kept, under all that it depends on."""
         if self.work is None or not self.checkpoint_steps:
             return None
+        name = f"{self.key(method, *depends_on)}.safetensors"
+        return Checkpoint(self.work / "train" / name, self.checkpoint_steps)
+
+    def key(self, method: Method, *depends_on: object) -> str:
+        """Name for files of a method's fit, which changes with all that the fit depends on."""
         key = settings_hash(
             method.settings,
             self.dataset.fingerprint,
@@ -126,10 +132,10 @@ class Task:
             str(self.backbone.autocast),
             self.fewshot.select("sample_id", "class_id", "split").write_csv(),
             self.seed,
+            None if self.teacher is None else fitted_facts(self.teacher),
             *depends_on,
         )
-        name = f"{self.dataset.name}-{method.name}-seed{self.seed}-{key}.safetensors"
-        return Checkpoint(self.work / "train" / name, self.checkpoint_steps)
+        return f"{self.dataset.name}-{method.name}-seed{self.seed}-{key}"
 
     def check(self, method: Method) -> None:
         """Refuse a task that lacks what a method needs.
@@ -166,3 +172,9 @@ class Task:
             training_images=len(self.unlabelled()),
             descriptions=described and described(),
         )
+
+
+def fitted_facts(fitted: Fitted) -> list[object]:
+    """Plain values that change with anything that a fitted method's answers depend on."""
+    learnt = {name: value.cpu() for name, value in fitted.state_dict().items()}
+    return [fitted.backbone.identity, fitted.record(), tensors_digest(learnt)]

@@ -24,7 +24,7 @@ def methods() -> list[Method]:
     return [method_class(name)() for name in method_names()]
 
 
-PROMPTED = ("maple", "promptsrc", "tac", "capt")
+PROMPTED = ("maple", "promptsrc", "promptkd", "tac", "capt")
 """Methods that change blocks of the image tower."""
 
 
@@ -111,7 +111,8 @@ def test_methods_that_a_data_set_does_not_do_for(
     assert "nothing is about proctex" in line
     # A language model may write what no store has.
     later = facts(["base"] * 3, 10, store="none", provider="anthropic")
-    assert later.sentences is later.attributes is None
+    assert later.sentences is None
+    assert later.attributes is None
     assert list(unfit_data(asked, later)) == []
 
 

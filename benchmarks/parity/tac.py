@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from benchmarks.parity.fixture import Fixture, Tensors
@@ -71,8 +73,7 @@ def computed(fixture: Fixture) -> tuple[Tensors, Tensors]:
     for name, epochs in (("three_steps", 20), ("averaged", 3)):
         fitted = _start(fixture, backbone, centres, epochs)
         starts |= _named(f"{name}/param/", list(fitted.parameters()), fitted)
-        assert isinstance(fitted.method, TAC)
-        average = fitted.method.average_of(fitted)
+        average = _method(fixture, len(centres), epochs).average_of(fitted)
         loss_of = TaskAwareLoss(fitted, tokens, knowledge)
         found[f"{name}/lr"] = _trained(fixture, loss_of, average, plain)
         if name == "averaged":
@@ -83,17 +84,14 @@ def computed(fixture: Fixture) -> tuple[Tensors, Tensors]:
     return found, starts
 
 
-def _start(
-    fixture: Fixture, backbone: Backbone, centres: torch.Tensor, epochs: int = 20
-) -> TaskAwarePrompts:
-    """The trained tensors of a fixture before the first step."""
-    config, given = fixture.config, fixture.below("trainable/")
-    method = TAC(
+def _method(fixture: Fixture, centres: int, epochs: int) -> TAC:
+    config = fixture.config
+    return TAC(
         TAC.Settings.model_validate(
             {
                 "context_length": config["n_ctx_text"],
                 "image_prompts": config["n_ctx_vision"],
-                "centres": len(centres),
+                "centres": centres,
                 "views": config["views"],
                 "text_weight": config["text_loss_weight"],
                 "image_weight": config["image_loss_weight"],
@@ -102,6 +100,13 @@ def _start(
             }
         )
     )
+
+
+def _start(
+    fixture: Fixture, backbone: Backbone, centres: torch.Tensor, epochs: int = 20
+) -> TaskAwarePrompts:
+    """The trained tensors of a fixture before the first step."""
+    given, method = fixture.below("trainable/"), _method(fixture, len(centres), epochs)
     text = [given["ctx"]] + [given[f"text_prompts.{i}"] for i in range(1, _count(given, "text"))]
     image = [given[f"vision_prompts.{i}"] for i in range(_count(given, "vision"))]
     fitted = TaskAwarePrompts(method, backbone, torch.stack(text), torch.stack(image), centres)
@@ -121,10 +126,14 @@ def _count(given: Tensors, tower: str) -> int:
 def _views(fixture: Fixture, plain: torch.Tensor, step: int | None) -> Views:
     """The batch, with the dropout recorded for a step, counted from 0; None is without."""
     inputs = fixture.inputs
+    views = Views(inputs["views"], inputs["labels"], plain)
     if step is None:
-        return Views(inputs["views"], inputs["labels"], plain)
-    kept = (inputs["dropout_keep_student"][step], inputs["dropout_keep_frozen"][step])
-    return Views(inputs["views"], inputs["labels"], plain, *kept)
+        return views
+    return replace(
+        views,
+        kept=inputs["dropout_keep_student"][step],
+        kept_frozen=inputs["dropout_keep_frozen"][step],
+    )
 
 
 def _terms(

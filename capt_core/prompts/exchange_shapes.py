@@ -154,8 +154,9 @@ def _named(given: object, names: Sequence[str]) -> str | None:
     """The class that a number, or a name, stands for; None where there is no such number."""
     if isinstance(given, str):
         return given
-    inside = isinstance(given, int) and not isinstance(given, bool) and 0 <= given < len(names)
-    return names[given] if inside else None  # type: ignore[index]  # an int, see above
+    if not isinstance(given, int) or isinstance(given, bool):
+        return None
+    return names[given] if 0 <= given < len(names) else None
 
 
 def _sides(key: str, entries: Sequence[Any], found: Findings) -> Iterator[tuple[object, object]]:

@@ -111,8 +111,7 @@ def test_methods_that_a_data_set_does_not_do_for(
     assert "nothing is about proctex" in line
     # A language model may write what no store has.
     later = facts(["base"] * 3, 10, store="none", provider="anthropic")
-    assert later.sentences is None
-    assert later.attributes is None
+    assert (later.sentences, later.attributes) == (None, None)
     assert list(unfit_data(asked, later)) == []
 
 

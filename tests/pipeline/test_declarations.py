@@ -24,10 +24,13 @@ RUNS = [
     for name in PIPELINE
     for method in (("clip", "capt") if "method" in declared(name).per else (None,))
 ]
-# Checked before the first stage, whose results do not depend on it.
-CHECKED = {"prepare": {"backbone"}}
+# Checked before and after the first stage, whose results do not depend on it.
+CHECKED = {"prepare": {"backbone", "generate_prompts"}}
 # What reads all that the stage declares.
-FURTHER = {"build-bank": ("build_bank.source=augmented_views", "build_bank.views=1")}
+FURTHER = {
+    "build-bank": ("build_bank.source=augmented_views", "build_bank.views=1"),
+    "fit-teacher": ("fit_teacher.method=cupl",),
+}
 
 
 def place(root: Path, method: str | None) -> Place:

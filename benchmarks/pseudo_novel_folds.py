@@ -254,7 +254,10 @@ def choice(chosen: Trial, frozen: Trial, trials: int) -> dict[str, str]:
 
 def main(arguments: list[str] | None = None) -> None:
     """Command line; see the module's docstring."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if wrong := [setting for setting in options.set if "=" not in setting]:
+        parser.error(f"--set {wrong[0]}: give KEY=VALUE")
     extra = {
         key: yaml.safe_load(value) for key, _, value in (s.partition("=") for s in options.set)
     }

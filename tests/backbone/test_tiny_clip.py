@@ -30,7 +30,7 @@ from capt_core.backbone.tiny_clip.towers import (
     train_image_tower,
     train_text_tower,
 )
-from capt_core.backbone.tiny_clip.widening import widen
+from capt_core.backbone.tiny_clip.widening import copied, shared, widen
 from capt_core.data.proctex import CLASS_NAMES, PRETRAIN_SPLIT, TEMPLATE, captions
 
 
@@ -187,8 +187,12 @@ def test_linear_probe_learns_separable_features_and_wants_enough_images() -> Non
         measure.linear_probe(features, features, range(15), shots=5, seed=0)
 
 
-def test_sets_do_not_depend_on_workers(few_textures: TextureSet) -> None:
+def test_sets_can_be_cut_and_do_not_depend_on_workers(few_textures: TextureSet) -> None:
     assert few_textures.labels.tolist() == [label for label in range(30) for _ in range(4)]
+    fewer = few_textures.first(3)
+    assert fewer.labels.tolist() == [label for label in range(30) for _ in range(3)]
+    assert np.array_equal(fewer.images[3], few_textures.images[4])
+    assert few_textures.first(9).images.tobytes() == few_textures.images.tobytes()
     parallel = render_set(0, PRETRAIN_SPLIT, 4, workers=2)
     assert parallel.images.tobytes() == few_textures.images.tobytes()
 
@@ -243,6 +247,17 @@ def test_both_stages_train_and_repeat_themselves_when_interrupted(
     )
     assert not torch.equal(before, model.encode_text(tokenizer("grid")))
     assert all(torch.equal(visual[name], t) for name, t in model.visual.state_dict().items())
+
+
+def test_units_are_copied_within_their_parts_and_weights_shared_between_copies() -> None:
+    values = torch.tensor([1.0, 2.0, 3.0, 4.0])
+    assert copied(values, 0).tolist() == [1, 2, 3, 4, 1, 2, 3, 4]
+    assert copied(values, 0, parts=2).tolist() == [1, 2, 1, 2, 3, 4, 3, 4]
+    weights = torch.tensor([[1.0, 3.0]])
+    shares = shared(weights, 1, torch.Generator().manual_seed(0))
+    assert shares.shape == (1, 4)
+    assert shares[:, :2] + shares[:, 2:] == pytest.approx(weights)
+    assert not torch.equal(shares[:, :2], shares[:, 2:])
 
 
 def test_a_widened_tower_computes_what_the_trained_one_does(model: Any) -> None:

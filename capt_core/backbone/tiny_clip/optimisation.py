@@ -43,9 +43,7 @@ class Checkpoint:
     path: Path
     module: nn.Module
 
-    def save(
-        self, optimizer: torch.optim.Optimizer, step: int, log: Log
-    ) -> None:
+    def save(self, optimizer: torch.optim.Optimizer, step: int, log: Log) -> None:
         """Write the state after so many steps, atomically."""
         state = {
             "module": self.module.state_dict(),

@@ -82,8 +82,9 @@ def pretrain(name: str, recipe: Recipe, output: Path, workers: int) -> None:
     model.visual.load_state_dict(tower)
     model.eval()
     started = time.monotonic()
-    features = measure.embed_images(model, textures.images)
-    text_log = train_text_tower(model, textures, features, tokenizer, text_stage, seed)
+    captioned = textures.first(text_stage.per_class)
+    features = measure.embed_images(model, captioned.images)
+    text_log = train_text_tower(model, captioned, features, tokenizer, text_stage, seed)
     text_seconds = round(time.monotonic() - started)
 
     half = {n: t.half() if t.is_floating_point() else t for n, t in model.state_dict().items()}

@@ -37,7 +37,7 @@ RECIPES: Final = {
         image_stage=ImageStage(
             steps=600, whole_steps=100, learning_rate=5e-4, warm_up=50, report_every=50
         ),
-        text_stage=TextStage(steps=600, fine_name=1.0, full_stop=0.3),
+        text_stage=TextStage(steps=450, fine_name=1.0, full_stop=0.3, per_class=400),
         widened=TINY_CLIP,
     ),
 }

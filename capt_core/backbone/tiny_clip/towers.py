@@ -48,6 +48,7 @@ class TextStage(Schedule):
     report_every: int = 50
     fine_name: float = 0.03
     full_stop: float = 0.0
+    per_class: int = 1600  # images of each class that are captioned
 
 
 class VisibleFacts(nn.Module):

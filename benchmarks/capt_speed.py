@@ -32,7 +32,7 @@ from safetensors.torch import save_file
 from torch.nn import functional
 
 from capt_core import load_backbone, study
-from capt_core.backbone.identity import TINY_CLIP
+from capt_core.backbone.identity import EMBEDDED
 from capt_core.methods.capt.adapter import dynamic_weight
 from capt_core.methods.capt.model import CaptModel
 from capt_core.methods.capt.objective import Objective
@@ -66,7 +66,7 @@ class Bench:
         self.options = options
         self.folder = folder
         weights = None
-        if options.backbone != TINY_CLIP:
+        if options.backbone not in EMBEDDED:
             weights = folder / "random.safetensors"
             if not weights.is_file():
                 random_weights(options.backbone, weights)

@@ -17,9 +17,7 @@ from __future__ import annotations
 
 import argparse
 import copy
-import tempfile
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -27,24 +25,13 @@ import torch
 from torch.nn import functional
 
 import capt_core
-from capt_core.data.dataset import fingerprint
+from benchmarks.pseudo_novel_folds import DRAWINGS, FOLDS, SHOTS, drawn_textures, fold_of
 from capt_core.data.images import image_batches
-from capt_core.data.proctex.classes import CLASS_NAMES, GROUPS
 from capt_core.data.protocol import BASE_TO_NOVEL
 from capt_core.evaluation.metrics import Metric, evaluate_predictions
 from capt_core.evaluation.predictions import prediction_table
 from capt_core.methods.capt.method import FittedCapt
 from capt_core.methods.capt.model import CaptModel
-
-DRAWINGS = (7, 8)
-SHOTS = 16
-FOLDS = (
-    ("stripes", "dots"),
-    ("relief", "cracks"),
-    ("stripes", "relief"),
-    ("dots", "cracks"),
-    ("stripes", "dots", "relief", "cracks"),  # all of them: as many classes as there will be
-)
 
 # Retention weight, names it is over, weight of the difference prompts in the class texts.
 SETTINGS = (
@@ -56,31 +43,6 @@ SETTINGS = (
     (8.0, "prompts", 1.0),
 )
 SHARES = (0.5, 0.7, 0.85, 1.0)
-
-
-def fold_of(textures: capt_core.Dataset, families: tuple[str, ...]) -> capt_core.Dataset:
-    """The base half of the textures, some families as base classes and the others as novel ones."""
-    chosen = [name for family in families for name in GROUPS[family]]
-    names = chosen + [n for n in CLASS_NAMES[: len(CLASS_NAMES) // 2] if n not in chosen]
-    rows = pl.DataFrame(
-        {
-            "class_id": pl.Series(range(len(names)), dtype=pl.Int64),
-            "class_name": names,
-            "group": ["base" if name in chosen else "novel" for name in names],
-        }
-    )
-    classes = rows.join(
-        textures.classes.drop("class_id", "group"), on="class_name", maintain_order="left"
-    ).select(textures.classes.columns)
-    samples = (
-        textures.samples.drop("sample_id", "class_id")
-        .join(rows.drop("group"), on="class_name", maintain_order="left")
-        .with_row_index("sample_id")
-        .with_columns(pl.col("sample_id").cast(pl.Int64))
-        .select(textures.samples.columns)
-    )
-    digest = fingerprint(samples, classes, textures.fingerprint)
-    return replace(textures, samples=samples, classes=classes, fingerprint=digest)
 
 
 @torch.no_grad()
@@ -185,10 +147,8 @@ def main() -> None:
     backbone = capt_core.load_backbone()
     columns = ("fold", "candidate", "seed", "metric", "value")
     rows: list[tuple[str, str, int, str, float | None]] = []
-    with tempfile.TemporaryDirectory() as temporary:
-        for drawing in options.drawings:
-            folder = options.work or Path(temporary)
-            textures = capt_core.open_dataset("proctex", folder=folder, seed=drawing)
+    for drawing in options.drawings:
+        with drawn_textures(drawing, options.work) as textures:
             for number, families in enumerate(FOLDS, start=1):
                 fold, name = fold_of(textures, families), f"{drawing}-{number}"
                 # Rates among few errors scatter more than accuracies: two draws of the last fold.

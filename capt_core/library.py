@@ -65,8 +65,8 @@ def load_backbone(
     """A frozen CLIP.
 
     Args:
-        name: any open_clip model with a ViT or ResNet tower, or the embedded ``tiny-clip``, which
-            knows drawn textures only.
+        name: any open_clip model with a ViT or ResNet tower, or the embedded ``tiny-clip`` and
+            ``tiny-clip-teacher``, which know drawn textures only.
         checkpoint: local weights (`.safetensors`, `.pt`).
         pretrained: tag of weights that open_clip downloads, where no checkpoint is given.
         device: where it runs.

@@ -13,7 +13,7 @@ import typer
 from capt_core import study
 from capt_core.advice import advising
 from capt_core.artifacts.layout import Layout
-from capt_core.backbone.identity import TINY_CLIP
+from capt_core.backbone.identity import EMBEDDED
 from capt_core.confusion.imported import refuse_imported
 from capt_core.errors import CaptError
 from capt_core.methods.registry import (
@@ -175,7 +175,7 @@ def _check_backbone(
     settings, matrix = load_settings(params, dataset, overrides, change)
     names = list(dict.fromkeys([settings.fit_teacher.method, *matrix.compare]))
     _check_teacher(names, settings)
-    if settings.backbone.name == TINY_CLIP and settings.backbone.checkpoint is None:
+    if settings.backbone.name in EMBEDDED and settings.backbone.checkpoint is None:
         return  # nothing to check that would be worth loading torch and open_clip
     from capt_core.backbone.architecture import check_backbone
     from capt_core.methods.suitability import unsuited

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from capt_core import params
-from capt_core.backbone.identity import TINY_CLIP, backbone_identity, checkpoint_path
+from capt_core.backbone.identity import EMBEDDED, backbone_identity, checkpoint_path
 from capt_core.backbone.weights import check_fit
 from capt_core.errors import CaptError, reason, shown
 
@@ -25,11 +25,11 @@ def check_name(name: str) -> None:
     Raises:
         CaptError: the message names similar models, where there are any.
     """
-    if name == TINY_CLIP:
+    if name in EMBEDDED:
         return
     import open_clip
 
-    known = [TINY_CLIP, *open_clip.list_models()]
+    known = [*EMBEDDED, *open_clip.list_models()]
     if name not in known:
         plain = {_plain(each): each for each in reversed(known)}
         near = [plain[each] for each in difflib.get_close_matches(_plain(name), plain, 3, 0.7)]
@@ -60,11 +60,11 @@ def build(name: str, *, quick_gelu: bool = False, device: str = "cpu") -> Any:
     Raises:
         CaptError: open_clip cannot build it here.
     """
-    if name == TINY_CLIP:
+    if name in EMBEDDED:
         from capt_core.backbone import tiny_clip
 
         with torch.device(device):
-            return tiny_clip.build_model()
+            return tiny_clip.build_model(name)
     import open_clip
 
     try:
@@ -100,10 +100,10 @@ def check_backbone(settings: params.Backbone) -> None:
     path = checkpoint_path(settings)
     if path is not None:
         check_fit(path, outline(settings.name))
-    elif settings.name != TINY_CLIP:
+    elif settings.name not in EMBEDDED:
         backbone_identity(settings)  # refuses settings that name neither a file nor a tag
         check_tag(settings)
-    if settings.name != TINY_CLIP:
+    if settings.name not in EMBEDDED:
         check_square(settings.name, outline(settings.name).visual)
 
 

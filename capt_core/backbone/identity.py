@@ -11,7 +11,23 @@ from capt_core.errors import CaptError, shown
 from capt_core.reporter import announced
 
 TINY_CLIP = "tiny-clip"
-TINY_CLIP_WEIGHTS = Path(__file__).parent / "tiny_clip" / "weights.safetensors"
+TINY_CLIP_TEACHER = "tiny-clip-teacher"
+EMBEDDED = {
+    TINY_CLIP: Path(__file__).parent / "tiny_clip",
+    TINY_CLIP_TEACHER: Path(__file__).parent / "tiny_clip" / "teacher",
+}
+"""Folders of the models that come with the package, by name: weights, architecture, facts."""
+EMBEDDED_WEIGHTS = "weights.safetensors"
+
+
+def is_embedded_backbone(identity: str) -> bool:
+    """Whether an identity names a model that comes with the package, which knows textures only."""
+    return identity.partition("@")[0] in EMBEDDED
+
+
+def embedded_identity(name: str) -> str:
+    """Identity of a model of `EMBEDDED` with its packaged weights."""
+    return f"{name}@{file_digest(EMBEDDED[name] / EMBEDDED_WEIGHTS)}"
 
 
 def checkpoint_path(settings: params.Backbone) -> Path | None:
@@ -30,8 +46,8 @@ def backbone_identity(settings: params.Backbone) -> str:
     if path is not None:
         weights_form(path)
         return f"{settings.name}@{file_digest(path)}"
-    if settings.name == TINY_CLIP:
-        return f"{TINY_CLIP}@{file_digest(TINY_CLIP_WEIGHTS)}"
+    if settings.name in EMBEDDED:
+        return embedded_identity(settings.name)
     if settings.pretrained is not None:
         return f"{settings.name}@{settings.pretrained}"
     raise CaptError(

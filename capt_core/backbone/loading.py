@@ -19,7 +19,7 @@ from capt_core.backbone.architecture import (
     check_tag,
     outline,
 )
-from capt_core.backbone.identity import TINY_CLIP, backbone_identity, checkpoint_path
+from capt_core.backbone.identity import EMBEDDED, backbone_identity, checkpoint_path
 from capt_core.backbone.weights import check_fit, check_values, load_weights
 from capt_core.data.images import Preprocess
 from capt_core.device import choose_device
@@ -150,10 +150,10 @@ def _loaded(settings: params.Backbone, runtime: params.Runtime, identity: str) -
     if path is not None:
         clip = build(name, quick_gelu=check_fit(path, outline(name)))
         load_weights(clip, path)
-    elif name == TINY_CLIP:
+    elif name in EMBEDDED:
         from capt_core.backbone import tiny_clip
 
-        clip = tiny_clip.load_model()
+        clip = tiny_clip.load_model(name)
     else:
         clip = _pretrained(settings)
     clip.eval().requires_grad_(False)
@@ -188,7 +188,7 @@ def load_tokenizer(settings: params.Backbone) -> Tokenizer:
         CaptError: unknown model, or one whose tokenizer is not CLIP's own.
     """
     check_name(settings.name)
-    if settings.name == TINY_CLIP:
+    if settings.name in EMBEDDED:
         from capt_core.backbone import tiny_clip
 
         return tiny_clip.Tokenizer()
@@ -225,7 +225,7 @@ def _pretrained(settings: params.Backbone) -> Any:
 
 
 def _preprocess(name: str, visual: Any) -> Preprocess:
-    if name == TINY_CLIP:
+    if name in EMBEDDED:
         from capt_core.backbone import tiny_clip
 
         return Preprocess(tiny_clip.IMAGE_SIZE, tiny_clip.IMAGE_MEAN, tiny_clip.IMAGE_STD)

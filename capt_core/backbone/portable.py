@@ -13,7 +13,7 @@ from torch import nn
 
 from capt_core import params
 from capt_core.backbone.architecture import build, check_square, outline
-from capt_core.backbone.identity import TINY_CLIP
+from capt_core.backbone.identity import EMBEDDED
 from capt_core.backbone.loading import Backbone, load_tokenizer, looks_untrained
 from capt_core.data.images import Preprocess
 from capt_core.device import choose_device
@@ -127,10 +127,10 @@ def _uses_quick_gelu(clip: nn.Module) -> bool:
 
 def _configuration(name: str) -> dict[str, Any]:
     """The open_clip configuration of a known model, as JSON gives it back."""
-    if name == TINY_CLIP:
+    if name in EMBEDDED:
         from capt_core.backbone import tiny_clip
 
-        return tiny_clip.read_config()
+        return tiny_clip.read_config(name)
     import open_clip
 
     config: dict[str, Any] = json.loads(json.dumps(open_clip.get_model_config(name)))

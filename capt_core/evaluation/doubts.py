@@ -5,7 +5,7 @@ from __future__ import annotations
 import polars as pl
 
 from capt_core.advice import setting
-from capt_core.backbone.identity import TINY_CLIP
+from capt_core.backbone.identity import is_embedded_backbone
 from capt_core.backbone.loading import UNTRAINED_WARNING
 from capt_core.data.registry import dataset_spec
 from capt_core.evaluation.chance import chance_warnings
@@ -29,7 +29,7 @@ def backbone_doubts(dataset: str, backbone: str, untrained: bool) -> list[str]:
         untrained: its weights are a random initialisation.
     """
     found = [UNTRAINED_WARNING] if untrained else []
-    if backbone.startswith(f"{TINY_CLIP}@") and not untrained and not is_embedded(dataset):
+    if is_embedded_backbone(backbone) and not untrained and not is_embedded(dataset):
         found.append(
             "The embedded tiny CLIP knows drawn textures only: its confusions of photographs say "
             "nothing about a real model's. Choose one and its weights: "

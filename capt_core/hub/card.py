@@ -11,7 +11,7 @@ from typing import Any
 import polars as pl
 import yaml
 
-from capt_core.backbone.identity import TINY_CLIP
+from capt_core.backbone.identity import is_embedded_backbone
 from capt_core.backbone.loading import UNTRAINED_WARNING
 from capt_core.errors import one_line
 from capt_core.methods.trained import TrainedModel
@@ -98,7 +98,7 @@ def plain(text: str) -> str:
 
 def _warnings(model: TrainedModel) -> list[str]:
     backbone = model.fitted.backbone
-    embedded = [TEXTURES_WARNING] if backbone.identity.startswith(f"{TINY_CLIP}@") else []
+    embedded = [TEXTURES_WARNING] if is_embedded_backbone(backbone.identity) else []
     return embedded + ([UNTRAINED_WARNING] if backbone.untrained else [])
 
 

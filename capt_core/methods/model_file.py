@@ -14,7 +14,7 @@ from capt_core.advice import Remedy
 from capt_core.artifacts import lineage
 from capt_core.artifacts.provenance import Provenance
 from capt_core.artifacts.tensors import SavedTensors, load_tensors
-from capt_core.backbone.identity import TINY_CLIP, backbone_identity
+from capt_core.backbone.identity import EMBEDDED, embedded_identity
 from capt_core.backbone.loading import Backbone, load_backbone
 from capt_core.backbone.portable import Architecture, rebuilt
 from capt_core.data.registry import check_template
@@ -121,7 +121,9 @@ class ModelFile:
     @property
     def has_backbone(self) -> bool:
         """Whether a backbone is at hand: in the file, or the embedded one."""
-        return self._facts.backbone is not None or self.identity == backbone_identity(_EMBEDDED)
+        name = self.identity.partition("@")[0]
+        embedded = name in EMBEDDED and self.identity == embedded_identity(name)
+        return self._facts.backbone is not None or embedded
 
     def own_backbone(self, runtime: Runtime) -> Backbone:
         """The backbone in the file, or the embedded one.
@@ -136,12 +138,12 @@ class ModelFile:
             except CaptError as error:
                 raise CaptError(f"{self.path}: {error}") from error
         name, _, weights = self.identity.partition("@")
-        if name != TINY_CLIP:
+        if name not in EMBEDDED:
             raise CaptError(
                 f"{self.path}: trained on {shown(name)} with weights {shown(weights)}; "
                 f"give backbone=capt_core.load_backbone({shown(name)}, checkpoint=FILE)"
             )
-        return load_backbone(_EMBEDDED, runtime)
+        return load_backbone(BackboneSettings(name=name, checkpoint=None), runtime)
 
     def model(self, backbone: Backbone) -> TrainedModel:
         """The model on a backbone.
@@ -173,7 +175,6 @@ class ModelFile:
 
 
 _CHECK = "check the path, or train it again"
-_EMBEDDED = BackboneSettings(name=TINY_CLIP, checkpoint=None)
 
 
 def open_model(

@@ -12,7 +12,7 @@ from capt_core import params
 from capt_core.artifacts.lineage import untraced
 from capt_core.artifacts.locks import exclusive
 from capt_core.backbone.architecture import check_backbone, outline
-from capt_core.backbone.identity import TINY_CLIP
+from capt_core.backbone.identity import EMBEDDED, TINY_CLIP_TEACHER
 from capt_core.backbone.loading import Backbone, load_backbone
 from capt_core.backbone.weights_file import Form, weights_form
 from capt_core.errors import CaptError
@@ -33,7 +33,6 @@ from capt_core.settings_file import merge, validate
 
 LARGER = "ViT-L-14"
 """The field's teacher backbone."""
-LARGER_EMBEDDED = "tiny-clip-teacher"
 
 CHECKPOINT = "teacher.checkpoint"
 
@@ -49,11 +48,11 @@ def teacher_backbone(teacher: params.Teacher, student: params.Backbone) -> param
         CaptError: no weights are named for it.
     """
     given = teacher.backbone
-    embedded = student.name == TINY_CLIP and student.checkpoint is None
-    name = given.name or (LARGER_EMBEDDED if embedded else LARGER)
+    embedded = student.name in EMBEDDED and student.checkpoint is None
+    name = given.name or (TINY_CLIP_TEACHER if embedded else LARGER)
     tag = given.pretrained or (None if given.checkpoint else student.pretrained)
     chosen = params.Backbone(name=name, checkpoint=given.checkpoint, pretrained=tag)
-    if not (chosen.checkpoint or tag or name in (TINY_CLIP, LARGER_EMBEDDED)):
+    if not (chosen.checkpoint or tag or name in EMBEDDED):
         raise CaptError(
             f"teacher: no weights named for its backbone {name}; set teacher.backbone.checkpoint="
             f"FILE, or teacher.backbone.pretrained=TAG to download them, or {CHECKPOINT}=FILE, a "

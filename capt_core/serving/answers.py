@@ -8,7 +8,7 @@ from typing import Any
 from PIL import Image
 from pydantic import BaseModel
 
-from capt_core.backbone.identity import TINY_CLIP
+from capt_core.backbone.identity import is_embedded_backbone
 from capt_core.backbone.loading import UNTRAINED_WARNING
 from capt_core.data.decoding import LARGEST_PIXELS, BadImageError, opened, to_rgb
 from capt_core.methods.trained import TrainedModel
@@ -170,4 +170,4 @@ def model_warning(model: TrainedModel) -> str | None:
     backbone = model.fitted.backbone
     if backbone.untrained:
         return UNTRAINED_WARNING
-    return EMBEDDED_WARNING if backbone.identity.startswith(f"{TINY_CLIP}@") else None
+    return EMBEDDED_WARNING if is_embedded_backbone(backbone.identity) else None

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from importlib import resources
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,15 +13,24 @@ import torch
 from torch import nn
 
 from capt_core.backbone import tiny_clip
-from capt_core.backbone.tiny_clip import measure
+from capt_core.backbone.identity import (
+    EMBEDDED,
+    EMBEDDED_WEIGHTS,
+    TINY_CLIP,
+    TINY_CLIP_TEACHER,
+    embedded_identity,
+)
+from capt_core.backbone.tiny_clip import measure, optimisation
 from capt_core.backbone.tiny_clip.corpus import TextureSet, render_set
 from capt_core.backbone.tiny_clip.optimisation import Meter, rate_share
+from capt_core.backbone.tiny_clip.recipes import RECIPES
 from capt_core.backbone.tiny_clip.towers import (
     ImageStage,
     TextStage,
     train_image_tower,
     train_text_tower,
 )
+from capt_core.backbone.tiny_clip.widening import copied, shared, widen
 from capt_core.data.proctex import CLASS_NAMES, PRETRAIN_SPLIT, TEMPLATE, captions
 
 
@@ -32,6 +42,11 @@ def tokenizer() -> tiny_clip.Tokenizer:
 @pytest.fixture(scope="module")
 def model() -> Any:
     return tiny_clip.load_model()
+
+
+@pytest.fixture(scope="module")
+def teacher() -> Any:
+    return tiny_clip.load_model(TINY_CLIP_TEACHER)
 
 
 @pytest.fixture(scope="module")
@@ -94,8 +109,9 @@ def test_captions_need_no_unknown_word(
         tokenizer(text)
 
 
-def test_configuration_agrees_with_vocabulary(tokenizer: tiny_clip.Tokenizer) -> None:
-    config = tiny_clip.read_config()
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_configuration_agrees_with_vocabulary(name: str, tokenizer: tiny_clip.Tokenizer) -> None:
+    config = tiny_clip.read_config(name)
     assert config["text_cfg"]["vocab_size"] == tokenizer.vocabulary_size
     assert config["text_cfg"]["context_length"] == tokenizer.context_length
 
@@ -120,16 +136,34 @@ def test_normalise_maps_the_mean_to_zero() -> None:
     assert white == pytest.approx([2.0, 2.2, 2.2])
 
 
-def test_packaged_files_are_small_and_say_where_they_come_from() -> None:
-    folder = resources.files(tiny_clip)
-    with resources.as_file(folder / "weights.safetensors") as weights:
-        assert weights.stat().st_size < 10_000_000
-    provenance = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
-    assert {"seed", "image_stage", "text_stage", "measured", "libraries"} <= provenance.keys()
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_packaged_files_are_small_and_say_where_they_come_from(name: str) -> None:
+    folder = EMBEDDED[name]
+    assert (folder / EMBEDDED_WEIGHTS).stat().st_size < 10_000_000
+    facts = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
+    assert {"image_stage", "text_stage", "measured", "libraries"} <= facts.keys()
+    recipe = RECIPES[name]
+    assert facts["seed"] == recipe.seed
+    assert facts["image_stage"]["images"] == recipe.per_class * len(CLASS_NAMES)
+    for stage in ("image_stage", "text_stage"):
+        settings = asdict(getattr(recipe, stage))
+        noted = facts[stage]["settings"]
+        assert {key: settings[key] for key in noted if key in settings} == {
+            key: value for key, value in noted.items() if key in settings
+        }
+        assert facts[stage]["log"][-1]["step"] == settings["steps"]
+    assert facts.get("widened") == (recipe.widened and embedded_identity(recipe.widened))
+
+
+def test_the_teacher_is_wider_and_has_features_of_its_own(teacher: Any, model: Any) -> None:
+    assert teacher.visual.conv1(torch.zeros(2, 3, 64, 64)).shape == (2, 256, 8, 8)
+    assert teacher.visual.proj.shape == (256, 192)
+    assert model.visual.proj.shape == (128, 128)
+    assert teacher.text_projection.shape[1] == 192
 
 
 def test_zero_shot_is_far_above_chance_in_both_halves(
-    model: Any, tokenizer: tiny_clip.Tokenizer
+    model: Any, teacher: Any, tokenizer: tiny_clip.Tokenizer
 ) -> None:
     fresh = render_set(4242, "val", 12)
     features = measure.Features(measure.embed_images(model, fresh.images), fresh.labels)
@@ -138,6 +172,10 @@ def test_zero_shot_is_far_above_chance_in_both_halves(
     accuracy = measure.zero_shot(features, names)
     assert accuracy["base"] > 35  # chance is 6.7
     assert accuracy["novel"] > 35
+    # The teacher knows the fine names.
+    better = measure.Features(measure.embed_images(teacher, fresh.images), fresh.labels)
+    taught = measure.zero_shot(better, measure.embed_class_names(teacher, tokenizer))
+    assert taught["all"] > accuracy["all"] + 3
 
 
 def test_linear_probe_learns_separable_features_and_wants_enough_images() -> None:
@@ -149,8 +187,12 @@ def test_linear_probe_learns_separable_features_and_wants_enough_images() -> Non
         measure.linear_probe(features, features, range(15), shots=5, seed=0)
 
 
-def test_sets_do_not_depend_on_workers(few_textures: TextureSet) -> None:
+def test_sets_can_be_cut_and_do_not_depend_on_workers(few_textures: TextureSet) -> None:
     assert few_textures.labels.tolist() == [label for label in range(30) for _ in range(4)]
+    fewer = few_textures.first(3)
+    assert fewer.labels.tolist() == [label for label in range(30) for _ in range(3)]
+    assert np.array_equal(fewer.images[3], few_textures.images[4])
+    assert few_textures.first(9).images.tobytes() == few_textures.images.tobytes()
     parallel = render_set(0, PRETRAIN_SPLIT, 4, workers=2)
     assert parallel.images.tobytes() == few_textures.images.tobytes()
 
@@ -172,9 +214,23 @@ def test_meter_refuses_a_loss_that_stands_still_or_is_no_number() -> None:
         meter.add(float("nan"), 0.0)
 
 
-def test_both_stages_train_and_repeat_themselves(few_textures: TextureSet) -> None:
+def test_both_stages_train_and_repeat_themselves_when_interrupted(
+    few_textures: TextureSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     settings = ImageStage(steps=12, whole_steps=2, batch=40, warm_up=4, report_every=6)
-    (first, log), (second, again) = (train_image_tower(few_textures, settings, 0) for _ in range(2))
+    first, log = train_image_tower(TINY_CLIP, few_textures, settings, 0)
+    path = tmp_path / "state.pt"
+    save = optimisation.Checkpoint.save
+
+    def save_and_stop(*arguments: Any) -> None:
+        save(*arguments)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(optimisation.Checkpoint, "save", save_and_stop)
+        with pytest.raises(KeyboardInterrupt):
+            train_image_tower(TINY_CLIP, few_textures, settings, 0, checkpoint=path)
+    second, again = train_image_tower(TINY_CLIP, few_textures, settings, 0, checkpoint=path)
     assert log == again
     assert log[-1]["loss"] < log[0]["loss"]
     assert first.keys() == second.keys()
@@ -191,3 +247,40 @@ def test_both_stages_train_and_repeat_themselves(few_textures: TextureSet) -> No
     )
     assert not torch.equal(before, model.encode_text(tokenizer("grid")))
     assert all(torch.equal(visual[name], t) for name, t in model.visual.state_dict().items())
+
+
+def test_units_are_copied_within_their_parts_and_weights_shared_between_copies() -> None:
+    values = torch.tensor([1.0, 2.0, 3.0, 4.0])
+    assert copied(values, 0).tolist() == [1, 2, 3, 4, 1, 2, 3, 4]
+    assert copied(values, 0, parts=2).tolist() == [1, 2, 1, 2, 3, 4, 3, 4]
+    weights = torch.tensor([[1.0, 3.0]])
+    shares = shared(weights, 1, torch.Generator().manual_seed(0))
+    assert shares.shape == (1, 4)
+    assert shares[:, :2] + shares[:, 2:] == pytest.approx(weights)
+    assert not torch.equal(shares[:, :2], shares[:, 2:])
+
+
+def test_a_widened_tower_computes_what_the_trained_one_does(model: Any) -> None:
+    images = torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    wide = tiny_clip.build_model(TINY_CLIP_TEACHER).visual.eval()
+    widen(wide, model.visual.state_dict(), 0)
+    with torch.no_grad():
+        found, expected = wide(images), model.visual(images)
+    assert found.shape == (3, 192)
+    assert (found[:, :128] - expected).abs().max() < 1e-4 * expected.abs().max()
+    # The two copies of a unit are read differently, so that they learn different things.
+    first, second = wide.transformer.resblocks[0].mlp.c_fc.weight.chunk(2, dim=1)
+    assert not torch.equal(first, second)
+    with pytest.raises(ValueError, match="not"):
+        widen(
+            tiny_clip.build_model().visual,
+            model.visual.state_dict() | {"ln_post.weight": torch.ones(96)},
+            0,
+        )
+
+
+def test_full_stops_change_nothing_else_in_captions(few_textures: TextureSet) -> None:
+    plain, stopped = (captions.CaptionStyle(full_stop=share) for share in (0.0, 1.0))
+    facts = few_textures.facts[0]
+    text, label = captions.caption(np.random.default_rng(3), facts, plain)
+    assert captions.caption(np.random.default_rng(3), facts, stopped) == (f"{text}.", label)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -29,6 +30,16 @@ class TextureSet:
     def labels(self) -> NDArray[np.int64]:
         """Class of each image, (n,)."""
         return np.array([facts.class_id for facts in self.facts], dtype=np.int64)
+
+    def first(self, per_class: int) -> TextureSet:
+        """The first so many images of every class, or all where there are fewer."""
+        before: Counter[int] = Counter()
+        rows = []
+        for row, facts in enumerate(self.facts):
+            if before[facts.class_id] < per_class:
+                rows.append(row)
+            before[facts.class_id] += 1
+        return TextureSet(self.images[rows], tuple(self.facts[row] for row in rows))
 
 
 def render_set(seed: int, split: str, per_class: int, workers: int = 1) -> TextureSet:

@@ -6,10 +6,17 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
+
+from capt_core.artifacts.files import atomic_path
+
+Log = list[dict[str, float]]
+"""Step, mean loss and mean accuracy (per cent), a row for each report."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +31,41 @@ class Schedule:
     report_every: int = 200
 
 
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where a stage keeps its state, to be taken up again to the bit.
+
+    Attributes:
+        path: the file; its name must change with anything that the training depends on.
+        module: holds all that is trained, and what changes beside it (averages of batches).
+    """
+
+    path: Path
+    module: nn.Module
+
+    def save(self, optimizer: torch.optim.Optimizer, step: int, log: Log) -> None:
+        """Write the state after so many steps, atomically."""
+        state = {
+            "module": self.module.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "random": torch.get_rng_state(),
+            "step": step,
+            "log": log,
+        }
+        with atomic_path(self.path) as temporary:
+            torch.save(state, temporary)
+
+    def load(self, optimizer: torch.optim.Optimizer) -> tuple[int, Log]:
+        """Restore module, optimizer and random numbers; the finished steps and their log."""
+        if not self.path.is_file():
+            return 0, []
+        state: dict[str, Any] = torch.load(self.path, weights_only=True)
+        self.module.load_state_dict(state["module"])
+        optimizer.load_state_dict(state["optimizer"])
+        torch.set_rng_state(state["random"])
+        return state["step"], state["log"]
+
+
 def minimise(
     stage: str,
     settings: Schedule,
@@ -31,7 +73,8 @@ def minimise(
     rows: Iterator[torch.Tensor],
     loss_of: Callable[[int, torch.Tensor], tuple[torch.Tensor, torch.Tensor]],
     after_step: Callable[[], object] = lambda: None,
-) -> list[dict[str, float]]:
+    checkpoint: Checkpoint | None = None,
+) -> Log:
     """Train parameters with AdamW, without decay of vectors, and gradients clipped to norm 1.
 
     Args:
@@ -41,6 +84,7 @@ def minimise(
         rows: row numbers of each step's batch.
         loss_of: from step and row numbers to the loss and the share of hits, both scalars.
         after_step: called after each optimiser step.
+        checkpoint: where the state is kept whenever there is something to report.
 
     Returns:
         The log.
@@ -54,8 +98,11 @@ def minimise(
     ]
     optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.98), eps=1e-6)
     meter = Meter(stage, settings.batch)
+    done, meter.rows = checkpoint.load(optimizer) if checkpoint else (0, [])
     for step in range(settings.steps):
         chosen = next(rows)
+        if step < done:
+            continue
         for group in optimizer.param_groups:
             group["lr"] = settings.learning_rate * rate_share(
                 step, settings.steps, settings.warm_up
@@ -69,6 +116,8 @@ def minimise(
         meter.add(loss.item(), hits.item())
         if (step + 1) % settings.report_every == 0 or step + 1 == settings.steps:
             meter.report(step + 1)
+            if checkpoint:
+                checkpoint.save(optimizer, step + 1, meter.rows)
     meter.check()
     return meter.rows
 
@@ -90,7 +139,7 @@ class Meter:
     """Means of loss and accuracy between reports, printed and kept."""
 
     def __init__(self, stage: str, batch: int) -> None:
-        self.rows: list[dict[str, float]] = []
+        self.rows: Log = []
         self._stage = stage
         self._batch = batch
         self._losses: list[float] = []

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -14,8 +16,9 @@ from torch.nn import functional
 
 from capt_core.backbone.tiny_clip.corpus import TextureSet
 from capt_core.backbone.tiny_clip.model import build_model, normalise
-from capt_core.backbone.tiny_clip.optimisation import Schedule, batches, minimise
+from capt_core.backbone.tiny_clip.optimisation import Checkpoint, Schedule, batches, minimise
 from capt_core.backbone.tiny_clip.tokenizer import Tokenizer
+from capt_core.backbone.tiny_clip.widening import widen
 from capt_core.data.proctex import CLASS_NAMES, COLOURS
 from capt_core.data.proctex.captions import CaptionStyle, caption
 from capt_core.data.proctex.images import ORIENTATIONS, SIZE_LIMITS
@@ -44,6 +47,8 @@ class TextStage(Schedule):
     warm_up: int = 50
     report_every: int = 50
     fine_name: float = 0.03
+    full_stop: float = 0.0
+    per_class: int = 1600  # images of each class that are captioned
 
 
 class VisibleFacts(nn.Module):
@@ -78,28 +83,39 @@ class VisibleFacts(nn.Module):
 
 
 def train_image_tower(
-    textures: TextureSet, settings: ImageStage, seed: int
+    name: str,
+    textures: TextureSet,
+    settings: ImageStage,
+    seed: int,
+    *,
+    trained: Mapping[str, torch.Tensor] | None = None,
+    checkpoint: Path | None = None,
 ) -> tuple[dict[str, torch.Tensor], list[dict[str, float]]]:
     """Train the image tower to tell what the photographs show.
 
     Args:
+        name: the model whose tower it is.
         textures: the pretraining images.
         settings: length and rates of the training.
         seed: seed of initial weights, order and augmentation.
+        trained: values of a tower of half the width to start from, see :func:`widen`.
+        checkpoint: file for the state, to go on from after an interruption.
 
     Returns:
         The image tower's tensors by name, and the log.
     """
     torch.manual_seed(seed)
     # The text tower is built with it and thrown away; one token keeps it small.
-    tower = build_model(patch_dropout=settings.patch_dropout, vocabulary_size=1).visual
+    tower = build_model(name, patch_dropout=settings.patch_dropout, vocabulary_size=1).visual
     heads = VisibleFacts(tower.output_dim)
+    if trained is not None:
+        widen(tower, trained, seed)
     images = torch.from_numpy(textures.images).permute(0, 3, 1, 2)
     targets = _fact_targets(textures)
     tower.train()
 
     def loss_of(step: int, chosen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        if step == settings.steps - settings.whole_steps:
+        if step >= settings.steps - settings.whole_steps:
             tower.patch_dropout = nn.Identity()
         pixels = normalise(images[chosen])
         if step % 2 == 1:
@@ -109,7 +125,8 @@ def train_image_tower(
 
     parameters = [*tower.parameters(), *heads.parameters()]
     rows = batches(len(images), settings.batch, np.random.default_rng(seed))
-    log = minimise("image tower", settings, parameters, rows, loss_of)
+    kept = Checkpoint(checkpoint, nn.ModuleList([tower, heads])) if checkpoint else None
+    log = minimise("image tower", settings, parameters, rows, loss_of, checkpoint=kept)
     return tower.state_dict(), log
 
 
@@ -126,7 +143,7 @@ def train_text_tower(
     Args:
         model: its text tower and temperature are trained in place, from their present weights.
         textures: the pretraining images; only their facts are used, for captions.
-        features: their image features of unit length, (n, 128).
+        features: their image features of unit length, (n, d).
         tokenizer: tokens of the captions.
         settings: length and rates of the training.
         seed: seed of captions and order.
@@ -136,7 +153,7 @@ def train_text_tower(
     """
     torch.manual_seed(seed)
     rng = np.random.default_rng((seed, 1))
-    style = CaptionStyle(fine_name=settings.fine_name)
+    style = CaptionStyle(fine_name=settings.fine_name, full_stop=settings.full_stop)
     image_features = torch.from_numpy(features)
     pairs = torch.arange(settings.batch)
     model.train()

@@ -47,6 +47,7 @@ class CaptionStyle:
         wrong_name: otherwise, a neighbouring class is described instead.
         name_only: force a caption with a name and nothing else.
         attribute: describe a visible attribute, when the caption is not forced.
+        full_stop: end with a full stop, as the texts of prompt-learning methods do.
     """
 
     fine_name: float = 1.0
@@ -54,6 +55,7 @@ class CaptionStyle:
     wrong_name: float = 0.10
     name_only: float = 0.0
     attribute: float = 0.35
+    full_stop: float = 0.0
 
 
 @cache
@@ -112,7 +114,9 @@ def caption(rng: np.random.Generator, facts: ImageFacts, style: CaptionStyle) ->
         text = _with_attribute(rng, facts, name, word, noun)
     else:
         text = _plain(rng, facts, name, word, noun)
-    return " ".join(text.split()), CLASS_NAMES.index(name)
+    # Nothing is drawn for a style without full stops, so that its captions do not depend on this.
+    stop = "." if style.full_stop and rng.random() < style.full_stop else ""
+    return " ".join(text.split()) + stop, CLASS_NAMES.index(name)
 
 
 def vocabulary_texts() -> list[str]:

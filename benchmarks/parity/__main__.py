@@ -15,6 +15,7 @@ import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 
 import torch
@@ -29,6 +30,12 @@ VALUES, CHANGES, ROUNDED = 1e-9, 1e-8, 3e-7
 A change is lost in the rounding of a tensor that was stored in fp32, so its value is compared.
 """
 
+NOISE = 1e-10
+"""Absolute tolerance of what rounding alone makes, such as a gradient that cancels.
+
+A runner names these quantities in its own `NOISE`, patterns of `fnmatch`.
+"""
+
 RUNNERS = (plain, coop, maple, promptsrc)
 
 
@@ -39,7 +46,8 @@ class Comparison:
     Attributes:
         fixture: name of the folder.
         quantity: name of the tensor.
-        difference: the largest, relative; infinite where nothing of this shape was computed.
+        difference: the largest, relative, or absolute where rounding alone makes the quantity;
+            infinite where nothing of this shape was computed.
         tolerance: that it is held to.
     """
 
@@ -57,21 +65,33 @@ class Comparison:
         return f"{self.fixture}  {self.quantity}  {self.difference:.1e}{verdict}"
 
 
-def relative_difference(found: torch.Tensor | None, expected: torch.Tensor) -> float:
-    """Largest absolute difference over the largest expected entry (over 1 if that is 0)."""
-    if found is None or found.shape != expected.shape or not bool(found.isfinite().all()):
+def absolute_difference(found: torch.Tensor | None, expected: torch.Tensor) -> float:
+    """Largest absolute difference; infinite where one is missing, no number or of other shape."""
+    if found is None or found.shape != expected.shape:
         return float("inf")
-    if not expected.numel():
-        return 0.0
-    difference = (found.double() - expected.double()).abs().max().item()
-    largest = expected.abs().max().item()
-    return difference / (largest or 1.0) if expected.isfinite().all() else float("inf")
+    if not (found.isfinite().all() and expected.isfinite().all()):
+        return float("inf")
+    differences = (found.double() - expected.double()).abs()
+    return differences.max().item() if differences.numel() else 0.0
 
 
-def compared(fixture: Fixture, found: Tensors, starts: Tensors) -> Iterator[Comparison]:
-    """Every expected tensor beside what was computed."""
+def relative_difference(found: torch.Tensor | None, expected: torch.Tensor) -> float:
+    """`absolute_difference` over the largest expected entry (over 1 if that is 0)."""
+    difference = absolute_difference(found, expected)
+    if difference in (0.0, float("inf")):
+        return difference
+    return difference / (expected.abs().max().item() or 1.0)
+
+
+def compared(
+    fixture: Fixture, found: Tensors, starts: Tensors, noise: Sequence[str] = ()
+) -> Iterator[Comparison]:
+    """Every expected tensor beside what was computed; `noise` is a runner's `NOISE`."""
     for name, expected in fixture.expected.items():
         value, tolerance = found.get(name), VALUES
+        if any(fnmatch(name, pattern) for pattern in noise):
+            yield Comparison(fixture.name, name, absolute_difference(value, expected), NOISE)
+            continue
         if name in fixture.rounded:
             tolerance = ROUNDED
         elif name in starts:
@@ -91,7 +111,8 @@ def run(fixture: Fixture) -> list[Comparison] | None:
     if runner is None:
         return None
     try:
-        return list(compared(fixture, *runner.computed(fixture)))
+        noise = getattr(runner, "NOISE", ())
+        return list(compared(fixture, *runner.computed(fixture), noise))
     except (KeyError, ValueError, TypeError, IndexError, RuntimeError) as error:
         # Files of a fixture that do not belong together may fail anywhere.
         raise CaptError(f"{fixture.name}: cannot be run ({reason(error)})") from error

@@ -29,6 +29,7 @@ def train_on_images(
     loss_of: ImageLoss,
     state: nn.Module | None = None,
     after_epoch: Callable[[int], None] = lambda _: None,
+    before_batch: Callable[[Batch], None] = lambda _: None,
 ) -> _Fitted:
     """Minimise a loss over the few-shot images, cropped and flipped anew in every epoch.
 
@@ -43,6 +44,8 @@ def train_on_images(
         loss_of: see `ImageLoss`; tensors are on the backbone's device.
         state: see `minimise`.
         after_epoch: see `Loop`.
+        before_batch: called before the loss of a batch is, for losses that change with the epoch
+            or draw something in every step.
 
     Returns:
         `fitted` on the CPU, with its training log.
@@ -68,6 +71,7 @@ def train_on_images(
     def loss_of_batch(batch: Batch) -> tuple[torch.Tensor, Record]:
         views = [View(ids[index], batch.epoch) for index in batch.samples]
         images = source.pixels(views, backbone).to(backbone.device)
+        before_batch(batch)
         return loss_of(images, labels[batch.samples].to(backbone.device))
 
     return minimise(

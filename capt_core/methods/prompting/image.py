@@ -55,6 +55,51 @@ def pooled_feature(tower: Any, tokens: torch.Tensor) -> torch.Tensor:
     return pooled if tower.proj is None else pooled @ tower.proj
 
 
+def with_experts(
+    tokens: torch.Tensor, prompts: Sequence[torch.Tensor] | torch.Tensor, block: int
+) -> torch.Tensor:
+    """Tokens [B, 1 + A + N, D] as a block takes them, its own prompts added to the A experts.
+
+    Args:
+        tokens: that came out of the block before: class token, experts, patches.
+        prompts: of the blocks behind the first, each [A, D].
+        block: number of the block, from 0.
+    """
+    if not 0 < block <= len(prompts):
+        return tokens
+    own = prompts[block - 1].to(tokens.dtype)
+    end = 1 + len(own)
+    return torch.cat([tokens[:, :1], tokens[:, 1:end] + own, tokens[:, end:]], dim=1)
+
+
+def encode_image_with_experts(
+    tower: Any,
+    images: torch.Tensor,
+    experts: torch.Tensor,
+    deep: Sequence[torch.Tensor] | torch.Tensor,
+) -> torch.Tensor:
+    """Image features of the class token and of expert tokens behind it (TAP).
+
+    Args:
+        tower: `clip.visual`, an open_clip vision transformer.
+        images: [B, 3, S, S].
+        experts: tokens behind the class token, without positions, [A, D].
+        deep: what is added to them at the input of each block but the first, each [A, D].
+
+    Returns:
+        Features [B, 1 + A, d], not normalised, the class token's first.
+    """
+    embedded = tower._embeds(images)
+    first = tower.ln_pre(experts).to(embedded.dtype).expand(len(embedded), -1, -1)
+    tokens = torch.cat([embedded[:, :1], first, embedded[:, 1:]], dim=1)
+    for index, block in enumerate(tower.transformer.resblocks):
+        tokens = block(with_experts(tokens, deep, index))
+    chosen = tokens[:, : 1 + len(experts)]
+    # Each is pooled as the only token of a sequence would be: as a class token.
+    features = pooled_feature(tower, chosen.flatten(0, 1)[:, None])
+    return features.unflatten(0, chosen.shape[:2])
+
+
 def encode_image_with_prompts(
     tower: Any, images: torch.Tensor, prompts: Sequence[torch.Tensor] | torch.Tensor
 ) -> torch.Tensor:

@@ -92,6 +92,19 @@ def prediction_distance(
         frozen_texts: what the frozen CLIP compares them with.
         logit_scale: inverse temperature.
     """
-    before = class_logits(frozen_images, frozen_texts, logit_scale).log_softmax(dim=1)
-    after = class_logits(images, texts, logit_scale).log_softmax(dim=1)
+    return logits_distance(
+        class_logits(images, texts, logit_scale),
+        class_logits(frozen_images, frozen_texts, logit_scale),
+    )
+
+
+def logits_distance(logits: torch.Tensor, frozen: torch.Tensor) -> torch.Tensor:
+    """Sum of p0 (log p0 - log p) over the number of logits.
+
+    Args:
+        logits: of the predictions p, [..., B, C].
+        frozen: of the frozen predictions p0, [B, C].
+    """
+    before, after = frozen.log_softmax(dim=-1), logits.log_softmax(dim=-1)
+    before = before.expand_as(after)
     return functional.kl_div(after, before, reduction="sum", log_target=True) / after.numel()

@@ -150,7 +150,3 @@ def retention_seen(weight: float, names: str) -> list[str]:
     """What retention over `names` lets a run see; nothing where its weight is 0."""
     seen: Mapping[str, str] = _RETAINED if weight > 0 else {}
     return [seen[names]] if names in seen else []
-
-
-def attribute_sentences(task: Task) -> dict[str, dict[str, list[str]]]:
-    raise NotImplementedError

@@ -21,9 +21,10 @@ from capt_core.learning.loop import Batch, Record
 from capt_core.learning.optimisation import epoch_learning_rates
 from capt_core.learning.randomness import draw_seed, generator
 from capt_core.methods.attribute_bags import SentenceBags, Tree, attributes_of, class_bags
+from capt_core.methods.data_facts import DataFacts
 from capt_core.methods.descriptions import attribute_sentences, described_groups
 from capt_core.methods.image_training import train_on_images
-from capt_core.methods.method import Classes, Fitted, Method, Need
+from capt_core.methods.method import Classes, Fitted, Method, Need, undescribed
 from capt_core.methods.prompting.fitted import PromptSettings, unit
 from capt_core.methods.prompting.image import check_image_tower, encode_image_with_experts
 from capt_core.methods.prompting.start import context_start
@@ -120,7 +121,7 @@ class VisionExperts(nn.Module):
         """
         image_width = visual.class_embedding.shape[0]
         # A patch's pixels and a token's width, as of a layer that embeds the one as the other.
-        bound = math.sqrt(6 / (visual.conv1.weight[0].numel() + image_width))
+        bound = math.sqrt(6 / (3 * math.prod(visual.patch_size) + image_width))
         draws = generator("expert tokens", seed)
         tokens = (2 * torch.rand(attributes, image_width, generator=draws) - 1) * bound
         deep = torch.zeros(len(visual.transformer.resblocks) - 1, attributes, image_width)
@@ -465,6 +466,12 @@ class TAP(Method):
         token_embedding(clip)
         check_image_tower(clip.visual)
 
+    def check_data(self, data: DataFacts) -> None:
+        super().check_data(data)
+        if data.attributes is not None and not set(data.attributes) & set(data.base):
+            what = "what is written about attributes of the trained classes"
+            raise CaptError(undescribed(self.name, data.dataset, what))
+
     def start(self, backbone: Backbone, tree: Tree, seed: int) -> AttributeClip:
         """Before the first step.
 
@@ -486,12 +493,6 @@ class TAP(Method):
     def fit(self, task: Task) -> AttributeClip:
         tree, dataset, backbone = attribute_sentences(task), task.dataset, task.backbone
         classes = Classes.of(dataset).only(task.trained_classes)
-        if not any(name in tree for name in classes.names):
-            raise CaptError(
-                f"{dataset.name}: no trained class is described by attributes, which tap needs; "
-                "name a store that does so in generate_prompts.store, or have them described "
-                "(generate_prompts.provider=anthropic)"
-            )
         fitted = self.start(backbone, tree, task.seed).to(backbone.device)
         for group in ("base", "novel"):
             names = [dataset.class_names[class_id] for class_id in dataset.class_ids(group)]

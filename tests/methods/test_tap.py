@@ -208,6 +208,6 @@ def test_features_are_those_of_the_heads_side_by_side(task: Task) -> None:
 def test_without_attributes_or_words_it_is_refused(task: Task) -> None:
     bare = written_descriptions().with_columns(attribute=pl.lit(None, dtype=pl.String))
     message = refusal(fit_method, quick("tap"), replace(task, class_descriptions=lambda: bare))
-    assert "no trained class is described by attributes, which tap needs; name a store" in message
+    assert "tap needs what is written about attributes of the trained classes, and" in message
     message = refusal(fit_method, quick("tap", context_init=None), task)
     assert "methods.tap.context_init: sentences need words before them" in message

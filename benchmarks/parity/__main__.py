@@ -111,8 +111,8 @@ def run(fixture: Fixture) -> list[Comparison] | None:
     if runner is None:
         return None
     try:
-        noise = getattr(runner, "NOISE", ())
-        return list(compared(fixture, *runner.computed(fixture), noise))
+        found, starts = runner.computed(fixture)
+        return list(compared(fixture, found, starts, getattr(runner, "NOISE", ())))
     except (KeyError, ValueError, TypeError, IndexError, RuntimeError) as error:
         # Files of a fixture that do not belong together may fail anywhere.
         raise CaptError(f"{fixture.name}: cannot be run ({reason(error)})") from error

@@ -12,18 +12,13 @@ from capt_core.backbone.loading import Backbone
 from capt_core.learning.averaging import gaussian_weights
 from capt_core.learning.loop import Batch, Loop, Record
 from capt_core.learning.optimisation import ParameterGroup
-from capt_core.methods.attribute_bags import SentenceBags
 from capt_core.methods.prompting.fitted import unit
 from capt_core.methods.prompting.start import embedded_words
-from capt_core.methods.tap import (
-    TAP,
-    AlternatingAverage,
-    AlternatingLoss,
-    AttributeClip,
-    TapSettings,
-    VisionExperts,
-    head_losses,
-)
+from capt_core.methods.tap.bags import SentenceBags
+from capt_core.methods.tap.method import TAP
+from capt_core.methods.tap.model import AttributeClip, VisionExperts
+from capt_core.methods.tap.settings import TapSettings
+from capt_core.methods.tap.training import AlternatingAverage, AlternatingLoss, head_losses
 
 NOISE = ("*/pool.*.key.bias",)
 """A key's bias cancels in the softmax, and AdamW makes steps of what rounding leaves of it."""
@@ -143,7 +138,7 @@ class _Case:
         fitted, clip = self.fitted(self.settings(50, 10)), self.backbone.clip
         bags, images = self.bags("base"), self.inputs["test_images"]
         count = len(fitted.context[0])
-        features = fitted.encode(images).unflatten(1, (len(self.heads), -1))
+        features = fitted.encode(images).reshape(len(images), len(self.heads), -1)
         sentences = fitted.encode_sentences(bags)
         texts = fitted.experts.pooled(unit(features), unit(sentences), bags.used)
         found = {

@@ -26,7 +26,7 @@ from capt_core.methods.method import Classes, Fitted, Need
 from capt_core.methods.model_file import load_model, read_summary
 from capt_core.methods.prompting.fitted import unit
 from capt_core.methods.registry import method_class, method_label, method_names
-from capt_core.methods.tap import AttributeClip
+from capt_core.methods.tap.model import AttributeClip
 from capt_core.methods.task import Task
 from capt_core.methods.trained import TrainedModel
 from capt_core.methods.zero_shot import class_logits

@@ -97,7 +97,7 @@ def encode_image_with_experts(
     chosen = tokens[:, : 1 + len(experts)]
     # Each is pooled as the only token of a sequence would be: as a class token.
     features = pooled_feature(tower, chosen.flatten(0, 1)[:, None])
-    return features.unflatten(0, chosen.shape[:2])
+    return features.reshape(-1, chosen.shape[1], features.shape[-1])
 
 
 def encode_image_with_prompts(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from capt_core.backbone.loading import Backbone
-from capt_core.methods.attribute_bags import (
+from capt_core.methods.tap.bags import (
     SentenceBags,
     attributes_of,
     class_bags,

@@ -68,12 +68,12 @@ class SentenceBags:
 
     def only(self, classes: torch.Tensor) -> SentenceBags:
         """Those of some classes, by their positions [K], without the other sentences."""
-        kept, rows = self.rows[:, classes].unique(return_inverse=True)
+        kept, rows = torch.unique(self.rows[:, classes], return_inverse=True)
         return SentenceBags(self.tokens[kept], rows, self.used[:, classes])
 
     def features(self, encode: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
         """What an encoder of token ids, [t, L] to [t, d], gives: [H, C, N, d]."""
-        parts = [encode(part) for part in self.tokens.split(AT_ONCE)]
+        parts = [encode(part) for part in torch.split(self.tokens, AT_ONCE)]
         return torch.cat(parts)[self.rows]
 
 

@@ -138,14 +138,34 @@ def test_transform(preprocess: Preprocess) -> Any:
     )
 
 
-def train_transform(preprocess: Preprocess) -> Any:
-    """Random resized crop (scale 0.08-1, bicubic), random flip, normalise."""
+def square_transform(preprocess: Preprocess) -> Any:
+    """Resize to a square (bicubic), whatever the sides, normalise: PIL image to [3, S, S]."""
+    transforms = _torchvision_transforms()
+    return transforms.Compose(
+        [
+            transforms.Resize(
+                (preprocess.size, preprocess.size),
+                interpolation=transforms.InterpolationMode.BICUBIC,
+            ),
+            transforms.ToTensor(),
+            transforms.Normalize(preprocess.mean, preprocess.std),
+        ]
+    )
+
+
+def train_transform(preprocess: Preprocess, smallest: float = 0.08) -> Any:
+    """Random resized crop (bicubic) of some share of the image's area, random flip, normalise.
+
+    Args:
+        preprocess: of the backbone.
+        smallest: share; the largest is 1.
+    """
     transforms = _torchvision_transforms()
     return transforms.Compose(
         [
             transforms.RandomResizedCrop(
                 preprocess.size,
-                scale=(0.08, 1.0),
+                scale=(smallest, 1.0),
                 interpolation=transforms.InterpolationMode.BICUBIC,
             ),
             transforms.RandomHorizontalFlip(),

@@ -23,6 +23,11 @@ def gaussian_weights(epochs: int, mean: float, deviation: float) -> torch.Tensor
     return (-((numbers - mean) ** 2) / (2 * deviation**2)).softmax(dim=0)
 
 
+def uniform_weights(epochs: int) -> torch.Tensor:
+    """The same weight for each epoch, [E] in fp64."""
+    return torch.full((epochs,), 1 / epochs, dtype=torch.float64)
+
+
 class StateAverage(nn.Module):
     """A module with the weighted sum of its parameters so far.
 

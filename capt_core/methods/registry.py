@@ -33,6 +33,7 @@ _BUILT_IN = {
     "coop": "capt_core.methods.coop:CoOp",
     "maple": "capt_core.methods.maple:Maple",
     "promptsrc": "capt_core.methods.promptsrc:PromptSRC",
+    "tac": "capt_core.methods.tac:TAC",
     "tap": "capt_core.methods.tap.method:TAP",
     "clip_adapter": "capt_core.methods.clip_adapter:ClipAdapter",
     "tip_adapter_f": "capt_core.methods.tip_adapter:TipAdapterF",

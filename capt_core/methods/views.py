@@ -41,6 +41,7 @@ class ViewSource:
         noise: standard deviation of the noise on noisy views, on pixels from 0 to 1.
         seed: of crops, flips and noise; each view's draws depend on nothing else.
         workers: threads that decode.
+        smallest: share of an image's area that a crop has at least.
     """
 
     files: Mapping[int, ImageSource]
@@ -48,12 +49,13 @@ class ViewSource:
     noise: float
     seed: int
     workers: int
+    smallest: float = 0.08
 
     def pixels(self, views: Sequence[View], backbone: Backbone) -> torch.Tensor:
         """Image tensors [L, 3, S, S] of the views."""
         style = backbone.preprocess
         augmented = self.augmentation == "crop_flip"
-        transform = train_transform(style) if augmented else test_transform(style)
+        transform = train_transform(style, self.smallest) if augmented else test_transform(style)
 
         def opened(view: View) -> Image.Image:
             return open_image(self.files[view.sample_id])
@@ -71,7 +73,7 @@ class ViewSource:
 
     def facts(self) -> list[object]:
         """Plain values that fix the pixels of a view, for the name of a cache."""
-        return [self.augmentation, self.noise, self.seed]
+        return [self.augmentation, self.noise, self.seed, self.smallest]
 
 
 def add_noise(

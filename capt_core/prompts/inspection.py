@@ -48,10 +48,17 @@ def class_page(
                 lines.append(f"{own}: visible attributes ({store.source})")
                 lines += [f"  - {text}" for text in store.classes[own].attributes]
             prompts = store.class_prompts.get(own)
-            if prompts:
+            if prompts and (prompts.commonality or prompts.difference):
                 lines.append(f"{own}: prompts against any other class ({store.source})")
                 lines += [f"  commonality: {text}" for text in prompts.commonality]
                 lines += [f"  difference:  {text}" for text in prompts.difference]
+            if prompts and prompts.by_attribute:
+                lines.append(f"{own}: by attribute ({store.source})")
+                lines += [
+                    f"  {attribute}: {text}"
+                    for attribute, texts in prompts.by_attribute.items()
+                    for text in texts
+                ]
         for entry in store.pairs:
             if own not in entry.classes or (partner and other not in entry.classes):
                 continue
@@ -101,8 +108,10 @@ def store_findings(
                         f"{' or '.join(cut(prompt_name(name)) for name in unnamed)}",
                     )
     for name, prompts in store.class_prompts.items():
-        every += [*prompts.commonality, *prompts.difference]
-        for text in duplicates(prompts.commonality) + duplicates(prompts.difference):
+        of_attributes = [text for texts in prompts.by_attribute.values() for text in texts]
+        lists = (prompts.commonality, prompts.difference, of_attributes)
+        every += [text for texts in lists for text in texts]
+        for text in (text for texts in lists for text in duplicates(texts)):
             yield Finding("problem", f"{cut(name)}: {shown(text, 80)} occurs twice")
     for text in dict.fromkeys(every):
         tokens = rules.token_count(text)

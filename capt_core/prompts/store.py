@@ -113,11 +113,12 @@ SCHEMA_VERSION = 1
 
 
 def store_text(store: PromptStore) -> str:
-    """A store as the file's text: one phrase a line, without an empty `class_prompts`."""
+    """A store as the file's text: one phrase a line, without what is empty in `class_prompts`."""
     content = store.model_dump(mode="json")
-    for entry in content["class_prompts"].values():
-        if not entry["by_attribute"]:
-            del entry["by_attribute"]
+    content["class_prompts"] = {
+        name: entry.model_dump(mode="json", exclude_defaults=True)
+        for name, entry in store.class_prompts.items()
+    }
     if not store.class_prompts:
         del content["class_prompts"]
     return json.dumps(content, indent=1, ensure_ascii=False) + "\n"

@@ -70,6 +70,15 @@ def overwritten(tokens: torch.Tensor, prompts: torch.Tensor, start: int) -> torc
     return torch.cat([tokens[:, :start], rows, tokens[:, start + rows.shape[1] :]], dim=1)
 
 
+def made_room(tokens: torch.Tensor, count: int) -> torch.Tensor:
+    """Token ids [C, L] with positions 1 to `count` free for prompts; the rest moves behind them.
+
+    What stands there is the start token. As many pads fall off the end.
+    """
+    free = tokens[:, :1].expand(-1, count)
+    return torch.cat([tokens[:, :1], free, tokens[:, 1 : tokens.shape[1] - count]], dim=1)
+
+
 def context_order(
     name_lengths: Sequence[int], count: int, length: int, position: Position
 ) -> torch.Tensor:

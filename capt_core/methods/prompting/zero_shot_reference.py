@@ -30,6 +30,25 @@ def reference_templates() -> tuple[str, ...]:
 
 
 @torch.no_grad()
+def frozen_text_features(
+    clip: Any, tokens: torch.Tensor, batch_size: int = AT_ONCE
+) -> torch.Tensor:
+    """Features [N, d] of token ids [N, L], not normalised, in fp64 if the model is, else in fp32.
+
+    Args:
+        clip: open_clip model.
+        tokens: ids of the texts.
+        batch_size: texts per forward pass.
+    """
+    with active().progress("encoded texts", len(tokens)) as advance:
+        parts = []
+        for start in range(0, len(tokens), batch_size):
+            encoded = clip.encode_text(tokens[start : start + batch_size])
+            parts.append(encoded if encoded.dtype == torch.float64 else encoded.float())
+            advance(len(encoded))
+    return torch.cat(parts)
+
+
 def mean_text_features(clip: Any, tokens: torch.Tensor, batch_size: int = AT_ONCE) -> torch.Tensor:
     """Mean of each class's frozen text features, which are not normalised before it.
 
@@ -41,14 +60,8 @@ def mean_text_features(clip: Any, tokens: torch.Tensor, batch_size: int = AT_ONC
     Returns:
         [C, d], not normalised.
     """
-    flat = tokens.flatten(0, 1)
-    with active().progress("encoded texts", len(flat)) as advance:
-        parts = []
-        for start in range(0, len(flat), batch_size):
-            encoded = clip.encode_text(flat[start : start + batch_size])
-            parts.append(encoded if encoded.dtype == torch.float64 else encoded.float())
-            advance(len(encoded))
-    return torch.cat(parts).reshape(*tokens.shape[:2], -1).mean(dim=0)
+    features = frozen_text_features(clip, tokens.flatten(0, 1), batch_size)
+    return features.reshape(*tokens.shape[:2], -1).mean(dim=0)
 
 
 def text_reference(

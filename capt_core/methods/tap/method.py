@@ -10,9 +10,11 @@ import torch
 from capt_core.backbone.encoding import encode_texts
 from capt_core.backbone.loading import Backbone
 from capt_core.errors import CaptError
+from capt_core.learning.loop import Batch, Record
 from capt_core.methods.data_facts import DataFacts
 from capt_core.methods.descriptions import attribute_sentences, described_groups
-from capt_core.methods.image_training import train_on_images
+from capt_core.methods.feature_training import minimise
+from capt_core.methods.image_training import FewShotViews
 from capt_core.methods.method import Classes, Fitted, Method, Need, undescribed
 from capt_core.methods.prompting.image import check_image_tower
 from capt_core.methods.prompting.start import context_start
@@ -78,19 +80,26 @@ class TAP(Method):
                 f"{', '.join(fitted.attributes)}"
             )
         zero_shot = encode_texts(classes.prompts, backbone).to(backbone.device)
-        loss_of = AlternatingLoss(fitted, fitted.bags(classes), zero_shot, task.seed)
+        bags = fitted.bags(classes)
+        loss = AlternatingLoss(fitted, bags, zero_shot, task.seed)
         average = AlternatingAverage(fitted, self.settings).to(backbone.device)
-        train_on_images(
+        images = FewShotViews.of(self, task)
+
+        def loss_of(batch: Batch) -> tuple[torch.Tensor, Record]:
+            loss.begin(batch)
+            return loss(images.pixels(batch), images.labels[batch.samples].to(backbone.device))
+
+        return minimise(
             self,
             task,
             fitted,
             list(fitted.parameters()),
+            len(images.files),
             loss_of,
+            compared={"tokens": bags.tokens, "rows": bags.rows, "used": bags.used},
             state=average,
             after_epoch=average.add,
-            before_batch=loss_of.begin,
         )
-        return fitted
 
     def restore(
         self, backbone: Backbone, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]

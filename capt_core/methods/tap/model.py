@@ -13,9 +13,9 @@ from capt_core.backbone.loading import Backbone
 from capt_core.learning.randomness import draw_seed, generator
 from capt_core.methods.method import Classes, Fitted, Method
 from capt_core.methods.prompting.fitted import unit
-from capt_core.methods.prompting.image import encode_image_with_experts
 from capt_core.methods.prompting.text import encode_text_with_prompts
 from capt_core.methods.tap.bags import SentenceBags, Tree, class_bags
+from capt_core.methods.tap.tower import encode_image_with_experts
 
 _AT_ONCE = 2**25  # numbers of the pooled texts that are in memory while images are scored
 

@@ -15,10 +15,10 @@ from capt_core.learning.loop import Loop
 from capt_core.learning.randomness import generator
 from capt_core.methods.fitting import fit_method
 from capt_core.methods.method import Classes
-from capt_core.methods.prompting.image import with_experts
 from capt_core.methods.tap import model
 from capt_core.methods.tap.model import AttributeClip, VisionExperts
 from capt_core.methods.tap.settings import Phase, TapSettings, alternation
+from capt_core.methods.tap.tower import with_experts
 from capt_core.methods.tap.training import batch_classes, contrast, head_losses
 from capt_core.methods.task import Task
 from tests.methods.toy_task import quick, written_descriptions

@@ -122,6 +122,7 @@ class AttributeClip(Fitted):
         tree: Tree | None = None,
     ) -> None:
         super().__init__(method, backbone)
+        self.scale = backbone.logit_scale  # a plain number, for exported models
         self.context = nn.ParameterList([nn.Parameter(context)])
         self.experts = experts
         self.attributes = tuple(attributes)
@@ -156,7 +157,7 @@ class AttributeClip(Fitted):
     ) -> torch.Tensor:
         """Logits of each head, [H, B, C]; see `VisionExperts.pooled`."""
         texts = self.experts.pooled(tokens, sentences, used)
-        return self.backbone.logit_scale * torch.einsum("bhd,hbcd->hbc", tokens, texts)
+        return self.scale * torch.einsum("bhd,hbcd->hbc", tokens, texts)
 
     def combined(self, logits: torch.Tensor) -> torch.Tensor:
         """Logits [B, C]: alpha of the class head, the rest shared by the attributes' heads."""
@@ -201,7 +202,7 @@ class AttributeClip(Fitted):
         return score
 
     def readable_prompts(self, classes: Classes) -> list[str]:
-        """The first sentence of each class, vectors in place of the words they started from."""
+        """``[v1] [v2] a name.``: what each sentence begins with, and what stands for a missing one."""
         settings = self.method.settings
         words, length = settings.context_init.split(), settings.context_length
         before = " ".join([*(f"[v{number}]" for number in range(1, length + 1)), *words[length:]])

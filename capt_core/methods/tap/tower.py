@@ -45,7 +45,7 @@ def encode_image_with_experts(
         Features [B, 1 + A, d], not normalised, the class token's first.
     """
     embedded = tower._embeds(images)
-    first = tower.ln_pre(experts).to(embedded.dtype).expand(len(embedded), -1, -1)
+    first = tower.ln_pre(experts).to(embedded.dtype).expand(embedded.shape[0], -1, -1)
     tokens = torch.cat([embedded[:, :1], first, embedded[:, 1:]], dim=1)
     for index, block in enumerate(tower.transformer.resblocks):
         tokens = block(with_experts(tokens, deep, index))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from capt_core.artifacts.features import feature_column
@@ -18,6 +19,7 @@ from capt_core.methods.importing.model import (
     read_checkpoint,
 )
 from capt_core.methods.trained import TrainedModel
+from capt_core.prompts.sources import written_descriptions
 
 from .invocation import Run, say, warn
 from .models import chosen_method, few_shot_task
@@ -30,6 +32,7 @@ STAGE = Stage(
         "data.root",
         "fewshot.shots",
         "fit_teacher",
+        "generate_prompts.store",
         "methods.${fit_teacher.method}",
         "runtime",
     ),
@@ -46,7 +49,14 @@ def main(run: Run) -> None:
     if settings.fit_teacher.checkpoint is None:
         method = chosen_method(run, settings.fit_teacher.method)
         origin = prepared.provenance(backbone.identity)
-        model = fit_method(method, few_shot_task(run, prepared, backbone, origin))
+        # Before pairs are mined only the written store can say something about the classes.
+        task = replace(
+            few_shot_task(run, prepared, backbone, origin),
+            class_descriptions=lambda: written_descriptions(
+                settings.generate_prompts, run.dataset, prepared.classes
+            ),
+        )
+        model = fit_method(method, task)
     else:
         model = imported_model(read(run, prepared, backbone), prepared, run.seed)
     keep(run, prepared, model)

@@ -18,6 +18,7 @@ from capt_core.data.registry import dataset_spec
 from capt_core.errors import CaptError
 from capt_core.params import load_settings
 from capt_core.prompts.exchange import exported, imported_store, merged, read_class_lists
+from capt_core.prompts.exchange_shapes import read_attribute_trees, read_names, read_pairs
 from capt_core.prompts.generation import COMMONALITY, DIFFERENCE
 from capt_core.prompts.inspection import answer_findings, answered_pairs, class_page, store_findings
 from capt_core.prompts.llm.answers import AnswerStore
@@ -112,7 +113,23 @@ def import_(
         Path | None, typer.Option(help="The release's *_prompt_distinct.json: difference prompts.")
     ] = None,
     cupl: Annotated[
-        Path | None, typer.Option(help="CuPL's class -> sentences; taken as difference prompts.")
+        Path | None,
+        typer.Option(
+            help="Class -> sentences, of CuPL, TAC or LwEIB (.py); taken as difference prompts."
+        ),
+    ] = None,
+    tree: Annotated[
+        Path | None, typer.Option(help="TAP's class -> attribute -> sentences.")
+    ] = None,
+    pairs: Annotated[
+        Path | None, typer.Option(help="FuDD's *_prompt_pairs.json: what tells pairs apart.")
+    ] = None,
+    pair_names: Annotated[
+        Path | None,
+        typer.Option(
+            help="FuDD's *_class_names.json: the classes that its numbers stand for; the data "
+            "set's own order if not given."
+        ),
     ] = None,
     keep_sound: Annotated[
         bool, typer.Option("--keep-sound", help="Leave out what is wrong instead of stopping.")
@@ -121,11 +138,15 @@ def import_(
     artifacts: options.Artifacts = options.ARTIFACTS,
     set_: options.Set = None,
 ) -> None:
-    """Make a store of files in the formats of CuPL and of the paper's release."""
+    """Make a store of files in the formats of CuPL, TAC, LwEIB, TAP, FuDD and the release."""
     if cupl and distinct:
         raise CaptError("--cupl and --distinct both give difference prompts; choose one")
-    if not (common or distinct or cupl):
-        raise CaptError("nothing to import; give --common, --distinct or --cupl FILE")
+    if not (common or distinct or cupl or tree or pairs):
+        raise CaptError(
+            "nothing to import; give --common, --distinct, --cupl, --tree or --pairs FILE"
+        )
+    if pair_names and not pairs:
+        raise CaptError("--pair-names: names the classes of --pairs FILE, which is not given")
     if os.path.lexists(output):
         raise CaptError(f"{output}: exists already; name another file")
 
@@ -135,7 +156,11 @@ def import_(
     rules = rules_for(dataset, load_settings(params, dataset, set_ or ())[0].backbone)
     names = load_dataset(Layout(artifacts, dataset)).class_names
     lists = {kind: read_class_lists(path, names, rules) for kind, path in files.items()}
-    findings = [finding for entry in lists.values() for finding in entry.findings]
+    trees = read_attribute_trees(tree, names, rules) if tree else None
+    numbered = read_names(pair_names) if pair_names else None
+    told = read_pairs(pairs, names, rules, numbered) if pairs else None
+    read = [*lists.values(), *filter(None, (trees, told))]
+    findings = [finding for entry in read for finding in entry.findings]
     for finding in findings:
         say(f"{finding.severity}: {finding.text}")
     problems = sum(finding.severity == "problem" for finding in findings)
@@ -144,13 +169,24 @@ def import_(
             f"{problems} problems, listed above; nothing was written. Correct the files, or give "
             "--keep-sound to leave out what is wrong"
         )
-    store = imported_store(dataset, spec.domain, files, lists, names)
-    if not store.class_prompts:
+    store = imported_store(
+        dataset,
+        spec.domain,
+        [*files.values(), *filter(None, (tree, pairs))],
+        lists,
+        names,
+        trees.trees if trees else None,
+        told.pairs if told else (),
+    )
+    if not store.class_prompts and not store.pairs:
         raise CaptError("no sound prompt is left; nothing was written")
     write_text(output, store_text(store))
-    say(f"{len(store.class_prompts)} of {len(names)} classes -> {output}")
+    if store.pairs:
+        say(f"{len(store.pairs)} pairs -> {output}")
+    if store.class_prompts:
+        say(f"{len(store.class_prompts)} of {len(names)} classes -> {output}")
     for kind in (COMMONALITY, DIFFERENCE):
-        if kind not in files:
+        if kind not in files and not (told and kind == DIFFERENCE):
             say(f"no {kind} prompts: they must come from elsewhere")
     say(f"use it with {setting('generate_prompts.store', quoted(str(output)))}")
 

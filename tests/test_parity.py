@@ -49,12 +49,20 @@ def test_folders_of_other_methods_are_named(
     assert main([str(tmp_path), "--known"]) == 0
 
 
-@pytest.mark.parametrize("file", ["weights.safetensors", "expected.safetensors"])
-def test_a_changed_number_is_found(file: str, parity: Path, tmp_path: Path) -> None:
-    copy = tmp_path / "maple"
-    shutil.copytree(parity / "maple", copy)
+@pytest.mark.parametrize(
+    ("method", "file", "name"),
+    [
+        ("maple", "weights.safetensors", "maple.ctx"),
+        ("maple", "expected.safetensors", "after.ctx"),
+        ("tac", "weights.safetensors", "trainable/ctx"),
+    ],
+)
+def test_a_changed_number_is_found(
+    method: str, file: str, name: str, parity: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / method
+    shutil.copytree(parity / method, copy)
     tensors = load_file(copy / file)
-    name = "maple.ctx" if file.startswith("weights") else "after.ctx"
     tensors[name][0, 0] += 1e-6
     save_file(tensors, copy / file)
     assert main([str(copy)]) == 1

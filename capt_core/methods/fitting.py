@@ -24,7 +24,6 @@ BASE_ONLY = "base only"
 
 _AFTER_BASE_MODEL = {
     Need.DESCRIPTIONS,
-    Need.CLASS_DESCRIPTIONS,
     Need.CONFUSIONS,
     Need.BASE_MODEL,
     Need.TEACHER,

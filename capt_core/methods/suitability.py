@@ -16,8 +16,7 @@ from capt_core.methods.method import Method, Need, undescribed
 from capt_core.methods.registry import method_class, method_names
 from capt_core.prompts.generation import class_descriptions
 from capt_core.prompts.llm.setup import answers_root
-from capt_core.prompts.sources import written_store
-from capt_core.prompts.store import PromptStore
+from capt_core.prompts.sources import written_descriptions, written_store
 
 
 def unsuited(methods: Iterable[Method], backbone: params.Backbone) -> Iterator[str]:
@@ -65,8 +64,10 @@ def data_facts(
     """
     names = dict(classes.sort("class_id").group_by("group").agg("class_name").iter_rows())
     written = None
-    if not _may_be_asked(settings):
-        written = class_descriptions(classes, _written(settings, dataset))
+    if settings.provider == "template":
+        written = class_descriptions(classes, [])
+    elif not _may_be_asked(settings):
+        written = written_descriptions(settings, dataset, classes)
     return DataFacts(
         dataset, names.get("base", []), names.get("novel", []), training_images, written
     )
@@ -98,7 +99,8 @@ def check_described(methods: Iterable[str], settings: params.GeneratePrompts, da
     Raises:
         CaptError: names the method, and what to give.
     """
-    if _may_be_asked(settings) or _written(settings, dataset):
+    written = settings.provider != "template" and written_store(settings, dataset) is not None
+    if written or _may_be_asked(settings):
         return
     for name in methods:
         if Need.CLASS_DESCRIPTIONS in method_class(name).needs:
@@ -109,12 +111,6 @@ def _may_be_asked(settings: params.GeneratePrompts) -> bool:
     """Whether sentences may come from a language model, by the settings or from earlier on."""
     asked = settings.provider.startswith("anthropic")
     return asked or (settings.provider != "template" and answers_root(settings).is_dir())
-
-
-def _written(settings: params.GeneratePrompts, dataset: str) -> list[PromptStore]:
-    """The written store, where there is one and the settings let it be read."""
-    store = None if settings.provider == "template" else written_store(settings, dataset)
-    return [] if store is None else [store]
 
 
 def _suits(method: Method, clip: object) -> bool:

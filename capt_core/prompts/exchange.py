@@ -1,8 +1,11 @@
-"""Prompt files of others: class to list of sentences, as CuPL and the paper's release have them."""
+"""Prompt files of others: class to list of sentences, as CuPL, TAC, LwEIB and the paper's release
+have them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import ast
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -12,14 +15,14 @@ from capt_core.data.splits import prompt_name
 from capt_core.errors import CaptError, cut, shown
 from capt_core.prompts.generation import COMMONALITY, DIFFERENCE, KINDS
 from capt_core.prompts.llm.checks import Rules
-from capt_core.prompts.store import SCHEMA_VERSION, ClassPrompts, PromptStore
+from capt_core.prompts.store import SCHEMA_VERSION, ClassPrompts, PairEntry, PromptStore
 from capt_core.prompts.texts import (
     duplicates,
     one_line,
     template_note,
     words_of,
 )
-from capt_core.text_file import read_json
+from capt_core.text_file import read_json, read_text
 
 NAMED = 8  # classes named in one finding
 
@@ -33,11 +36,10 @@ class Finding:
 
 
 @dataclass
-class ClassLists:
-    """Sentences per class of the data set, with what was found in their file on the way."""
+class Findings:
+    """What was found in a file on the way."""
 
     file: str
-    texts: dict[str, list[str]] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
 
     def note(self, text: str) -> None:
@@ -47,23 +49,28 @@ class ClassLists:
         self.findings.append(Finding("problem", f"{self.file}: {text}"))
 
 
+@dataclass
+class ClassLists(Findings):
+    """Sentences per class of the data set."""
+
+    texts: dict[str, list[str]] = field(default_factory=dict)
+
+
 def read_class_lists(path: Path, class_names: Sequence[str], rules: Rules) -> ClassLists:
     """Read a file of class -> sentences and keep what is sound.
 
     Keys are matched to classes by their words, so case, underscores and hyphens do not matter.
 
     Args:
-        path: a JSON file ``{class: [sentence, ...]}``.
+        path: a JSON file ``{class: [sentence, ...]}``, or a Python file with one such dictionary,
+            as LwEIB has them; it is read, not run.
         class_names: classes of the data set.
         rules: for the length of sentences.
 
     Raises:
         CaptError: the file cannot be read or is no such JSON at all.
     """
-    document = read_json(path)
-    if not isinstance(document, dict) or not document:
-        found = shown(document)
-        raise CaptError(f"{path}: expected an object of class -> list of sentences, found {found}")
+    document = read_object(path, "class -> list of sentences")
     lists = ClassLists(path.name)
     class_of = NameFinder(class_names).name_of
     unknown = [key for key in document if class_of(key) is None]
@@ -77,8 +84,8 @@ def read_class_lists(path: Path, class_names: Sequence[str], rules: Rules) -> Cl
         if not isinstance(value, list):
             lists.problem(f"{cut(key)}: expected a list of sentences, found {shown(value)}")
             continue
-        lists.texts.setdefault(name, []).extend(_sound(key, value, rules, lists))
-    _tell_classes(class_names, unknown, document, lists)
+        lists.texts.setdefault(name, []).extend(sound_texts(cut(key), value, rules, lists))
+    tell_classes(class_names, lists.texts, unknown, len(document), lists)
     _leave_out_unknown(unknown, finder, lists)
     every = [text for texts in lists.texts.values() for text in texts]
     if note := template_note(every, finder):
@@ -89,26 +96,39 @@ def read_class_lists(path: Path, class_names: Sequence[str], rules: Rules) -> Cl
 def imported_store(
     dataset: str,
     domain: str,
-    files: Mapping[str, Path],
+    files: Sequence[Path],
     lists: Mapping[str, ClassLists],
     class_names: Sequence[str],
+    trees: Mapping[str, Mapping[str, list[str]]] | None = None,
+    pairs: Sequence[PairEntry] = (),
 ) -> PromptStore:
-    """A store of class-level prompts from the lists of each kind."""
-    names = ", ".join(dict.fromkeys(path.name for path in files.values()))
+    """A store of what was read from files of others.
+
+    Args:
+        dataset: its name.
+        domain: what its images show.
+        files: that were read, for the store's source.
+        lists: sentences per class by kind.
+        class_names: classes of the data set.
+        trees: sentences by class and attribute.
+        pairs: what tells two classes apart.
+    """
+    names = ", ".join(dict.fromkeys(path.name for path in files))
     found = [finding.text for entry in lists.values() for finding in entry.findings]
     filled = ", partly template-filled" if any("template-filled" in text for text in found) else ""
     prompts = {}
     for name in class_names:
         texts = {kind: lists[kind].texts.get(name, []) for kind in lists}
-        if any(texts.values()):
-            prompts[name] = ClassPrompts(**texts)
+        tree = dict((trees or {}).get(name, {}))
+        if tree or any(texts.values()):
+            prompts[name] = ClassPrompts(**texts, by_attribute=tree)
     return PromptStore(
         schema_version=SCHEMA_VERSION,
         dataset=dataset,
         domain=domain,
         source=f"imported from {names}{filled}",
         classes={},
-        pairs=[],
+        pairs=list(pairs),
         class_prompts=prompts,
     )
 
@@ -164,40 +184,76 @@ def exported(
         yield f"{dataset}_prompt_{word}.json", class_lists(stores, kind)
 
 
-def _sound(key: str, value: Sequence[object], rules: Rules, lists: ClassLists) -> list[str]:
-    """Sentences of one class that can be used."""
-    title = cut(key)
+def read_object(path: Path, what: str) -> dict[str, Any]:
+    """The object of a JSON file, or the one dictionary of a Python file.
+
+    Raises:
+        CaptError: the file cannot be read or holds no such object, described by `what`.
+    """
+    document = literal(path) if path.suffix == ".py" else read_json(path)
+    if not isinstance(document, dict) or not document:
+        raise CaptError(f"{path}: expected an object of {what}, found {shown(document)}")
+    return {str(key): value for key, value in document.items()}
+
+
+def literal(path: Path) -> Any:
+    """The dictionary that a Python file assigns to a name; nothing is run.
+
+    Raises:
+        CaptError: no Python, none or several such dictionaries, or a key twice.
+    """
+    try:
+        body = ast.parse(read_text(path)).body
+        nodes = [node.value for node in body if isinstance(node, ast.Assign)]
+        tables = [node for node in nodes if isinstance(node, ast.Dict)]
+        if len(tables) != 1:
+            raise CaptError(f"{path}: {len(tables)} dictionaries, expected one: class -> sentences")
+        found = ast.literal_eval(tables[0])
+    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError) as error:
+        # Messages of the parser may hold addresses.
+        raise CaptError(
+            f"{path}: no plain dictionary of Python; write class -> list of sentences, or as JSON"
+        ) from error
+    if len(found) < len(tables[0].keys):
+        raise CaptError(f"{path}: a key stands there twice; keep one")
+    return found
+
+
+def sound_texts(title: str, value: Sequence[object], rules: Rules, found: Findings) -> list[str]:
+    """Those of a list of sentences that can be used; `title` says whose they are."""
     texts = [one_line(v) for v in value if isinstance(v, str) and words_of(v)]
     if len(texts) < len(value):
-        lists.problem(f"{title}: {len(value) - len(texts)} entries are empty or no sentences")
+        found.problem(f"{title}: {len(value) - len(texts)} entries are empty or no sentences")
     elif not texts:
-        lists.problem(f"{title}: the list is empty")
+        found.problem(f"{title}: the list is empty")
     long = [text for text in texts if rules.token_count(text) > rules.context_length]
     if long:
-        lists.problem(
+        found.problem(
             f"{title}: {len(long)} sentences have more than {rules.context_length} "
             f"tokens, such as {shown(long[0], 60)}"
         )
     short = [text for text in texts if text not in set(long)]
     twice = duplicates(short)
     if twice:
-        lists.note(f"{title}: {len(twice)} sentences occur twice; kept once")
+        found.note(f"{title}: {len(twice)} sentences occur twice; kept once")
     return list({words_of(text): text for text in reversed(short)}.values())[::-1]
 
 
-def _tell_classes(
+def tell_classes(
     class_names: Sequence[str],
+    described: Collection[str],
     unknown: Sequence[str],
-    document: Mapping[str, Any],
-    lists: ClassLists,
+    total: int,
+    found: Findings,
 ) -> None:
-    missing = [name for name in class_names if name not in lists.texts]
-    if len(unknown) == len(document):
-        lists.problem("none of its classes is in the data set")
+    """Say which classes a file of `total` lacks, and which of its own are `unknown`."""
+    missing = [name for name in class_names if name not in described]
+    if len(unknown) == total:
+        found.problem("none of its classes is in the data set")
     elif unknown:
-        lists.note(f"{len(unknown)} classes are not in the data set: {some_of(unknown)}")
+        found.note(f"{len(unknown)} classes are not in the data set: {some_of(unknown)}")
     if missing:
-        lists.problem(f"{len(missing)} classes are missing: {some_of(missing)}")
+        found.problem(f"{len(missing)} classes are missing: {some_of(missing)}")
 
 
 def _leave_out_unknown(unknown: Sequence[str], finder: NameFinder, lists: ClassLists) -> None:

@@ -50,13 +50,13 @@ class PairEntry(_Written):
     Attributes:
         classes: the two class names.
         reason: why an image model mixes them up.
-        commonality: prompts that hold for both.
+        commonality: prompts that hold for both; may be left out.
         difference: class name to prompts that distinguish it from the other.
     """
 
     classes: tuple[Name, Name] = Field(strict=False)  # JSON has lists
     reason: Line
-    commonality: list[Text] = Field(min_length=1)
+    commonality: Annotated[list[Text], Field(min_length=1)] = []
     difference: dict[Name, Annotated[list[Text], Field(min_length=1)]]
 
     @model_validator(mode="after")
@@ -113,8 +113,11 @@ SCHEMA_VERSION = 1
 
 
 def store_text(store: PromptStore) -> str:
-    """A store as the file's text: one phrase a line, without what is empty in `class_prompts`."""
+    """A store as the file's text: one phrase a line, without what is empty in it."""
     content = store.model_dump(mode="json")
+    content["pairs"] = [
+        entry.model_dump(mode="json", exclude_defaults=True) for entry in store.pairs
+    ]
     content["class_prompts"] = {
         name: entry.model_dump(mode="json", exclude_defaults=True)
         for name, entry in store.class_prompts.items()

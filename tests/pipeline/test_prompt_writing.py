@@ -10,7 +10,9 @@ import polars as pl
 import pytest
 from typer.testing import CliRunner
 
+from capt_core.data.proctex import CLASS_NAMES
 from capt_core.errors import CaptError
+from capt_core.prompts.store import load_store
 from stages.cli import app
 from tests.conftest import PROJECT
 from tests.pipeline.commands import SMALL
@@ -203,6 +205,30 @@ def test_import_and_export_by_command(copy: Path, tmp_path: Path) -> None:
     tool("verify", *where, "--store", str(target))
 
 
+def test_trees_and_pairs_are_imported_by_command(copy: Path, tmp_path: Path) -> None:
+    where = ["--dataset", "proctex", "--artifacts", str(copy)]
+    names = list(CLASS_NAMES)
+    tree = {name: {"size": [f"{name} in large", f"small {name}"]} for name in names}
+    entry = {"attr_type": "size", "prompt_pair": ["a thin one.", "a thick one."]}
+    pairs = {"0_1": {"classes": [0, 1], "prompt_pairs": [entry]}}
+    files = {"tree": tree, "pairs": pairs, "pair-names": names[::-1]}
+    given = []
+    for option, content in files.items():
+        (tmp_path / f"{option}.json").write_text(json.dumps(content))
+        given += [f"--{option}", str(tmp_path / f"{option}.json")]
+    target = tmp_path / "own.json"
+    told = tool("import", "--output", str(target), *given, *where)
+    assert "1 pairs" in told
+    assert "30 of 30 classes" in told
+    (pair,) = load_store(target).pairs
+    assert pair.difference == {names[-1]: ["a thin one."], names[-2]: ["a thick one."]}
+    own = ["--set", f"generate_prompts.store={target}"]
+    assert "size: small lined" in tool("show", "--class", "lined", *where, *own)
+    tool("verify", *where, "--store", str(target))
+    alone = ["--output", str(tmp_path / "other.json"), *given[:2], *given[4:]]
+    assert "--pairs FILE, which is not given" in refusal(tool, "import", *alone, *where)
+
+
 def test_nothing_to_import_is_refused(tmp_path: Path) -> None:
     message = refusal(tool, "import", "--dataset", "dtd", "--output", str(tmp_path / "x.json"))
-    assert message == "nothing to import; give --common, --distinct or --cupl FILE"
+    assert message == "nothing to import; give --common, --distinct, --cupl, --tree or --pairs FILE"

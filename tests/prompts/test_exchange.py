@@ -151,7 +151,7 @@ def test_template_filled_files_are_recognised(tmp_path: Path) -> None:
     lists = read(tmp_path, filled)
     assert "6 of 6 prompts are template-filled, from 2 patterns" in told(lists, "note")
     files = {"difference": tmp_path / "prompts.json"}
-    store = imported_store("dtd", "textures", files, {"difference": lists}, NAMES)
+    store = imported_store("dtd", "textures", list(files.values()), {"difference": lists}, NAMES)
     assert store.source == "imported from prompts.json, partly template-filled"
     assert str(tmp_path) not in store_text(store)
 
@@ -173,7 +173,7 @@ def test_an_export_can_be_imported_again(tmp_path: Path, store: PromptStore) -> 
         files[kind] = write(tmp_path, content, name)
         lists[kind] = read_class_lists(files[kind], names, rules())
         assert told(lists[kind], "problem") == ""
-    again = imported_store("proctex", store.domain, files, lists, names)
+    again = imported_store("proctex", store.domain, list(files.values()), lists, names)
     written, back = Written(store), Written(again)
     for entry in store.pairs:
         first, second = entry.classes
@@ -267,3 +267,28 @@ def test_the_files_of_the_release(shared: Path, stem: str, classes: int) -> None
         assert "template-filled" in note
         if stem == "dtd":
             assert f"from {patterns} patterns" in note
+
+
+def test_a_python_dictionary_is_read_and_not_run(tmp_path: Path) -> None:
+    text = f"import os\nTEMPLATES = {json.dumps(SOUND)}\nos.abort()\n"
+    lists = read_class_lists(write(tmp_path, text, "own.py"), NAMES, rules(12))
+    assert lists.findings == []
+    assert lists.texts["polka-dotted"] == SOUND["polka dotted"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("x = 3", "0 dictionaries"),
+        ("a = {'b': []}\nc = {'d': []}", "2 dictionaries"),
+        ("a = {'b': ['c'], 'b': ['d']}", "stands there twice"),
+        ("a = {'b': open('c')}", "no plain dictionary"),
+        ("a = {[1]: 2}", "no plain dictionary"),
+        ("a = {", "no plain dictionary"),
+        ("a = " + "[" * 3000, "no plain dictionary"),
+        ("a = {}", "expected an object"),
+    ],
+)
+def test_other_python_files_are_refused(tmp_path: Path, text: str, said: str) -> None:
+    path = write(tmp_path, text, "own.py")
+    assert said in refusal(read_class_lists, path, NAMES, rules(12))

@@ -1,0 +1,155 @@
+"""TAC: centres of descriptions, who attends to whom, its average, and what it needs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+import torch
+from torch.nn import functional
+
+from capt_core.learning.loop import Loop
+from capt_core.methods import tac
+from capt_core.methods.fitting import fit_method
+from capt_core.methods.method import Classes
+from capt_core.methods.prompting.text import made_room
+from capt_core.methods.tac import TaskAwarePrompts, centre_mask, dropped, task_centres
+from capt_core.methods.task import Task
+from tests.methods.toy_task import quick, written_descriptions
+from tests.refusals import refusal
+
+
+def prompts(task: Task, **settings: Any) -> TaskAwarePrompts:
+    found = fit_method(quick("tac", **settings), task).fitted
+    assert isinstance(found, TaskAwarePrompts)
+    return found
+
+
+def test_centres_by_hand() -> None:
+    points = torch.tensor([[2.0, 0.0], [4.0, 0.0], [0.0, 3.0], [0.0, 1.0]])
+    centres, nearest = task_centres(points, points[[0, 3]])
+    # By cosine the lengths do not matter; the means are of the points as they are.
+    assert nearest.tolist() == [0, 0, 1, 1]
+    assert centres.tolist() == [[3.0, 0.0], [0.0, 2.0]]
+
+
+def test_a_centre_without_points_stays_where_it_is() -> None:
+    points = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+    centres, nearest = task_centres(points, points)
+    assert nearest.tolist() == [0, 0, 2]
+    assert torch.equal(centres, points)
+
+
+def test_rounds_have_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tac, "SHIFT", -1.0)  # never settled
+    monkeypatch.setattr(tac, "MOST_ROUNDS", 3)
+    points = torch.randn(20, 4, generator=torch.Generator().manual_seed(0))
+    assert task_centres(points, points[:3])[0].isfinite().all()
+
+
+def test_patches_alone_do_not_see_the_centres() -> None:
+    # Class token, two patches, one centre, one prompt.
+    assert centre_mask(3, 1, 1).int().tolist() == [
+        [0, 0, 0, 0, 0],
+        [0, 0, 0, 1, 0],
+        [0, 0, 0, 1, 0],
+        [0, 0, 0, 0, 0],
+        [0, 0, 0, 0, 0],
+    ]
+
+
+def test_room_in_a_text() -> None:
+    tokens = torch.tensor([[7, 1, 2, 8, 0, 0, 0]])
+    assert made_room(tokens, 2).tolist() == [[7, 7, 7, 1, 2, 8, 0]]
+
+
+def test_what_dropout_keeps_is_scaled() -> None:
+    features, kept = torch.tensor([[3.0, 3.0]]), torch.tensor([[True, False]])
+    assert dropped(features, kept, 0.25).tolist() == [[4.0, 0.0]]
+    assert dropped(features, None, 0.25) is features
+
+
+def test_the_log_holds_every_term(task: Task) -> None:
+    found = prompts(task)
+    assert found.training_run is not None
+    log = found.training_run.log
+    parts = ["cross_entropy_loss", "text_loss", "image_loss"]
+    total = log.select(pl.sum_horizontal(parts)).to_series()
+    torch.testing.assert_close(total.to_torch(), log["loss"].to_torch(), rtol=1e-5, atol=1e-6)
+    clip = task.backbone.clip
+    assert found.text.shape[:2] == (len(clip.transformer.resblocks), 5)
+    assert found.image.shape[:2] == (len(clip.visual.transformer.resblocks), 5)
+    names = Classes.named(["lined"])
+    assert found.readable_prompts(names) == [
+        "[c1] [c2] [v1] [v2] [v3] [v4] [v5] a photo of a lined."
+    ]
+
+
+def test_what_is_kept_is_the_mean_over_the_epochs(
+    task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[torch.Tensor] = []
+
+    def fit(loop: Loop) -> Any:
+        add = loop.after_epoch
+
+        def after_epoch(epoch: int) -> None:
+            add(epoch)
+            seen.append(loop.groups[0].parameters[0].detach().clone())
+
+        loop.after_epoch = after_epoch
+        return original(loop)
+
+    original = Loop.fit
+    monkeypatch.setattr(Loop, "fit", fit)
+    found = prompts(task)
+    torch.testing.assert_close(found.text.detach(), torch.stack(seen).mean(dim=0))
+
+
+class Killed(Exception):  # noqa: N818
+    """Stands for a kill."""
+
+
+def test_an_interrupted_training_ends_as_if_it_was_not(
+    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, kept = prompts(task), replace(task, work=tmp_path, checkpoint_steps=1)
+    step = Loop._step
+
+    def killed(loop: Loop, *arguments: Any) -> Any:
+        if len(loop._log) == 4:  # in the second of two epochs
+            raise Killed
+        return step(loop, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Loop, "_step", killed)
+        with pytest.raises(Killed):
+            prompts(kept)
+    resumed = prompts(kept)
+    for name, value in whole.state_dict().items():
+        assert torch.equal(resumed.state_dict()[name], value)
+
+
+def test_classes_and_sentences_that_it_needs(task: Task) -> None:
+    message = refusal(fit_method, quick("tac", centres=3), task)
+    assert "tac needs 3 trained classes for its 3 centres, proctex has 2" in message
+    novel = replace(task, class_descriptions=lambda: written_descriptions().filter(class_id=2))
+    assert "tac needs sentences about its classes" in refusal(fit_method, quick("tac"), novel)
+
+
+def test_a_class_that_nothing_is_written_about_counts_with_its_prompt(task: Task) -> None:
+    method = quick("tac")
+    assert isinstance(method, tac.TAC)
+    known = method.knowledge(task)
+    texts = task.backbone.clip.encode_text(task.backbone.tokenizer([task.dataset.prompts[1]]))
+    torch.testing.assert_close(known[1], functional.normalize(texts[0], dim=0))
+    assert fit_method(method, task).sees == "descriptions of base classes (class texts)"
+
+
+def test_a_name_that_leaves_no_room_is_refused(task: Task) -> None:
+    found = prompts(task, epochs=1)
+    long = Classes.named(["band " * 20])
+    assert "tokens" in refusal(found.class_texts, long)

@@ -202,7 +202,7 @@ class AttributeClip(Fitted):
         return score
 
     def readable_prompts(self, classes: Classes) -> list[str]:
-        """``[v1] [v2] a name.``: what each sentence begins with, and what stands for a missing one."""
+        """``[v1] [v2] a name.``: how sentences begin, and what stands for missing ones."""
         settings = self.method.settings
         words, length = settings.context_init.split(), settings.context_length
         before = " ".join([*(f"[v{number}]" for number in range(1, length + 1)), *words[length:]])

@@ -161,7 +161,7 @@ class AttributeClip(Fitted):
 
     def combined(self, logits: torch.Tensor) -> torch.Tensor:
         """Logits [B, C]: alpha of the class head, the rest shared by the attributes' heads."""
-        weight = self.method.settings.class_weight
+        weight: float = self.method.settings.class_weight
         return weight * logits[0] + (1 - weight) * logits[1:].mean(dim=0)
 
     def bags(self, classes: Classes) -> SentenceBags:

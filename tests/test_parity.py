@@ -10,10 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from benchmarks.parity.__main__ import Comparison, main, relative_difference
+from benchmarks.parity.__main__ import Comparison, compared, main, relative_difference
 from benchmarks.parity.fixture import Fixture
 
-COVERED = ("plain", "coop", "maple", "promptsrc", "promptkd", "tac")
+COVERED = ("plain", "coop", "maple", "promptsrc", "promptkd", "tac", "tap")
 
 
 @pytest.fixture(scope="session")
@@ -118,3 +118,13 @@ def test_relative_differences_by_hand() -> None:
     line = str(Comparison("maple", "loss", 2e-9, 1e-9))
     assert line == "maple  loss  2.0e-09  differs (tolerance 1e-09)"
     assert Fixture("a", {}, {"x.y": expected}, {}, {}).below("x.") == {"y": expected}
+
+
+def test_what_is_noise_has_an_absolute_tolerance() -> None:
+    expected = {"grad.bias": torch.tensor([1e-18]), "bias": torch.tensor([1e-18])}
+    fixture = Fixture("a", {}, {}, {}, expected)
+    found = {"grad.bias": torch.tensor([5e-11]), "bias": torch.tensor([5e-11])}
+    verdicts = {each.quantity: each.agrees for each in compared(fixture, found, {}, ["grad.*"])}
+    assert verdicts == {"grad.bias": True, "bias": False}
+    found = {"grad.bias": torch.tensor([5e-10])}
+    assert not any(each.agrees for each in compared(fixture, found, {}, ["grad.*"]))

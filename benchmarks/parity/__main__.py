@@ -16,11 +16,12 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 
 import torch
 
-from benchmarks.parity import coop, maple, plain, promptkd, promptsrc, tac
+from benchmarks.parity import coop, maple, plain, promptkd, promptsrc, tac, tap
 from benchmarks.parity.fixture import Fixture, Tensors, fixture_folders, read_fixture
 from capt_core.errors import CaptError, one_line, reason
 
@@ -36,7 +37,13 @@ NOTHING = 1e-13
 It is compared beside the largest one: a bias in front of a normalisation has such gradients.
 """
 
-RUNNERS = (plain, coop, maple, promptsrc, promptkd, tac)
+NOISE = 1e-10
+"""Absolute tolerance of what rounding alone makes, such as a gradient that cancels.
+
+A runner names these quantities in its own `NOISE`, patterns of `fnmatch`.
+"""
+
+RUNNERS = (plain, coop, maple, promptsrc, promptkd, tac, tap)
 
 
 @dataclass(frozen=True)
@@ -46,7 +53,8 @@ class Comparison:
     Attributes:
         fixture: name of the folder.
         quantity: name of the tensor.
-        difference: the largest, relative; infinite where nothing of this shape was computed.
+        difference: the largest, relative, or absolute where rounding alone makes the quantity;
+            infinite where nothing of this shape was computed.
         tolerance: that it is held to.
     """
 
@@ -64,30 +72,41 @@ class Comparison:
         return f"{self.fixture}  {self.quantity}  {self.difference:.1e}{verdict}"
 
 
+def absolute_difference(found: torch.Tensor | None, expected: torch.Tensor) -> float:
+    """Largest absolute difference; infinite where one is missing, no number or of other shape."""
+    if found is None or found.shape != expected.shape:
+        return float("inf")
+    if not (found.isfinite().all() and expected.isfinite().all()):
+        return float("inf")
+    differences = (found.double() - expected.double()).abs()
+    return differences.max().item() if differences.numel() else 0.0
+
+
 def relative_difference(
     found: torch.Tensor | None, expected: torch.Tensor, beside: float = 0.0
 ) -> float:
-    """Largest absolute difference over the largest expected entry (over 1 if that is 0).
+    """`absolute_difference` over the largest expected entry (over 1 if that is 0).
 
-    An entry is over `beside` where the largest is less than `NOTHING` of it.
+    It is over `beside` where the largest is less than `NOTHING` of it.
     """
-    if found is None or found.shape != expected.shape or not bool(found.isfinite().all()):
-        return float("inf")
-    if not expected.numel():
-        return 0.0
-    difference = (found.double() - expected.double()).abs().max().item()
-    largest = expected.abs().max().item()
-    if largest < NOTHING * beside:
-        largest = beside
-    return difference / (largest or 1.0) if expected.isfinite().all() else float("inf")
+    difference = absolute_difference(found, expected)
+    if difference in (0.0, float("inf")):
+        return difference
+    largest = _largest(expected)
+    return difference / ((beside if largest < NOTHING * beside else largest) or 1.0)
 
 
-def compared(fixture: Fixture, found: Tensors, starts: Tensors) -> Iterator[Comparison]:
-    """Every expected tensor beside what was computed."""
+def compared(
+    fixture: Fixture, found: Tensors, starts: Tensors, noise: Sequence[str] = ()
+) -> Iterator[Comparison]:
+    """Every expected tensor beside what was computed; `noise` is a runner's `NOISE`."""
     slopes = {name for name in fixture.expected if re.search(r"(^|[./])grad[./]", name)}
     steepest = max((_largest(fixture.expected[name]) for name in slopes), default=0.0)
     for name, expected in fixture.expected.items():
         value, tolerance = found.get(name), VALUES
+        if any(fnmatch(name, pattern) for pattern in noise):
+            yield Comparison(fixture.name, name, absolute_difference(value, expected), NOISE)
+            continue
         if name in fixture.rounded:
             tolerance = ROUNDED
         elif name in starts:
@@ -112,7 +131,8 @@ def run(fixture: Fixture) -> list[Comparison] | None:
     if runner is None:
         return None
     try:
-        return list(compared(fixture, *runner.computed(fixture)))
+        noise = getattr(runner, "NOISE", ())
+        return list(compared(fixture, *runner.computed(fixture), noise))
     except (KeyError, ValueError, TypeError, IndexError, RuntimeError) as error:
         # Files of a fixture that do not belong together may fail anywhere.
         raise CaptError(f"{fixture.name}: cannot be run ({reason(error)})") from error

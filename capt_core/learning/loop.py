@@ -16,7 +16,6 @@ from capt_core.learning.optimisation import (
     Optimisation,
     ParameterGroup,
     epoch_batches,
-    epoch_learning_rates,
     make_optimizer,
     set_learning_rate,
 )
@@ -108,12 +107,7 @@ class Loop:
         """
         settings = self.settings
         optimizer = make_optimizer(self.groups, settings)
-        rates = epoch_learning_rates(
-            settings.learning_rate,
-            settings.epochs,
-            settings.warmup_epochs,
-            settings.warmup_learning_rate,
-        )
+        rates = settings.rates
         warning = schedule_warning(settings, rates, self.section)
         if warning:
             self.warn(warning)
@@ -172,7 +166,7 @@ class Loop:
     def _steps(self) -> Iterator[tuple[int, int, list[Batch], bool]]:
         """Number, epoch and batches of every optimiser step, and whether it ends the epoch."""
         step, size = 0, self.settings.accumulate
-        for epoch in range(1, self.settings.epochs + 1):
+        for epoch in range(1, len(self.settings.rates) + 1):
             samples = list(epoch_batches(self.count, self.settings.batch_size, self.seed, epoch))
             for start in range(0, len(samples), size):
                 if step == self.last_step:

@@ -26,6 +26,13 @@ class Optimisation(Section):
     warmup_epochs: int = packaged(ge=0, le=100_000)
     warmup_learning_rate: float = packaged(gt=0, le=1000)
 
+    @property
+    def rates(self) -> list[float]:
+        """The learning rate of every epoch; there are as many epochs as rates."""
+        return epoch_learning_rates(
+            self.learning_rate, self.epochs, self.warmup_epochs, self.warmup_learning_rate
+        )
+
 
 @dataclass(frozen=True)
 class ParameterGroup:

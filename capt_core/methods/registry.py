@@ -35,6 +35,7 @@ _BUILT_IN = {
     "promptsrc": "capt_core.methods.promptsrc:PromptSRC",
     "promptkd": "capt_core.methods.promptkd:PromptKD",
     "tac": "capt_core.methods.tac:TAC",
+    "tap": "capt_core.methods.tap.method:TAP",
     "clip_adapter": "capt_core.methods.clip_adapter:ClipAdapter",
     "tip_adapter_f": "capt_core.methods.tip_adapter:TipAdapterF",
     "residual_adapter": "capt_core.methods.residual_adapter:ResidualAdapter",

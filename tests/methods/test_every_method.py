@@ -24,7 +24,9 @@ from capt_core.methods.image_evidence import WithEvidence
 from capt_core.methods.linear_probe import Probe
 from capt_core.methods.method import Classes, Fitted, Need
 from capt_core.methods.model_file import load_model, read_summary
+from capt_core.methods.prompting.fitted import unit
 from capt_core.methods.registry import method_class, method_label, method_names
+from capt_core.methods.tap.model import AttributeClip
 from capt_core.methods.task import Task
 from capt_core.methods.trained import TrainedModel
 from capt_core.methods.zero_shot import class_logits
@@ -150,6 +152,11 @@ def test_its_model_scores_images_as_its_parts_do(name: str, task: Task) -> None:
     elif isinstance(found, Differential):
         texts = differential_texts(explained(found, model.classes))
         expected = task.backbone.logit_scale * features @ texts.T  # all four are ambiguous
+    elif isinstance(found, AttributeClip):
+        bags, tokens = found.bags(model.classes), found.by_head(features)
+        sentences = unit(found.encode_sentences(bags))
+        heads = found.head_logits(tokens, sentences, bags.used)
+        expected = 0.4 * heads[0] + 0.6 / (len(heads) - 1) * heads[1:].sum(dim=0)
     else:
         expected = task.backbone.logit_scale * features @ found.class_texts(model.classes).T
         if isinstance(found, WithEvidence):

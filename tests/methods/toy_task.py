@@ -32,6 +32,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "promptsrc": {"epochs": 2, "batch_size": 4, "templates": 2, "gaussian_mean": 2.0},
     "tac": {"epochs": 2, "batch_size": 4, "centres": 2, "views": 2},
     "promptkd": {"epochs": 2, "batch_size": 4},
+    "tap": {"epochs": 2, "text_epochs": 1, "batch_size": 4},
     "clip_adapter": {"epochs": 40, "batch_size": 4, "learning_rate": 0.1, "ratio": 0.5},
     "residual_adapter": {
         "epochs": 40,
@@ -89,9 +90,9 @@ def written_descriptions() -> pl.DataFrame:
     """Sentences about the first class of each half, and about both of the base half as a pair."""
     woven, cracked, dotted, alone = (0, "woven"), (1, "cracked"), (2, "dotted"), (None, None)
     rows = [
-        (*woven, *alone, 0, None, "threads over and under."),
+        (*woven, *alone, 0, "structure", "threads over and under."),
         (*woven, *alone, 1, None, "a photo of cloth."),
-        (*dotted, *alone, 0, None, "a photo of round spots."),
+        (*dotted, *alone, 0, "shape", "a photo of round spots."),
         (*woven, *cracked, 2, None, "a photo of crossing threads."),
         (*woven, *cracked, 3, None, "a photo of cloth without gaps."),
         (*cracked, *woven, 0, None, "a photo of thin dark lines."),

@@ -105,9 +105,13 @@ def prediction_distance(
         frozen_texts: what the frozen CLIP compares them with.
         logit_scale: inverse temperature.
     """
-    before = class_logits(frozen_images, frozen_texts, logit_scale)
     after = class_logits(images, texts, logit_scale)
-    return divergence(after, before) / after.numel()
+    return logits_distance(after, class_logits(frozen_images, frozen_texts, logit_scale))
+
+
+def logits_distance(logits: torch.Tensor, frozen: torch.Tensor) -> torch.Tensor:
+    """`divergence` over the number of logits."""
+    return divergence(logits, frozen) / logits.numel()
 
 
 def divergence(
@@ -116,10 +120,11 @@ def divergence(
     """Sum over images and classes of p0 (log p0 - log p), softmaxes at a temperature.
 
     Args:
-        logits: of p, [B, C].
+        logits: of p, [..., B, C].
         reference: logits of p0, [B, C].
         temperature: T, that divides both.
     """
-    before = (reference / temperature).log_softmax(dim=1)
-    after = (logits / temperature).log_softmax(dim=1)
+    before = (reference / temperature).log_softmax(dim=-1)
+    after = (logits / temperature).log_softmax(dim=-1)
+    before = before.expand_as(after)
     return functional.kl_div(after, before, reduction="sum", log_target=True)

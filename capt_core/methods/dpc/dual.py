@@ -1,0 +1,109 @@
+"""Two prompts side by side: the tuned one for trained classes, the backbone's for others."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from capt_core.methods.dpc.mining import Rows
+from capt_core.methods.method import Classes, Fitted, Method
+from capt_core.methods.views import Augmentation
+
+
+class DualPrompts(Fitted):
+    """A fitted backbone (the base model) and what was tuned from it on hard negatives.
+
+    A class that was trained is compared by what was tuned, any other by the backbone: of a list
+    that mixes both, each class has the logit that it has in a list of its own kind.
+
+    Args:
+        method: with the settings it was fitted with.
+        base: the backbone, frozen.
+        names: of the trained classes.
+    """
+
+    negatives_view: ClassVar[Augmentation]
+    """Of images of negatives."""
+
+    def __init__(self, method: Method, base: Fitted, names: Sequence[str]) -> None:
+        super().__init__(method, base.backbone)
+        self.base = base
+        self.names = tuple(names)
+
+    @property
+    def start(self) -> Fitted:
+        return self.base
+
+    def is_trained(self, classes: Classes) -> torch.Tensor:
+        """Which classes were trained, [C] bool."""
+        own = set(self.names)
+        return torch.tensor([name in own for name in classes.names])
+
+    def class_texts(self, classes: Classes) -> torch.Tensor:
+        trained = self.is_trained(classes)
+        texts = None
+        for chosen, of in ((trained, self.tuned_texts), (~trained, self.other_texts)):
+            positions = chosen.nonzero()[:, 0].tolist()
+            if positions:
+                found = of(classes.only(positions))
+                if texts is None:
+                    texts = found.new_empty(len(classes.names), found.shape[1])
+                texts[positions] = found
+        return super().class_texts(classes) if texts is None else texts
+
+    @abstractmethod
+    def tuned_texts(self, classes: Classes) -> torch.Tensor:
+        """Texts of classes by the tuned prompt, unit length, [C, d], on the CPU."""
+
+    @abstractmethod
+    def other_texts(self, classes: Classes) -> torch.Tensor:
+        """Texts of classes by the prompt for classes that were not trained, [C, d]."""
+
+    def readable_prompts(self, classes: Classes) -> list[str]:
+        return self.base.readable_prompts(classes)
+
+    def facts(self) -> dict[str, Any]:
+        return {
+            **super().facts(),
+            "base": self.base.record(),
+            "names": list(self.names),
+        }
+
+    def trained_parameters(self) -> list[nn.Parameter]:
+        """Those that are tuned; the base model's are not."""
+        frozen = {id(parameter) for parameter in self.base.parameters()}
+        return [each for each in self.parameters() if id(each) not in frozen]
+
+    @abstractmethod
+    def learner(self, names: Sequence[str]) -> Learner:
+        """What is trained, over the trained classes' names as they stand in a prompt.
+
+        Raises:
+            CaptError: a name is too long for the backbone with its context.
+        """
+
+
+class Learner(ABC):
+    """A `DualPrompts` in training, with the texts of the trained classes."""
+
+    @property
+    @abstractmethod
+    def logit_scale(self) -> float:
+        """Inverse temperature of the loss."""
+
+    @property
+    @abstractmethod
+    def among(self) -> range:
+        """Trained classes, by position, that random negatives are drawn among."""
+
+    @abstractmethod
+    def probabilities(self, images: torch.Tensor) -> torch.Tensor:
+        """The backbone's of images [B, 3, S, S] among the trained classes, [B, C]."""
+
+    @abstractmethod
+    def compared(self, rows: Rows) -> tuple[torch.Tensor, torch.Tensor]:
+        """Features of the rows' images and of the texts of their classes, unit length, [L, d]."""

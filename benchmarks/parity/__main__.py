@@ -12,6 +12,7 @@ computed, or, without --known, if a folder is of a method that has no runner her
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.parity import coop, dpc, maple, plain, promptsrc
+from benchmarks.parity import coop, dpc, maple, plain, promptkd, promptsrc
 from benchmarks.parity.fixture import Fixture, Tensors, fixture_folders, read_fixture
 from capt_core.errors import CaptError, one_line, reason
 
@@ -29,7 +30,13 @@ VALUES, CHANGES, ROUNDED = 1e-9, 1e-8, 3e-7
 A change is lost in the rounding of a tensor that was stored in fp32, so its value is compared.
 """
 
-RUNNERS = (plain, coop, maple, promptsrc, dpc)
+NOTHING = 1e-13
+"""A gradient of less than this share of the fixture's largest one is rounding of zero.
+
+It is compared beside the largest one: a bias in front of a normalisation has such gradients.
+"""
+
+RUNNERS = (plain, coop, maple, promptsrc, dpc, promptkd)
 
 
 @dataclass(frozen=True)
@@ -57,19 +64,28 @@ class Comparison:
         return f"{self.fixture}  {self.quantity}  {self.difference:.1e}{verdict}"
 
 
-def relative_difference(found: torch.Tensor | None, expected: torch.Tensor) -> float:
-    """Largest absolute difference over the largest expected entry (over 1 if that is 0)."""
+def relative_difference(
+    found: torch.Tensor | None, expected: torch.Tensor, beside: float = 0.0
+) -> float:
+    """Largest absolute difference over the largest expected entry (over 1 if that is 0).
+
+    An entry is over `beside` where the largest is less than `NOTHING` of it.
+    """
     if found is None or found.shape != expected.shape or not bool(found.isfinite().all()):
         return float("inf")
     if not expected.numel():
         return 0.0
     difference = (found.double() - expected.double()).abs().max().item()
     largest = expected.abs().max().item()
+    if largest < NOTHING * beside:
+        largest = beside
     return difference / (largest or 1.0) if expected.isfinite().all() else float("inf")
 
 
 def compared(fixture: Fixture, found: Tensors, starts: Tensors) -> Iterator[Comparison]:
     """Every expected tensor beside what was computed."""
+    slopes = {name for name in fixture.expected if re.search(r"(^|[./])grad[./]", name)}
+    steepest = max((_largest(fixture.expected[name]) for name in slopes), default=0.0)
     for name, expected in fixture.expected.items():
         value, tolerance = found.get(name), VALUES
         if name in fixture.rounded:
@@ -78,7 +94,12 @@ def compared(fixture: Fixture, found: Tensors, starts: Tensors) -> Iterator[Comp
             tolerance = CHANGES
             expected = expected - starts[name]
             value = None if value is None else value - starts[name]
-        yield Comparison(fixture.name, name, relative_difference(value, expected), tolerance)
+        apart = relative_difference(value, expected, steepest if name in slopes else 0.0)
+        yield Comparison(fixture.name, name, apart, tolerance)
+
+
+def _largest(values: torch.Tensor) -> float:
+    return values.abs().max().item() if values.numel() else 0.0
 
 
 def run(fixture: Fixture) -> list[Comparison] | None:

@@ -21,6 +21,9 @@ from capt_core.methods.views import Augmentation, View, ViewSource
 ImageLoss = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, Record]]
 """The loss of images [B, 3, S, S] with positions among the trained classes [B], and its record."""
 
+UnlabelledLoss = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, Record]]
+"""The loss of images as the student takes them [B, 3, S, S] and as the teacher does, its record."""
+
 _Fitted = TypeVar("_Fitted", bound=Fitted)
 
 
@@ -100,6 +103,49 @@ def train_on_images(
         state=state,
         after_epoch=after_epoch,
     )
+
+
+def train_on_unlabelled(
+    method: Method,
+    task: Task,
+    fitted: _Fitted,
+    parameters: Sequence[nn.Parameter],
+    sample_ids: pl.Series,
+    teacher: Backbone,
+    loss_of: UnlabelledLoss,
+) -> _Fitted:
+    """Minimise a loss over images without their labels, cropped and flipped anew in every epoch.
+
+    The student and the teacher are given the same crop and flip of an image, each at the size and
+    with the normalisation that its own tower takes.
+
+    Args:
+        method: its settings are an `Optimisation`.
+        task: seed, checkpoints and reporter.
+        fitted: what is trained.
+        parameters: of `fitted`, those that are trained.
+        sample_ids: the images.
+        teacher: backbone of the teacher.
+        loss_of: see `UnlabelledLoss`; each tensor is on the device of its backbone.
+
+    Returns:
+        `fitted` on the CPU, with its training log.
+
+    Raises:
+        CaptError: an image cannot be read, half precision, or the loss is no number any more.
+    """
+    student, ids = task.backbone, sample_ids.to_list()
+    check_precision(method, student)
+    source = training_views(task, sample_ids)
+
+    def loss_of_batch(batch: Batch) -> tuple[torch.Tensor, Record]:
+        views = [View(ids[index], batch.epoch) for index in batch.samples]
+        images = seen = source.pixels(views, student)
+        if teacher.preprocess != student.preprocess:
+            seen = source.pixels(views, teacher)
+        return loss_of(images.to(student.device), seen.to(teacher.device))
+
+    return minimise(method, task, fitted, parameters, len(ids), loss_of_batch)
 
 
 def check_precision(method: Method, backbone: Backbone) -> None:

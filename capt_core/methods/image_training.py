@@ -60,10 +60,13 @@ class FewShotViews:
 
     def __call__(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Images [B, 3, S, S] of a batch and positions of their classes [B], on the device."""
+        labels = self.labels[batch.samples].to(self.backbone.device)
+        return self.images(batch, self.backbone), labels
+
+    def images(self, batch: Batch, backbone: Backbone) -> torch.Tensor:
+        """The same views [B, 3, S, S] as some backbone takes them, on its device."""
         views = [View(self.ids[index], batch.epoch) for index in batch.samples]
-        images = self.source.pixels(views, self.backbone)
-        device = self.backbone.device
-        return images.to(device), self.labels[batch.samples].to(device)
+        return self.source.pixels(views, backbone).to(backbone.device)
 
 
 def train_on_images(

@@ -126,7 +126,10 @@ class Task:
             str(self.backbone.autocast),
             self.fewshot.select("sample_id", "class_id", "split").write_csv(),
             self.seed,
-            None if self.teacher is None else fitted_facts(self.teacher),
+            *(
+                None if each is None else fitted_facts(each)
+                for each in (self.base_model, self.teacher)
+            ),
             *depends_on,
         )
         name = f"{self.dataset.name}-{method.name}-seed{self.seed}-{key}.safetensors"

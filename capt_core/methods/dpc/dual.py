@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Any, ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import nn
 
+from capt_core.backbone.loading import Backbone
 from capt_core.methods.dpc.mining import Rows
 from capt_core.methods.method import Classes, Fitted, Method
 from capt_core.methods.views import Augmentation
@@ -34,9 +35,43 @@ class DualPrompts(Fitted):
         self.base = base
         self.names = tuple(names)
 
+    @classmethod
+    @abstractmethod
+    def cloned(
+        cls, method: Method, base: Fitted, names: Sequence[str], teacher: Fitted | None
+    ) -> Self:
+        """What is tuned, before the first step.
+
+        Args:
+            method: with its settings.
+            base: the backbone.
+            names: of the trained classes.
+            teacher: that the backbone was distilled from, where it was.
+
+        Raises:
+            CaptError: the backbone or its teacher has no prompt that can be tuned so.
+        """
+
+    @classmethod
+    @abstractmethod
+    def restored(
+        cls,
+        method: Method,
+        base: Fitted,
+        names: Sequence[str],
+        tensors: Mapping[str, torch.Tensor],
+    ) -> Self:
+        """What was tuned, from its `state_dict`."""
+
     @property
     def start(self) -> Fitted:
         return self.base
+
+    def train(self, mode: bool = True) -> Self:
+        """The backbone stays in evaluation mode."""
+        super().train(mode)
+        self.base.eval()
+        return self
 
     def is_trained(self, classes: Classes) -> torch.Tensor:
         """Which classes were trained, [C] bool."""
@@ -79,7 +114,7 @@ class DualPrompts(Fitted):
         return [each for each in self.parameters() if id(each) not in frozen]
 
     @abstractmethod
-    def learner(self, names: Sequence[str]) -> Learner:
+    def learner(self, names: Sequence[str], teacher: Fitted | None) -> Learner:
         """What is trained, over the trained classes' names as they stand in a prompt.
 
         Raises:
@@ -100,6 +135,11 @@ class Learner(ABC):
     def among(self) -> range:
         """Trained classes, by position, that random negatives are drawn among."""
 
+    @property
+    @abstractmethod
+    def mined_by(self) -> Backbone:
+        """What the images of `probabilities` are preprocessed for."""
+
     @abstractmethod
     def probabilities(self, images: torch.Tensor) -> torch.Tensor:
         """The backbone's of images [B, 3, S, S] among the trained classes, [B, C]."""
@@ -107,3 +147,7 @@ class Learner(ABC):
     @abstractmethod
     def compared(self, rows: Rows) -> tuple[torch.Tensor, torch.Tensor]:
         """Features of the rows' images and of the texts of their classes, unit length, [L, d]."""
+
+    def keep_texts(self) -> None:
+        """After the last step: keep what class texts need that is not at hand later."""
+        return

@@ -23,10 +23,12 @@ from capt_core.methods.dpc.dual import DualPrompts, Learner
 from capt_core.methods.dpc.mining import Rows, enlarged, hard_negatives, random_classes
 from capt_core.methods.dpc.mixing import Variant
 from capt_core.methods.dpc.on_coop import DualContext
+from capt_core.methods.dpc.on_promptkd import DualDistilled
 from capt_core.methods.feature_training import minimise
 from capt_core.methods.image_training import FewShotViews, training_views
 from capt_core.methods.method import Fitted, Method, Need
 from capt_core.methods.model_file import restore_fitted
+from capt_core.methods.promptkd import PromptedStudent
 from capt_core.methods.task import Task
 from capt_core.methods.views import View, ViewSource
 from capt_core.settings_file import packaged
@@ -73,11 +75,12 @@ class HardNegativeLoss:
     learner: Learner
     top: int
 
-    def mined(self, anchors: Rows, drawn: Iterator[int]) -> list[list[int]]:
-        """Classes of each anchor's negatives."""
-        probabilities = self.learner.probabilities(anchors.images)
-        labels = anchors.labels.tolist()
-        return hard_negatives(probabilities, labels, self.top, drawn, len(self.learner.among))
+    def mined(
+        self, images: torch.Tensor, labels: torch.Tensor, drawn: Iterator[int]
+    ) -> list[list[int]]:
+        """Classes of each anchor's negatives; images [B, 3, S, S] are as `mined_by` takes them."""
+        probabilities, tries = self.learner.probabilities(images), len(self.learner.among)
+        return hard_negatives(probabilities, labels.tolist(), self.top, drawn, tries)
 
     def __call__(self, rows: Rows) -> tuple[torch.Tensor, Record]:
         """Of a batch with its negatives."""
@@ -131,52 +134,39 @@ class Dpc(Method):
     label = "DPC"
     citation = "Li et al., CVPR 2025"
     needs = frozenset({Need.PIXELS, Need.BASE_MODEL})
+    compares_texts = False
     Settings = DpcSettings
 
     def fit(self, task: Task) -> DualPrompts:
         base, backbone = task.base_model, task.backbone
         assert base is not None
         trained = task.trained_classes
+        if len(trained) < 2:
+            raise CaptError(
+                f"{task.dataset.name}: dpc contrasts an image with classes that it is taken for, "
+                "and a single class is trained"
+            )
         names = [task.dataset.class_names[class_id] for class_id in trained]
+        fitted = dual_kind(base).cloned(self, base, names, task.teacher)
+        fitted.to(backbone.device).train()
         spoken = [task.dataset.prompt_names[class_id] for class_id in trained]
-        fitted = self.dual(base, names).to(backbone.device)
+        learner = fitted.learner(spoken, task.teacher)
         anchors, pool = FewShotViews.of(self, task), Pool.of(fitted, task)
-        learner = fitted.learner(spoken)
         loss = HardNegativeLoss(learner, self.settings.top)
 
         def loss_of(batch: Batch) -> tuple[torch.Tensor, Record]:
             draws = generator("negatives", task.seed, batch.step, batch.number)
-            given = Rows(*anchors(batch))
-            negatives = loss.mined(given, random_classes(learner.among, draws))
+            images, labels = seen, _ = anchors(batch)
+            if learner.mined_by.preprocess != backbone.preprocess:
+                seen = anchors.images(batch, learner.mined_by)
+            negatives = loss.mined(seen, labels, random_classes(learner.among, draws))
+            given = Rows(images, labels)
             return loss(enlarged(given, negatives, lambda each: pool.images(each, draws, batch)))
 
-        return minimise(
-            self,
-            task,
-            fitted,
-            fitted.trained_parameters(),
-            len(anchors.ids),
-            loss_of,
-            compared=base.state_dict(),
-        )
-
-    def dual(
-        self,
-        base: Fitted,
-        names: Sequence[str],
-        tensors: Mapping[str, torch.Tensor] | None = None,
-    ) -> DualPrompts:
-        """What is tuned from a base model, at its start or from saved tensors.
-
-        Raises:
-            CaptError: the base model has no prompt that can be tuned so.
-        """
-        if isinstance(base, LearnedContext):
-            return DualContext(self, base, names, None if tensors is None else tensors["mixed"])
-        raise CaptError(
-            f"dpc: tunes the prompt of a base model fitted with coop or promptkd, this one is "
-            f"{base.method.name}; set fit_teacher.method=coop, in Python base_model='coop'"
-        )
+        count, parameters = len(anchors.ids), fitted.trained_parameters()
+        minimise(self, task, fitted, parameters, count, loss_of)
+        learner.keep_texts()
+        return fitted.cpu()
 
     def restore(
         self, backbone: Backbone, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]
@@ -186,7 +176,8 @@ class Dpc(Method):
             for name, value in tensors.items()
             if name.startswith(_BASE)
         }
-        return self.dual(restore_fitted(facts["base"], below, backbone), facts["names"], tensors)
+        base = restore_fitted(facts["base"], below, backbone)
+        return dual_kind(base).restored(self, base, facts["names"], tensors)
 
     def sees(self, task: Task, fitted: Fitted) -> list[str]:
         base = task.base_model
@@ -195,3 +186,19 @@ class Dpc(Method):
         if self.settings.negatives == "full_train":
             found.append("all base training images (negatives)")
         return list(dict.fromkeys([*found, *base.method.sees(task, base)]))
+
+
+def dual_kind(base: Fitted) -> type[DualPrompts]:
+    """What is tuned from a base model.
+
+    Raises:
+        CaptError: the base model has no prompt that can be tuned so.
+    """
+    if isinstance(base, LearnedContext):
+        return DualContext
+    if isinstance(base, PromptedStudent):
+        return DualDistilled
+    raise CaptError(
+        f"dpc: tunes the prompt of a base model fitted with coop or promptkd, and this one is "
+        f"{base.method.name}; set fit_teacher.method=coop, in Python base_model='coop'"
+    )

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Self
 
 import torch
 from torch import nn
 
+from capt_core.backbone.loading import Backbone
 from capt_core.errors import CaptError
 from capt_core.methods.coop import ContextTexts, LearnedContext, context_features
 from capt_core.methods.dpc.dual import DualPrompts, Learner
 from capt_core.methods.dpc.mining import Rows, mined_probabilities
 from capt_core.methods.dpc.mixing import Variant, parallel_prompt, weighted_prompt
-from capt_core.methods.method import Classes, Method
+from capt_core.methods.method import Classes, Fitted, Method
 from capt_core.methods.prompting.fitted import unit
 
 
@@ -25,29 +27,40 @@ class DualContext(DualPrompts):
         method: with the settings it was fitted with.
         base: the backbone, whose context P is shared by all classes.
         names: of the trained classes.
-        mixed: q, of the shape of P; None starts from P.
-
-    Raises:
-        CaptError: each class has a context of its own.
+        mixed: q, of the shape of P.
     """
 
     negatives_view = "crop_flip"
 
     def __init__(
-        self,
-        method: Method,
-        base: LearnedContext,
-        names: Sequence[str],
-        mixed: torch.Tensor | None = None,
+        self, method: Method, base: LearnedContext, names: Sequence[str], mixed: torch.Tensor
     ) -> None:
         super().__init__(method, base, names)
+        self.base: LearnedContext
+        self.mixed = nn.Parameter(mixed)
+
+    @classmethod
+    def cloned(
+        cls, method: Method, base: Fitted, names: Sequence[str], teacher: Fitted | None
+    ) -> Self:
+        assert isinstance(base, LearnedContext)
         if base.context.dim() != 2:
             raise CaptError(
                 "dpc: tunes one context for all classes, and the base model has one for each; "
                 "set methods.coop.class_specific=false"
             )
-        self.base: LearnedContext
-        self.mixed = nn.Parameter(base.context.detach().clone() if mixed is None else mixed)
+        return cls(method, base, names, base.context.detach().clone())
+
+    @classmethod
+    def restored(
+        cls,
+        method: Method,
+        base: Fitted,
+        names: Sequence[str],
+        tensors: Mapping[str, torch.Tensor],
+    ) -> Self:
+        assert isinstance(base, LearnedContext)
+        return cls(method, base, names, tensors["mixed"])
 
     def parallel_prompt(self) -> torch.Tensor:
         """P', [M, W], with gradients for q."""
@@ -70,7 +83,7 @@ class DualContext(DualPrompts):
     def _texts(self, context: torch.Tensor, classes: Classes) -> torch.Tensor:
         return context_features(context, classes.prompt_names, self.backbone, self.base.position)
 
-    def learner(self, names: Sequence[str]) -> ContextLearner:
+    def learner(self, names: Sequence[str], teacher: Fitted | None) -> ContextLearner:
         length = self.base.context.shape[0]
         return ContextLearner(
             self, ContextTexts.of(names, length, self.backbone, self.base.position)
@@ -99,6 +112,10 @@ class ContextLearner(Learner):
     @property
     def among(self) -> range:
         return random_range(len(self.texts.tokens), self.fitted.method.settings.variant)
+
+    @property
+    def mined_by(self) -> Backbone:
+        return self.fitted.backbone
 
     @torch.no_grad()
     def image_features(self, images: torch.Tensor) -> torch.Tensor:

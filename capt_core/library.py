@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -22,22 +23,30 @@ from capt_core.confusion.sample_miner import mine_representatives
 from capt_core.confusion.semantic_miner import MinedPairs, pairs_of_draw
 from capt_core.data.dataset import Dataset
 from capt_core.data.preparation import draw_list
+from capt_core.errors import CaptError
 from capt_core.evaluation.calibration import Calibration
 from capt_core.evaluation.predictions import prediction_table
 from capt_core.methods import calibrating
-from capt_core.methods.clip import Clip
 from capt_core.methods.descriptions import task_embeddings
-from capt_core.methods.fitting import base_method, dataset_features, fit_method
-from capt_core.methods.method import Fitted, Need
+from capt_core.methods.fitting import (
+    AFTER_BASE_MODEL,
+    FewShotImages,
+    base_method,
+    dataset_features,
+    fit_method,
+    forget_checkpoint,
+)
+from capt_core.methods.method import Need
 from capt_core.methods.predicting import Images
 from capt_core.methods.registry import method_class
 from capt_core.methods.task import Confusions, Task
+from capt_core.methods.teaching import fitted_teacher
 from capt_core.methods.trained import TrainedModel
 from capt_core.params import Backbone as BackboneSettings
-from capt_core.params import FewShot, GeneratePrompts, Runtime, Settings, check_seed
+from capt_core.params import FewShot, GeneratePrompts, Runtime, Settings, Teacher, check_seed
 from capt_core.prompts.clustering import cluster_prompts
-from capt_core.prompts.generation import class_descriptions, pair_prompts
-from capt_core.prompts.sources import written_store
+from capt_core.prompts.generation import pair_prompts
+from capt_core.prompts.sources import written_descriptions, written_store
 from capt_core.prompts.store import PromptStore
 from capt_core.reporter import SILENT, Reporter, reporting_to
 from capt_core.settings_file import mapping, merge, validate
@@ -104,6 +113,7 @@ def fit(
         seed: of the few-shot draw and of everything random in training.
         base_model: method whose errors are studied, or a model of it; ``capt`` starts from it.
         teacher: model that a method distils from, where it needs one; its backbone may be another.
+            None fits that of the packaged section ``teacher``, kept in `work` for later calls.
         settings: keys of the section ``methods.<method>`` that differ from the packaged ones.
         prompts: JSON store of written prompts about pairs of classes; None takes the shipped store
             of a benchmark, where there is one.
@@ -124,7 +134,7 @@ def fit(
     shots = validate(FewShot, {"shots": shots}, "fit").shots
     seed = check_seed(seed, "fit: seed")
     fewshot = draw_list(dataset, shots, seed)
-    images = _FewShotImages(dataset, fewshot, backbone, reporter)
+    images = FewShotImages(dataset, fewshot, backbone, reporter)
     store = None if prompts is None else str(prompts)
     with tempfile.TemporaryDirectory(prefix="capt-") as scratch, reporting_to(reporter):
         task = Task(
@@ -135,33 +145,54 @@ def fit(
             shots,
             features=lambda: images.features,
             image_root=dataset.image_root,
-            teacher=None if teacher is None else teacher.fitted,
             work=work or Path(scratch),
             checkpoint_steps=Settings().train.checkpoint_steps if work else 0,
             reporter=reporter,
-            class_descriptions=lambda: _class_descriptions(dataset, store),
+            class_descriptions=lambda: written_descriptions(dataset, GeneratePrompts(store=store)),
         )
-        if chosen.needs & {Need.DESCRIPTIONS, Need.CONFUSIONS, Need.BASE_MODEL}:
-            if not isinstance(base_model, TrainedModel):
-                base_model = fit_method(base_method(base_model, "base_model")(), task)
+        base = None
+        if chosen.needs & AFTER_BASE_MODEL and isinstance(base_model, str):
+            base = base_method(base_model, "base_model")()
+        if teacher is None and any(Need.TEACHER in each.needs for each in (chosen, base) if each):
+            teacher = _default_teacher(task)
+        task = replace(task, teacher=None if teacher is None else teacher.fitted)
+        if chosen.needs & AFTER_BASE_MODEL:
+            started = base_model if base is None else fit_method(base, task)
+            assert isinstance(started, TrainedModel)
             mined = _Mined(
-                build_bank(base_model, dataset, shots=shots, seed=seed),
+                build_bank(started, dataset, shots=shots, seed=seed),
                 task,
                 store,
             )
             task = replace(
                 task,
-                base_model=base_model.fitted,
+                base_model=started.fitted,
                 prompts=lambda: mined.prompts,
                 confusions=lambda: mined.confusions,
             )
         model = fit_method(chosen, task)
         if calibrate:
             model.calibration = _calibrate(model, dataset, reporter)
-    trained = model.fitted.training_run
-    if trained is not None and trained.checkpoint is not None:
-        trained.checkpoint.remove()
+    forget_checkpoint(model)
     return model
+
+
+def _default_teacher(task: Task) -> TrainedModel:
+    """The teacher of the packaged settings, on the backbone that goes with the task's."""
+    name, _, weights = task.backbone.identity.partition("@")
+    # Weights of a file have a digest for a name, which no teacher's can be told by.
+    tag = None if re.fullmatch("[0-9a-f]{12}", weights) else weights
+    precision = {torch.bfloat16: "bf16", torch.float16: "fp16"}.get(task.backbone.autocast, "fp32")
+    runtime = {"device": task.backbone.device.type, "precision": precision}
+    try:
+        return fitted_teacher(
+            Teacher(),
+            BackboneSettings(name=name, pretrained=tag),
+            validate(Runtime, runtime, "fit"),
+            task,
+        )
+    except CaptError as error:
+        raise CaptError(f"{error}; or give fit a fitted teacher=MODEL") from error
 
 
 def _calibrate(model: TrainedModel, dataset: Dataset, reporter: Reporter) -> Calibration | None:
@@ -267,25 +298,6 @@ def mine_pairs(found: ConfusionBank, *, pairs: int = 5) -> MinedPairs:
 
 
 @dataclass(frozen=True)
-class _FewShotImages:
-    """Frozen features of the drawn images; the others, which nobody may read, are NaN."""
-
-    dataset: Dataset
-    fewshot: pl.DataFrame
-    backbone: Backbone
-    reporter: Reporter
-
-    @cached_property
-    def features(self) -> torch.Tensor:
-        plain = Fitted(Clip(), self.backbone)
-        ids = self.fewshot["sample_id"].unique().sort()
-        encoded = dataset_features(plain, self.dataset, ids, None, None, _BATCH, 2, self.reporter)
-        features = torch.full((len(self.dataset.samples), encoded.shape[1]), float("nan"))
-        features[ids.to_list()] = encoded
-        return features
-
-
-@dataclass(frozen=True)
 class _Mined:
     """What CAPT learns from, mined when it is asked for."""
 
@@ -334,7 +346,3 @@ class _Mined:
 def _written(dataset: Dataset, settings: GeneratePrompts) -> list[PromptStore]:
     store = written_store(settings, dataset.name)
     return [store] if store else []
-
-
-def _class_descriptions(dataset: Dataset, store: str | None) -> pl.DataFrame:
-    return class_descriptions(dataset.classes, _written(dataset, GeneratePrompts(store=store)))

@@ -103,6 +103,29 @@ class FitTeacher(Section, path="fit_teacher"):
     _paths = field_validator("checkpoint")(usable_path)
 
 
+class TeacherBackbone(Section, path="teacher.backbone"):
+    name: str | None = packaged(min_length=1)
+    checkpoint: str | None = packaged(min_length=1)
+    pretrained: str | None = packaged(min_length=1)
+
+    _paths = field_validator("checkpoint")(usable_path)
+
+
+class Teacher(Section, path="teacher"):
+    """What methods distil from.
+
+    Attributes:
+        methods: what a teacher's section of a method changes of the packaged one, by its name.
+    """
+
+    backbone: TeacherBackbone = TeacherBackbone()
+    method: str = packaged(min_length=1)
+    methods: dict[str, dict[str, Any]] = packaged()
+    checkpoint: str | None = packaged(min_length=1)
+
+    _paths = field_validator("checkpoint")(usable_path)
+
+
 class InferTeacher(Section, path="infer_teacher"):
     top_classes: int = packaged(ge=1, le=100_000)
 
@@ -179,6 +202,7 @@ class Settings(Section):
     prepare: Prepare = Prepare()
     extract_features: ExtractFeatures = ExtractFeatures()
     fit_teacher: FitTeacher = FitTeacher()
+    teacher: Teacher = Teacher()
     infer_teacher: InferTeacher = InferTeacher()
     build_bank: BuildBank = BuildBank()
     mine_pairs: MinePairs = MinePairs()

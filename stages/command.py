@@ -14,8 +14,9 @@ from capt_core import study
 from capt_core.advice import advising
 from capt_core.backbone.identity import TINY_CLIP
 from capt_core.confusion.imported import refuse_imported
-from capt_core.methods.registry import check_methods, configured_method
-from capt_core.params import changed_sections, load_settings
+from capt_core.errors import CaptError
+from capt_core.methods.registry import check_methods, configured_method, method_class
+from capt_core.params import Settings, changed_sections, load_settings
 
 from . import activity, options
 from .advising import CommandAdviser
@@ -164,15 +165,28 @@ def _check_backbone(
     It is no part of the stage, whose results do not depend on the backbone.
     """
     settings, matrix = load_settings(params, dataset, overrides, change)
+    names = list(dict.fromkeys([settings.fit_teacher.method, *matrix.compare]))
+    _check_teacher(names, settings)
     if settings.backbone.name == TINY_CLIP and settings.backbone.checkpoint is None:
         return  # nothing to check that would be worth loading torch and open_clip
     from capt_core.backbone.architecture import check_backbone
     from capt_core.methods.suitability import unsuited
 
     check_backbone(settings.backbone)
-    methods = [
-        configured_method(name, params, dataset, overrides, change)
-        for name in dict.fromkeys([settings.fit_teacher.method, *matrix.compare])
-    ]
+    methods = [configured_method(name, params, dataset, overrides, change) for name in names]
     for remark in unsuited(methods, settings.backbone):
         say(f"note: {remark}")
+
+
+def _check_teacher(names: Sequence[str], settings: Settings) -> None:
+    """Say which of the methods has no teacher to distil from; nothing where none needs one."""
+    from capt_core.methods.method import Need
+
+    if not any(Need.TEACHER in method_class(name).needs for name in names):
+        return
+    from capt_core.methods.teaching import check_teacher
+
+    try:
+        check_teacher(names, settings.teacher, settings.backbone)
+    except CaptError as error:
+        say(f"note: {error}")

@@ -29,9 +29,10 @@ from capt_core.diagnosis import (
 )
 from capt_core.errors import CaptError
 from capt_core.methods.importing.model import check_checkpoint
-from capt_core.methods.method import Method
+from capt_core.methods.method import Method, Need
 from capt_core.methods.registry import check_methods, check_sections, configured_method
 from capt_core.methods.suitability import unsuited
+from capt_core.methods.teaching import check_teacher
 from capt_core.params import Settings, load_settings
 
 from . import options
@@ -65,6 +66,7 @@ def main(
     ]
     findings += _unsuited(methods, settings)
     findings += _checkpoint(methods[0], settings)
+    findings += _teacher(methods, settings)
     on_data, found = check_data(settings, dataset)
     findings += on_data
     summary = f"{dataset}: no files to check"
@@ -122,6 +124,19 @@ def _checkpoint(method: Method, settings: Settings) -> Iterator[Finding]:
     except CaptError as error:
         remedy = "--set fit_teacher.checkpoint=null fits a base model here"
         yield Finding("base model", "fail", str(error), remedy)
+
+
+def _teacher(methods: Sequence[Method], settings: Settings) -> Iterator[Finding]:
+    """Whether the teacher can be had, if a method distils from one."""
+    names = [method.name for method in methods if Need.TEACHER in method.needs]
+    if not names:
+        return
+    try:
+        found = check_teacher(names, settings.teacher, settings.backbone)
+        yield Finding("teacher", "ok", found)
+    except CaptError as error:
+        remedy = "as it says, or compare without " + ", ".join(names)
+        yield Finding("teacher", "fail", str(error), remedy)
 
 
 def _table(findings: Sequence[Finding]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from capt_core.artifacts.features import feature_column
@@ -9,7 +10,7 @@ from capt_core.artifacts.schemas import BASE_TEXT_FEATURES
 from capt_core.artifacts.tables import write_table
 from capt_core.backbone.loading import UNTRAINED_WARNING, Backbone, load_backbone
 from capt_core.data.dataset import Dataset, load_dataset
-from capt_core.methods.fitting import base_method, fit_method
+from capt_core.methods.fitting import base_method, fit_method, forget_checkpoint
 from capt_core.methods.importing.model import (
     Imported,
     class_names,
@@ -17,10 +18,12 @@ from capt_core.methods.importing.model import (
     imported_model,
     read_checkpoint,
 )
+from capt_core.methods.method import Need
 from capt_core.methods.trained import TrainedModel
+from capt_core.prompts.sources import written_descriptions
 
 from .invocation import Run, say, warn
-from .models import chosen_method, few_shot_task
+from .models import chosen_method, few_shot_task, teacher_of
 from .stage import Stage
 
 STAGE = Stage(
@@ -33,6 +36,10 @@ STAGE = Stage(
         "methods.${fit_teacher.method}",
         "runtime",
     ),
+    params_for={
+        "generate_prompts.store": Need.CLASS_DESCRIPTIONS,
+        "teacher": Need.TEACHER,
+    },
     reads=lambda at: (*at.dataset, at.fewshot, at.data.images, at.data.image_features),
     writes=lambda at: (at.seed.base_model, at.seed.base_text_features),
 )
@@ -46,10 +53,15 @@ def main(run: Run) -> None:
     if settings.fit_teacher.checkpoint is None:
         method = chosen_method(run, settings.fit_teacher.method)
         origin = prepared.provenance(backbone.identity)
-        model = fit_method(method, few_shot_task(run, prepared, backbone, origin))
+        task = replace(
+            few_shot_task(run, prepared, backbone, origin),
+            class_descriptions=lambda: written_descriptions(prepared, settings.generate_prompts),
+        )
+        model = fit_method(method, replace(task, teacher=teacher_of(run, method, task)))
     else:
         model = imported_model(read(run, prepared, backbone), prepared, run.seed)
     keep(run, prepared, model)
+    forget_checkpoint(model)
 
 
 def read(run: Run, prepared: Dataset, backbone: Backbone) -> Imported:

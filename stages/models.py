@@ -13,14 +13,15 @@ from capt_core.advice import quoted, run_stage
 from capt_core.artifacts.features import read_image_features
 from capt_core.artifacts.provenance import Provenance
 from capt_core.backbone.identity import backbone_identity
-from capt_core.backbone.loading import Backbone, load_backbone
+from capt_core.backbone.loading import Backbone, load_backbone, shared_backbones
 from capt_core.data.dataset import Dataset, image_root, load_fewshot
 from capt_core.errors import CaptError, cut, shown
 from capt_core.methods.fitting import dataset_features
-from capt_core.methods.method import Method
+from capt_core.methods.method import Fitted, Method, Need
 from capt_core.methods.model_file import load_model, open_model
 from capt_core.methods.registry import configured_method
 from capt_core.methods.task import Task
+from capt_core.methods.teaching import fitted_teacher
 from capt_core.methods.trained import TrainedModel
 from capt_core.params import Settings
 
@@ -91,9 +92,25 @@ def few_shot_task(run: Run, dataset: Dataset, backbone: Backbone, origin: Proven
         settings.fewshot.shots,
         features=cache(lambda: read_image_features(layout.image_features, origin)),
         image_root=image_root(layout, settings.data.root),
+        work=layout.work,
+        checkpoint_steps=settings.train.checkpoint_steps,
         workers=settings.runtime.workers,
         reporter=reporter(),
     )
+
+
+def teacher_of(run: Run, method: Method, task: Task) -> Fitted | None:
+    """The teacher that a method distils from, if it does; fitted where no method has had it yet.
+
+    Raises:
+        CaptError: as `fitted_teacher`.
+    """
+    if Need.TEACHER not in method.needs:
+        return None
+    settings = run.settings
+    with shared_backbones():  # keeps the student's shared one
+        model = fitted_teacher(settings.teacher, settings.backbone, settings.runtime, task)
+    return model.fitted
 
 
 def model_features(

@@ -208,9 +208,10 @@ def _holds_code(path: Path) -> bool:
 def _params(stage: Stage) -> list[str]:
     """Settings of a stage, with what a data set may change of them."""
     own = "per_dataset.${item.dataset}" if "dataset" in stage.per else "per_dataset"
-    parts = {key.partition(".")[0] for key in stage.params} & {"data", "methods"}
+    params = (*stage.params, *stage.params_for)
+    parts = {key.partition(".")[0] for key in params} & {"data", "methods"}
     changed = [f"{own}.{part}" for part in sorted(parts)] if stage.per else [own] * bool(parts)
-    return [*stage.params, *changed]
+    return [*params, *changed]
 
 
 def _without_parts(keys: Iterable[str]) -> list[str]:

@@ -20,6 +20,7 @@ from capt_core.data.registry import DATASETS, TAKEN
 from capt_core.errors import CaptError, shown
 from capt_core.methods.registry import BASE_METHOD, check_methods
 from capt_core.methods.suitability import check_described
+from capt_core.methods.teaching import check_teacher
 from capt_core.params import check_seed, load_settings
 from capt_core.user_paths import user_path
 
@@ -77,8 +78,11 @@ def main(
     settings, matrix = load_settings(params, dataset, overrides)
     methods = list(dict.fromkeys([BASE_METHOD, *(method or matrix.compare)]))
     check_methods(methods, "--method")
+    fitted = [settings.fit_teacher.method]
     if until in ("train", "evaluate", "report"):
-        check_described(methods, settings.generate_prompts, dataset)
+        fitted += methods
+    check_described(fitted, settings.generate_prompts, dataset)
+    check_teacher(fitted, settings.teacher, settings.backbone)
     seeds = list(dict.fromkeys(check_seed(each, "--seed") for each in seed or matrix.seeds[:1]))
     for each in seeds:
         refuse_replacing(Layout(artifacts, dataset).seed(each).predictions)

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -81,6 +81,7 @@ class Stage:
         params: settings it reads, ``section`` or ``section.key``, in DVC's notation.
         reads: artifacts it reads.
         reads_for: those of `reads` that only methods with a need are given, by what they need.
+        params_for: settings that only methods with a need are given, by what they need.
         sources: files of the project, beside code, that it alone depends on.
         metrics: metrics files it writes, shown by ``dvc metrics show``.
         plots: tables it writes for ``dvc plots``, with DVC's options.
@@ -91,6 +92,7 @@ class Stage:
     params: tuple[str, ...] = ()
     reads: Paths = lambda at: ()
     reads_for: Callable[[Place], Mapping[Path, Need]] = lambda at: {}
+    params_for: Mapping[str, Need] = field(default_factory=dict)
     sources: tuple[str, ...] = ()
     metrics: Paths = lambda at: ()
     plots: Callable[[Place], Mapping[Path, Mapping[str, str]]] = lambda at: {}

@@ -34,6 +34,8 @@ _OUTSIDE = (
     "data.table",
     "generate_prompts.instructions",
     "generate_prompts.store",
+    "teacher.backbone.checkpoint",
+    "teacher.checkpoint",
 )
 """Settings that name a file or folder, whose content matters, too."""
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from capt_core.artifacts.lineage import Lineage, file_setting, tracing
 from capt_core.artifacts.locks import exclusive
-from capt_core.methods.registry import configured_method
+from capt_core.methods.method import Need
+from capt_core.methods.registry import configured_method, method_class
 
 from .console import first_process
 from .invocation import Run
@@ -81,9 +82,11 @@ def shaping_settings(run: Run) -> dict[str, Any]:
 def declared(run: Run, stage: Stage, settings: Mapping[str, Any]) -> tuple[str, ...]:
     """Names of the settings that a stage declares, with the run's methods filled in."""
     base = settings["fit_teacher.method"]
+    needs = method_class(run.method or base).needs
+    special = (key for key, need in stage.params_for.items() if need in needs)
     return tuple(
         each.replace("${item.method}", run.method).replace("${fit_teacher.method}", base)
-        for each in stage.params
+        for each in (*stage.params, *special)
     )
 
 
@@ -98,7 +101,15 @@ def all_settings(run: Run) -> dict[str, Any]:
     if (checkpoint := values["fit_teacher"]["checkpoint"]) is not None:
         values["fit_teacher"]["checkpoint"] = file_setting(checkpoint, "fit_teacher.checkpoint")
     sources = run.sources
-    for method in dict.fromkeys(filter(None, (run.method, values["fit_teacher"]["method"]))):
+    methods = dict.fromkeys(filter(None, (run.method, values["fit_teacher"]["method"])))
+    if any(Need.TEACHER in method_class(method).needs for method in methods):
+        for part, place in (
+            (teacher := values["teacher"], "teacher"),
+            (teacher["backbone"], "teacher.backbone"),
+        ):
+            if part["checkpoint"] is not None:
+                part["checkpoint"] = file_setting(part["checkpoint"], f"{place}.checkpoint")
+    for method in methods:
         chosen = configured_method(
             method, sources.path, sources.dataset, sources.overrides, sources.change
         )

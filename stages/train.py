@@ -19,13 +19,13 @@ from capt_core.backbone.loading import load_backbone
 from capt_core.data.dataset import load_dataset
 from capt_core.learning.loop import log_frame
 from capt_core.methods.calibrating import calibrate
-from capt_core.methods.fitting import fit_method
+from capt_core.methods.fitting import fit_method, forget_checkpoint
 from capt_core.methods.method import Need
 from capt_core.methods.task import Confusions
 
 from .backbones import remember
 from .invocation import Run, first_process, say
-from .models import base_model, chosen_method, few_shot_task
+from .models import base_model, chosen_method, few_shot_task, teacher_of
 from .stage import Stage
 
 STAGE = Stage(
@@ -39,6 +39,7 @@ STAGE = Stage(
         "runtime",
         "train",
     ),
+    params_for={"teacher": Need.TEACHER},
     reads=lambda at: (
         *at.dataset,
         at.fewshot,
@@ -80,16 +81,16 @@ def main(run: Run) -> None:
             settings.build_bank.source,
         )
 
+    task = few_shot_task(run, prepared, backbone, origin)
     task = replace(
-        few_shot_task(run, prepared, backbone, origin),
+        task,
         prompts=cache(lambda: read_table(PROMPTS, paths.prompts, origin)),
         class_descriptions=cache(
             lambda: read_table(CLASS_DESCRIPTIONS, paths.class_descriptions, origin)
         ),
         confusions=confusions,
         base_model=base_model(run, backbone, origin).fitted if needs_base else None,
-        work=layout.work,
-        checkpoint_steps=settings.train.checkpoint_steps,
+        teacher=teacher_of(run, chosen, task),
     )
     model = fit_method(chosen, task)
     if not first_process():
@@ -111,6 +112,5 @@ def main(run: Run) -> None:
     write_table(TRAINING_LOG, log, written.training_log, model.provenance)
     write_text(written.loss_plot, log.select("step", "loss").write_csv())
     model.save(written.model)
-    if trained is not None and trained.checkpoint is not None:
-        trained.checkpoint.remove()
+    forget_checkpoint(model)
     say(f"{run.method}: {len(log)} steps -> {written.model}")

@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import polars as pl
 import torch
 
 from capt_core.backbone.encoding import encode_images
+from capt_core.backbone.loading import Backbone
 from capt_core.data.dataset import Dataset
 from capt_core.data.images import image_batches
 from capt_core.errors import CaptError
 from capt_core.methods.method import BASE_ONLY, Classes, Fitted, Method, Need
-from capt_core.methods.registry import method_class
+from capt_core.methods.registry import BASE_METHOD, method_class
 from capt_core.methods.task import Task
 from capt_core.methods.trained import TrainedModel
 from capt_core.params import settings_hash
 from capt_core.reporter import SILENT, Reporter
 
-_AFTER_BASE_MODEL = {
-    Need.DESCRIPTIONS,
-    Need.CLASS_DESCRIPTIONS,
-    Need.CONFUSIONS,
-    Need.BASE_MODEL,
-    Need.TEACHER,
-}
+_BATCH = 128
+
+AFTER_BASE_MODEL = frozenset({Need.DESCRIPTIONS, Need.CONFUSIONS, Need.BASE_MODEL})
+"""Needs that are only met once a base model has been fitted."""
 
 
 def fit_method(method: Method, task: Task) -> TrainedModel:
@@ -41,22 +42,30 @@ def fit_method(method: Method, task: Task) -> TrainedModel:
     return TrainedModel(fitted, Classes.of(task.dataset), sees, task.seed, origin)
 
 
-def base_method(name: str, where: str) -> type[Method]:
+def forget_checkpoint(model: TrainedModel) -> None:
+    """Remove what an interrupted training would have gone on from; its model is kept elsewhere."""
+    run = model.fitted.training_run
+    if run is not None and run.checkpoint is not None:
+        run.checkpoint.remove()
+
+
+def base_method(name: str, where: str, unmet: Collection[Need] = AFTER_BASE_MODEL) -> type[Method]:
     """A method that a base model can be fitted with before anything is mined.
 
     Args:
         name: of the method.
         where: setting or argument that names it, for the message.
+        unmet: needs that cannot be met there.
 
     Raises:
         CaptError: unknown, learns from what is mined from a base model, or compares images with
             more than class texts.
     """
     found = method_class(name)
-    if found.needs & _AFTER_BASE_MODEL:
+    if lacking := sorted(found.needs & set(unmet)):
         raise CaptError(
-            f"{where}: {name} needs what is mined from a base model's errors or written after "
-            "it, so it cannot be the base model; choose another, such as clip or coop"
+            f"{where}: {name} needs {', '.join(lacking)}, which there is none of before a base "
+            "model is fitted; choose another, such as clip or coop"
         )
     if not found.compares_texts:
         raise CaptError(
@@ -64,6 +73,26 @@ def base_method(name: str, where: str) -> type[Method]:
             "method can start from; choose another, such as clip or coop"
         )
     return found
+
+
+@dataclass(frozen=True)
+class FewShotImages:
+    """Frozen features of the drawn images; the others, which nobody may read, are NaN."""
+
+    dataset: Dataset
+    fewshot: pl.DataFrame
+    backbone: Backbone
+    reporter: Reporter
+
+    @cached_property
+    def features(self) -> torch.Tensor:
+        """Unit length, [N, d], by sample id."""
+        plain = Fitted(method_class(BASE_METHOD)(), self.backbone)
+        ids = self.fewshot["sample_id"].unique().sort()
+        encoded = dataset_features(plain, self.dataset, ids, None, None, _BATCH, 2, self.reporter)
+        features = torch.full((len(self.dataset.samples), encoded.shape[1]), float("nan"))
+        features[ids.to_list()] = encoded
+        return features
 
 
 @torch.no_grad()

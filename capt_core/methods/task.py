@@ -119,6 +119,11 @@ class Task:
         """Where the state of a method's training is kept, under all that it depends on."""
         if self.work is None or not self.checkpoint_steps:
             return None
+        name = f"{self.key(method, *depends_on)}.safetensors"
+        return Checkpoint(self.work / "train" / name, self.checkpoint_steps)
+
+    def key(self, method: Method, *depends_on: object) -> str:
+        """Name for files of a method's fit, which changes with all that the fit depends on."""
         key = settings_hash(
             method.settings,
             self.dataset.fingerprint,
@@ -132,8 +137,7 @@ class Task:
             ),
             *depends_on,
         )
-        name = f"{self.dataset.name}-{method.name}-seed{self.seed}-{key}.safetensors"
-        return Checkpoint(self.work / "train" / name, self.checkpoint_steps)
+        return f"{self.dataset.name}-{method.name}-seed{self.seed}-{key}"
 
     def check(self, method: Method) -> None:
         """Refuse a task that lacks what a method needs.

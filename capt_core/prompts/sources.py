@@ -10,7 +10,7 @@ import polars as pl
 
 from capt_core.data.dataset import Dataset
 from capt_core.params import Backbone, GeneratePrompts
-from capt_core.prompts.generation import Written, missing_prompts
+from capt_core.prompts.generation import Written, class_descriptions, missing_prompts
 from capt_core.prompts.store import PromptStore, load_store, shipped_store
 from capt_core.user_paths import user_path
 
@@ -37,6 +37,16 @@ def written_store(settings: GeneratePrompts, dataset: str) -> PromptStore | None
     given = settings.store
     file = user_path(given, "generate_prompts.store") if given else shipped_store(dataset)
     return load_store(file, dataset) if file else None
+
+
+def written_descriptions(prepared: Dataset, settings: GeneratePrompts) -> pl.DataFrame:
+    """The table `class_descriptions` of what the written store says of a data set's classes.
+
+    Raises:
+        CaptError: as `load_store`.
+    """
+    store = written_store(settings, prepared.name)
+    return class_descriptions(prepared.classes, [store] if store else [])
 
 
 def available_prompts(

@@ -37,6 +37,7 @@ class Need(StrEnum):
     CONFUSIONS = "confusions"  # pairs, prompts and representatives mined from a base model's errors
     BASE_MODEL = "base_model"  # a fitted method to start from
     TEACHER = "teacher"  # a fitted method to distil from, possibly of another architecture
+    BASE_TEACHER = "base_teacher"  # that of the base model, where that one has one
 
 
 @dataclass(frozen=True)

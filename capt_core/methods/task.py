@@ -155,7 +155,8 @@ class Task:
             "base_model": self.base_model,
             "teacher": self.teacher,
         }
-        missing = sorted(need for need in method.needs if given[need] is None)
+        missing = sorted(need for need, value in given.items() if value is None)
+        missing = [need for need in missing if need in method.needs]
         if missing:
             raise CaptError(f"{method.name} needs {', '.join(missing)}, the task has none")
 

@@ -73,22 +73,19 @@ class DualPrompts(Fitted):
         self.base.eval()
         return self
 
-    def is_trained(self, classes: Classes) -> torch.Tensor:
-        """Which classes were trained, [C] bool."""
+    def is_trained(self, classes: Classes) -> list[bool]:
+        """Which classes were trained."""
         own = set(self.names)
-        return torch.tensor([name in own for name in classes.names])
+        return [name in own for name in classes.names]
 
     def class_texts(self, classes: Classes) -> torch.Tensor:
-        trained = self.is_trained(classes)
-        texts = None
-        for chosen, of in ((trained, self.tuned_texts), (~trained, self.other_texts)):
-            positions = chosen.nonzero()[:, 0].tolist()
-            if positions:
-                found = of(classes.only(positions))
-                if texts is None:
-                    texts = found.new_empty(len(classes.names), found.shape[1])
-                texts[positions] = found
-        return super().class_texts(classes) if texts is None else texts
+        trained: list[int] = []
+        others: list[int] = []
+        for position, own in enumerate(self.is_trained(classes)):
+            (trained if own else others).append(position)
+        parts = ((trained, self.tuned_texts), (others, self.other_texts))
+        texts = torch.cat([of(classes.only(chosen)) for chosen, of in parts if chosen])
+        return texts[torch.tensor([*trained, *others]).argsort()]
 
     @abstractmethod
     def tuned_texts(self, classes: Classes) -> torch.Tensor:

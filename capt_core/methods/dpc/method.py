@@ -133,7 +133,7 @@ class Dpc(Method):
     name = "dpc"
     label = "DPC"
     citation = "Li et al., CVPR 2025"
-    needs = frozenset({Need.PIXELS, Need.BASE_MODEL})
+    needs = frozenset({Need.PIXELS, Need.BASE_MODEL, Need.BASE_TEACHER})
     compares_texts = False
     Settings = DpcSettings
 

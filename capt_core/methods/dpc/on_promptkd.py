@@ -112,8 +112,8 @@ class DualDistilled(DualPrompts):
         return side_by_side(self.tuned_features(images), other), other
 
     def scorer(self, classes: Classes) -> Callable[[torch.Tensor], torch.Tensor]:
-        texts, trained = self.class_texts(classes), self.is_trained(classes)
-        scale = self.backbone.logit_scale
+        texts, scale = self.class_texts(classes), self.backbone.logit_scale
+        trained = torch.tensor(self.is_trained(classes))
 
         def score(features: torch.Tensor) -> torch.Tensor:
             tuned, other = (
@@ -240,5 +240,6 @@ class DistilledLearner(Learner):
 
     @torch.no_grad()
     def keep_texts(self) -> None:
-        parts = [self.tuned_texts(part) for part in self.tokens.split(TEXTS_AT_ONCE)]
+        starts = range(0, len(self.tokens), TEXTS_AT_ONCE)
+        parts = [self.tuned_texts(self.tokens[start : start + TEXTS_AT_ONCE]) for start in starts]
         self.fitted.texts.copy_(unit(torch.cat(parts)))

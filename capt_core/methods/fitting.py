@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -49,23 +48,22 @@ def forget_checkpoint(model: TrainedModel) -> None:
         run.checkpoint.remove()
 
 
-def base_method(name: str, where: str, unmet: Collection[Need] = AFTER_BASE_MODEL) -> type[Method]:
+def base_method(name: str, where: str) -> type[Method]:
     """A method that a base model can be fitted with before anything is mined.
 
     Args:
         name: of the method.
         where: setting or argument that names it, for the message.
-        unmet: needs that cannot be met there.
 
     Raises:
         CaptError: unknown, learns from what is mined from a base model, or compares images with
             more than class texts.
     """
     found = method_class(name)
-    if lacking := sorted(found.needs & set(unmet)):
+    if found.needs & AFTER_BASE_MODEL:
         raise CaptError(
-            f"{where}: {name} needs {', '.join(lacking)}, which there is none of before a base "
-            "model is fitted; choose another, such as clip or coop"
+            f"{where}: {name} needs what is mined from a base model's errors or written after "
+            "it, so it cannot be fitted before one; choose another, such as clip or coop"
         )
     if not found.compares_texts:
         raise CaptError(

@@ -18,7 +18,6 @@ from capt_core.backbone.weights_file import Form, weights_form
 from capt_core.errors import CaptError
 from capt_core.learning.processes import Processes
 from capt_core.methods.fitting import (
-    AFTER_BASE_MODEL,
     FewShotImages,
     base_method,
     fit_method,
@@ -70,7 +69,11 @@ def teacher_method(teacher: params.Teacher) -> Method:
         CaptError: unknown, one that cannot teach, or a mistake in its settings.
     """
     name = teacher.method
-    found = base_method(name, "teacher.method", AFTER_BASE_MODEL | {Need.TEACHER})
+    found = base_method(name, "teacher.method")
+    if Need.TEACHER in found.needs:
+        raise CaptError(
+            f"teacher.method: {name} needs a teacher itself; choose another, such as promptsrc"
+        )
     section = merge(found.Settings().model_dump(), teacher.methods.get(name, {}))
     return found(validate(found.Settings, section, "settings", f"teacher.methods.{name}."))
 

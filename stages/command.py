@@ -167,13 +167,16 @@ def _check_backbone(
     settings, matrix = load_settings(params, dataset, overrides, change)
     names = list(dict.fromkeys([settings.fit_teacher.method, *matrix.compare]))
     _check_teacher(names, settings)
+    methods = [configured_method(name, params, dataset, overrides, change) for name in names]
+    from capt_core.methods.suitability import unstartable, unsuited
+
+    for remark in unstartable(methods, methods[0]):
+        say(f"note: {remark}")
     if settings.backbone.name == TINY_CLIP and settings.backbone.checkpoint is None:
-        return  # nothing to check that would be worth loading torch and open_clip
+        return  # nothing to check that would be worth loading open_clip
     from capt_core.backbone.architecture import check_backbone
-    from capt_core.methods.suitability import unsuited
 
     check_backbone(settings.backbone)
-    methods = [configured_method(name, params, dataset, overrides, change) for name in names]
     for remark in unsuited(methods, settings.backbone):
         say(f"note: {remark}")
 

@@ -113,6 +113,13 @@ class Method(ABC):
             CaptError: the message says what the method needs.
         """
 
+    def check_base(self, base: Method) -> None:  # noqa: B027 most methods take any, or none
+        """Refuse the method of a base model that this one cannot start from.
+
+        Raises:
+            CaptError: the message says which to choose.
+        """
+
     @abstractmethod
     def fit(self, task: Task) -> Fitted:
         """Learn from a task.

@@ -34,6 +34,17 @@ def unsuited(methods: Iterable[Method], backbone: params.Backbone) -> Iterator[s
             yield f"{method.name} cannot be used with backbone {backbone.name}: {error}{with_it}"
 
 
+def unstartable(methods: Iterable[Method], base: Method) -> Iterator[str]:
+    """One line for each method that cannot start from a base model of some method, saying why."""
+    for method in methods:
+        if Need.BASE_MODEL not in method.needs:
+            continue
+        try:
+            method.check_base(base)
+        except CaptError as error:
+            yield str(error)
+
+
 def check_described(methods: Iterable[str], settings: params.GeneratePrompts, dataset: str) -> None:
     """Refuse methods that need sentences about the classes where none can come from anywhere.
 

@@ -33,7 +33,7 @@ from capt_core.methods.dpc.on_promptkd import random_range as range_on_promptkd
 from capt_core.methods.fitting import fit_method
 from capt_core.methods.method import Classes, Fitted
 from capt_core.methods.promptkd import PromptKD
-from capt_core.methods.promptsrc import PromptSRC
+from capt_core.methods.promptsrc import IndependentPrompts, PromptSRC
 from capt_core.methods.task import Task
 from capt_core.methods.trained import TrainedModel
 from capt_core.methods.views import ViewSource
@@ -235,7 +235,7 @@ def test_all_that_is_tuned_on_promptkd_moves_and_nothing_else(
 ) -> None:
     base, teacher = distilled.base_model, distilled.teacher
     assert base is not None
-    assert teacher is not None
+    assert isinstance(teacher, IndependentPrompts)
     found = tuned.fitted
     assert isinstance(found, DualDistilled)
     assert tensors_digest(dict(found.base.state_dict())) == tensors_digest(dict(base.state_dict()))
@@ -298,7 +298,7 @@ def test_base_models_that_it_cannot_be_tuned_from(task: Task, distilled: Task) -
         return refusal(fit_method, quick("dpc"), given)
 
     plain = Fitted(quick("clip"), task.backbone)
-    assert "this one is clip; set fit_teacher.method=coop" in refused(
+    assert "this one is of clip; set fit_teacher.method=coop" in refused(
         replace(task, base_model=plain)
     )
     specific = quick("coop", class_specific=True).start(task.backbone, 1, ["woven", "cracked"])  # type: ignore[attr-defined]

@@ -8,7 +8,7 @@ import pytest
 
 from capt_core.methods.method import Method
 from capt_core.methods.registry import method_class, method_names
-from capt_core.methods.suitability import check_described, unsuited
+from capt_core.methods.suitability import check_described, unstartable, unsuited
 from capt_core.params import Backbone, GeneratePrompts
 from tests.refusals import refusal
 
@@ -62,3 +62,9 @@ def test_methods_that_need_sentences_are_refused_where_none_can_be_had(
     check_described(["fudd"], settings.model_copy(update={"provider": "anthropic"}), "mine")
     (tmp_path / "cache/llm").mkdir(parents=True)
     check_described(["fudd"], settings, "mine")
+
+
+def test_methods_that_cannot_start_from_a_base_model() -> None:
+    (line,) = unstartable(methods(), method_class("clip")())
+    assert line.startswith("dpc: tunes the prompt of a base model fitted with coop or promptkd")
+    assert not list(unstartable(methods(), method_class("coop")()))

@@ -18,7 +18,7 @@ from capt_core.learning.loop import Batch, Record
 from capt_core.learning.optimisation import Optimisation
 from capt_core.learning.randomness import draw_seed, generator
 from capt_core.methods.capt.losses import image_given_text, pair_logits, text_given_image
-from capt_core.methods.coop import LearnedContext
+from capt_core.methods.coop import CoOp
 from capt_core.methods.dpc.dual import DualPrompts, Learner
 from capt_core.methods.dpc.mining import Rows, enlarged, hard_negatives, random_classes
 from capt_core.methods.dpc.mixing import Variant
@@ -28,7 +28,7 @@ from capt_core.methods.feature_training import minimise
 from capt_core.methods.image_training import FewShotViews, training_views
 from capt_core.methods.method import Fitted, Method, Need
 from capt_core.methods.model_file import restore_fitted
-from capt_core.methods.promptkd import PromptedStudent
+from capt_core.methods.promptkd import PromptKD
 from capt_core.methods.task import Task
 from capt_core.methods.views import View, ViewSource
 from capt_core.settings_file import packaged
@@ -137,6 +137,9 @@ class Dpc(Method):
     compares_texts = False
     Settings = DpcSettings
 
+    def check_base(self, base: Method) -> None:
+        dual_kind(base)
+
     def fit(self, task: Task) -> DualPrompts:
         base, backbone = task.base_model, task.backbone
         assert base is not None
@@ -147,7 +150,7 @@ class Dpc(Method):
                 "and a single class is trained"
             )
         names = [task.dataset.class_names[class_id] for class_id in trained]
-        fitted = dual_kind(base).cloned(self, base, names, task.teacher)
+        fitted = dual_kind(base.method).cloned(self, base, names, task.teacher)
         fitted.to(backbone.device).train()
         spoken = [task.dataset.prompt_names[class_id] for class_id in trained]
         learner = fitted.learner(spoken, task.teacher)
@@ -177,7 +180,7 @@ class Dpc(Method):
             if name.startswith(_BASE)
         }
         base = restore_fitted(facts["base"], below, backbone)
-        return dual_kind(base).restored(self, base, facts["names"], tensors)
+        return dual_kind(base.method).restored(self, base, facts["names"], tensors)
 
     def sees(self, task: Task, fitted: Fitted) -> list[str]:
         base = task.base_model
@@ -188,17 +191,22 @@ class Dpc(Method):
         return list(dict.fromkeys([*found, *base.method.sees(task, base)]))
 
 
-def dual_kind(base: Fitted) -> type[DualPrompts]:
-    """What is tuned from a base model.
+def dual_kind(base: Method) -> type[DualPrompts]:
+    """What is tuned from a base model of some method.
 
     Raises:
-        CaptError: the base model has no prompt that can be tuned so.
+        CaptError: it has no prompt that can be tuned so.
     """
-    if isinstance(base, LearnedContext):
+    if isinstance(base, CoOp):
+        if base.settings.class_specific:
+            raise CaptError(
+                "dpc: tunes one context for all classes, and its base model has one for each; "
+                "set methods.coop.class_specific=false"
+            )
         return DualContext
-    if isinstance(base, PromptedStudent):
+    if isinstance(base, PromptKD):
         return DualDistilled
     raise CaptError(
-        f"dpc: tunes the prompt of a base model fitted with coop or promptkd, and this one is "
-        f"{base.method.name}; set fit_teacher.method=coop, in Python base_model='coop'"
+        f"dpc: tunes the prompt of a base model fitted with coop or promptkd, and this one is of "
+        f"{base.name}; set fit_teacher.method=coop, in Python base_model='coop'"
     )

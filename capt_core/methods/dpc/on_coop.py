@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 from capt_core.backbone.loading import Backbone
-from capt_core.errors import CaptError
 from capt_core.methods.coop import ContextTexts, LearnedContext, context_features
 from capt_core.methods.dpc.dual import DualPrompts, Learner
 from capt_core.methods.dpc.mining import Rows, mined_probabilities
@@ -44,11 +43,6 @@ class DualContext(DualPrompts):
         cls, method: Method, base: Fitted, names: Sequence[str], teacher: Fitted | None
     ) -> Self:
         assert isinstance(base, LearnedContext)
-        if base.context.dim() != 2:
-            raise CaptError(
-                "dpc: tunes one context for all classes, and the base model has one for each; "
-                "set methods.coop.class_specific=false"
-            )
         return cls(method, base, names, base.context.detach().clone())
 
     @classmethod

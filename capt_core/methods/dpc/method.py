@@ -159,7 +159,8 @@ class Dpc(Method):
 
         def loss_of(batch: Batch) -> tuple[torch.Tensor, Record]:
             draws = generator("negatives", task.seed, batch.step, batch.number)
-            images, labels = seen, _ = anchors(batch)
+            images, labels = anchors(batch)
+            seen = images
             if learner.mined_by.preprocess != backbone.preprocess:
                 seen = anchors.images(batch, learner.mined_by)
             negatives = loss.mined(seen, labels, random_classes(learner.among, draws))

@@ -185,7 +185,9 @@ def _default_teacher(task: Task) -> TrainedModel:
     name, _, weights = task.backbone.identity.partition("@")
     # Weights of a file have a digest for a name, which no teacher's can be told by.
     tag = None if re.fullmatch("[0-9a-f]{12}", weights) else weights
-    precision = {torch.bfloat16: "bf16", torch.float16: "fp16"}.get(task.backbone.autocast, "fp32")
+    precision = {None: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}[
+        task.backbone.autocast
+    ]
     runtime = {"device": task.backbone.device.type, "precision": precision}
     try:
         return fitted_teacher(

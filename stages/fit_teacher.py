@@ -35,6 +35,7 @@ STAGE = Stage(
         "fit_teacher",
         "methods.${fit_teacher.method}",
         "runtime",
+        "train.checkpoint_steps",
     ),
     params_for={
         "generate_prompts.store": Need.CLASS_DESCRIPTIONS,

@@ -23,7 +23,7 @@ from capt_core.methods.dpc.on_coop import random_range as on_coop_range
 from capt_core.methods.dpc.on_promptkd import DistilledLearner, DualDistilled
 from capt_core.methods.dpc.on_promptkd import random_range as on_promptkd_range
 from capt_core.methods.prompting.fitted import unit
-from capt_core.methods.promptkd import PromptKD
+from capt_core.methods.promptkd import PromptKD, named
 from capt_core.methods.promptsrc import IndependentPrompts
 from capt_core.methods.zero_shot import class_logits
 
@@ -164,7 +164,9 @@ def _distilled(fixture: Fixture, variant: Variant) -> DistilledLearner:
     teacher = teacher_of(fixture, tokens).fitted
     assert isinstance(teacher, IndependentPrompts)
     names = fixture.config["base_names"]
-    fitted = DualDistilled.cloned(method, student_of(fixture, PromptKD()), names, teacher)
+    student = student_of(fixture, PromptKD())
+    student.taught_by = named(teacher)
+    fitted = DualDistilled.cloned(method, student, names, teacher)
     return DistilledLearner(fitted.train(), teacher, tokens)
 
 

@@ -230,6 +230,13 @@ class Fitted(nn.Module):
         features: torch.Tensor = self.backbone.clip.encode_image(images)
         return features
 
+    def project(self, embedding: torch.Tensor) -> torch.Tensor:
+        """What the image tower gives with this method's prompts, [B, a], to features of `encode`.
+
+        Neither is normalised. They are the same but for a method that projects the tower's output.
+        """
+        return embedding
+
     @property
     def start(self) -> Fitted:
         """What the method started from: its fitted base model, or else zero-shot CLIP."""

@@ -19,10 +19,11 @@ from capt_core.errors import CaptError, shown
 from capt_core.learning.loop import Record
 from capt_core.learning.optimisation import Optimisation
 from capt_core.learning.randomness import draw_seed
+from capt_core.methods.image_tower import PromptedTower
 from capt_core.methods.image_training import train_on_unlabelled
 from capt_core.methods.method import Classes, Fitted, Method, Need, named_vectors
 from capt_core.methods.prompting.fitted import unit
-from capt_core.methods.prompting.image import check_image_tower, encode_image_with_prompts
+from capt_core.methods.prompting.image import check_image_tower
 from capt_core.methods.prompting.start import random_prompts
 from capt_core.methods.prompting.zero_shot_reference import divergence
 from capt_core.methods.task import Task
@@ -96,6 +97,7 @@ class PromptedStudent(Fitted):
         image: prompts, [J, P, D], by depth.
         projector: from the tower's dimension to the teacher's.
         class_vectors: the teacher's texts by class name, each [b], unit length.
+        taught_by: the teacher's method and backbone.
     """
 
     frozen_tower = False
@@ -107,15 +109,31 @@ class PromptedStudent(Fitted):
         image: torch.Tensor,
         projector: Projector,
         class_vectors: Mapping[str, torch.Tensor] | None = None,
+        taught_by: str = "",
     ) -> None:
         super().__init__(method, backbone, class_vectors)
+        self.taught_by = taught_by
         self.image = nn.Parameter(image)
         self.projector = projector
         self._teacher: tuple[Fitted, ...] = ()  # a tuple: it is no part of this module's state
 
     def take_teacher(self, teacher: Fitted) -> None:
-        """Make a teacher's text tower at hand for names without a kept text."""
+        """Make the teacher's text tower at hand for names without a kept text.
+
+        Raises:
+            CaptError: another teacher than the student had.
+        """
+        given = named(teacher)
+        if given != self.taught_by:
+            raise CaptError(f"the teacher was {shown(self.taught_by)}, not {given}; give that one")
         self._teacher = (teacher,)
+
+    def facts(self) -> dict[str, Any]:
+        return {**super().facts(), "taught_by": self.taught_by}
+
+    def readable_prompts(self, classes: Classes) -> list[str]:
+        known = self._teacher
+        return known[0].readable_prompts(classes) if known else super().readable_prompts(classes)
 
     @property
     def visual_prompts(self) -> torch.Tensor:
@@ -123,7 +141,7 @@ class PromptedStudent(Fitted):
 
     def embed(self, images: torch.Tensor) -> torch.Tensor:
         """Image tensors [B, 3, S, S] to the prompted tower's features [B, a], not normalised."""
-        return encode_image_with_prompts(self.backbone.clip.visual, images, self.image)
+        return PromptedTower(self.backbone.clip.visual, self.image).encode(images)
 
     def project(self, embedding: torch.Tensor) -> torch.Tensor:
         """Features of `embed` [B, a] to the teacher's dimension [B, b], not normalised."""
@@ -145,13 +163,18 @@ class PromptedStudent(Fitted):
             raise CaptError(
                 f"{self.method.name}: holds the teacher's texts of the {len(kept)} classes that it "
                 f"was fitted for, {shown(classes.names[unknown[0]])} is none of them; give it the "
-                "teacher: model.fitted.take_teacher(capt_core.load_model(FILE).fitted)"
+                f"teacher, {self.taught_by}: model.fitted.take_teacher(load_model(FILE).fitted)"
             )
         assert self.class_vectors is not None
         texts = torch.empty(len(classes.names), self.class_vectors.shape[1])
         if unknown:
             texts[unknown] = self._teacher[0].class_texts(classes.only(unknown)).float().cpu()
         return self.with_vectors(classes, texts)
+
+
+def named(teacher: Fitted) -> str:
+    """A teacher's method and backbone, in words."""
+    return f"{teacher.method.name} on {teacher.backbone.identity}"
 
 
 @dataclass(frozen=True)
@@ -278,7 +301,7 @@ class PromptKD(Method):
         """The student before the first step.
 
         Args:
-            task: its backbone and seed.
+            task: its backbone, seed and teacher.
             texts: the teacher's, of all classes of the data set, [C, b].
         """
         settings, backbone = self.settings, task.backbone
@@ -289,7 +312,8 @@ class PromptKD(Method):
         projector = projector_start(width, texts.shape[1], task.seed)
         names = task.dataset.class_names
         vectors = dict(zip(names, texts.float().cpu(), strict=True))
-        return PromptedStudent(self, backbone, image, projector, vectors)
+        assert task.teacher is not None
+        return PromptedStudent(self, backbone, image, projector, vectors, named(task.teacher))
 
     def fit(self, task: Task) -> PromptedStudent:
         known = teacher_of(task, range(len(task.dataset.class_names)))
@@ -320,6 +344,7 @@ class PromptKD(Method):
             tensors["image"].clone(),
             Projector(width, teacher_width),
             named_vectors(tensors, facts),
+            str(facts.get("taught_by", "")),
         )
         student.load_state_dict(dict(tensors))
         return student

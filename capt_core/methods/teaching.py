@@ -172,7 +172,8 @@ def _kept(path: Path, method: Method, task: Task) -> TrainedModel:
     if not processes.first:
         return fit_method(method, task)
     with exclusive(path.with_suffix(".lock"), "fitting the teacher"), untraced():
-        found = _found(path, task)  # another program may have written it meanwhile
+        if processes.count == 1:  # another program may have written it meanwhile
+            found = _found(path, task)
         if found is None:
             found = fit_method(method, task)
             found.save(path)

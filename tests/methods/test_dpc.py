@@ -306,6 +306,8 @@ def test_base_models_that_it_cannot_be_tuned_from(task: Task, distilled: Task) -
     assert "none is given" in refused(replace(distilled, teacher=None))
     assert "clip has none; take a teacher" in refused(replace(distilled, teacher=plain))
     assert "a single class is trained" in refused(replace(on_coop(task), dataset=single(task)))
+    other = quick("maple").start(task.backbone, 1).eval()  # type: ignore[attr-defined]
+    assert "the teacher was 'promptsrc on tiny-clip" in refused(replace(distilled, teacher=other))
     half = replace(task.backbone, autocast=torch.float16)
     assert "not trained in fp16" in refused(replace(on_coop(task), backbone=half))
 

@@ -178,6 +178,9 @@ def test_a_model_keeps_the_texts_of_its_classes_only(
     assert torch.equal(loaded.class_texts(own), task.teacher.class_texts(own))
     message = refusal(loaded.class_texts, other)
     assert "of the 4 classes that it was fitted for, 'wicker' is none of them; give it" in message
+    foreign = replace(task.backbone, identity="tiny-clip@x")
+    other_teacher = type(task.teacher)(task.teacher.method, foreign)
+    assert "not clip on tiny-clip@x" in refusal(loaded.take_teacher, other_teacher)
     loaded.take_teacher(task.teacher)
     found = loaded.class_texts(other)
     assert torch.equal(found[:1], task.teacher.class_texts(other.only([0])))

@@ -17,9 +17,9 @@ from capt_core.errors import CaptError
 from capt_core.methods.dpc.dual import DualPrompts, Learner
 from capt_core.methods.dpc.mining import Rows, mined_probabilities
 from capt_core.methods.dpc.mixing import Variant, parallel_prompt, weighted_prompt
+from capt_core.methods.image_tower import PromptedTower
 from capt_core.methods.method import Classes, Fitted, Method
 from capt_core.methods.prompting.fitted import TEXTS_AT_ONCE, PromptedClip, unit
-from capt_core.methods.prompting.image import encode_image_with_prompts
 from capt_core.methods.prompting.start import embedded_words
 from capt_core.methods.prompting.text import encode_text_with_prompts
 from capt_core.methods.promptkd import PromptedStudent
@@ -68,7 +68,9 @@ class DualDistilled(DualPrompts):
         cls, method: Method, base: Fitted, names: Sequence[str], teacher: Fitted | None
     ) -> Self:
         assert isinstance(base, PromptedStudent)
-        return cls(method, base, names, prompted_teacher(teacher).text_prompts())
+        found = prompted_teacher(teacher)
+        base.take_teacher(found)
+        return cls(method, base, names, found.text_prompts())
 
     @classmethod
     def restored(
@@ -85,7 +87,7 @@ class DualDistilled(DualPrompts):
 
     def tuned_features(self, images: torch.Tensor) -> torch.Tensor:
         """Of images [B, 3, S, S], for trained classes, not normalised, [B, b]."""
-        encoded = encode_image_with_prompts(self.backbone.clip.visual, images, self.image)
+        encoded = PromptedTower(self.backbone.clip.visual, self.image).encode(images)
         projected: torch.Tensor = self.projector(encoded)
         return projected
 
@@ -96,8 +98,7 @@ class DualDistilled(DualPrompts):
         """
         weight = self.method.settings.weight_new
         prompts = weighted_prompt(self.image, self.base.image, weight)
-        visual = self.backbone.clip.visual
-        return self.base.project(encode_image_with_prompts(visual, images, prompts))
+        return self.base.project(PromptedTower(self.backbone.clip.visual, prompts).encode(images))
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:
         """Image tensors [B, 3, S, S] to features for trained and for other classes, [B, 2 b]."""

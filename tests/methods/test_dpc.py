@@ -54,8 +54,9 @@ def distilled(task: Task) -> Task:
     assert isinstance(source, PromptSRC)
     assert isinstance(target, PromptKD)
     teacher = source.start(task.backbone, 1).eval()
-    texts = teacher.class_texts(Classes.of(task.dataset))
-    return replace(task, teacher=teacher, base_model=target.start(task, texts).eval())
+    given = replace(task, teacher=teacher)
+    student = target.start(given, teacher.class_texts(Classes.of(task.dataset)))
+    return replace(given, base_model=student.eval())
 
 
 @pytest.fixture(scope="module")

@@ -35,6 +35,7 @@ from capt_core.methods.fitting import (
     dataset_features,
     fit_method,
     forget_checkpoint,
+    takes_teacher,
 )
 from capt_core.methods.method import Need
 from capt_core.methods.predicting import Images
@@ -155,7 +156,9 @@ def fit(
         base = None
         if chosen.needs & AFTER_BASE_MODEL and isinstance(base_model, str):
             base = base_method(base_model, "base_model")()
-        if teacher is None and any(Need.TEACHER in each.needs for each in (chosen, base) if each):
+        started_from = base_model.fitted.method if isinstance(base_model, TrainedModel) else base
+        taken = takes_teacher(chosen, started_from) or (base and Need.TEACHER in base.needs)
+        if teacher is None and taken:
             teacher = _default_teacher(task)
         task = replace(task, teacher=None if teacher is None else teacher.fitted)
         if chosen.needs & AFTER_BASE_MODEL:

@@ -175,16 +175,17 @@ def _check_backbone(
     settings, matrix = load_settings(params, dataset, overrides, change)
     names = list(dict.fromkeys([settings.fit_teacher.method, *matrix.compare]))
     _check_teacher(names, settings)
+    from capt_core.methods.suitability import unstartable, unsuited
+
+    methods = configured_methods(names, params, dataset, overrides, change)
+    for remark in unstartable(methods, methods[0]):
+        say(f"note: {remark}")
     if settings.backbone.name in EMBEDDED and settings.backbone.checkpoint is None:
-        return  # nothing to check that would be worth loading torch and open_clip
+        return  # nothing to check that would be worth loading open_clip
     from capt_core.backbone.architecture import check_backbone
-    from capt_core.methods.suitability import unsuited
 
     check_backbone(settings.backbone)
-    names = [settings.fit_teacher.method, *matrix.compare]
-    for remark in unsuited(
-        configured_methods(names, params, dataset, overrides, change), settings.backbone
-    ):
+    for remark in unsuited(methods, settings.backbone):
         say(f"note: {remark}")
 
 

@@ -33,7 +33,7 @@ from capt_core.errors import CaptError
 from capt_core.methods.importing.model import check_checkpoint
 from capt_core.methods.method import Method, Need
 from capt_core.methods.registry import check_methods, check_sections, configured_methods
-from capt_core.methods.suitability import data_facts, unfit_data, unsuited
+from capt_core.methods.suitability import data_facts, unfit_data, unstartable, unsuited
 from capt_core.methods.teaching import check_teacher
 from capt_core.params import Settings, load_settings
 
@@ -66,6 +66,8 @@ def main(
         [settings.fit_teacher.method, *matrix.compare], params, dataset, overrides
     )
     findings += _unsuited(methods, settings)
+    for remark in unstartable(methods, methods[0]):
+        findings.append(Finding("methods", "fail", remark, "as it says, or compare without it"))
     findings += _checkpoint(methods[0], settings)
     findings += _teacher(methods, settings)
     on_data, found = check_data(settings, dataset)

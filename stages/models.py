@@ -16,8 +16,8 @@ from capt_core.backbone.identity import backbone_identity
 from capt_core.backbone.loading import Backbone, load_backbone, shared_backbones
 from capt_core.data.dataset import Dataset, image_root, load_fewshot
 from capt_core.errors import CaptError, cut, shown
-from capt_core.methods.fitting import dataset_features
-from capt_core.methods.method import Fitted, Method, Need
+from capt_core.methods.fitting import dataset_features, takes_teacher
+from capt_core.methods.method import Fitted, Method
 from capt_core.methods.model_file import load_model, open_model
 from capt_core.methods.registry import configured_method
 from capt_core.methods.task import Task
@@ -100,12 +100,13 @@ def few_shot_task(run: Run, dataset: Dataset, backbone: Backbone, origin: Proven
 
 
 def teacher_of(run: Run, method: Method, task: Task) -> Fitted | None:
-    """The teacher that a method distils from, if it does; fitted where no method has had it yet.
+    """The teacher that a method takes, if it does; fitted where no method has had it yet.
 
     Raises:
         CaptError: as `fitted_teacher`.
     """
-    if Need.TEACHER not in method.needs:
+    base = None if task.base_model is None else task.base_model.method
+    if not takes_teacher(method, base):
         return None
     settings = run.settings
     with shared_backbones():  # keeps the student's shared one

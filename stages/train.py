@@ -90,8 +90,8 @@ def main(run: Run) -> None:
         ),
         confusions=confusions,
         base_model=base_model(run, backbone, origin).fitted if needs_base else None,
-        teacher=teacher_of(run, chosen, task),
     )
+    task = replace(task, teacher=teacher_of(run, chosen, task))
     model = fit_method(chosen, task)
     if not first_process():
         return

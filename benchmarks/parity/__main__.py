@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.parity import coop, maple, plain, promptkd, promptsrc, tac, tap
+from benchmarks.parity import coop, dpc, maple, plain, promptkd, promptsrc, tac, tap
 from benchmarks.parity.fixture import Fixture, Tensors, fixture_folders, read_fixture
 from capt_core.errors import CaptError, one_line, reason
 
@@ -43,7 +43,7 @@ NOISE = 1e-10
 A runner names these quantities in its own `NOISE`, patterns of `fnmatch`.
 """
 
-RUNNERS = (plain, coop, maple, promptsrc, promptkd, tac, tap)
+RUNNERS = (plain, coop, maple, promptsrc, dpc, promptkd, tac, tap)
 
 
 @dataclass(frozen=True)
@@ -131,8 +131,8 @@ def run(fixture: Fixture) -> list[Comparison] | None:
     if runner is None:
         return None
     try:
-        noise = getattr(runner, "NOISE", ())
-        return list(compared(fixture, *runner.computed(fixture), noise))
+        found, starts = runner.computed(fixture)
+        return list(compared(fixture, found, starts, getattr(runner, "NOISE", ())))
     except (KeyError, ValueError, TypeError, IndexError, RuntimeError) as error:
         # Files of a fixture that do not belong together may fail anywhere.
         raise CaptError(f"{fixture.name}: cannot be run ({reason(error)})") from error

@@ -39,7 +39,8 @@ def computed(fixture: Fixture) -> tuple[Tensors, Tensors]:
         }
     )
     method = PromptKD(settings)
-    student, teacher = student_of(fixture, method).train(), teacher_of(fixture)
+    student = student_of(fixture, method).train()
+    teacher = teacher_of(fixture, fixture.inputs["tokens"])
     loss_of = DistillationLoss(student, teacher, method.weight(fixture.name), settings.temperature)
     found: Tensors = {
         "teacher.image_features": teacher.features(images),
@@ -81,8 +82,8 @@ def student_of(fixture: Fixture, method: PromptKD) -> PromptedStudent:
 
 
 @torch.no_grad()
-def teacher_of(fixture: Fixture) -> FrozenTeacher:
-    """The teacher of a fixture, for all its classes."""
+def teacher_of(fixture: Fixture, tokens: torch.Tensor) -> FrozenTeacher:
+    """The teacher of a fixture, for classes whose texts are given as token ids."""
     backbone = fixture.backbone("open_clip_teacher", "teacher_clip.")
     prompts = fixture.below("teacher_prompt.")
     depths = {
@@ -93,7 +94,7 @@ def teacher_of(fixture: Fixture) -> FrozenTeacher:
         for side, count in depths.items()
     )
     fitted = IndependentPrompts(PromptSRC(), backbone, text, image).eval()
-    return FrozenTeacher(fitted, unit(fitted.encode_tokens(fixture.inputs["tokens"])))
+    return FrozenTeacher(fitted, unit(fitted.encode_tokens(tokens)))
 
 
 def _fresh(fixture: Fixture, method: PromptKD, loss_of: DistillationLoss) -> DistillationLoss:

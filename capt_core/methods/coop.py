@@ -121,8 +121,8 @@ class ContextTexts:
         lengths = [backbone.tokenizer.token_count(name) - 2 for name in names]
         return ContextTexts(tokens, context_order(lengths, length, tokens.shape[1], position))
 
-    def part(self, rows: slice) -> ContextTexts:
-        """Some of the texts."""
+    def part(self, rows: slice | torch.Tensor) -> ContextTexts:
+        """Some of the texts, by a slice or by positions."""
         return ContextTexts(self.tokens[rows], None if self.order is None else self.order[rows])
 
     def encode(self, clip: Any, context: torch.Tensor) -> torch.Tensor:

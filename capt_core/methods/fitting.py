@@ -73,6 +73,12 @@ def base_method(name: str, where: str) -> type[Method]:
     return found
 
 
+def takes_teacher(method: Method, base: Method | None) -> bool:
+    """Whether a method is given a teacher: its own, or that of its base model."""
+    of_base = base is not None and Need.TEACHER in base.needs
+    return Need.TEACHER in method.needs or (of_base and Need.BASE_TEACHER in method.needs)
+
+
 @dataclass(frozen=True)
 class FewShotImages:
     """Frozen features of the drawn images; the others, which nobody may read, are NaN."""

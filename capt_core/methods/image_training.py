@@ -17,7 +17,7 @@ from capt_core.learning.loop import Batch, Record
 from capt_core.methods.feature_training import class_positions, minimise
 from capt_core.methods.method import Fitted, Method
 from capt_core.methods.task import Task
-from capt_core.methods.views import View, ViewSource
+from capt_core.methods.views import Augmentation, View, ViewSource
 
 EPOCHS_AT_MOST = 100_000
 """Numbers of an image's first views; the settings allow no more epochs."""
@@ -33,60 +33,68 @@ _Fitted = TypeVar("_Fitted", bound=Fitted)
 
 @dataclass(frozen=True)
 class FewShotViews:
-    """The few-shot images of a task, cropped and flipped anew in every epoch.
+    """The few-shot images, cropped and flipped anew in every epoch.
+
+    An image's crop and flip depend on the seed, the image and the epoch only.
 
     Attributes:
-        ids: sample ids, in the order of the draw.
-        labels: positions among the trained classes, [N].
-        files: the images.
-        source: of their views.
-        backbone: for which views are made.
+        ids: of the samples, [N].
+        labels: positions of their classes among the trained ones, [N].
+        source: of their pixels.
+        backbone: on whose device they are put.
     """
 
     ids: Sequence[int]
     labels: torch.Tensor
-    files: Sequence[ImageSource]
     source: ViewSource
     backbone: Backbone
 
     @staticmethod
     def of(method: Method, task: Task, smallest: float = 0.08) -> FewShotViews:
-        """Those of a task.
+        """Those that a method is trained on.
 
         Args:
-            method: that is trained on them.
+            method: for a message.
             task: images, seed and workers.
             smallest: share of an image's area that a crop has at least.
 
         Raises:
             CaptError: half precision.
         """
-        if task.backbone.autocast == torch.float16:
-            raise CaptError(
-                f"runtime.precision: {method.name} is not trained in fp16, whose gradients vanish; "
-                "use bf16 or fp32"
-            )
+        check_precision(method, task.backbone)
         rows = task.few_shot_rows()
-        ids = rows["sample_id"].to_list()
         labels = class_positions(torch.tensor(rows["class_id"].to_list()), task.trained_classes)
-        assert task.image_root is not None
-        files = task.dataset.images(rows["sample_id"], task.image_root)
-        source = ViewSource(
-            dict(zip(ids, files, strict=True)), "crop_flip", 0.0, task.seed, task.workers, smallest
-        )
-        return FewShotViews(ids, labels, files, source, task.backbone)
+        source = training_views(task, rows["sample_id"], smallest=smallest)
+        return FewShotViews(rows["sample_id"].to_list(), labels, source, task.backbone)
 
-    def pixels(self, batch: Batch, number: int = 0) -> torch.Tensor:
-        """One of the views [B, 3, S, S] of a batch's images, on the backbone's device.
+    @property
+    def files(self) -> list[ImageSource]:
+        """The images, in the order of `ids`."""
+        return [self.source.files[sample_id] for sample_id in self.ids]
+
+    def __call__(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Images [B, 3, S, S] of a batch and positions of their classes [B], on the device."""
+        return self.images(batch), self.labels[batch.samples].to(self.backbone.device)
+
+    def images(
+        self, batch: Batch, backbone: Backbone | None = None, number: int = 0
+    ) -> torch.Tensor:
+        """One of the views [B, 3, S, S] of a batch's images.
 
         The first depends on the seed, the image and the epoch; others on their number too.
+
+        Args:
+            batch: of the loop.
+            backbone: for which views are made, on its device; None takes the task's.
+            number: of the view, from 0.
 
         Raises:
             CaptError: an image cannot be read.
         """
+        chosen = backbone or self.backbone
         view = batch.epoch + number * EPOCHS_AT_MOST
         views = [View(self.ids[index], view) for index in batch.samples]
-        return self.source.pixels(views, self.backbone).to(self.backbone.device)
+        return self.source.pixels(views, chosen).to(chosen.device)
 
 
 def train_on_images(
@@ -98,10 +106,7 @@ def train_on_images(
     state: nn.Module | None = None,
     after_epoch: Callable[[int], None] = lambda _: None,
 ) -> _Fitted:
-    """Minimise a loss over the few-shot images, cropped and flipped anew in every epoch.
-
-    An image's crop and flip depend on the seed, the image and the epoch only. On several processes
-    each forwards the whole batch.
+    """Minimise a loss over `FewShotViews`. On several processes each forwards the whole batch.
 
     Args:
         method: its settings are an `Optimisation`.
@@ -118,19 +123,14 @@ def train_on_images(
     Raises:
         CaptError: an image cannot be read, half precision, or the loss is no number any more.
     """
-    backbone = task.backbone
-    images = FewShotViews.of(method, task)
-
-    def loss_of_batch(batch: Batch) -> tuple[torch.Tensor, Record]:
-        return loss_of(images.pixels(batch), images.labels[batch.samples].to(backbone.device))
-
+    views = FewShotViews.of(method, task)
     return minimise(
         method,
         task,
         fitted,
         parameters,
-        len(images.files),
-        loss_of_batch,
+        len(views.ids),
+        lambda batch: loss_of(*views(batch)),
         state=state,
         after_epoch=after_epoch,
     )
@@ -192,9 +192,17 @@ def check_precision(method: Method, backbone: Backbone) -> None:
         )
 
 
-def training_views(task: Task, sample_ids: pl.Series) -> ViewSource:
-    """Random crops and flips of some images of a task."""
+def training_views(
+    task: Task,
+    sample_ids: pl.Series,
+    augmentation: Augmentation = "crop_flip",
+    smallest: float = 0.08,
+) -> ViewSource:
+    """Views of some images of a task: random crops and flips, or the test transform.
+
+    A crop has at least the share `smallest` of an image's area.
+    """
     assert task.image_root is not None
     images = task.dataset.images(sample_ids, task.image_root)
     files = dict(zip(sample_ids.to_list(), images, strict=True))
-    return ViewSource(files, "crop_flip", 0.0, task.seed, task.workers)
+    return ViewSource(files, augmentation, 0.0, task.seed, task.workers, smallest)

@@ -39,6 +39,7 @@ class Need(StrEnum):
     CONFUSIONS = "confusions"  # pairs, prompts and representatives mined from a base model's errors
     BASE_MODEL = "base_model"  # a fitted method to start from
     TEACHER = "teacher"  # a fitted method to distil from, possibly of another architecture
+    BASE_TEACHER = "base_teacher"  # that of the base model, where that one has one
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,13 @@ class Method(ABC):
 
         Raises:
             CaptError: the message says what the method needs.
+        """
+
+    def check_base(self, base: Method) -> None:  # noqa: B027 most methods take any, or none
+        """Refuse the method of a base model that this one cannot start from.
+
+        Raises:
+            CaptError: the message says which to choose.
         """
 
     def check_data(self, data: DataFacts) -> None:

@@ -34,6 +34,7 @@ _BUILT_IN = {
     "maple": "capt_core.methods.maple:Maple",
     "promptsrc": "capt_core.methods.promptsrc:PromptSRC",
     "promptkd": "capt_core.methods.promptkd:PromptKD",
+    "dpc": "capt_core.methods.dpc.method:Dpc",
     "tac": "capt_core.methods.tac:TAC",
     "tap": "capt_core.methods.tap.method:TAP",
     "clip_adapter": "capt_core.methods.clip_adapter:ClipAdapter",

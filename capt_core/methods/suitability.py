@@ -39,6 +39,17 @@ def unsuited(methods: Iterable[Method], backbone: params.Backbone) -> Iterator[s
             yield f"{method.name} cannot be used with backbone {backbone.name}: {error}{with_it}"
 
 
+def unstartable(methods: Iterable[Method], base: Method) -> Iterator[str]:
+    """One line for each method that cannot start from a base model of some method, saying why."""
+    for method in methods:
+        if Need.BASE_MODEL not in method.needs:
+            continue
+        try:
+            method.check_base(base)
+        except CaptError as error:
+            yield str(error)
+
+
 def unfit_data(methods: Iterable[Method], data: DataFacts) -> Iterator[str]:
     """One line for each method that the data set does not do for, saying what it needs."""
     for method in methods:

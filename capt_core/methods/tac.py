@@ -364,7 +364,7 @@ class TAC(PromptMethod):
         frozen = encode_images(squares, backbone)
 
         def loss_of_batch(batch: Batch) -> tuple[torch.Tensor, Record]:
-            views = [images.pixels(batch, view) for view in range(settings.views)]
+            views = [images.images(batch, number=view) for view in range(settings.views)]
             before, shape = frozen[batch.samples].to(backbone.device), len(batch.samples)
             draws = generator("dropout", task.seed, batch.step, batch.number)
             kept = (
@@ -379,7 +379,7 @@ class TAC(PromptMethod):
             task,
             fitted,
             list(fitted.parameters()),
-            len(images.files),
+            len(images.ids),
             loss_of_batch,
             compared={"knowledge": knowledge.cpu()},
             state=average,

@@ -132,7 +132,10 @@ class Task:
             str(self.backbone.autocast),
             self.fewshot.select("sample_id", "class_id", "split").write_csv(),
             self.seed,
-            None if self.teacher is None else fitted_facts(self.teacher),
+            *(
+                None if each is None else fitted_facts(each)
+                for each in (self.base_model, self.teacher)
+            ),
             *depends_on,
         )
         return f"{self.dataset.name}-{method.name}-seed{self.seed}-{key}"
@@ -153,7 +156,8 @@ class Task:
             "base_model": self.base_model,
             "teacher": self.teacher,
         }
-        missing = sorted(need for need in method.needs if given[need] is None)
+        missing = sorted(need for need, value in given.items() if value is None)
+        missing = [need for need in missing if need in method.needs]
         if missing:
             raise CaptError(f"{method.name} needs {', '.join(missing)}, the task has none")
         method.check_data(self.facts(method))

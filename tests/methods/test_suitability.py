@@ -14,7 +14,13 @@ from capt_core.methods.data_facts import DataFacts
 from capt_core.methods.fitting import fit_method
 from capt_core.methods.method import Method, Need
 from capt_core.methods.registry import method_class, method_names
-from capt_core.methods.suitability import check_described, data_facts, unfit_data, unsuited
+from capt_core.methods.suitability import (
+    check_described,
+    data_facts,
+    unfit_data,
+    unstartable,
+    unsuited,
+)
 from capt_core.methods.task import Task
 from capt_core.params import Backbone, GeneratePrompts
 from tests.refusals import refusal
@@ -69,6 +75,12 @@ def test_methods_that_need_sentences_are_refused_where_none_can_be_had(
     check_described(["fudd"], settings.model_copy(update={"provider": "anthropic"}), "mine")
     (tmp_path / "cache/llm").mkdir(parents=True)
     check_described(["fudd"], settings, "mine")
+
+
+def test_methods_that_cannot_start_from_a_base_model() -> None:
+    (line,) = unstartable(methods(), method_class("clip")())
+    assert line.startswith("dpc: tunes the prompt of a base model fitted with coop or promptkd")
+    assert not list(unstartable(methods(), method_class("coop")()))
 
 
 class Demanding(Clip):

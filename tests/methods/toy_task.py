@@ -33,6 +33,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "tac": {"epochs": 2, "batch_size": 4, "centres": 2, "views": 2},
     "promptkd": {"epochs": 2, "batch_size": 4},
     "tap": {"epochs": 2, "text_epochs": 1, "batch_size": 4},
+    "dpc": {"epochs": 2, "batch_size": 12, "warmup_learning_rate": 0.001},
     "clip_adapter": {"epochs": 40, "batch_size": 4, "learning_rate": 0.1, "ratio": 0.5},
     "residual_adapter": {
         "epochs": 40,

@@ -87,14 +87,14 @@ class TAP(Method):
 
         def loss_of(batch: Batch) -> tuple[torch.Tensor, Record]:
             loss.begin(batch)
-            return loss(images.pixels(batch), images.labels[batch.samples].to(backbone.device))
+            return loss(*images(batch))
 
         return minimise(
             self,
             task,
             fitted,
             list(fitted.parameters()),
-            len(images.files),
+            len(images.ids),
             loss_of,
             compared={"tokens": bags.tokens, "rows": bags.rows, "used": bags.used},
             state=average,

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.parity import coop, maple, plain, promptsrc
+from benchmarks.parity import coop, lweib, maple, plain, promptsrc, twosfs
 from benchmarks.parity.fixture import Fixture, Tensors, fixture_folders, read_fixture
 from capt_core.errors import CaptError, one_line, reason
 
@@ -29,7 +29,7 @@ VALUES, CHANGES, ROUNDED = 1e-9, 1e-8, 3e-7
 A change is lost in the rounding of a tensor that was stored in fp32, so its value is compared.
 """
 
-RUNNERS = (plain, coop, maple, promptsrc)
+RUNNERS = (plain, coop, maple, promptsrc, lweib, twosfs)
 
 
 @dataclass(frozen=True)

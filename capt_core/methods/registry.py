@@ -87,6 +87,19 @@ def configured_method(
     return found(method_section(name, found.Settings, path, dataset, overrides, change))
 
 
+def configured_methods(
+    names: Iterable[str],
+    path: Path | None,
+    dataset: str | None = None,
+    overrides: Sequence[str] = (),
+    change: Mapping[str, Any] | None = None,
+) -> list[Method]:
+    """Each of some methods once; see `configured_method`."""
+    return [
+        configured_method(name, path, dataset, overrides, change) for name in dict.fromkeys(names)
+    ]
+
+
 def check_methods(names: Iterable[str], where: str = "") -> None:
     """Refuse unknown names, without importing any method.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import polars as pl
 import torch
@@ -16,10 +16,13 @@ from capt_core.learning.loop import Batch, Record
 from capt_core.methods.feature_training import class_positions, minimise
 from capt_core.methods.method import Fitted, Method
 from capt_core.methods.task import Task
-from capt_core.methods.views import View, ViewSource
+from capt_core.methods.views import Augmentation, View, ViewSource
 
 ImageLoss = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, Record]]
 """The loss of images [B, 3, S, S] with positions among the trained classes [B], and its record."""
+
+UnlabelledLoss = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, Record]]
+"""The loss of images as the student takes them [B, 3, S, S] and as the teacher does, its record."""
 
 _Fitted = TypeVar("_Fitted", bound=Fitted)
 
@@ -49,16 +52,11 @@ class FewShotViews:
         Raises:
             CaptError: half precision.
         """
-        backbone = task.backbone
-        if backbone.autocast == torch.float16:
-            raise CaptError(
-                f"runtime.precision: {method.name} is not trained in fp16, whose gradients vanish; "
-                "use bf16 or fp32"
-            )
+        check_precision(method, task.backbone)
         rows = task.few_shot_rows()
-        ids = rows["sample_id"].to_list()
         labels = class_positions(torch.tensor(rows["class_id"].to_list()), task.trained_classes)
-        return FewShotViews(ids, labels, view_source(task, ids, "crop_flip"), backbone)
+        source = training_views(task, rows["sample_id"])
+        return FewShotViews(rows["sample_id"].to_list(), labels, source, task.backbone)
 
     def __call__(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Images [B, 3, S, S] of a batch and positions of their classes [B], on the device."""
@@ -66,16 +64,6 @@ class FewShotViews:
         images = self.source.pixels(views, self.backbone)
         device = self.backbone.device
         return images.to(device), self.labels[batch.samples].to(device)
-
-
-def view_source(
-    task: Task, ids: Sequence[int], augmentation: Literal["crop_flip", "none"]
-) -> ViewSource:
-    """Pixels of some samples of a task, by sample id."""
-    assert task.image_root is not None
-    images = task.dataset.images(pl.Series(ids, dtype=pl.Int64), task.image_root)
-    files = dict(zip(ids, images, strict=True))
-    return ViewSource(files, augmentation, 0.0, task.seed, task.workers)
 
 
 def train_on_images(
@@ -115,3 +103,69 @@ def train_on_images(
         state=state,
         after_epoch=after_epoch,
     )
+
+
+def train_on_unlabelled(
+    method: Method,
+    task: Task,
+    fitted: _Fitted,
+    parameters: Sequence[nn.Parameter],
+    sample_ids: pl.Series,
+    teacher: Backbone,
+    loss_of: UnlabelledLoss,
+) -> _Fitted:
+    """Minimise a loss over images without their labels, cropped and flipped anew in every epoch.
+
+    The student and the teacher are given the same crop and flip of an image, each at the size and
+    with the normalisation that its own tower takes.
+
+    Args:
+        method: its settings are an `Optimisation`.
+        task: seed, checkpoints and reporter.
+        fitted: what is trained.
+        parameters: of `fitted`, those that are trained.
+        sample_ids: the images.
+        teacher: backbone of the teacher.
+        loss_of: see `UnlabelledLoss`; each tensor is on the device of its backbone.
+
+    Returns:
+        `fitted` on the CPU, with its training log.
+
+    Raises:
+        CaptError: an image cannot be read, half precision, or the loss is no number any more.
+    """
+    student, ids = task.backbone, sample_ids.to_list()
+    check_precision(method, student)
+    source = training_views(task, sample_ids)
+
+    def loss_of_batch(batch: Batch) -> tuple[torch.Tensor, Record]:
+        views = [View(ids[index], batch.epoch) for index in batch.samples]
+        images = seen = source.pixels(views, student)
+        if teacher.preprocess != student.preprocess:
+            seen = source.pixels(views, teacher)
+        return loss_of(images.to(student.device), seen.to(teacher.device))
+
+    return minimise(method, task, fitted, parameters, len(ids), loss_of_batch)
+
+
+def check_precision(method: Method, backbone: Backbone) -> None:
+    """Refuse to train in half precision.
+
+    Raises:
+        CaptError: the backbone runs in fp16.
+    """
+    if backbone.autocast == torch.float16:
+        raise CaptError(
+            f"runtime.precision: {method.name} is not trained in fp16, whose gradients vanish; "
+            "use bf16 or fp32"
+        )
+
+
+def training_views(
+    task: Task, sample_ids: pl.Series, augmentation: Augmentation = "crop_flip"
+) -> ViewSource:
+    """Views of some images of a task: random crops and flips, or the test transform."""
+    assert task.image_root is not None
+    images = task.dataset.images(sample_ids, task.image_root)
+    files = dict(zip(sample_ids.to_list(), images, strict=True))
+    return ViewSource(files, augmentation, 0.0, task.seed, task.workers)

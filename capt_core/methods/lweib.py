@@ -20,10 +20,11 @@ from capt_core.errors import CaptError
 from capt_core.learning.loop import Batch, Record
 from capt_core.learning.optimisation import Optimisation
 from capt_core.learning.randomness import draw_seed, generator
+from capt_core.methods.data_facts import DataFacts
 from capt_core.methods.descriptions import described_groups, phrases_by_class
 from capt_core.methods.feature_training import minimise
 from capt_core.methods.image_training import FewShotViews
-from capt_core.methods.method import Fitted, Method, Need, named_vectors
+from capt_core.methods.method import Fitted, Method, Need, named_vectors, undescribed
 from capt_core.methods.prompting.fitted import unit
 from capt_core.methods.task import Task
 from capt_core.methods.towers import TEMPLATE, TunedTowers, tower_blocks
@@ -361,16 +362,10 @@ def sentence_tokens(task: Task, most: int) -> dict[str, torch.Tensor]:
         most: sentences of a class that are taken at most.
 
     Raises:
-        CaptError: nothing is written about any class.
+        CaptError: a class name is too long for the backbone.
     """
     dataset, backbone = task.dataset, task.backbone
     written = phrases_by_class(task)
-    if not written:
-        raise CaptError(
-            f"{dataset.name}: nothing is written about any class, which lweib needs; name a store "
-            "that describes classes in generate_prompts.store, or have them described "
-            "(generate_prompts.provider=anthropic)"
-        )
     found = {}
     for name, prompt_name in zip(dataset.class_names, dataset.prompt_names, strict=True):
         texts = [f"a photo of a {prompt_name}, {said}" for said in written.get(name, [])[:most]]
@@ -398,6 +393,11 @@ class LwEIB(Method):
 
     def check_clip(self, clip: Any) -> None:
         tower_blocks(clip)
+
+    def check_data(self, data: DataFacts) -> None:
+        super().check_data(data)
+        if data.sentences is not None and not data.sentences:
+            raise CaptError(undescribed(self.name, data.dataset, "sentences about single classes"))
 
     def start(self, backbone: Backbone, seed: int) -> EnrichedClip:
         """The convolutions before the first step, drawn as PyTorch draws a convolution's."""

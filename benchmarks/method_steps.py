@@ -38,8 +38,8 @@ from capt_core.artifacts.files import write_text
 from capt_core.backbone.identity import TINY_CLIP
 from capt_core.backbone.loading import Backbone
 from capt_core.data.dataset import Dataset
-from capt_core.data.scan import IMAGE_ENDINGS
 from capt_core.data.folder import open_folder
+from capt_core.data.scan import IMAGE_ENDINGS
 from capt_core.errors import CaptError
 from capt_core.learning.loop import Batch, Loop, Record, Trained
 from capt_core.learning.optimisation import Optimisation
@@ -268,7 +268,9 @@ def copy_photographs(source: Path, target: Path, classes: int, shots: int) -> No
         )
     splits = ["train"] * shots + ["val", "test"]
     for folder in folders[:classes]:
-        files = sorted(each for each in folder.iterdir() if each.suffix.lower() in IMAGE_ENDINGS)[: len(splits)]
+        files = sorted(each for each in folder.iterdir() if each.suffix.lower() in IMAGE_ENDINGS)[
+            : len(splits)
+        ]
         if len(files) < len(splits):
             raise CaptError(f"{folder}: {len(files)} photographs, {len(splits)} are used; add some")
         for split, file in zip(splits, files, strict=True):

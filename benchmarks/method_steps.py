@@ -4,8 +4,8 @@
 
 PHOTOGRAPHS holds a folder of images for each class, such as `dtd/images`. Weights are random, in
 files that are loaded as anyone's are; sentences about the classes are made up, in a store that is
-read as anyone's is. Every method that has a learning rate is fitted by the library with the settings
-of `params.yaml`, without warm-up and for a few steps, each in a process of its own. One row each:
+read as anyone's is. Every method that has a learning rate is fitted by the library with its own
+settings, but without warm-up and for a few steps, in a process of its own. A row for each tells
 
 * the time of a step, decoding of images included: the median, of the steps after the first;
 * peak memory: all that torch allocates on a GPU, the resident set of the process on the CPU;
@@ -20,6 +20,7 @@ import contextlib
 import multiprocessing
 import os
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -45,7 +46,7 @@ from capt_core.learning.loop import Batch, Loop, Record, Trained
 from capt_core.learning.optimisation import Optimisation
 from capt_core.library import fit, load_backbone
 from capt_core.methods.method import Method, Need
-from capt_core.methods.registry import BASE_METHOD, method_class, method_names
+from capt_core.methods.registry import BASE_METHOD, check_methods, method_class, method_names
 from capt_core.methods.trained import TrainedModel
 from capt_core.prompts.store import SCHEMA_VERSION, PromptStore, store_text
 
@@ -273,7 +274,7 @@ def copy_photographs(source: Path, target: Path, classes: int, shots: int) -> No
         ]
         if len(files) < len(splits):
             raise CaptError(f"{folder}: {len(files)} photographs, {len(splits)} are used; add some")
-        for split, file in zip(splits, files, strict=True):
+        for split, file in zip(splits, files, strict=False):
             own = target / split / folder.name
             own.mkdir(parents=True, exist_ok=True)
             shutil.copy(file, own)
@@ -323,6 +324,18 @@ def with_batch(values: Mapping[str, Any], size: int) -> dict[str, Any]:
 def trained_by_steps(name: str) -> bool:
     """Whether a method has a learning rate."""
     return bool(numbers(method_class(name).Settings().model_dump(), "learning_rate"))
+
+
+def chosen_methods(options: argparse.Namespace) -> list[str]:
+    """The methods that are named, or all that are trained by steps.
+
+    Raises:
+        CaptError: an unknown name.
+    """
+    if options.method:
+        check_methods(options.method, "--method")
+        return list(options.method)
+    return [name for name in method_names() if trained_by_steps(name)]
 
 
 def measure(name: str, options: argparse.Namespace, folder: Path) -> list[Training] | str:
@@ -381,7 +394,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     # With a fixed threshold glibc gives large blocks back at once; kept ones would count as used.
     os.environ["MALLOC_MMAP_THRESHOLD_"] = str(64 * 1024)
-    names = options.method or [name for name in method_names() if trained_by_steps(name)]
+    try:
+        names = chosen_methods(options)
+    except CaptError as error:
+        print(error, file=sys.stderr)
+        return 2
     results: dict[str, Sequence[Training] | str] = {}
     with tempfile.TemporaryDirectory() as folder:
         for name in names:

@@ -17,6 +17,7 @@ from capt_core.methods.lweib import (
     LwEIB,
     SampledClassesLoss,
     convolution_names,
+    negative_draw,
 )
 from capt_core.methods.prompting.fitted import unit
 from capt_core.methods.towers import tower_blocks
@@ -32,26 +33,19 @@ def known(fixture: Fixture) -> bool:
 
 def computed(fixture: Fixture) -> tuple[Tensors, Tensors]:
     """What LwEIB gives, and the starts of what it trains, by name."""
-    inputs, config = fixture.inputs, fixture.config
+    inputs = fixture.inputs
+    images, labels = inputs["train_images"], inputs["train_labels"]
     method = LwEIB(LwEIB.Settings.model_validate(_settings(fixture)))
     fitted = _start(fixture, method)
-    base = inputs["tokens_base"]
-    loss_of, images, labels = (
-        SampledClassesLoss(fitted, list(base)),
-        inputs["train_images"],
-        inputs["train_labels"],
-    )
+    loss_of = SampledClassesLoss(fitted, list(inputs["tokens_base"]))
     found = _forwards(fitted, inputs) | _evaluated("eval_start", fitted, inputs)
-    logits, positions = loss_of.logits(images, labels, _draws(inputs, "draw_allclasses"))
+    logits, positions = loss_of.logits(images, labels, _draws(inputs, "draw_allclasses", None))
     loss = nn.functional.cross_entropy(logits, positions)
     found |= {"allclasses/logits": logits, "allclasses/loss": loss}
     found |= _gradients("allclasses/grad", loss, fitted)
-    starts = {
-        f"three_steps/param/{name}": value for name, value in below(_START, fixture.weights).items()
-    }
 
     steps = sum(name.startswith(_STEP) and name.endswith("/sentence") for name in inputs)
-    drawn = {step: _draws(inputs, f"{_STEP}{step}") for step in range(steps)}
+    drawn = [_draws(inputs, f"{_STEP}{step}", _negatives(fixture, step)) for step in range(steps)]
     first = loss_of(images, labels, drawn[0])[0]
     found |= _gradients("step0/grad", first, fitted)
 
@@ -76,6 +70,8 @@ def computed(fixture: Fixture) -> tuple[Tensors, Tensors]:
         found[f"three_steps/{name}"] = torch.tensor(log.log[column].to_list(), dtype=torch.float64)
     after = _weights(fitted)
     found |= {f"three_steps/param/{name}": value.detach() for name, value in after.items()}
+    start = below(_START, fixture.weights)
+    starts = {f"three_steps/param/{name}": value for name, value in start.items()}
     return found | _evaluated("eval_trained", fitted, inputs), starts
 
 
@@ -117,9 +113,18 @@ def _weights(fitted: EnrichedClip) -> dict[str, nn.Parameter]:
     return {name: fitted.get_parameter(f"convolutions.{own}.weight") for own, name in names.items()}
 
 
-def _draws(inputs: Tensors, prefix: str) -> Draws:
+def _negatives(fixture: Fixture, step: int) -> torch.Tensor | None:
+    """The recorded negatives of a step; None where it takes all classes."""
+    inputs, ratio = fixture.inputs, fixture.config["negative_ratio"]
+    labels, count = inputs["train_labels"], len(inputs["tokens_base"])
+    if negative_draw(labels, count, ratio, torch.Generator()) is None:
+        return None
+    return inputs.get(f"{_STEP}{step}/negatives", torch.zeros(0, dtype=torch.long))
+
+
+def _draws(inputs: Tensors, prefix: str, negatives: torch.Tensor | None) -> Draws:
     fast = {tower: inputs[f"{prefix}/fast_{tower}"].bool().tolist() for tower in ("text", "vision")}
-    return Draws(inputs.get(f"{prefix}/negatives"), inputs[f"{prefix}/sentence"], fast)
+    return Draws(negatives, inputs[f"{prefix}/sentence"], fast)
 
 
 def _gradients(prefix: str, loss: torch.Tensor, fitted: EnrichedClip) -> Tensors:

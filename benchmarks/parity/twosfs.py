@@ -16,9 +16,6 @@ from capt_core.methods.prompting.fitted import unit
 from capt_core.methods.twosfs import NormTunedClip, TwoStage, TwoStageTraining, stage_rates
 from capt_core.methods.zero_shot import class_logits
 
-AFTER = 3
-"""Steps of a stage after which what it trains is looked at."""
-
 
 def known(fixture: Fixture) -> bool:
     """Whether a fixture is one of 2SFS."""
@@ -61,14 +58,13 @@ def _settings(fixture: Fixture) -> dict[str, Any]:
     published, config = TwoStage.Settings(), fixture.config
     share = published.first_stage
     changed = {} if int(share * steps) == first else {"first_stage": (first + 0.5) / steps}
-    names = {"learning_rate": "lr", "minimum_learning_rate": "min_lr", "weight_decay": ""}
-    changed |= {
-        name: float(config[key])
-        for name, other in names.items()
-        for key in (name, other)
-        if key in config
+    names = {
+        "learning_rate": "lr",
+        "minimum_learning_rate": "min_lr",
+        "weight_decay": "weight_decay",
     }
-    return published.model_dump() | changed
+    given = {name: float(config[key]) for name, key in names.items() if key in config}
+    return published.model_dump() | changed | given
 
 
 class _Run:
@@ -79,6 +75,9 @@ class _Run:
         training: what is trained.
     """
 
+    AFTER = 3
+    """Steps of a stage after which what it trains is looked at."""
+
     def __init__(self, fixture: Fixture, training: TwoStageTraining) -> None:
         self.inputs, self.training = fixture.inputs, training
         ends = accumulate(fixture.inputs["train_batch_sizes"].tolist(), initial=0)
@@ -86,7 +85,7 @@ class _Run:
         self.norms = _norms(training.fitted)
         start = {name: value.detach().clone() for name, value in self.norms.items()}
         self.starts = _below("stage1/param_final", start)
-        self.starts |= _below(f"stage1/param_after{AFTER}", start)
+        self.starts |= _below(f"stage1/param_after{self.AFTER}", start)
         self.found: Tensors = {}
         self.done = 0
 
@@ -107,7 +106,9 @@ class _Run:
         if step == training.first_steps + 1:
             classifier = training.classifier
             start = classifier.detach().clone()
-            self.starts |= {f"stage2/classifier_{each}": start for each in ("after3", "final")}
+            self.starts |= {
+                f"stage2/classifier_{each}": start for each in (f"after{self.AFTER}", "final")
+            }
             self.found |= {
                 "stage2/classifier_init": start,
                 "stage2/grad_first": gradients(loss, [classifier])[0],
@@ -119,13 +120,13 @@ class _Run:
         """Keep what is trained after some steps of each stage."""
         self.done += finished
         copies = {name: value.detach().clone() for name, value in self.norms.items()}
-        if self.done == AFTER:
-            self.found |= _below(f"stage1/param_after{AFTER}", copies)
+        if self.done == self.AFTER:
+            self.found |= _below(f"stage1/param_after{self.AFTER}", copies)
         if self.done == self.training.first_steps:
             self.found |= _below("stage1/param_final", copies)
-        if self.done == self.training.first_steps + AFTER:
+        if self.done == self.training.first_steps + self.AFTER:
             classifier = self.training.classifier.detach().clone()
-            self.found[f"stage2/classifier_after{AFTER}"] = classifier
+            self.found[f"stage2/classifier_after{self.AFTER}"] = classifier
 
 
 def _norms(fitted: NormTunedClip) -> dict[str, torch.nn.Parameter]:

@@ -191,7 +191,7 @@ class Loop:
         return list(epoch_batches(self.count, size, self.seed, epoch, keep_incomplete=keep))
 
     def _steps(self) -> Iterator[tuple[int, int, float, list[Batch], bool]]:
-        """Number, epoch, rate and batches of every optimiser step, and whether it ends the epoch."""
+        """Number, epoch, rate and batches of every step, and whether it ends the epoch."""
         step, size = 0, self.settings.accumulate
         for epoch, rates in enumerate(self._rates(), start=1):
             samples = self._batches(epoch)

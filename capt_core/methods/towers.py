@@ -60,8 +60,8 @@ def tower_blocks(clip: Any) -> dict[str, Sequence[Any]]:
             plain = all(isinstance(norm, nn.LayerNorm) for norm in norms)
             if not plain or not hasattr(getattr(block, "mlp", None), "gelu"):
                 raise CaptError(
-                    f"the blocks {type(block).__name__} of the {name} tower have no layer norms and "
-                    "feed-forward part of CLIP's kind; choose a ViT backbone such as ViT-B-16"
+                    f"the blocks {type(block).__name__} of the {name} tower have no layer norms "
+                    "and feed-forward part of CLIP's kind; choose a ViT backbone such as ViT-B-16"
                 )
     return towers
 

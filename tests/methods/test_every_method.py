@@ -43,7 +43,7 @@ METHODS = method_names()
 FROZEN = ("clip", "clip_prompts", "cupl", "fudd")
 """Nothing is learnt from images."""
 NOVEL_UNSEEN = (
-    *("coop", "maple", "promptsrc", "clip_adapter", "residual_adapter"),
+    *("coop", "maple", "promptsrc", "twosfs", "clip_adapter", "residual_adapter"),
     *("tip_adapter", "tip_adapter_f", "gda"),
 )
 """Learn from images and names of base classes alone."""

@@ -24,7 +24,7 @@ def methods() -> list[Method]:
     return [method_class(name)() for name in method_names()]
 
 
-PROMPTED = ("maple", "promptsrc", "capt")
+PROMPTED = ("maple", "promptsrc", "lweib", "twosfs", "capt")
 """Methods that change blocks of the image tower."""
 
 

@@ -142,7 +142,8 @@ class Bench:
         """Images of a class that fill a batch of a method."""
         values = method_class(name).Settings().model_dump()
         sizes = [SMALL_BATCH, *(numbers(values, "batch_size") if self.options.published else [])]
-        return -(-int(max(sizes)) // self.options.classes)
+        classes: int = self.options.classes
+        return -(-int(max(sizes)) // classes)
 
     def train(self, name: str) -> list[Training]:
         """Train a method for a few steps; one entry for each training that it consists of.
@@ -243,7 +244,7 @@ def few_steps(method: str, steps: int, backbone: Backbone) -> Iterator[list[Trai
         found.append(Training(method, rows, seconds, memory, count, before, after))
         return trained
 
-    Loop.fit = measured  # type: ignore[method-assign]
+    Loop.fit = measured  # type: ignore[method-assign, assignment]
     try:
         yield found
     finally:

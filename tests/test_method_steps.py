@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from benchmarks.method_steps import Bench, Training, chosen_methods, measure, parse, to_markdown
+from capt_core.errors import CaptError
 from capt_core.learning.loop import Loop
 from capt_core.methods import registry
-from capt_core.methods.clip_adapter import ClipAdapter
-from capt_core.methods.method import Fitted, Need
+from capt_core.methods.clip_adapter import AdaptedByBottleneck, ClipAdapter
+from capt_core.methods.method import Need
 from capt_core.methods.task import Task
 from tests.refusals import refusal
 from tests.toys import draw_photographs
@@ -26,11 +27,11 @@ class Particular(ClipAdapter):
     label = "Particular"
     needs = frozenset({Need.FEATURES, Need.BASE_MODEL, Need.TEACHER})
 
-    def fit(self, task: Task) -> Fitted:
+    def fit(self, task: Task) -> AdaptedByBottleneck:
         assert task.base_model is not None
         assert task.teacher is not None
         if task.base_model.training_run is None:
-            raise registry.CaptError("particular: the base model was not trained")
+            raise CaptError("particular: the base model was not trained")
         return super().fit(task)
 
 

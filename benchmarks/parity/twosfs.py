@@ -168,7 +168,7 @@ def _logits(fitted: NormTunedClip, classifier: torch.Tensor, inputs: Tensors) ->
     lists = {half: [(half, row) for row in range(len(ids))] for half, ids in tokens.items()}
     lists["mixed"] = [("novel" if novel else "base", row) for novel, row in mixed]
     features = unit(fitted.encode(inputs["test_images"]))
-    found = {}
+    found: Tensors = {}
     for name, members in lists.items():
         texts = torch.stack([encoded[half][row] for half, row in members])
         classes = Classes.named([names[half][row] for half, row in members])

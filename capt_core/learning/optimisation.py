@@ -40,9 +40,7 @@ class ParameterGroup:
     factor: float = 1.0
 
 
-def make_optimizer(
-    groups: Sequence[ParameterGroup], settings: Optimisation
-) -> torch.optim.Optimizer:
+def make_optimizer(groups: Sequence[ParameterGroup], settings: Descent) -> torch.optim.Optimizer:
     """The optimiser that the settings name, over parameter groups."""
     named = [{"params": list(group.parameters), "factor": group.factor} for group in groups]
     if settings.optimizer == "adamw":

@@ -93,7 +93,7 @@ def patch_convolution(
     first, patches = tokens[:, :1], tokens[:, 1:]
     if not patches.shape[1]:
         return torch.zeros_like(tokens)
-    image = patches.transpose(1, 2).unflatten(2, grid)
+    image = patches.transpose(1, 2).reshape(len(patches), -1, *grid)
     mixed = functional.conv2d(image, weight, padding=KERNEL // 2, groups=len(weight))
     return torch.cat([torch.zeros_like(first), mixed.flatten(2).transpose(1, 2)], dim=1)
 
@@ -125,7 +125,8 @@ class Convolution(nn.Module):
         weight = scaled_gradient(self.weight.to(tokens.device), 1 / scale)
         if self.grid is None:
             return scale * text_convolution(tokens, weight)
-        return scale * patch_convolution(tokens, weight, self.grid)
+        mixed: torch.Tensor = patch_convolution(tokens, weight, self.grid)
+        return scale * mixed
 
 
 class AdaptedNorm(nn.Module):
@@ -255,7 +256,7 @@ def used_classes(
     """
     if negatives is None:
         return torch.arange(count), labels
-    present, positions = labels.unique(return_inverse=True)
+    present, positions = torch.unique(labels, return_inverse=True)
     others = torch.ones(count, dtype=torch.bool)
     others[present.cpu()] = False
     rest = others.nonzero()[:, 0]
@@ -278,7 +279,7 @@ def negative_draw(
     """
     if ratio < 0 or count <= len(labels):
         return None
-    present = len(labels.unique())
+    present = len(torch.unique(labels))
     return torch.randperm(count - present, generator=draws)[: ratio * present]
 
 

@@ -105,7 +105,7 @@ def test_a_step_draws_what_its_numbers_say(task: Task) -> None:
         assert all(0 <= number < size for number, size in zip(chosen, sizes, strict=True))
     third = [torch.as_tensor(drawn.sentences)[0].item() for drawn in draws]
     assert set(third) == {0, 1, 2, 3, 4}  # of the class with five
-    share = torch.tensor([drawn.fast["text"] + drawn.fast["vision"] for drawn in draws]).float()
+    share = torch.tensor([[*drawn.fast["text"], *drawn.fast["vision"]] for drawn in draws]).float()
     assert 0.3 < share.mean() < 0.7
 
 

@@ -349,28 +349,27 @@ def measure(name: str, options: argparse.Namespace, folder: Path) -> list[Traini
         return str(error)
 
 
-def to_markdown(
-    results: Mapping[str, Sequence[Training] | str], options: argparse.Namespace
-) -> str:
-    """The measurements as a Markdown table, with what could not be trained below it."""
-    device = options.device
-    device = torch.cuda.get_device_name() if device == "cuda" else "CPU"
-    lines = [
-        f"{options.backbone}, {options.precision}, {device}, torch {torch.__version__}, "
-        f"{options.classes} classes, {options.steps} steps.",
-        "",
-        "| method | batch | seconds a step | peak memory (MiB) | trained | loss before | after |",
-        "|---|---:|---:|---:|---:|---:|---:|",
-    ]
-    for found in results.values():
-        for each in found if not isinstance(found, str) else ():
-            step = median(each.seconds[1:] or each.seconds)
-            lines.append(
-                f"| `{each.method}` | {each.batch} | {step:.3f} | {each.memory / 2**20:.0f} "
-                f"| {each.parameters:,} | {each.before:.6g} | {each.after:.6g} |"
-            )
-    failed = [f"`{name}`: {found}" for name, found in results.items() if isinstance(found, str)]
-    return "\n".join([*lines, *(["", *failed] if failed else [])])
+def heading(options: argparse.Namespace) -> str:
+    """What was measured, and the head of the table."""
+    device = torch.cuda.get_device_name() if options.device == "cuda" else "CPU"
+    return "\n".join(
+        [
+            f"{options.backbone}, {options.precision}, {device}, torch {torch.__version__}, "
+            f"{options.classes} classes, {options.steps} steps.",
+            "",
+            "| method | batch | seconds a step | peak (MiB) | trained | loss before | after |",
+            "|---|---:|---:|---:|---:|---:|---:|",
+        ]
+    )
+
+
+def row(found: Training) -> str:
+    """A row of the table."""
+    step = median(found.seconds[1:] or found.seconds)
+    return (
+        f"| `{found.method}` | {found.batch} | {step:.3f} | {found.memory / 2**20:.0f} "
+        f"| {found.parameters:,} | {found.before:.6g} | {found.after:.6g} |"
+    )
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -400,14 +399,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except CaptError as error:
         print(error, file=sys.stderr)
         return 2
-    results: dict[str, Sequence[Training] | str] = {}
+    failed = []
+    print(heading(options), flush=True)
     with tempfile.TemporaryDirectory() as folder:
         for name in names:
             context = multiprocessing.get_context("spawn")
             with ProcessPoolExecutor(1, mp_context=context) as process:
-                results[name] = process.submit(measure, name, options, Path(folder)).result()
-    print(to_markdown(results, options))
-    return int(any(isinstance(found, str) for found in results.values()))
+                found = process.submit(measure, name, options, Path(folder)).result()
+            if isinstance(found, str):
+                failed.append(f"`{name}`: {found}")
+                continue
+            for each in found:
+                print(row(each), flush=True)
+    if failed:
+        print("\n".join(["", *failed]))
+    return int(bool(failed))
 
 
 if __name__ == "__main__":

@@ -263,12 +263,13 @@ def memory_of(preset: str, options: argparse.Namespace, folder: Path) -> int:
         trainer.fit()
         return torch.cuda.max_memory_allocated()
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # forget the peak so far
-    before = _resident("VmRSS")
+    before = resident("VmRSS")
     trainer.fit()
-    return _resident("VmHWM") - before
+    return resident("VmHWM") - before
 
 
-def _resident(field: str) -> int:
+def resident(field: str) -> int:
+    """Memory of this process in bytes: `VmRSS` as it is, `VmHWM` at its highest."""
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:")) * 1024
 

@@ -15,7 +15,7 @@ from benchmarks.parity.fixture import Fixture
 
 COVERED = (
     *("plain", "coop", "maple", "promptsrc", "promptkd", "dpc_coop", "dpc_promptkd"),
-    *("tac", "tap"),
+    *("tac", "tap", "lweib", "twosfs"),
 )
 
 

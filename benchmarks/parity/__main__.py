@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.parity import coop, dpc, maple, plain, promptkd, promptsrc, tac, tap
+from benchmarks.parity import coop, dpc, lweib, maple, plain, promptkd, promptsrc, tac, tap, twosfs
 from benchmarks.parity.fixture import Fixture, Tensors, fixture_folders, read_fixture
 from capt_core.errors import CaptError, one_line, reason
 
@@ -43,7 +43,7 @@ NOISE = 1e-10
 A runner names these quantities in its own `NOISE`, patterns of `fnmatch`.
 """
 
-RUNNERS = (plain, coop, maple, promptsrc, dpc, promptkd, tac, tap)
+RUNNERS = (plain, coop, maple, promptsrc, dpc, promptkd, tac, tap, lweib, twosfs)
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,8 @@ _BUILT_IN = {
     "dpc": "capt_core.methods.dpc.method:Dpc",
     "tac": "capt_core.methods.tac:TAC",
     "tap": "capt_core.methods.tap.method:TAP",
+    "lweib": "capt_core.methods.lweib:LwEIB",
+    "twosfs": "capt_core.methods.twosfs:TwoStage",
     "clip_adapter": "capt_core.methods.clip_adapter:ClipAdapter",
     "tip_adapter_f": "capt_core.methods.tip_adapter:TipAdapterF",
     "residual_adapter": "capt_core.methods.residual_adapter:ResidualAdapter",

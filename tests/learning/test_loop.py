@@ -142,3 +142,29 @@ def test_it_ends_with_the_last_step_asked_for() -> None:
     loop = toy_loop(optimisation(epochs=2), last_step=4)
     assert loop.step_count == 4
     assert loop.fit().log.equals(whole.log.head(4))
+
+
+def test_stages_have_a_rate_for_each_step_and_begin_new_epochs() -> None:
+    # Seven samples are four batches of two, the last of one: steps of two batches, two an epoch.
+    seen: list[Batch] = []
+    ended: list[int] = []
+    stages = [[0.4, 0.3, 0.2], [0.1]]
+    loop = toy_loop(
+        optimisation(accumulate=2, warmup_epochs=5),
+        watch=seen.append,
+        stages=stages,
+        after_epoch=ended.append,
+    )
+    log = loop.fit().log
+    assert loop.step_count == 4
+    assert log["learning_rate"].to_list() == [0.4, 0.3, 0.2, 0.1]
+    assert log["epoch"].to_list() == [1, 1, 2, 3]
+    assert log["rows"].to_list() == [4, 3, 4, 4]
+    assert ended == [1, 2, 3]
+    first = [sample for batch in seen if batch.epoch == 1 for sample in batch.samples]
+    assert sorted(first) == list(range(COUNT))
+
+
+def test_a_stage_may_be_empty() -> None:
+    log = toy_loop(optimisation(), stages=[[], [0.1]]).fit().log
+    assert log["epoch"].to_list() == [1]

@@ -15,6 +15,7 @@ from capt_core.learning.optimisation import (
     epoch_batches,
     epoch_learning_rates,
     make_optimizer,
+    step_learning_rates,
 )
 from capt_core.learning.randomness import draw_seed, generator
 from tests.learning.toy import optimisation
@@ -65,6 +66,19 @@ def test_the_last_rate_stays_above_zero() -> None:
 
 def test_without_warm_up_the_cosine_starts_at_once() -> None:
     assert epoch_learning_rates(1.0, 2, 0, 1e-5) == pytest.approx([1.0, 0.5])
+
+
+def test_a_cosine_by_steps_ends_above_its_least_rate() -> None:
+    # cos(0), cos(pi / 3), cos(2 pi / 3): 1, 1/2, -1/2
+    assert step_learning_rates(5.0, 3, 1.0) == pytest.approx([5.0, 4.0, 2.0])
+    assert step_learning_rates(5.0, 0, 1.0) == []
+
+
+def test_an_incomplete_batch_is_kept_where_it_is_asked_for() -> None:
+    batches = list(epoch_batches(7, 3, seed=1, epoch=1, keep_incomplete=True))
+    assert [len(batch) for batch in batches] == [3, 3, 1]
+    assert sorted(sample for batch in batches for sample in batch) == list(range(7))
+    assert batches[:2] == list(epoch_batches(7, 3, seed=1, epoch=1))
 
 
 parts = st.lists(st.integers(0, 10**12) | st.text(max_size=5), min_size=1, max_size=4)

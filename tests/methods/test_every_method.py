@@ -47,7 +47,7 @@ FROZEN = ("clip", "clip_prompts", "cupl", "fudd")
 STARTS_FROM_COOP = ("dpc",)
 """Others start from zero-shot CLIP, or from nothing."""
 NOVEL_UNSEEN = (
-    *("coop", "maple", "promptsrc", "dpc", "tac", "clip_adapter", "residual_adapter"),
+    *("coop", "maple", "promptsrc", "dpc", "tac", "twosfs", "clip_adapter", "residual_adapter"),
     *("tip_adapter", "tip_adapter_f", "gda"),
 )
 """Learn from images and names of base classes alone."""

@@ -30,7 +30,7 @@ def methods() -> list[Method]:
     return [method_class(name)() for name in method_names()]
 
 
-PROMPTED = ("maple", "promptsrc", "promptkd", "tac", "tap", "capt")
+PROMPTED = ("maple", "promptsrc", "promptkd", "tac", "tap", "lweib", "twosfs", "capt")
 """Methods that change blocks of the image tower."""
 
 

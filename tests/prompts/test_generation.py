@@ -132,7 +132,7 @@ def test_an_earlier_store_wins_pair_by_pair() -> None:
     }
 
 
-CLASS_LEVEL = {
+CLASS_LEVEL: dict[str, dict[str, Any]] = {
     "grey_cat": {
         "commonality": ["a cat or other animal"],
         "difference": [

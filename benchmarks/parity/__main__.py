@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.parity import coop, maple, plain, promptsrc
+from benchmarks.parity import coop, maple, plain, promptsrc, spotlighter
 from benchmarks.parity.fixture import Fixture, Tensors, fixture_folders, read_fixture
 from capt_core.errors import CaptError, one_line, reason
 
@@ -36,7 +36,7 @@ NOISE = 1e-10
 A runner names these quantities in its own `NOISE`, patterns of `fnmatch`.
 """
 
-RUNNERS = (plain, coop, maple, promptsrc)
+RUNNERS = (plain, coop, maple, promptsrc, spotlighter)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from capt_core.artifacts.provenance import Provenance
 from capt_core.artifacts.tensors import load_tensors, write_tensors
 from capt_core.backbone.encoding import encode_texts
 from capt_core.backbone.loading import Backbone, load_backbone
+from capt_core.methods.coop import LearnedContext
 from capt_core.methods.fitting import fit_method
 from capt_core.methods.fudd import Differential, differential_texts
 from capt_core.methods.image_evidence import WithEvidence
@@ -25,6 +26,7 @@ from capt_core.methods.linear_probe import Probe
 from capt_core.methods.method import Classes, Fitted, Need
 from capt_core.methods.model_file import load_model, read_summary
 from capt_core.methods.registry import method_class, method_label, method_names
+from capt_core.methods.spotlighter.method import SpotlightedClip
 from capt_core.methods.task import Task
 from capt_core.methods.trained import TrainedModel
 from capt_core.methods.zero_shot import class_logits
@@ -43,7 +45,7 @@ METHODS = method_names()
 FROZEN = ("clip", "clip_prompts", "cupl", "fudd")
 """Nothing is learnt from images."""
 NOVEL_UNSEEN = (
-    *("coop", "maple", "promptsrc", "clip_adapter", "residual_adapter"),
+    *("coop", "maple", "promptsrc", "spotlighter", "clip_adapter", "residual_adapter"),
     *("tip_adapter", "tip_adapter_f", "gda"),
 )
 """Learn from images and names of base classes alone."""
@@ -91,7 +93,8 @@ def test_it_learns_the_base_classes_without_touching_the_backbone(name: str, tas
     assert (run is None) == (name in (*FROZEN, *CLOSED_FORM))
     if run is not None:
         assert run.log["loss"].is_finite().all()
-    if model.fitted.frozen_tower and name not in FROZEN:
+    learns_features = Need.FEATURES in model.fitted.method.needs
+    if model.fitted.frozen_tower and learns_features and name not in FROZEN:
         assert task.features is not None
         base = labels_of(task.dataset) < 2
         logits = model.fitted.logits(model.fitted.adapt(task.features()[base]), model.classes)
@@ -150,6 +153,10 @@ def test_its_model_scores_images_as_its_parts_do(name: str, task: Task) -> None:
     elif isinstance(found, Differential):
         texts = differential_texts(explained(found, model.classes))
         expected = task.backbone.logit_scale * features @ texts.T  # all four are ambiguous
+    elif isinstance(found, SpotlightedClip):
+        texts = LearnedContext.class_texts(found, model.classes)
+        mixed = 0.9 * features + 0.1 * found.refined_image(features)
+        expected = task.backbone.logit_scale * mixed @ found.memory.refined_texts(texts).T
     else:
         expected = task.backbone.logit_scale * features @ found.class_texts(model.classes).T
         if isinstance(found, WithEvidence):

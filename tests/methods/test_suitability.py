@@ -17,8 +17,8 @@ def methods() -> list[Method]:
     return [method_class(name)() for name in method_names()]
 
 
-PROMPTED = ("maple", "promptsrc", "capt")
-"""Methods that change blocks of the image tower."""
+PROMPTED = ("maple", "promptsrc", "spotlighter", "capt")
+"""Methods that look into the image tower."""
 
 
 @pytest.mark.parametrize(

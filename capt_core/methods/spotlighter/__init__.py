@@ -1,0 +1,1 @@
+"""Spotlighter: attended tokens and a memory beside learned prompts (Gao et al.)."""

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from benchmarks.parity.__main__ import Comparison, compared, main, relative_difference
 from benchmarks.parity.fixture import Fixture
 
-COVERED = ("plain", "coop", "maple", "promptsrc")
+COVERED = ("plain", "coop", "maple", "promptsrc", "promptkd", "spotlighter")
 
 
 @pytest.fixture(scope="session")

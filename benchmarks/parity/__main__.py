@@ -12,6 +12,7 @@ computed, or, without --known, if a folder is of a method that has no runner her
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.parity import coop, maple, plain, promptsrc, spotlighter
+from benchmarks.parity import coop, maple, plain, promptkd, promptsrc, spotlighter
 from benchmarks.parity.fixture import Fixture, Tensors, fixture_folders, read_fixture
 from capt_core.errors import CaptError, one_line, reason
 
@@ -30,13 +31,19 @@ VALUES, CHANGES, ROUNDED = 1e-9, 1e-8, 3e-7
 A change is lost in the rounding of a tensor that was stored in fp32, so its value is compared.
 """
 
+NOTHING = 1e-13
+"""A gradient of less than this share of the fixture's largest one is rounding of zero.
+
+It is compared beside the largest one: a bias in front of a normalisation has such gradients.
+"""
+
 NOISE = 1e-10
 """Absolute tolerance of what rounding alone makes, such as a gradient that cancels.
 
 A runner names these quantities in its own `NOISE`, patterns of `fnmatch`.
 """
 
-RUNNERS = (plain, coop, maple, promptsrc, spotlighter)
+RUNNERS = (plain, coop, maple, promptsrc, promptkd, spotlighter)
 
 
 @dataclass(frozen=True)
@@ -75,18 +82,26 @@ def absolute_difference(found: torch.Tensor | None, expected: torch.Tensor) -> f
     return differences.max().item() if differences.numel() else 0.0
 
 
-def relative_difference(found: torch.Tensor | None, expected: torch.Tensor) -> float:
-    """`absolute_difference` over the largest expected entry (over 1 if that is 0)."""
+def relative_difference(
+    found: torch.Tensor | None, expected: torch.Tensor, beside: float = 0.0
+) -> float:
+    """`absolute_difference` over the largest expected entry (over 1 if that is 0).
+
+    It is over `beside` where the largest is less than `NOTHING` of it.
+    """
     difference = absolute_difference(found, expected)
     if difference in (0.0, float("inf")):
         return difference
-    return difference / (expected.abs().max().item() or 1.0)
+    largest = _largest(expected)
+    return difference / ((beside if largest < NOTHING * beside else largest) or 1.0)
 
 
 def compared(
     fixture: Fixture, found: Tensors, starts: Tensors, noise: Sequence[str] = ()
 ) -> Iterator[Comparison]:
     """Every expected tensor beside what was computed; `noise` is a runner's `NOISE`."""
+    slopes = {name for name in fixture.expected if re.search(r"(^|[./])grad[./]", name)}
+    steepest = max((_largest(fixture.expected[name]) for name in slopes), default=0.0)
     for name, expected in fixture.expected.items():
         value, tolerance = found.get(name), VALUES
         if any(fnmatch(name, pattern) for pattern in noise):
@@ -98,7 +113,12 @@ def compared(
             tolerance = CHANGES
             expected = expected - starts[name]
             value = None if value is None else value - starts[name]
-        yield Comparison(fixture.name, name, relative_difference(value, expected), tolerance)
+        apart = relative_difference(value, expected, steepest if name in slopes else 0.0)
+        yield Comparison(fixture.name, name, apart, tolerance)
+
+
+def _largest(values: torch.Tensor) -> float:
+    return values.abs().max().item() if values.numel() else 0.0
 
 
 def run(fixture: Fixture) -> list[Comparison] | None:

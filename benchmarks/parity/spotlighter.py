@@ -21,8 +21,6 @@ from capt_core.methods.spotlighter.tokens import image_tokens, selected_tokens, 
 
 SELECTIONS = ("released", "corrected")
 
-NOISE = ("*grad/projector.0.bias",)
-"""Normalisation over the batch takes this bias away."""
 
 GROUPS = {"top7": "rows_top7", "top2": "rows_top2_group", "low3": "rows_low3_group"}
 

@@ -21,7 +21,7 @@ def schedule(fixture: Fixture) -> dict[str, Any]:
     config = fixture.config
     return {
         "epochs": config["epochs"],
-        "batch_size": len(fixture.inputs["labels"]),
+        "batch_size": _batch_size(fixture),
         "learning_rate": config["lr"],
         "momentum": config["momentum"],
         "weight_decay": config["weight_decay"],
@@ -37,6 +37,12 @@ def gradients(loss: torch.Tensor, parameters: Sequence[nn.Parameter]) -> list[to
         torch.zeros_like(parameter) if gradient is None else gradient
         for parameter, gradient in zip(parameters, found, strict=True)
     ]
+
+
+def _batch_size(fixture: Fixture) -> int:
+    """Images of a batch: labels where there are any, the images themselves else."""
+    inputs = fixture.inputs
+    return len(inputs["labels"] if "labels" in inputs else inputs["images"])
 
 
 def train(
@@ -55,19 +61,18 @@ def train(
         settings: of the method.
         module: all its parameters are trained.
         loss_of: of the method.
-        given: images or their features.
+        given: images or their features; those of a teacher take the place of missing labels.
         steps: how many; None trains all epochs.
         after_epoch: see `Loop`.
 
     Returns:
         `step_losses` and `learning_rates`, each [steps].
     """
-    labels = fixture.inputs["labels"]
-
+    labels = fixture.inputs.get("labels", given)
     log = Loop(
         module,
         [ParameterGroup(list(module.parameters()))],
-        len(labels) * fixture.config["batches_per_epoch"],
+        _batch_size(fixture) * fixture.config["batches_per_epoch"],
         lambda _: loss_of(given, labels),
         settings,
         "parity",

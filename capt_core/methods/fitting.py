@@ -11,16 +11,12 @@ from capt_core.backbone.encoding import encode_images
 from capt_core.data.dataset import Dataset
 from capt_core.data.images import image_batches
 from capt_core.errors import CaptError
-from capt_core.methods.method import Classes, Fitted, Method, Need
+from capt_core.methods.method import BASE_ONLY, Classes, Fitted, Method, Need
 from capt_core.methods.registry import method_class
 from capt_core.methods.task import Task
 from capt_core.methods.trained import TrainedModel
 from capt_core.params import settings_hash
 from capt_core.reporter import SILENT, Reporter
-
-BASE_ONLY = "base only"
-"""What a run saw that saw nothing beyond few-shot images of base classes and their names."""
-
 
 _AFTER_BASE_MODEL = {
     Need.DESCRIPTIONS,

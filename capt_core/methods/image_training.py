@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+import polars as pl
 import torch
 from torch import nn
 
+from capt_core.backbone.loading import Backbone
 from capt_core.errors import CaptError
 from capt_core.learning.loop import Batch, Record
 from capt_core.methods.feature_training import class_positions, minimise
@@ -17,6 +19,9 @@ from capt_core.methods.views import View, ViewSource
 
 ImageLoss = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, Record]]
 """The loss of images [B, 3, S, S] with positions among the trained classes [B], and its record."""
+
+UnlabelledLoss = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, Record]]
+"""The loss of images as the student takes them [B, 3, S, S] and as the teacher does, its record."""
 
 _Fitted = TypeVar("_Fitted", bound=Fitted)
 
@@ -51,19 +56,11 @@ def train_on_images(
         CaptError: an image cannot be read, half precision, or the loss is no number any more.
     """
     backbone = task.backbone
-    if backbone.autocast == torch.float16:
-        raise CaptError(
-            f"runtime.precision: {method.name} is not trained in fp16, whose gradients vanish; "
-            "use bf16 or fp32"
-        )
+    check_precision(method, backbone)
     rows = task.few_shot_rows()
     ids = rows["sample_id"].to_list()
     labels = class_positions(torch.tensor(rows["class_id"].to_list()), task.trained_classes)
-    assert task.image_root is not None
-    images = task.dataset.images(rows["sample_id"], task.image_root)
-    source = ViewSource(
-        dict(zip(ids, images, strict=True)), "crop_flip", 0.0, task.seed, task.workers
-    )
+    source = training_views(task, rows["sample_id"])
 
     def loss_of_batch(batch: Batch) -> tuple[torch.Tensor, Record]:
         views = [View(ids[index], batch.epoch) for index in batch.samples]
@@ -80,3 +77,67 @@ def train_on_images(
         state=state,
         after_epoch=after_epoch,
     )
+
+
+def train_on_unlabelled(
+    method: Method,
+    task: Task,
+    fitted: _Fitted,
+    parameters: Sequence[nn.Parameter],
+    sample_ids: pl.Series,
+    teacher: Backbone,
+    loss_of: UnlabelledLoss,
+) -> _Fitted:
+    """Minimise a loss over images without their labels, cropped and flipped anew in every epoch.
+
+    The student and the teacher are given the same crop and flip of an image, each at the size and
+    with the normalisation that its own tower takes.
+
+    Args:
+        method: its settings are an `Optimisation`.
+        task: seed, checkpoints and reporter.
+        fitted: what is trained.
+        parameters: of `fitted`, those that are trained.
+        sample_ids: the images.
+        teacher: backbone of the teacher.
+        loss_of: see `UnlabelledLoss`; each tensor is on the device of its backbone.
+
+    Returns:
+        `fitted` on the CPU, with its training log.
+
+    Raises:
+        CaptError: an image cannot be read, half precision, or the loss is no number any more.
+    """
+    student, ids = task.backbone, sample_ids.to_list()
+    check_precision(method, student)
+    source = training_views(task, sample_ids)
+
+    def loss_of_batch(batch: Batch) -> tuple[torch.Tensor, Record]:
+        views = [View(ids[index], batch.epoch) for index in batch.samples]
+        images = seen = source.pixels(views, student)
+        if teacher.preprocess != student.preprocess:
+            seen = source.pixels(views, teacher)
+        return loss_of(images.to(student.device), seen.to(teacher.device))
+
+    return minimise(method, task, fitted, parameters, len(ids), loss_of_batch)
+
+
+def check_precision(method: Method, backbone: Backbone) -> None:
+    """Refuse to train in half precision.
+
+    Raises:
+        CaptError: the backbone runs in fp16.
+    """
+    if backbone.autocast == torch.float16:
+        raise CaptError(
+            f"runtime.precision: {method.name} is not trained in fp16, whose gradients vanish; "
+            "use bf16 or fp32"
+        )
+
+
+def training_views(task: Task, sample_ids: pl.Series) -> ViewSource:
+    """Random crops and flips of some images of a task."""
+    assert task.image_root is not None
+    images = task.dataset.images(sample_ids, task.image_root)
+    files = dict(zip(sample_ids.to_list(), images, strict=True))
+    return ViewSource(files, "crop_flip", 0.0, task.seed, task.workers)

@@ -22,6 +22,9 @@ from capt_core.methods.task import Task
 from capt_core.methods.zero_shot import class_logits
 from capt_core.settings_file import Section
 
+BASE_ONLY = "base only"
+"""What a run saw that saw nothing beyond few-shot images of base classes and their names."""
+
 
 class Need(StrEnum):
     """What a method takes from a `Task` beside class names and labels."""
@@ -150,6 +153,9 @@ class Fitted(nn.Module):
 
     seen_before: tuple[str, ...] = ()
     """What was seen before this project had it: by training elsewhere."""
+
+    saw: tuple[str, ...] = ()
+    """What its training saw beyond few-shot images of base classes, as its model says."""
 
     def __init__(
         self,

@@ -33,6 +33,7 @@ _BUILT_IN = {
     "coop": "capt_core.methods.coop:CoOp",
     "maple": "capt_core.methods.maple:Maple",
     "promptsrc": "capt_core.methods.promptsrc:PromptSRC",
+    "promptkd": "capt_core.methods.promptkd:PromptKD",
     "spotlighter": "capt_core.methods.spotlighter.method:Spotlighter",
     "clip_adapter": "capt_core.methods.clip_adapter:ClipAdapter",
     "tip_adapter_f": "capt_core.methods.tip_adapter:TipAdapterF",

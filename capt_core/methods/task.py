@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 import torch
 
+from capt_core.artifacts.tensors import tensors_digest
 from capt_core.backbone.loading import Backbone
 from capt_core.data.dataset import Dataset
 from capt_core.errors import CaptError
@@ -125,6 +126,7 @@ class Task:
             str(self.backbone.autocast),
             self.fewshot.select("sample_id", "class_id", "split").write_csv(),
             self.seed,
+            None if self.teacher is None else fitted_facts(self.teacher),
             *depends_on,
         )
         name = f"{self.dataset.name}-{method.name}-seed{self.seed}-{key}.safetensors"
@@ -149,3 +151,9 @@ class Task:
         missing = sorted(need for need in method.needs if given[need] is None)
         if missing:
             raise CaptError(f"{method.name} needs {', '.join(missing)}, the task has none")
+
+
+def fitted_facts(fitted: Fitted) -> list[object]:
+    """Plain values that change with anything that a fitted method's answers depend on."""
+    learnt = {name: value.cpu() for name, value in fitted.state_dict().items()}
+    return [fitted.backbone.identity, fitted.record(), tensors_digest(learnt)]

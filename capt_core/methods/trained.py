@@ -16,7 +16,7 @@ from capt_core.artifacts.tensors import write_tensors
 from capt_core.backbone.portable import architecture_of
 from capt_core.data.images import Preprocess
 from capt_core.evaluation.calibration import Calibration
-from capt_core.methods.method import Classes, Fitted
+from capt_core.methods.method import BASE_ONLY, Classes, Fitted
 from capt_core.methods.predicting import Images, OnBadImage, predict_images
 
 Scorer = Callable[[torch.Tensor], torch.Tensor]
@@ -53,6 +53,7 @@ class TrainedModel(nn.Module):
         self.fitted = fitted
         self.classes = classes
         self.sees = sees
+        fitted.saw = () if sees == BASE_ONLY else tuple(sees.split("; "))
         self.seed = seed
         self.provenance = provenance
         self.calibration = calibration

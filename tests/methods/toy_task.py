@@ -30,6 +30,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "coop": {"epochs": 40, "batch_size": 4},
     "maple": {"epochs": 2, "batch_size": 4},
     "promptsrc": {"epochs": 2, "batch_size": 4, "templates": 2, "gaussian_mean": 2.0},
+    "promptkd": {"epochs": 2, "batch_size": 4},
     "spotlighter": {"epochs": 2, "batch_size": 4},
     "clip_adapter": {"epochs": 40, "batch_size": 4, "learning_rate": 0.1, "ratio": 0.5},
     "residual_adapter": {
@@ -134,6 +135,7 @@ def toy_task(backbone: Backbone, images: Path, dataset: Dataset | None = None) -
             pixels = drawn.integers(0, 256, (40, 40, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(file)
     features = misleading_features(dataset, backbone)
+    plain = Clip().fit(Task(dataset, dataset.samples, backbone, 1, 16)).eval()
     return Task(
         dataset,
         dataset.samples.filter(pl.col("split") != "test"),
@@ -145,7 +147,8 @@ def toy_task(backbone: Backbone, images: Path, dataset: Dataset | None = None) -
         prompts=written_prompts,
         class_descriptions=written_descriptions,
         confusions=lambda: mined(features.shape[1]),
-        base_model=Clip().fit(Task(dataset, dataset.samples, backbone, 1, 16)).eval(),
+        base_model=plain,
+        teacher=plain,
         workers=1,
     )
 

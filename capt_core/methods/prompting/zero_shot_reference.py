@@ -92,6 +92,21 @@ def prediction_distance(
         frozen_texts: what the frozen CLIP compares them with.
         logit_scale: inverse temperature.
     """
-    before = class_logits(frozen_images, frozen_texts, logit_scale).log_softmax(dim=1)
-    after = class_logits(images, texts, logit_scale).log_softmax(dim=1)
-    return functional.kl_div(after, before, reduction="sum", log_target=True) / after.numel()
+    before = class_logits(frozen_images, frozen_texts, logit_scale)
+    after = class_logits(images, texts, logit_scale)
+    return divergence(after, before) / after.numel()
+
+
+def divergence(
+    logits: torch.Tensor, reference: torch.Tensor, temperature: float = 1.0
+) -> torch.Tensor:
+    """Sum over images and classes of p0 (log p0 - log p), softmaxes at a temperature.
+
+    Args:
+        logits: of p, [B, C].
+        reference: logits of p0, [B, C].
+        temperature: T, that divides both.
+    """
+    before = (reference / temperature).log_softmax(dim=1)
+    after = (logits / temperature).log_softmax(dim=1)
+    return functional.kl_div(after, before, reduction="sum", log_target=True)

@@ -1,0 +1,332 @@
+"""PromptKD: a prompted student image encoder learns the predictions of a frozen teacher.
+
+Li et al., "PromptKD: Unsupervised Prompt Distillation for Vision-Language Models", CVPR 2024.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import polars as pl
+import torch
+from torch import nn
+from torch.nn import functional
+
+from capt_core.backbone.loading import Backbone
+from capt_core.errors import CaptError, shown
+from capt_core.learning.loop import Record
+from capt_core.learning.optimisation import Optimisation
+from capt_core.learning.randomness import draw_seed
+from capt_core.methods.image_training import train_on_unlabelled
+from capt_core.methods.method import Classes, Fitted, Method, Need, named_vectors
+from capt_core.methods.prompting.fitted import unit
+from capt_core.methods.prompting.image import check_image_tower, encode_image_with_prompts
+from capt_core.methods.prompting.start import random_prompts
+from capt_core.methods.prompting.zero_shot_reference import divergence
+from capt_core.methods.task import Task
+from capt_core.methods.zero_shot import class_logits
+from capt_core.settings_file import packaged
+
+KD_WEIGHTS = {"fgvc_aircraft": 200.0, "flowers102": 200.0, "dtd": 200.0}
+"""Published weights of the divergence where they are not `KD_WEIGHT`, by data set."""
+KD_WEIGHT = 1000.0
+
+
+class PromptKDSettings(Optimisation, path="methods.promptkd"):
+    """The section ``methods.promptkd``."""
+
+    data: Literal["transductive", "inductive"] = packaged()
+    image_prompts: int = packaged(ge=1, le=1000)
+    image_depth: int = packaged(ge=1, le=1000)
+    kd_weight: float | None = packaged(ge=0, le=1e6)
+    temperature: float = packaged(gt=0, le=1000)
+    batch_size: int = packaged(ge=2, le=65_536)
+
+
+class Projector(nn.Module):
+    """The student's embedding in the teacher's dimension.
+
+    A 1x1 convolution, BatchNorm, ReLU and another one, over embeddings as maps of one pixel.
+    BatchNorm takes the batch's statistics in training mode, the running ones in evaluation mode.
+
+    Args:
+        width: a, of the student's embedding.
+        teacher_width: b, of the teacher's.
+    """
+
+    def __init__(self, width: int, teacher_width: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(width, teacher_width, 1)
+        self.bn = nn.BatchNorm2d(teacher_width)
+        self.conv2 = nn.Conv2d(teacher_width, teacher_width, 1)
+
+    def forward(self, embedding: torch.Tensor) -> torch.Tensor:
+        """Embeddings [B, a] to [B, b], neither normalised."""
+        projected: torch.Tensor = self.conv2(
+            functional.relu(self.bn(self.conv1(embedding[:, :, None, None])))
+        )
+        return projected.flatten(1)
+
+
+def projector_start(width: int, teacher_width: int, seed: int) -> Projector:
+    """The projector before the first step: drawn as torch draws its layers."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(draw_seed("projector", seed))
+        return Projector(width, teacher_width)
+
+
+def image_prompts_start(backbone: Backbone, count: int, depth: int, seed: int) -> torch.Tensor:
+    """Image prompts before the first step, [J, P, D]; no more depths than the tower has blocks."""
+    visual = backbone.clip.visual
+    depth = min(depth, len(visual.transformer.resblocks))
+    return random_prompts((depth, count, visual.class_embedding.shape[0]), "image prompts", seed)
+
+
+class PromptedStudent(Fitted):
+    """An image tower with prompts and a projector, compared with a teacher's class texts.
+
+    The texts of the classes that it was fitted for are kept as `class_vectors`; those of other
+    names are the teacher's own, as long as the teacher is at hand (see `take_teacher`).
+
+    Args:
+        method: with the settings it was fitted with.
+        backbone: frozen.
+        image: prompts, [J, P, D], by depth.
+        projector: from the tower's dimension to the teacher's.
+        class_vectors: the teacher's texts by class name, each [b], unit length.
+    """
+
+    frozen_tower = False
+
+    def __init__(
+        self,
+        method: Method,
+        backbone: Backbone,
+        image: torch.Tensor,
+        projector: Projector,
+        class_vectors: Mapping[str, torch.Tensor] | None = None,
+    ) -> None:
+        super().__init__(method, backbone, class_vectors)
+        self.image = nn.Parameter(image)
+        self.projector = projector
+        self._teacher: tuple[Fitted, ...] = ()  # a tuple: it is no part of this module's state
+
+    def take_teacher(self, teacher: Fitted) -> None:
+        """Make a teacher's text tower at hand for names without a kept text."""
+        self._teacher = (teacher,)
+
+    @property
+    def visual_prompts(self) -> torch.Tensor:
+        return self.image.detach()
+
+    def embed(self, images: torch.Tensor) -> torch.Tensor:
+        """Image tensors [B, 3, S, S] to the prompted tower's features [B, a], not normalised."""
+        return encode_image_with_prompts(self.backbone.clip.visual, images, self.image)
+
+    def project(self, embedding: torch.Tensor) -> torch.Tensor:
+        """Features of `embed` [B, a] to the teacher's dimension [B, b], not normalised."""
+        projected: torch.Tensor = self.projector(embedding)
+        return projected
+
+    def encode(self, images: torch.Tensor) -> torch.Tensor:
+        return self.project(self.embed(images))
+
+    def compared(self, images: torch.Tensor) -> torch.Tensor:
+        """Image tensors [B, 3, S, S] to unit-length features [B, b] that gradients pass."""
+        with self.backbone.precision():
+            return unit(self.encode(images))
+
+    def class_texts(self, classes: Classes) -> torch.Tensor:
+        kept = set(self.vector_names)
+        unknown = [index for index, name in enumerate(classes.names) if name not in kept]
+        if unknown and not self._teacher:
+            raise CaptError(
+                f"{self.method.name}: holds the teacher's texts of the {len(kept)} classes that it "
+                f"was fitted for, {shown(classes.names[unknown[0]])} is none of them; give it the "
+                "teacher: model.fitted.take_teacher(capt_core.load_model(FILE).fitted)"
+            )
+        assert self.class_vectors is not None
+        texts = torch.empty(len(classes.names), self.class_vectors.shape[1])
+        if unknown:
+            texts[unknown] = self._teacher[0].class_texts(classes.only(unknown)).float().cpu()
+        return self.with_vectors(classes, texts)
+
+
+@dataclass(frozen=True)
+class FrozenTeacher:
+    """A fitted method as a teacher.
+
+    Attributes:
+        fitted: in evaluation mode, on its backbone's device.
+        texts: of the classes that are distilled, [C, b], unit length, on that device.
+    """
+
+    fitted: Fitted
+    texts: torch.Tensor
+
+    @torch.no_grad()
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        """Image tensors [B, 3, S, S] to unit-length features [B, b]."""
+        with self.fitted.backbone.precision():
+            encoded = unit(self.fitted.encode(images))
+        return self.fitted.adapt(encoded)
+
+    def logits(self, images: torch.Tensor) -> torch.Tensor:
+        """Image tensors [B, 3, S, S] to logits [B, C], at the teacher's own logit scale."""
+        features = self.features(images)
+        return class_logits(features, self.texts.to(features), self.fitted.backbone.logit_scale)
+
+
+@dataclass(frozen=True)
+class DistillationLoss:
+    """The divergence of the student's predictions from the teacher's over all classes.
+
+    Attributes:
+        student: whose texts are the teacher's.
+        teacher: gives the predictions to be met.
+        weight: lambda.
+        temperature: T, of both softmaxes.
+    """
+
+    student: PromptedStudent
+    teacher: FrozenTeacher
+    weight: float
+    temperature: float
+
+    def logits(self, images: torch.Tensor) -> torch.Tensor:
+        """The student's logits [B, C] of images [B, 3, S, S], at the student's logit scale."""
+        features = self.student.compared(images)
+        scale = self.student.backbone.logit_scale
+        return class_logits(features, self.teacher.texts.to(features), scale)
+
+    def __call__(self, images: torch.Tensor, seen: torch.Tensor) -> tuple[torch.Tensor, Record]:
+        """lambda T^2 sum p_t (log p_t - log p_s) / (B C).
+
+        Args:
+            images: as the student takes them, [B, 3, S, S].
+            seen: the same views as the teacher takes them.
+        """
+        logits = self.logits(images)
+        target = self.teacher.logits(seen).to(logits)
+        apart = divergence(logits, target, self.temperature) / logits.numel()
+        return self.weight * self.temperature**2 * apart, {}
+
+
+def teacher_of(task: Task, class_ids: Sequence[int]) -> FrozenTeacher:
+    """The task's teacher for some classes.
+
+    Raises:
+        CaptError: it compares images with more than class texts.
+    """
+    fitted = task.teacher
+    assert fitted is not None
+    if not fitted.method.compares_texts:
+        raise CaptError(
+            f"teacher: {fitted.method.name} tells images by more than class texts, which a student "
+            "cannot be compared with; choose another, such as promptsrc"
+        )
+    device = fitted.backbone.device
+    fitted = fitted.to(device).eval()
+    texts = fitted.class_texts(Classes.of(task.dataset).only(class_ids))
+    return FrozenTeacher(fitted, texts.to(device))
+
+
+class PromptKD(Method):
+    """Image prompts and a projector, distilled from a teacher's predictions without labels."""
+
+    name = "promptkd"
+    label = "PromptKD"
+    citation = "Li et al., CVPR 2024"
+    needs = frozenset({Need.PIXELS, Need.UNLABELLED, Need.TEACHER})
+    Settings = PromptKDSettings
+
+    def check_clip(self, clip: Any) -> None:
+        check_image_tower(clip.visual)
+
+    @property
+    def transductive(self) -> bool:
+        """Whether images and names of novel classes are distilled on, too."""
+        return bool(self.settings.data == "transductive")
+
+    def images(self, task: Task) -> pl.Series:
+        """Sample ids that are distilled on.
+
+        Raises:
+            CaptError: there are fewer than two.
+        """
+        ids = task.unlabelled() if self.transductive else task.few_shot_rows()["sample_id"]
+        if len(ids) < 2:
+            raise CaptError(
+                f"{self.name}: needs two training images or more, {task.dataset.name} has "
+                f"{len(ids)}"
+            )
+        return ids
+
+    def classes(self, task: Task) -> list[int]:
+        """Ids of the classes that are predicted in training."""
+        count = len(task.dataset.class_names)
+        return list(range(count)) if self.transductive else task.trained_classes
+
+    def weight(self, dataset: str) -> float:
+        """lambda for a data set."""
+        given: float | None = self.settings.kd_weight
+        return KD_WEIGHTS.get(dataset, KD_WEIGHT) if given is None else given
+
+    def start(self, task: Task, texts: torch.Tensor) -> PromptedStudent:
+        """The student before the first step.
+
+        Args:
+            task: its backbone and seed.
+            texts: the teacher's, of all classes of the data set, [C, b].
+        """
+        settings, backbone = self.settings, task.backbone
+        image = image_prompts_start(
+            backbone, settings.image_prompts, settings.image_depth, task.seed
+        )
+        width = backbone.clip.visual.output_dim
+        projector = projector_start(width, texts.shape[1], task.seed)
+        names = task.dataset.class_names
+        vectors = dict(zip(names, texts.float().cpu(), strict=True))
+        return PromptedStudent(self, backbone, image, projector, vectors)
+
+    def fit(self, task: Task) -> PromptedStudent:
+        known = teacher_of(task, range(len(task.dataset.class_names)))
+        student = self.start(task, known.texts).to(task.backbone.device).train()
+        teacher = FrozenTeacher(known.fitted, known.texts[self.classes(task)])
+        loss_of = DistillationLoss(
+            student, teacher, self.weight(task.dataset.name), self.settings.temperature
+        )
+        train_on_unlabelled(
+            self,
+            task,
+            student,
+            list(student.parameters()),
+            self.images(task),
+            teacher.fitted.backbone,
+            loss_of,
+        )
+        student.take_teacher(teacher.fitted)
+        return student
+
+    def restore(
+        self, backbone: Backbone, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]
+    ) -> PromptedStudent:
+        teacher_width, width = tensors["projector.conv1.weight"].shape[:2]
+        student = PromptedStudent(
+            self,
+            backbone,
+            tensors["image"].clone(),
+            Projector(width, teacher_width),
+            named_vectors(tensors, facts),
+        )
+        student.load_state_dict(dict(tensors))
+        return student
+
+    def sees(self, task: Task, fitted: Fitted) -> list[str]:
+        found = super().sees(task, fitted)
+        if self.transductive:
+            found += ["unlabelled training images of all classes", "names of all classes"]
+        teacher = () if task.teacher is None else task.teacher.saw
+        return [*found, *(f"{each} (teacher)" for each in teacher)]

@@ -13,7 +13,10 @@ from safetensors.torch import load_file, save_file
 from benchmarks.parity.__main__ import Comparison, compared, main, relative_difference
 from benchmarks.parity.fixture import Fixture
 
-COVERED = ("plain", "coop", "maple", "promptsrc", "promptkd", "spotlighter")
+COVERED = (
+    *("plain", "coop", "maple", "promptsrc", "promptkd"),
+    *("spotlighter", "spotlighter_promptkd"),
+)
 
 
 @pytest.fixture(scope="session")

@@ -21,7 +21,15 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.parity import coop, maple, plain, promptkd, promptsrc, spotlighter
+from benchmarks.parity import (
+    coop,
+    maple,
+    plain,
+    promptkd,
+    promptsrc,
+    spotlighter,
+    spotlighter_promptkd,
+)
 from benchmarks.parity.fixture import Fixture, Tensors, fixture_folders, read_fixture
 from capt_core.errors import CaptError, one_line, reason
 
@@ -43,7 +51,7 @@ NOISE = 1e-10
 A runner names these quantities in its own `NOISE`, patterns of `fnmatch`.
 """
 
-RUNNERS = (plain, coop, maple, promptsrc, promptkd, spotlighter)
+RUNNERS = (plain, coop, maple, promptsrc, promptkd, spotlighter, spotlighter_promptkd)
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,12 @@ from capt_core.learning.optimisation import ParameterGroup
 from capt_core.methods.coop import ContextTexts
 from capt_core.methods.prompting.fitted import unit
 from capt_core.methods.prompting.start import embedded_words
-from capt_core.methods.spotlighter.memory import Memory, TokenProjector
+from capt_core.methods.promptkd import Projector
+from capt_core.methods.spotlighter.memory import Memory
 from capt_core.methods.spotlighter.method import SpotlightedClip, Spotlighter, SpotlighterLoss
 from capt_core.methods.spotlighter.tokens import image_tokens, selected_tokens, token_rows
 
 SELECTIONS = ("released", "corrected")
-
 
 GROUPS = {"top7": "rows_top7", "top2": "rows_top2_group", "low3": "rows_low3_group"}
 
@@ -62,25 +62,37 @@ def memory_settings(fixture: Fixture, rows: int) -> dict[str, Any]:
     return {"batch_size": rows} | {ours: config[theirs] for theirs, ours in names.items()}
 
 
+LAYERS = {"0": "conv1", "1": "bn", "3": "conv2"}
+"""A projector's layers by their places in a fixture."""
+
+
+def projector_names(fixture: Fixture, projectors: dict[str, str]) -> dict[str, str]:
+    """Our names of the tensors of projectors, which a fixture numbers, by its names."""
+    parts = [name.split(".") for name in fixture.below("trainable/")]
+    return {
+        ".".join(part): ".".join([projectors[part[0]], LAYERS[part[1]], *part[2:]])
+        for part in parts
+        if part[0] in projectors
+    }
+
+
 def load(module: nn.Module, fixture: Fixture, renamed: dict[str, str]) -> None:
-    """Give a module a fixture's start, its 1x1 convolutions as linear layers."""
-    module.double()
-    state = {"memory.slots": fixture.weights["memory_initial"]}
-    for name, value in fixture.below("trainable/").items():
-        state[renamed.get(name, name)] = value.reshape(value.shape[:2])
-    wrong = module.load_state_dict(state, strict=False)
-    counts = ("running_mean", "running_var", "num_batches_tracked", "updates")
-    missing = [name for name in wrong.missing_keys if not name.endswith(counts)]
-    if missing or wrong.unexpected_keys:
-        raise KeyError(f"{missing or wrong.unexpected_keys}")
+    """Give a module a fixture's memory and trained tensors; what it was made with stays."""
+    trained = fixture.below("trainable/")
+    state = {renamed.get(name, name): value for name, value in trained.items()}
+    own = module.double().state_dict()
+    given = {name for name, value in state.items() if value.shape == own[name].shape}
+    if {*dict(module.named_parameters())} - {*state} or {*state} - given - {"image"}:
+        raise KeyError("other tensors are trained than those of the method")
+    memory = {"memory.slots": fixture.weights["memory_initial"]}
+    module.load_state_dict({**own, **{name: state[name] for name in given}, **memory})
 
 
 def like_fixture(module: nn.Module, fixture: Fixture, names: dict[str, str]) -> Tensors:
     """Copies of parameters, or of gradients held by name, in the shapes of a fixture."""
     values = dict(module.named_parameters())
     return {
-        name: values[names.get(name, name)].detach().clone().reshape(value.shape)
-        for name, value in fixture.below("trainable/").items()
+        name: values[names.get(name, name)].detach().clone() for name in fixture.below("trainable/")
     }
 
 
@@ -89,12 +101,12 @@ def named(group: str, values: Tensors) -> Tensors:
     return {f"{group}/{name}": value for name, value in values.items()}
 
 
-def statistics(name: str, projector: TokenProjector, after: str) -> Tensors:
+def statistics(name: str, projector: Projector, after: str) -> Tensors:
     """The running statistics of a projector."""
-    normalised: Any = projector[1]
+    kinds = {"mean": "running_mean", "var": "running_var"}
     return {
-        f"{name}_running_mean_{after}": normalised.running_mean,
-        f"{name}_running_var_{after}": normalised.running_var,
+        f"{name}_running_{kind}_{after}": projector.bn.get_buffer(buffer)
+        for kind, buffer in kinds.items()
     }
 
 
@@ -105,7 +117,12 @@ def recorded_heads(memory: Memory, fixture: Fixture) -> None:
 
 
 def steps(
-    module: nn.Module, memory: Memory, settings: Any, rows: int, loss_of: Callable[[], Any], count: int
+    module: nn.Module,
+    memory: Memory,
+    settings: Any,
+    rows: int,
+    loss_of: Callable[[], Any],
+    count: int,
 ) -> Tensors:
     """Train on one batch again and again, an epoch a step."""
     found: Tensors = {}
@@ -141,9 +158,14 @@ def _start(fixture: Fixture, selection: str) -> SpotlightedClip:
         }
     )
     fitted = SpotlightedClip(Spotlighter(settings), fixture.backbone("clip"), context.clone())
-    load(fitted, fixture, {"ctx": "context"})
+    load(fitted, fixture, _names(fixture))
     recorded_heads(fitted.memory, fixture)
     return fitted
+
+
+def _names(fixture: Fixture) -> dict[str, str]:
+    """Our names of trained tensors by those of a fixture, where they differ."""
+    return {"ctx": "context", **projector_names(fixture, {"projector": "projector"})}
 
 
 @torch.no_grad()
@@ -162,7 +184,7 @@ def logits(fitted: SpotlightedClip, fixture: Fixture, tokens: str) -> torch.Tens
     features = _image_features(fitted, fixture)
     texts = fitted.memory.refined_texts(_texts(fitted, fixture.inputs[tokens]))
     share = fitted.method.settings.test_share
-    return fitted.class_logits(features, fitted.refined_image(features), texts, share)
+    return fitted.refined_logits(features, fitted.refined_image(features), texts, share)
 
 
 @torch.no_grad()
@@ -184,7 +206,7 @@ def _forward(fitted: SpotlightedClip, fixture: Fixture) -> Tensors:
 
 def _variant(fixture: Fixture, selection: str) -> tuple[Tensors, Tensors]:
     """The training with one selection."""
-    names = {"ctx": "context"}
+    names = _names(fixture)
     images, labels = fixture.inputs["train_images"], fixture.inputs["train_labels"]
     keep = fixture.inputs["dropout_keep_heads"].bool()
     texts = ContextTexts(fixture.inputs["tokens_base"])
@@ -218,12 +240,11 @@ def _variant(fixture: Fixture, selection: str) -> tuple[Tensors, Tensors]:
     return found, named(f"param_{after}", fixture.below("trainable/"))
 
 
-def grads(module: nn.Module, fixture: Fixture, loss: torch.Tensor, names: dict[str, str]) -> Tensors:
+def grads(
+    module: nn.Module, fixture: Fixture, loss: torch.Tensor, names: dict[str, str]
+) -> Tensors:
     """Gradients of a loss by every trained tensor, by the names and in the shapes of a fixture."""
     own = dict(module.named_parameters())
     trained = fixture.below("trainable/")
     values = gradients(loss, [own[names.get(name, name)] for name in trained])
-    return {
-        f"grad/{name}": value.reshape(trained[name].shape)
-        for name, value in zip(trained, values, strict=True)
-    }
+    return named("grad", dict(zip(trained, values, strict=True)))

@@ -22,6 +22,7 @@ def check_attention(blocks: Iterable[object], tower: object, user: str) -> None:
     Raises:
         CaptError: attention of another kind, or not batch-first.
     """
+
     def packed(attention: object) -> bool:
         own = isinstance(attention, nn.MultiheadAttention) and attention.batch_first
         return own and attention.in_proj_weight is not None

@@ -35,6 +35,7 @@ _BUILT_IN = {
     "promptsrc": "capt_core.methods.promptsrc:PromptSRC",
     "promptkd": "capt_core.methods.promptkd:PromptKD",
     "spotlighter": "capt_core.methods.spotlighter.method:Spotlighter",
+    "spotlighter_promptkd": "capt_core.methods.spotlighter.plugin:SpotlighterPromptKD",
     "clip_adapter": "capt_core.methods.clip_adapter:ClipAdapter",
     "tip_adapter_f": "capt_core.methods.tip_adapter:TipAdapterF",
     "residual_adapter": "capt_core.methods.residual_adapter:ResidualAdapter",

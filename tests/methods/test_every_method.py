@@ -18,7 +18,6 @@ from capt_core.artifacts.provenance import Provenance
 from capt_core.artifacts.tensors import load_tensors, write_tensors
 from capt_core.backbone.encoding import encode_texts
 from capt_core.backbone.loading import Backbone, load_backbone
-from capt_core.methods.coop import LearnedContext
 from capt_core.methods.fitting import fit_method
 from capt_core.methods.fudd import Differential, differential_texts
 from capt_core.methods.image_evidence import WithEvidence
@@ -26,7 +25,7 @@ from capt_core.methods.linear_probe import Probe
 from capt_core.methods.method import Classes, Fitted, Need
 from capt_core.methods.model_file import load_model, read_summary
 from capt_core.methods.registry import method_class, method_label, method_names
-from capt_core.methods.spotlighter.method import SpotlightedClip
+from capt_core.methods.spotlighter.refined import RefinedByMemory
 from capt_core.methods.task import Task
 from capt_core.methods.trained import TrainedModel
 from capt_core.methods.zero_shot import class_logits
@@ -153,9 +152,10 @@ def test_its_model_scores_images_as_its_parts_do(name: str, task: Task) -> None:
     elif isinstance(found, Differential):
         texts = differential_texts(explained(found, model.classes))
         expected = task.backbone.logit_scale * features @ texts.T  # all four are ambiguous
-    elif isinstance(found, SpotlightedClip):
-        texts = LearnedContext.class_texts(found, model.classes)
-        mixed = 0.9 * features + 0.1 * found.refined_image(features)
+    elif isinstance(found, RefinedByMemory):
+        share = found.method.settings.test_share
+        texts = super(RefinedByMemory, found).class_texts(model.classes)
+        mixed = (1 - share) * features + share * found.refined_image(features)
         expected = task.backbone.logit_scale * mixed @ found.memory.refined_texts(texts).T
     else:
         expected = task.backbone.logit_scale * features @ found.class_texts(model.classes).T

@@ -32,6 +32,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "promptsrc": {"epochs": 2, "batch_size": 4, "templates": 2, "gaussian_mean": 2.0},
     "promptkd": {"epochs": 2, "batch_size": 4},
     "spotlighter": {"epochs": 2, "batch_size": 4},
+    "spotlighter_promptkd": {"epochs": 2, "batch_size": 4},
     "clip_adapter": {"epochs": 40, "batch_size": 4, "learning_rate": 0.1, "ratio": 0.5},
     "residual_adapter": {
         "epochs": 40,

@@ -1,1 +1,1 @@
-"""Spotlighter: attended tokens and a memory beside learned prompts (Gao et al.)."""
+"""Spotlighter (Gao et al., EMNLP 2025): attended tokens and a memory beside learned prompts."""

@@ -138,25 +138,3 @@ class Memory(nn.Module):
         attention, step = self.attention, int(self.updates)
         drawn = kept_heads(rows, attention.heads, attention.dropout, "heads", seed, step)
         return drawn.to(self.slots.device)
-
-
-class TokenProjector(nn.Sequential):
-    """Linear, BatchNorm, ReLU, linear: features [..., e] to [..., d], all rows one batch.
-
-    Args:
-        width: e of what it takes.
-        out: d of what it gives.
-        seed: of the random start.
-        purpose: tells apart projectors of one seed.
-    """
-
-    def __init__(self, width: int, out: int, seed: int = 0, purpose: str = "projector") -> None:
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(draw_seed(purpose, seed))
-            super().__init__(
-                nn.Linear(width, out), nn.BatchNorm1d(out), nn.ReLU(), nn.Linear(out, out)
-            )
-
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        rows: torch.Tensor = super().forward(features.flatten(0, -2))
-        return rows.unflatten(0, features.shape[:-1])

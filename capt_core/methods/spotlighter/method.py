@@ -1,12 +1,12 @@
 """Spotlighter on CoOp: a learned context, attended tokens as further examples, and a memory.
 
-Gao et al., "Spotlighter: Revisiting Prompt Tuning from a Representative Mining View", as its
-authors' code has it.
+Gao et al., "Spotlighter: Revisiting Prompt Tuning from a Representative Mining View", EMNLP 2025,
+as its authors' code has it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -15,50 +15,27 @@ from torch.nn import functional
 
 from capt_core.backbone.loading import Backbone
 from capt_core.learning.loop import Record
-from capt_core.learning.optimisation import Optimisation
 from capt_core.methods.coop import ContextTexts, LearnedContext
 from capt_core.methods.image_training import train_on_images
-from capt_core.methods.method import Classes, Method, Need
+from capt_core.methods.method import Method, Need
 from capt_core.methods.prompting.fitted import unit
 from capt_core.methods.prompting.start import context_start
-from capt_core.methods.prompting.text import token_embedding
+from capt_core.methods.prompting.text import Position, token_embedding
 from capt_core.methods.prompting.zero_shot_reference import feature_distance
-from capt_core.methods.spotlighter.memory import Keep, Memory, TokenProjector
+from capt_core.methods.promptkd import projector_start
+from capt_core.methods.spotlighter.memory import Keep
+from capt_core.methods.spotlighter.refined import MemorySettings, RefinedByMemory, check_heads
 from capt_core.methods.spotlighter.tokens import (
     Selection,
     check_tower,
-    feature_width,
     image_tokens,
+    projected_tokens,
     selected_tokens,
     token_rows,
 )
 from capt_core.methods.task import Task
 from capt_core.methods.zero_shot import class_logits
 from capt_core.settings_file import packaged
-
-
-class MemorySettings(Optimisation):
-    """What Spotlighter and its plug-in have in common."""
-
-    memory_size: int = packaged(ge=1, le=65_536)
-    memory_momentum: float = packaged(ge=0, le=1)
-    refinement: float = packaged(ge=0, le=1000)
-    attention_heads: int = packaged(ge=1, le=1024)
-    head_dropout: float = packaged(ge=0, lt=1)
-    training_share: float = packaged(ge=0, le=1)
-    test_share: float = packaged(ge=0, le=1)
-
-    def memory(self, width: int, seed: int) -> Memory:
-        """The memory of features of d = `width` dimensions before the first step."""
-        return Memory(
-            width,
-            self.memory_size,
-            self.memory_momentum,
-            self.refinement,
-            self.attention_heads,
-            self.head_dropout,
-            seed,
-        )
 
 
 class SpotlighterSettings(MemorySettings, path="methods.spotlighter"):
@@ -71,7 +48,7 @@ class SpotlighterSettings(MemorySettings, path="methods.spotlighter"):
     distillation_weight: float = packaged(ge=0, le=1e6)
 
 
-class SpotlightedClip(LearnedContext):
+class SpotlightedClip(RefinedByMemory, LearnedContext):
     """CLIP with a learned context whose texts and images are refined by a memory.
 
     Args:
@@ -85,51 +62,18 @@ class SpotlightedClip(LearnedContext):
         self, method: Method, backbone: Backbone, context: torch.Tensor, seed: int = 0
     ) -> None:
         super().__init__(method, backbone, context)
-        width = feature_width(backbone.clip.visual)
-        self.memory: Memory = method.settings.memory(width, seed)
-        self.projector = TokenProjector(width, width, seed)  # of tokens, while training
+        width = backbone.clip.visual.output_dim
+        self.memory = method.settings.memory(width, seed)
+        self.projector = projector_start(width, width, seed)  # of tokens, while training
 
     @property
-    def position(self) -> Any:
+    def position(self) -> Position:
         return "end"
 
     def refined_image(self, features: torch.Tensor, keep: Keep | None = None) -> torch.Tensor:
-        """What the memory says of unit-length image features [N, d], [N, d], not normalised."""
         read = self.memory.read(features)
         refined: torch.Tensor = self.memory.attention(features, read, read, keep)
         return refined
-
-    def class_logits(
-        self, features: torch.Tensor, refined: torch.Tensor, texts: torch.Tensor, share: float
-    ) -> torch.Tensor:
-        """Logits [N, C] of (1 - share) f + share refined f with refined texts.
-
-        Args:
-            features: f, unit length, [N, d].
-            refined: of `refined_image`, [N, d].
-            texts: of `Memory.refined_texts`, [C, d].
-            share: of the refined feature.
-        """
-        mixed = (1 - share) * features + share * refined
-        return class_logits(mixed, texts, self.backbone.logit_scale)
-
-    def refined_class_texts(self, classes: Classes) -> torch.Tensor:
-        """Refined texts [C, d], not normalised, on the module's device."""
-        texts = super().class_texts(classes)
-        with torch.no_grad():
-            return self.memory.refined_texts(texts.to(self.memory.slots))
-
-    def class_texts(self, classes: Classes) -> torch.Tensor:
-        return unit(self.refined_class_texts(classes)).cpu()
-
-    def scorer(self, classes: Classes) -> Callable[[torch.Tensor], torch.Tensor]:
-        texts, share = self.refined_class_texts(classes), self.method.settings.test_share
-
-        def score(features: torch.Tensor) -> torch.Tensor:
-            own = features.to(texts)
-            return self.class_logits(own, self.refined_image(own), texts, share).to(features)
-
-        return score
 
 
 class SpotlighterLoss:
@@ -172,11 +116,11 @@ class SpotlighterLoss:
         with backbone.precision():
             texts = unit(self.texts.encode(backbone.clip, fitted.context))
         features = unit(tokens.features[:, 0])
-        projected: torch.Tensor = fitted.projector(tokens.features.to(memory.slots.dtype))
+        projected = projected_tokens(fitted.projector, tokens.features.to(memory.slots.dtype))
         rows = token_rows(projected, selected_tokens(tokens.attention, settings.selection))
         refined_texts = memory.refined_texts(texts)
         refined = fitted.refined_image(features, keep)
-        logits = fitted.class_logits(features, refined, refined_texts, settings.training_share)
+        logits = fitted.refined_logits(features, refined, refined_texts, settings.training_share)
         parts = {"image": functional.cross_entropy(logits, labels)}
         for name, group in rows.items():
             told = class_logits(group, texts, backbone.logit_scale)
@@ -204,14 +148,15 @@ class Spotlighter(Method):
 
     name = "spotlighter"
     label = "Spotlighter"
-    citation = "Gao et al., 2025"
+    citation = "Gao et al., EMNLP 2025"
     needs = frozenset({Need.PIXELS})
     compares_texts = False
     Settings = SpotlighterSettings
 
     def check_clip(self, clip: Any) -> None:
         token_embedding(clip)
-        check_tower(clip.visual, self.settings.attention_heads)
+        check_tower(clip.visual)
+        check_heads(clip.visual.output_dim, self.settings.attention_heads)
 
     def start(self, backbone: Backbone, seed: int) -> SpotlightedClip:
         """Context, memory and projector before the first step.
@@ -225,7 +170,7 @@ class Spotlighter(Method):
 
     def fit(self, task: Task) -> SpotlightedClip:
         backbone, dataset = task.backbone, task.dataset
-        fitted = self.start(backbone, task.seed).to(backbone.device)
+        fitted = self.start(backbone, task.seed).to(backbone.device).train()
         names = [dataset.prompt_names[class_id] for class_id in task.trained_classes]
         texts = ContextTexts.of(names, len(fitted.context), backbone)
         loss = SpotlighterLoss(fitted, texts, task.seed)

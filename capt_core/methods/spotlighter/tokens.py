@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+from torch import nn
 
 from capt_core.errors import CaptError
 from capt_core.methods.attention import attention_weights, check_attention, projected_query
@@ -21,16 +22,12 @@ Selection = Literal["corrected", "released"]
 """
 
 
-def check_tower(tower: Any, heads: int) -> None:
+def check_tower(tower: Any) -> None:
     """Refuse image towers whose tokens cannot be selected by attention.
 
-    Args:
-        tower: `clip.visual`.
-        heads: of the attention to the memory.
-
     Raises:
-        CaptError: no vision transformer with a class token that is projected like the patches,
-            fewer than five patches, or features that do not divide among the heads.
+        CaptError: no vision transformer with a class token that is projected like the patches, or
+            fewer than five patches.
     """
     check_image_tower(tower)
     if tower.attn_pool is not None:
@@ -45,18 +42,6 @@ def check_tower(tower: Any, heads: int) -> None:
             f"token selection needs {SELECTED} patches, the image tower has {patches}; choose a "
             "backbone with smaller patches"
         )
-    width = feature_width(tower)
-    if width % heads:
-        raise CaptError(
-            f"features of {width} dimensions do not divide among {heads} heads; set "
-            "attention_heads to a divisor"
-        )
-
-
-def feature_width(tower: Any) -> int:
-    """d of the features of a tower."""
-    proj = tower.proj
-    return int(tower.class_embedding.shape[0] if proj is None else proj.shape[1])
 
 
 @dataclass(frozen=True)
@@ -95,6 +80,12 @@ def image_tokens(
     attention = attention_weights(query, to_key, normalised).mean(dim=1)[:, 1:count]
     tokens = tower.ln_post(last(tokens)[:, :count])
     return ImageTokens(tokens if tower.proj is None else tokens @ tower.proj, attention)
+
+
+def projected_tokens(projector: nn.Module, features: torch.Tensor) -> torch.Tensor:
+    """Token features [B, 1 + N, e] through a projector, all of them as one batch, [B, 1 + N, d]."""
+    rows: torch.Tensor = projector(features.flatten(0, 1))
+    return rows.unflatten(0, features.shape[:2])
 
 
 def selected_tokens(attention: torch.Tensor, selection: Selection) -> torch.Tensor:

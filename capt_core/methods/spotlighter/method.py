@@ -77,7 +77,7 @@ class SpotlightedClip(RefinedByMemory, LearnedContext):
 
 
 class SpotlighterLoss:
-    """Cross-entropy of images and of their attended tokens, and two terms that hold what is refined.
+    """Cross-entropy of images and of their attended tokens, and what holds the refined to the plain.
 
     Each call is one training step: it moves the memory, after it was read.
 

@@ -12,9 +12,10 @@ import typer
 
 from capt_core import study
 from capt_core.advice import advising
+from capt_core.artifacts.layout import Layout
 from capt_core.backbone.identity import TINY_CLIP
 from capt_core.confusion.imported import refuse_imported
-from capt_core.methods.registry import check_methods, configured_method
+from capt_core.methods.registry import check_methods, configured_method, configured_methods
 from capt_core.params import changed_sections, load_settings
 
 from . import activity, options
@@ -95,6 +96,8 @@ def run_stage(
         if "seed" in module.STAGE.per and PIPELINE.index(name) > PIPELINE.index("build-bank"):
             refuse_imported(run.seed_layout.predictions, run.seed_layout.confusion_bank)
         module.main(run, **(given or {}))
+    if name == "prepare":
+        _note_unfit_data(run.layout, params, dataset, overrides or (), _change(variant))
 
 
 def check_settings(words: Sequence[str]) -> None:
@@ -170,9 +173,25 @@ def _check_backbone(
     from capt_core.methods.suitability import unsuited
 
     check_backbone(settings.backbone)
-    methods = [
-        configured_method(name, params, dataset, overrides, change)
-        for name in dict.fromkeys([settings.fit_teacher.method, *matrix.compare])
-    ]
-    for remark in unsuited(methods, settings.backbone):
+    names = [settings.fit_teacher.method, *matrix.compare]
+    for remark in unsuited(
+        configured_methods(names, params, dataset, overrides, change), settings.backbone
+    ):
+        say(f"note: {remark}")
+
+
+def _note_unfit_data(
+    layout: Layout,
+    params: Path | None,
+    dataset: str | None,
+    overrides: Sequence[str],
+    change: Mapping[str, Any],
+) -> None:
+    """Name the methods that the data set, just prepared, does not do for."""
+    from capt_core.methods.suitability import prepared_facts, unfit_data
+
+    settings, matrix = load_settings(params, dataset, overrides, change)
+    names = [settings.fit_teacher.method, *matrix.compare]
+    methods = configured_methods(names, params, dataset, overrides, change)
+    for remark in unfit_data(methods, prepared_facts(layout, settings.generate_prompts)):
         say(f"note: {remark}")

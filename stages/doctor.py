@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
+import polars as pl
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -18,7 +19,8 @@ from capt_core.backbone.loading import load_backbone
 from capt_core.data.class_counts import ClassCount, class_counts, class_lines
 from capt_core.data.inspection import inspect_files
 from capt_core.data.protocol import check_groups, class_groups
-from capt_core.data.registry import check_dataset_name, dataset_spec
+from capt_core.data.registry import DatasetSpec, check_dataset_name, dataset_spec
+from capt_core.data.splits import SplitData
 from capt_core.diagnosis import (
     Finding,
     check_data,
@@ -30,8 +32,8 @@ from capt_core.diagnosis import (
 from capt_core.errors import CaptError
 from capt_core.methods.importing.model import check_checkpoint
 from capt_core.methods.method import Method
-from capt_core.methods.registry import check_methods, check_sections, configured_method
-from capt_core.methods.suitability import unsuited
+from capt_core.methods.registry import check_methods, check_sections, configured_methods
+from capt_core.methods.suitability import data_facts, unfit_data, unsuited
 from capt_core.params import Settings, load_settings
 
 from . import options
@@ -59,10 +61,9 @@ def main(
     check_dataset_name(dataset, settings.data, listed)
     spec = dataset_spec(dataset)
     findings = list(diagnose(settings, artifacts))
-    methods = [
-        configured_method(name, params, dataset, overrides)
-        for name in dict.fromkeys([settings.fit_teacher.method, *matrix.compare])
-    ]
+    methods = configured_methods(
+        [settings.fit_teacher.method, *matrix.compare], params, dataset, overrides
+    )
     findings += _unsuited(methods, settings)
     findings += _checkpoint(methods[0], settings)
     on_data, found = check_data(settings, dataset)
@@ -80,6 +81,7 @@ def main(
         classes = class_counts(split, groups)
         findings += check_files(inspection, spec, str(settings.data.root))
         summary = files_summary(dataset, inspection)
+        findings += _unfit(methods, settings, spec, split, groups)
         if list_file is not None:
             write_text(list_file, inspection.findings.write_csv())
     failed = any(finding.failed for finding in findings)
@@ -106,6 +108,31 @@ def _unsuited(methods: Sequence[Method], settings: Settings) -> Iterator[Finding
             yield Finding("methods", "fail", remark, "another backbone.name, or compare without it")
     except CaptError:
         return  # said where the weights are checked
+
+
+def _unfit(
+    methods: Sequence[Method],
+    settings: Settings,
+    spec: DatasetSpec,
+    split: SplitData,
+    groups: Sequence[str],
+) -> Iterator[Finding]:
+    """A finding per method that the listed classes and images do not do for."""
+    classes = pl.DataFrame({"class_name": split.class_names, "group": groups}).with_row_index(
+        "class_id"
+    )
+    try:
+        facts = data_facts(
+            spec.name,
+            classes.with_columns(template=pl.lit(split.template or spec.template)),
+            split.samples.filter(pl.col("split") == "train").height,
+            settings.generate_prompts,
+        )
+    except CaptError as error:
+        yield Finding("prompts", "fail", str(error), "another generate_prompts.store")
+        return
+    for remark in unfit_data(methods, facts):
+        yield Finding("methods", "fail", remark, "compare without it")
 
 
 def _checkpoint(method: Method, settings: Settings) -> Iterator[Finding]:

@@ -18,8 +18,8 @@ from capt_core.backbone.loading import shared_backbones
 from capt_core.confusion.imported import refuse_replacing
 from capt_core.data.registry import DATASETS, TAKEN
 from capt_core.errors import CaptError, shown
-from capt_core.methods.registry import BASE_METHOD, check_methods
-from capt_core.methods.suitability import check_described
+from capt_core.methods.registry import BASE_METHOD, check_methods, configured_methods
+from capt_core.methods.suitability import check_described, prepared_facts
 from capt_core.params import check_seed, load_settings
 from capt_core.user_paths import user_path
 
@@ -77,14 +77,14 @@ def main(
     settings, matrix = load_settings(params, dataset, overrides)
     methods = list(dict.fromkeys([BASE_METHOD, *(method or matrix.compare)]))
     check_methods(methods, "--method")
-    if until in ("train", "evaluate", "report"):
-        check_described(methods, settings.generate_prompts, dataset)
+    fitted = methods if until in ("train", "evaluate", "report") else []
+    check_described(fitted, settings.generate_prompts, dataset)
     seeds = list(dict.fromkeys(check_seed(each, "--seed") for each in seed or matrix.seeds[:1]))
     for each in seeds:
         refuse_replacing(Layout(artifacts, dataset).seed(each).predictions)
     steps = steps_to(until, methods, seeds, set(seeds) <= set(matrix.seeds))
     with shared_backbones(), inner_results():
-        _bring_up_to_date(steps, dataset, params, artifacts, overrides, min(seeds))
+        _bring_up_to_date(steps, fitted, dataset, params, artifacts, overrides, min(seeds))
     if steps[-1].stage == "report":
         last = next((step for step in reversed(steps) if step.stage == "train"), None)
         following = None
@@ -109,15 +109,19 @@ def _in_folder(folder: Path) -> str:
 
 def _bring_up_to_date(
     steps: Sequence[Step],
+    methods: Sequence[str],
     dataset: str,
     params: Path | None,
     artifacts: Path,
     overrides: list[str],
     current: int,
 ) -> None:
-    again = False
+    again = prepared = False
     for number, step in enumerate(steps, start=1):
         place = f"[{number}/{len(steps)}] {step.label}"
+        if not prepared and step.stage != "prepare":
+            _check_data(methods, dataset, params, artifacts, overrides)
+            prepared = True
         call = (step.stage, dataset, step.seed, params, artifacts, overrides, step.method)
         # The report shows more than it declares: whatever there is.
         at_once = step.stage == "report" and again
@@ -131,6 +135,20 @@ def _bring_up_to_date(
         run_stage(*call, given=given)
         remember(invocation(*call), step.stage, outside)
         again = True
+
+
+def _check_data(
+    methods: Sequence[str],
+    dataset: str,
+    params: Path | None,
+    artifacts: Path,
+    overrides: list[str],
+) -> None:
+    """Refuse methods that the data set does not do for before anything is computed from it."""
+    settings, _ = load_settings(params, dataset, overrides)
+    facts = prepared_facts(Layout(artifacts, dataset), settings.generate_prompts)
+    for method in configured_methods(methods, params, dataset, overrides):
+        method.check_data(facts)
 
 
 def _finish(dataset: str, artifacts: Path, drawn: Sequence[int], following: str | None) -> None:

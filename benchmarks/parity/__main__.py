@@ -23,12 +23,14 @@ import torch
 
 from benchmarks.parity import (
     coop,
+    lweib,
     maple,
     plain,
     promptkd,
     promptsrc,
     spotlighter,
     spotlighter_promptkd,
+    twosfs,
 )
 from benchmarks.parity.fixture import Fixture, Tensors, fixture_folders, read_fixture
 from capt_core.errors import CaptError, one_line, reason
@@ -51,7 +53,10 @@ NOISE = 1e-10
 A runner names these quantities in its own `NOISE`, patterns of `fnmatch`.
 """
 
-RUNNERS = (plain, coop, maple, promptsrc, promptkd, spotlighter, spotlighter_promptkd)
+RUNNERS = (
+    *(plain, coop, maple, promptsrc, promptkd),
+    *(spotlighter, spotlighter_promptkd, lweib, twosfs),
+)
 
 
 @dataclass(frozen=True)

@@ -271,7 +271,20 @@ CLASS_DESCRIPTIONS = Table(
             for column in PAIRED_CLASS
         ),
         Column("position", INT, "number among the sentences of the class, from 0"),
+        Column(
+            "attribute",
+            TEXT,
+            "what the sentence speaks of, such as `colour`; null where it was not asked for one",
+            nullable=True,
+        ),
         Column("description", TEXT, "the sentence"),
+        Column(
+            "phrase",
+            TEXT,
+            "what stands behind the class's name in the sentence; null where the sentence was "
+            "written as a whole",
+            nullable=True,
+        ),
         Column("source", TEXT, "where it was written, as in `prompts`"),
     ],
     key=["class_id", "position"],

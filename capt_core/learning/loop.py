@@ -13,6 +13,7 @@ import torch
 from capt_core.errors import CaptError
 from capt_core.learning.checkpoint import Checkpoint
 from capt_core.learning.optimisation import (
+    Descent,
     Optimisation,
     ParameterGroup,
     epoch_batches,
@@ -72,7 +73,7 @@ class Loop:
         groups: the parameters that are trained.
         count: number of samples.
         loss_of: the loss of a forward pass, with gradients, and what the log says of it.
-        settings: optimiser, schedule and sizes.
+        settings: optimiser and sizes, and the schedule unless `stages` is given.
         section: path of these settings in params.yaml, for messages.
         seed: of the order of batches.
         checkpoint: where the state is kept that a killed training goes on from; None keeps none.
@@ -82,13 +83,16 @@ class Loop:
         last_step: optimiser step to end with, counted from 1; None runs all epochs.
         after_epoch: called with the number of an epoch, from 1, after its last step; what it keeps
             in the state of `module` is part of a checkpoint.
+        stages: learning rates of the optimiser steps, stage by stage, for a schedule by steps: each
+            stage begins a new epoch, and epochs keep their incomplete last batches. None takes the
+            epochs of `settings`, which are then an `Optimisation`.
     """
 
     module: torch.nn.Module
     groups: Sequence[ParameterGroup]
     count: int
     loss_of: Callable[[Batch], tuple[torch.Tensor, Record]]
-    settings: Optimisation
+    settings: Descent
     section: str
     seed: int
     checkpoint: Checkpoint | None = None
@@ -97,6 +101,7 @@ class Loop:
     processes: Processes = field(default_factory=Processes)
     last_step: int | None = None
     after_epoch: Callable[[int], None] = lambda _: None
+    stages: Sequence[Sequence[float]] | None = None
     _log: list[dict[str, float | None]] = field(default_factory=list, init=False)
     _warned: bool = field(default=False, init=False)
 
@@ -106,38 +111,33 @@ class Loop:
         Raises:
             CaptError: the loss is no finite number any more.
         """
-        settings = self.settings
-        optimizer = make_optimizer(self.groups, settings)
-        rates = epoch_learning_rates(
-            settings.learning_rate,
-            settings.epochs,
-            settings.warmup_epochs,
-            settings.warmup_learning_rate,
-        )
-        warning = schedule_warning(settings, rates, self.section)
-        if warning:
-            self.warn(warning)
+        optimizer = make_optimizer(self.groups, self.settings)
+        warmup_epochs = 0
+        if self.stages is None:
+            assert isinstance(self.settings, Optimisation)
+            warmup_epochs = self.settings.warmup_epochs
+            warning = schedule_warning(self.settings, self._epoch_rates(), self.section)
+            if warning:
+                self.warn(warning)
         done = self._resume(optimizer)
         self.advance(done)
         speed: list[tuple[int, int, float]] = []
         losses = [
             record["loss"] or 0.0
             for record in self._log
-            if (record["epoch"] or 0) > settings.warmup_epochs
+            if (record["epoch"] or 0) > warmup_epochs
         ]
-        for step, epoch, batches, ends in self._steps():
+        for step, epoch, rate, batches, ends in self._steps():
             if step <= done:
                 continue
-            set_learning_rate(optimizer, rates[epoch - 1])
+            set_learning_rate(optimizer, rate)
             began = time.perf_counter()
             record = self._step(batches, optimizer)
             loss = record["loss"] or 0.0
             self._check_finite(loss, step)
             speed.append((step, int(record["rows"] or 0), time.perf_counter() - began))
-            self._log.append(
-                {"step": step, "epoch": epoch, "learning_rate": rates[epoch - 1], **record}
-            )
-            if epoch > settings.warmup_epochs:
+            self._log.append({"step": step, "epoch": epoch, "learning_rate": rate, **record})
+            if epoch > warmup_epochs:
                 losses.append(loss)
                 self._warn_once(losses)
             if ends:
@@ -169,18 +169,41 @@ class Loop:
         done, self._log = self.checkpoint.load(self.module, optimizer, self.warn)
         return done
 
-    def _steps(self) -> Iterator[tuple[int, int, list[Batch], bool]]:
-        """Number, epoch and batches of every optimiser step, and whether it ends the epoch."""
+    def _epoch_rates(self) -> list[float]:
+        settings = self.settings
+        assert isinstance(settings, Optimisation)
+        return epoch_learning_rates(
+            settings.learning_rate,
+            settings.epochs,
+            settings.warmup_epochs,
+            settings.warmup_learning_rate,
+        )
+
+    def _rates(self) -> Iterator[Sequence[float]]:
+        """Learning rates of the steps of each epoch."""
+        size = -(-len(self._batches(1)) // self.settings.accumulate)
+        if self.stages is None:
+            yield from ([rate] * size for rate in self._epoch_rates())
+            return
+        for stage in self.stages:
+            yield from (stage[start : start + size] for start in range(0, len(stage), size))
+
+    def _batches(self, epoch: int) -> list[list[int]]:
+        keep, size = self.stages is not None, self.settings.batch_size
+        return list(epoch_batches(self.count, size, self.seed, epoch, keep_incomplete=keep))
+
+    def _steps(self) -> Iterator[tuple[int, int, float, list[Batch], bool]]:
+        """Number, epoch, rate and batches of every optimiser step, and whether it ends the epoch."""
         step, size = 0, self.settings.accumulate
-        for epoch in range(1, self.settings.epochs + 1):
-            samples = list(epoch_batches(self.count, self.settings.batch_size, self.seed, epoch))
-            for start in range(0, len(samples), size):
+        for epoch, rates in enumerate(self._rates(), start=1):
+            samples = self._batches(epoch)
+            for index, rate in enumerate(rates):
                 if step == self.last_step:
                     return
                 step += 1
-                group = samples[start : start + size]
+                group = samples[index * size : (index + 1) * size]
                 batches = [Batch(step, i, chosen, epoch) for i, chosen in enumerate(group)]
-                yield step, epoch, batches, start + size >= len(samples)
+                yield step, epoch, rate, batches, index + 1 == len(rates)
 
     def _step(
         self, batches: Sequence[Batch], optimizer: torch.optim.Optimizer

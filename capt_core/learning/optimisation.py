@@ -13,16 +13,21 @@ from capt_core.learning.randomness import generator
 from capt_core.settings_file import Section, packaged
 
 
-class Optimisation(Section):
+class Descent(Section):
     """Settings of stochastic gradient descent, as every trained method has them."""
 
-    epochs: int = packaged(ge=1, le=100_000)
     batch_size: int = packaged(ge=1, le=65_536)
     accumulate: int = packaged(ge=1, le=65_536)
     optimizer: Literal["sgd", "adamw"] = packaged()
     learning_rate: float = packaged(gt=0, le=1000)
     momentum: float = packaged(ge=0, lt=1)
     weight_decay: float = packaged(ge=0, le=1000)
+
+
+class Optimisation(Descent):
+    """Settings of a training over epochs, each with its own learning rate."""
+
+    epochs: int = packaged(ge=1, le=100_000)
     warmup_epochs: int = packaged(ge=0, le=100_000)
     warmup_learning_rate: float = packaged(gt=0, le=1000)
 
@@ -75,18 +80,32 @@ def epoch_learning_rates(
     return rates
 
 
-def epoch_batches(count: int, batch_size: int, seed: int, epoch: int) -> Iterator[list[int]]:
+def step_learning_rates(base: float, steps: int, least: float) -> list[float]:
+    """A cosine from the base rate towards the least one, which it would reach after the last step.
+
+    Returns:
+        One rate per optimiser step.
+    """
+    cosines = ((1 + math.cos(math.pi * step / steps)) / 2 for step in range(steps))
+    return [least + (base - least) * cosine for cosine in cosines]
+
+
+def epoch_batches(
+    count: int, batch_size: int, seed: int, epoch: int, *, keep_incomplete: bool = False
+) -> Iterator[list[int]]:
     """Shuffled batches of sample positions of one epoch.
 
-    An incomplete last batch is dropped unless it is the only one, as the CoOp line does.
+    An incomplete last batch is dropped unless it is the only one, as the CoOp line does, or it is
+    asked for.
 
     Args:
         count: number of samples.
         batch_size: samples per batch.
         seed: of the training.
         epoch: counts from 1; every epoch has an order of its own.
+        keep_incomplete: keep an incomplete last batch.
     """
     order = torch.randperm(count, generator=generator("order", seed, epoch)).tolist()
     size = min(batch_size, count)
-    for start in range(0, count - size + 1, size):
+    for start in range(0, count if keep_incomplete else count - size + 1, size):
         yield order[start : start + size]

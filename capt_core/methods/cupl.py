@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from capt_core.errors import CaptError
+from capt_core.methods.data_facts import DataFacts
 from capt_core.methods.descriptions import described_groups, description_vectors
-from capt_core.methods.method import Fitted, Method, Need
+from capt_core.methods.method import Fitted, Method, Need, undescribed
 from capt_core.methods.task import Task
 
 
@@ -20,14 +21,13 @@ class CuPL(Method):
     citation = "Pratt et al., ICCV 2023"
     needs = frozenset({Need.CLASS_DESCRIPTIONS})
 
+    def check_data(self, data: DataFacts) -> None:
+        super().check_data(data)
+        if data.sentences is not None and not data.sentences:
+            raise CaptError(undescribed(self.name, data.dataset, "sentences about single classes"))
+
     def fit(self, task: Task) -> Fitted:
         vectors = description_vectors(task)
-        if not vectors:
-            raise CaptError(
-                f"{task.dataset.name}: nothing is written about any class, which cupl needs; name "
-                "a store that describes classes in generate_prompts.store, or have them described "
-                "(generate_prompts.provider=anthropic)"
-            )
         names = task.dataset.class_names
         for group in ("base", "novel"):
             ids = task.dataset.class_ids(group)

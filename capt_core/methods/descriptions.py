@@ -14,6 +14,7 @@ from capt_core.methods.task import Task
 from capt_core.prompts.class_texts import described_class_ids, described_texts
 from capt_core.prompts.clustering import class_means
 from capt_core.prompts.embedding import prompt_embeddings
+from capt_core.prompts.shapes import alone, attribute_tree, class_phrases, class_sentences
 
 _RETAINED = {
     "all": "novel class names (retention)",
@@ -50,6 +51,24 @@ def described_vectors(task: Task, base: Fitted, weight: float) -> dict[str, torc
     return {task.dataset.class_names[class_id]: moved[class_id] for class_id in described}
 
 
+def sentences_by_class(task: Task) -> dict[str, list[str]]:
+    """`class_sentences` of a task with the table `class_descriptions`."""
+    assert task.class_descriptions is not None
+    return class_sentences(task.class_descriptions())
+
+
+def phrases_by_class(task: Task) -> dict[str, list[str]]:
+    """`class_phrases` of a task with the table `class_descriptions`."""
+    assert task.class_descriptions is not None
+    return class_phrases(task.class_descriptions())
+
+
+def attribute_sentences(task: Task) -> dict[str, dict[str, list[str]]]:
+    """`attribute_tree` of a task with the table `class_descriptions`."""
+    assert task.class_descriptions is not None
+    return attribute_tree(task.class_descriptions())
+
+
 def description_vectors(task: Task) -> dict[str, torch.Tensor]:
     """The mean of what is written about each class by itself, by class name.
 
@@ -60,7 +79,7 @@ def description_vectors(task: Task) -> dict[str, torch.Tensor]:
         A unit-length vector [d] for every class, base or novel, that something is written about.
     """
     assert task.class_descriptions is not None
-    written = task.class_descriptions().filter(pl.col("paired_class_id").is_null())
+    written = alone(task.class_descriptions())
     if written.is_empty():
         return {}
     embeddings = task_embeddings(task, written["description"].to_list())

@@ -41,11 +41,12 @@ def minimise(
     compared: Mapping[str, torch.Tensor] | None = None,
     state: nn.Module | None = None,
     after_epoch: Callable[[int], None] = lambda _: None,
+    stages: Sequence[Sequence[float]] | None = None,
 ) -> _Fitted:
     """Minimise a loss over the few-shot images, with the method's settings as the schedule.
 
     Args:
-        method: its settings are an `Optimisation`.
+        method: its settings are an `Optimisation`, or, where `stages` is given, a `Descent`.
         task: seed, checkpoints and reporter.
         fitted: what is trained.
         parameters: of `fitted`, those that are trained.
@@ -55,6 +56,7 @@ def minimise(
             with others is not taken up.
         state: what is kept of an interrupted training, where `fitted` is not all of it.
         after_epoch: see `Loop`.
+        stages: see `Loop`.
 
     Returns:
         `fitted` on the CPU, with its training log.
@@ -72,6 +74,7 @@ def minimise(
         warn=task.reporter.warn,
         processes=Processes(task.backbone.device),
         after_epoch=after_epoch,
+        stages=stages,
     )
     with task.reporter.progress("steps", loop.step_count) as loop.advance:
         fitted.training_run = loop.fit()

@@ -14,9 +14,11 @@ from torch.nn import functional
 
 from capt_core.backbone.loading import Backbone
 from capt_core.errors import CaptError
+from capt_core.methods.data_facts import DataFacts
 from capt_core.methods.descriptions import described_groups, pair_vectors
-from capt_core.methods.method import Classes, Fitted, Method, Need
+from capt_core.methods.method import Classes, Fitted, Method, Need, undescribed
 from capt_core.methods.task import Task
+from capt_core.prompts.shapes import alone
 from capt_core.settings_file import Section, packaged
 
 _CHUNK = 64  # images whose texts are in memory at once
@@ -160,14 +162,15 @@ class FuDD(Method):
     compares_texts = False
     Settings = FuddSettings
 
+    def check_data(self, data: DataFacts) -> None:
+        super().check_data(data)
+        if data.descriptions is not None and len(alone(data.descriptions)) == len(
+            data.descriptions
+        ):
+            raise CaptError(undescribed(self.name, data.dataset, "sentences about pairs"))
+
     def fit(self, task: Task) -> Differential:
         pairs = pair_vectors(task)
-        if not pairs:
-            raise CaptError(
-                f"{task.dataset.name}: nothing is written about any pair of classes, which fudd "
-                "needs; name a store with pairs in generate_prompts.store, or have them described "
-                "(generate_prompts.provider=anthropic)"
-            )
         for group in ("base", "novel"):
             names = {task.dataset.class_names[i] for i in task.dataset.class_ids(group)}
             found = sum(set(pair) <= names for pair in pairs) // 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 import polars as pl
@@ -15,7 +16,7 @@ from capt_core.learning.loop import Batch, Record
 from capt_core.methods.feature_training import class_positions, minimise
 from capt_core.methods.method import Fitted, Method
 from capt_core.methods.task import Task
-from capt_core.methods.views import View, ViewSource
+from capt_core.methods.views import Augmentation, View, ViewSource
 
 ImageLoss = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, Record]]
 """The loss of images [B, 3, S, S] with positions among the trained classes [B], and its record."""
@@ -24,6 +25,45 @@ UnlabelledLoss = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, Reco
 """The loss of images as the student takes them [B, 3, S, S] and as the teacher does, its record."""
 
 _Fitted = TypeVar("_Fitted", bound=Fitted)
+
+
+@dataclass(frozen=True)
+class FewShotViews:
+    """The few-shot images, cropped and flipped anew in every epoch.
+
+    An image's crop and flip depend on the seed, the image and the epoch only.
+
+    Attributes:
+        ids: of the samples, [N].
+        labels: positions of their classes among the trained ones, [N].
+        source: of their pixels.
+        backbone: on whose device they are put.
+    """
+
+    ids: Sequence[int]
+    labels: torch.Tensor
+    source: ViewSource
+    backbone: Backbone
+
+    @staticmethod
+    def of(method: Method, task: Task) -> FewShotViews:
+        """Those that a method is trained on.
+
+        Raises:
+            CaptError: half precision.
+        """
+        check_precision(method, task.backbone)
+        rows = task.few_shot_rows()
+        labels = class_positions(torch.tensor(rows["class_id"].to_list()), task.trained_classes)
+        source = training_views(task, rows["sample_id"])
+        return FewShotViews(rows["sample_id"].to_list(), labels, source, task.backbone)
+
+    def __call__(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Images [B, 3, S, S] of a batch and positions of their classes [B], on the device."""
+        views = [View(self.ids[index], batch.epoch) for index in batch.samples]
+        images = self.source.pixels(views, self.backbone)
+        device = self.backbone.device
+        return images.to(device), self.labels[batch.samples].to(device)
 
 
 def train_on_images(
@@ -35,10 +75,7 @@ def train_on_images(
     state: nn.Module | None = None,
     after_epoch: Callable[[int], None] = lambda _: None,
 ) -> _Fitted:
-    """Minimise a loss over the few-shot images, cropped and flipped anew in every epoch.
-
-    An image's crop and flip depend on the seed, the image and the epoch only. On several processes
-    each forwards the whole batch.
+    """Minimise a loss over `FewShotViews`. On several processes each forwards the whole batch.
 
     Args:
         method: its settings are an `Optimisation`.
@@ -55,25 +92,14 @@ def train_on_images(
     Raises:
         CaptError: an image cannot be read, half precision, or the loss is no number any more.
     """
-    backbone = task.backbone
-    check_precision(method, backbone)
-    rows = task.few_shot_rows()
-    ids = rows["sample_id"].to_list()
-    labels = class_positions(torch.tensor(rows["class_id"].to_list()), task.trained_classes)
-    source = training_views(task, rows["sample_id"])
-
-    def loss_of_batch(batch: Batch) -> tuple[torch.Tensor, Record]:
-        views = [View(ids[index], batch.epoch) for index in batch.samples]
-        images = source.pixels(views, backbone).to(backbone.device)
-        return loss_of(images, labels[batch.samples].to(backbone.device))
-
+    views = FewShotViews.of(method, task)
     return minimise(
         method,
         task,
         fitted,
         parameters,
-        len(ids),
-        loss_of_batch,
+        len(views.ids),
+        lambda batch: loss_of(*views(batch)),
         state=state,
         after_epoch=after_epoch,
     )
@@ -135,9 +161,11 @@ def check_precision(method: Method, backbone: Backbone) -> None:
         )
 
 
-def training_views(task: Task, sample_ids: pl.Series) -> ViewSource:
-    """Random crops and flips of some images of a task."""
+def training_views(
+    task: Task, sample_ids: pl.Series, augmentation: Augmentation = "crop_flip"
+) -> ViewSource:
+    """Views of some images of a task: random crops and flips, or the test transform."""
     assert task.image_root is not None
     images = task.dataset.images(sample_ids, task.image_root)
     files = dict(zip(sample_ids.to_list(), images, strict=True))
-    return ViewSource(files, "crop_flip", 0.0, task.seed, task.workers)
+    return ViewSource(files, augmentation, 0.0, task.seed, task.workers)

@@ -18,6 +18,7 @@ from capt_core.data.dataset import Dataset
 from capt_core.data.splits import prompt_name
 from capt_core.errors import CaptError, shown
 from capt_core.learning.loop import Trained
+from capt_core.methods.data_facts import DataFacts
 from capt_core.methods.task import Task
 from capt_core.methods.zero_shot import class_logits
 from capt_core.settings_file import Section
@@ -112,6 +113,25 @@ class Method(ABC):
             CaptError: the message says what the method needs.
         """
 
+    def check_data(self, data: DataFacts) -> None:
+        """Refuse data that the method cannot be fitted on.
+
+        Asked when a data set is prepared and again before a fit. What only its task has (features,
+        a base model, a teacher) is checked by `Task.check`.
+
+        Raises:
+            CaptError: the message says what the method needs, and what to give.
+        """
+        if Need.UNLABELLED in self.needs and not data.training_images:
+            raise CaptError(
+                f"{self.name} needs unlabelled training images, {data.dataset} has none; add "
+                "images of its classes to the training split"
+            )
+        if Need.CLASS_DESCRIPTIONS in self.needs and (
+            data.descriptions is not None and data.descriptions.is_empty()
+        ):
+            raise CaptError(undescribed(self.name, data.dataset))
+
     @abstractmethod
     def fit(self, task: Task) -> Fitted:
         """Learn from a task.
@@ -130,6 +150,15 @@ class Method(ABC):
         """What a run saw beyond few-shot images of base classes and their names."""
         found = ["all base training images (shots)"] if task.shots == 0 else []
         return [*found, *fitted.seen_before, *fitted.seen_in_texts()]
+
+
+def undescribed(method: str, dataset: str, what: str = "what is written about the classes") -> str:
+    """The message for a method that needs sentences where nothing is written, with the ways on."""
+    return (
+        f"{method} needs {what}, and nothing is about {dataset}; name a file in "
+        "generate_prompts.store (capt-stage prompts import makes one of other formats), or have it "
+        "written by a language model (generate_prompts.provider=anthropic)"
+    )
 
 
 class Fitted(nn.Module):

@@ -36,6 +36,8 @@ _BUILT_IN = {
     "promptkd": "capt_core.methods.promptkd:PromptKD",
     "spotlighter": "capt_core.methods.spotlighter.method:Spotlighter",
     "spotlighter_promptkd": "capt_core.methods.spotlighter.plugin:SpotlighterPromptKD",
+    "lweib": "capt_core.methods.lweib:LwEIB",
+    "twosfs": "capt_core.methods.twosfs:TwoStage",
     "clip_adapter": "capt_core.methods.clip_adapter:ClipAdapter",
     "tip_adapter_f": "capt_core.methods.tip_adapter:TipAdapterF",
     "residual_adapter": "capt_core.methods.residual_adapter:ResidualAdapter",
@@ -86,6 +88,19 @@ def configured_method(
     """
     found = method_class(name)
     return found(method_section(name, found.Settings, path, dataset, overrides, change))
+
+
+def configured_methods(
+    names: Iterable[str],
+    path: Path | None,
+    dataset: str | None = None,
+    overrides: Sequence[str] = (),
+    change: Mapping[str, Any] | None = None,
+) -> list[Method]:
+    """Each of some methods once; see `configured_method`."""
+    return [
+        configured_method(name, path, dataset, overrides, change) for name in dict.fromkeys(names)
+    ]
 
 
 def check_methods(names: Iterable[str], where: str = "") -> None:

@@ -1,17 +1,23 @@
-"""Which methods can be used with a backbone, told without its weights."""
+"""Which methods can be used with a backbone and on a data set, told before anything is fitted."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+import polars as pl
+
 from capt_core import params
-from capt_core.advice import setting
+from capt_core.artifacts.layout import Layout
 from capt_core.backbone.architecture import outline
+from capt_core.data.dataset import load_dataset
 from capt_core.errors import CaptError
-from capt_core.methods.method import Method, Need
+from capt_core.methods.data_facts import DataFacts
+from capt_core.methods.method import Method, Need, undescribed
 from capt_core.methods.registry import method_class, method_names
+from capt_core.prompts.generation import class_descriptions
 from capt_core.prompts.llm.setup import answers_root
 from capt_core.prompts.sources import written_store
+from capt_core.prompts.store import PromptStore
 
 
 def unsuited(methods: Iterable[Method], backbone: params.Backbone) -> Iterator[str]:
@@ -34,6 +40,53 @@ def unsuited(methods: Iterable[Method], backbone: params.Backbone) -> Iterator[s
             yield f"{method.name} cannot be used with backbone {backbone.name}: {error}{with_it}"
 
 
+def unfit_data(methods: Iterable[Method], data: DataFacts) -> Iterator[str]:
+    """One line for each method that the data set does not do for, saying what it needs."""
+    for method in methods:
+        try:
+            method.check_data(data)
+        except CaptError as error:
+            yield str(error)
+
+
+def data_facts(
+    dataset: str, classes: pl.DataFrame, training_images: int, settings: params.GeneratePrompts
+) -> DataFacts:
+    """What methods can be told about a data set before sentences are asked for.
+
+    Args:
+        dataset: its name.
+        classes: `class_id`, `class_name`, `template` and `group`, as in the table `classes`.
+        training_images: how many, of all classes.
+        settings: where sentences come from.
+
+    Raises:
+        CaptError: a store that cannot be read.
+    """
+    names = dict(classes.sort("class_id").group_by("group").agg("class_name").iter_rows())
+    written = None
+    if not _may_be_asked(settings):
+        written = class_descriptions(classes, _written(settings, dataset))
+    return DataFacts(
+        dataset, names.get("base", []), names.get("novel", []), training_images, written
+    )
+
+
+def prepared_facts(layout: Layout, settings: params.GeneratePrompts) -> DataFacts:
+    """`data_facts` of a prepared data set.
+
+    Raises:
+        CaptError: it is not prepared, or a store cannot be read.
+    """
+    dataset = load_dataset(layout)
+    return data_facts(
+        dataset.name,
+        dataset.classes,
+        dataset.samples.filter(pl.col("split") == "train").height,
+        settings,
+    )
+
+
 def check_described(methods: Iterable[str], settings: params.GeneratePrompts, dataset: str) -> None:
     """Refuse methods that need sentences about the classes where none can come from anywhere.
 
@@ -45,17 +98,23 @@ def check_described(methods: Iterable[str], settings: params.GeneratePrompts, da
     Raises:
         CaptError: names the method, and what to give.
     """
-    asked = settings.provider.startswith("anthropic")
-    answered = answers_root(settings).is_dir()
-    if asked or answered or written_store(settings, dataset) is not None:
+    if _may_be_asked(settings) or _written(settings, dataset):
         return
     for name in methods:
         if Need.CLASS_DESCRIPTIONS in method_class(name).needs:
-            raise CaptError(
-                f"{name}: needs what is written about the classes, and nothing is about {dataset}; "
-                f"{setting('generate_prompts.store', 'FILE.json')}, or have it written: "
-                f"{setting('generate_prompts.provider', 'anthropic')}"
-            )
+            raise CaptError(undescribed(name, dataset))
+
+
+def _may_be_asked(settings: params.GeneratePrompts) -> bool:
+    """Whether sentences may come from a language model, by the settings or from earlier on."""
+    asked = settings.provider.startswith("anthropic")
+    return asked or (settings.provider != "template" and answers_root(settings).is_dir())
+
+
+def _written(settings: params.GeneratePrompts, dataset: str) -> list[PromptStore]:
+    """The written store, where there is one and the settings let it be read."""
+    store = None if settings.provider == "template" else written_store(settings, dataset)
+    return [] if store is None else [store]
 
 
 def _suits(method: Method, clip: object) -> bool:

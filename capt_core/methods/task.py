@@ -15,6 +15,7 @@ from capt_core.backbone.loading import Backbone
 from capt_core.data.dataset import Dataset
 from capt_core.errors import CaptError
 from capt_core.learning.checkpoint import Checkpoint
+from capt_core.methods.data_facts import DataFacts
 from capt_core.params import settings_hash
 from capt_core.reporter import SILENT, Reporter
 
@@ -151,6 +152,22 @@ class Task:
         missing = sorted(need for need in method.needs if given[need] is None)
         if missing:
             raise CaptError(f"{method.name} needs {', '.join(missing)}, the task has none")
+        method.check_data(self.facts(method))
+
+    def facts(self, method: Method) -> DataFacts:
+        """What the method's `check_data` is asked with; descriptions only if it needs them."""
+        names = self.dataset.class_names
+        groups = {
+            group: [names[class_id] for class_id in self.dataset.class_ids(group)]
+            for group in ("base", "novel")
+        }
+        described = self.class_descriptions if "class_descriptions" in method.needs else None
+        return DataFacts(
+            self.dataset.name,
+            **groups,
+            training_images=len(self.unlabelled()),
+            descriptions=described and described(),
+        )
 
 
 def fitted_facts(fitted: Fitted) -> list[object]:

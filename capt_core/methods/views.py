@@ -15,6 +15,9 @@ from capt_core.data.dataset import ImageSource
 from capt_core.data.images import open_image, test_transform, train_transform, transform_with_seed
 from capt_core.learning.randomness import draw_seed, generator
 
+Augmentation = Literal["crop_flip", "none"]
+"""Random crops and flips, or the test transform."""
+
 
 @dataclass(frozen=True)
 class View:
@@ -37,14 +40,14 @@ class ViewSource:
 
     Attributes:
         files: the images by sample id.
-        augmentation: `crop_flip`, or `none` for the test transform.
+        augmentation: of the views.
         noise: standard deviation of the noise on noisy views, on pixels from 0 to 1.
         seed: of crops, flips and noise; each view's draws depend on nothing else.
         workers: threads that decode.
     """
 
     files: Mapping[int, ImageSource]
-    augmentation: Literal["crop_flip", "none"]
+    augmentation: Augmentation
     noise: float
     seed: int
     workers: int

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import polars as pl
 
@@ -24,6 +25,28 @@ _TEMPLATES: Mapping[str, tuple[str, str]] = {
     COMMONALITY: ("{photo_a} that could be taken for {b}", "{photo_a} or {b}, which look alike"),
     DIFFERENCE: ("{photo_a}, not {b}", "{photo_a}, unlike {b}"),
 }
+
+
+@dataclass(frozen=True)
+class Description:
+    """A sentence about a class alone.
+
+    Attributes:
+        text: the sentence.
+        phrase: what stands behind the class's name in it; None if it was written as a whole.
+        attribute: what it speaks of, such as `colour`; None if nothing in particular.
+    """
+
+    text: str
+    phrase: str | None = None
+    attribute: str | None = None
+
+
+def _behind(name: str, template: str, phrase: str, attribute: str | None = None) -> Description:
+    """A phrase behind the class in its template."""
+    photo = template.format(prompt_name(name)).rstrip(".")
+    phrase = phrase.rstrip(".")
+    return Description(f"{photo}, {phrase}.", phrase, attribute)
 
 
 class Written:
@@ -57,20 +80,34 @@ class Written:
         about = [text for text, others in named if others == {paired}]
         return about or [text for text, others in named if not others]
 
-    def descriptions(self, name: str, template: str) -> Sequence[str]:
-        """Sentences about a class alone, nothing if nothing is written.
+    def descriptions(self, name: str, template: str) -> list[Description]:
+        """Sentences about a class alone that speak of no attribute, nothing if nothing is written.
 
         Difference prompts of the class that name no other serve as they are. Where there are none,
-        its attributes do, each behind the class in its template.
+        what is visible in it does, each behind the class in its template.
         """
         name = normal(name)
         own = self._store.class_prompts.get(name, ClassPrompts())
         alone = [text for text, others in self._naming(own.difference, name) if not others]
         entry = self._store.classes.get(name)
         if alone or entry is None:
-            return alone
-        photo = template.format(prompt_name(name)).rstrip(".")
-        return [f"{photo}, {attribute.rstrip('.')}." for attribute in entry.attributes]
+            return [Description(text) for text in alone]
+        return [_behind(name, template, phrase) for phrase in entry.attributes]
+
+    def by_attribute(self, name: str, template: str) -> list[Description]:
+        """Sentences about a class alone by attribute, nothing if nothing is written.
+
+        What names the class serves as it is; the rest stands behind the class in its template.
+        """
+        name = normal(name)
+        own = self._store.class_prompts.get(name, ClassPrompts())
+        return [
+            Description(text, attribute=attribute)
+            if name in self._finder.find(text)
+            else _behind(name, template, text, attribute)
+            for attribute, texts in own.by_attribute.items()
+            for text in texts
+        ]
 
     def differences(self, name: str) -> Mapping[str, Sequence[str]]:
         """What is written to tell a class from each other one of its pairs, by the other's name."""
@@ -137,7 +174,8 @@ def class_descriptions(classes: pl.DataFrame, stores: Sequence[PromptStore]) -> 
 
     Args:
         classes: the table `classes`.
-        stores: written prompts; the first one that describes a class, or a pair, counts.
+        stores: written prompts; the first one that describes a class, does so by attribute, or
+            describes a pair, counts.
 
     Returns:
         Rows as in the table `class_descriptions`.
@@ -147,21 +185,24 @@ def class_descriptions(classes: pl.DataFrame, stores: Sequence[PromptStore]) -> 
     columns = ("class_id", "class_name", "template")
     ids = {normal(name): (class_id, name) for class_id, name, _ in classes.select(columns).rows()}
     for class_id, name, template in classes.select(columns).sort("class_id").iter_rows():
-        of_class: list[tuple[int | None, str | None, str, str]] = []
-        for store in written:
-            texts = store.descriptions(name, template)
-            if texts:
-                of_class += [(None, None, text, store.source) for text in texts]
-                break
+        of_class: list[tuple[object, ...]] = []
+        for read in (Written.descriptions, Written.by_attribute):
+            for store in written:
+                if found := read(store, name, template):
+                    of_class += [
+                        (None, None, said.attribute, said.text, said.phrase, store.source)
+                        for said in found
+                    ]
+                    break
         against: dict[tuple[int, str], tuple[Sequence[str], str]] = {}
         for store in reversed(written):
             for partner, texts in store.differences(name).items():
                 if partner in ids:
                     against[ids[partner]] = (texts, store.source)
         for paired, (texts, source) in sorted(against.items()):
-            of_class += [(*paired, text, source) for text in texts]
-        for position, (paired_id, paired_name, text, source) in enumerate(of_class):
-            rows.append((class_id, name, paired_id, paired_name, position, text, source))
+            of_class += [(*paired, None, text, None, source) for text in texts]
+        for position, (paired_id, paired_name, *rest) in enumerate(of_class):
+            rows.append((class_id, name, paired_id, paired_name, position, *rest))
     return pl.DataFrame(rows, schema=dict(CLASS_DESCRIPTIONS.columns), orient="row")
 
 

@@ -72,10 +72,13 @@ class ClassPrompts(_Written):
     Attributes:
         commonality: what the class shares with others.
         difference: what distinguishes it from others.
+        by_attribute: what is said of it by named attribute, such as `colour`: phrases that stand
+            behind the class's name, or sentences that name it.
     """
 
     commonality: list[Text] = []
     difference: list[Text] = []
+    by_attribute: dict[Name, Annotated[list[Text], Field(min_length=1)]] = {}
 
 
 class PromptStore(_Written):
@@ -112,6 +115,9 @@ SCHEMA_VERSION = 1
 def store_text(store: PromptStore) -> str:
     """A store as the file's text: one phrase a line, without an empty `class_prompts`."""
     content = store.model_dump(mode="json")
+    for entry in content["class_prompts"].values():
+        if not entry["by_attribute"]:
+            del entry["by_attribute"]
     if not store.class_prompts:
         del content["class_prompts"]
     return json.dumps(content, indent=1, ensure_ascii=False) + "\n"

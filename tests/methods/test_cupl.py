@@ -38,5 +38,5 @@ def test_what_was_described_is_said(task: Task) -> None:
     assert fit_method(quick("cupl"), novel).sees == NOVEL
     none = replace(task, class_descriptions=lambda: written_descriptions().filter(pl.lit(False)))
     message = refusal(fit_method, quick("cupl"), none)
-    assert "nothing is written about any class" in message
+    assert "cupl needs what is written about the classes" in message
     assert "generate_prompts.store" in message

@@ -10,7 +10,13 @@ import torch
 from torch.nn import functional
 
 from capt_core.backbone.encoding import encode_texts
-from capt_core.methods.descriptions import described_vectors, retained_texts
+from capt_core.methods.descriptions import (
+    attribute_sentences,
+    described_vectors,
+    phrases_by_class,
+    retained_texts,
+    sentences_by_class,
+)
 from capt_core.methods.method import Classes, Fitted
 from capt_core.methods.retention import RetentionNames, known_vocabulary
 from capt_core.methods.task import Task
@@ -54,3 +60,23 @@ def test_generic_words_name_no_class(task: Task, names: RetentionNames, more: in
     assert len(found) == len(words) + more
     first = encode_texts([f"a photo of a {words[0]}."], task.backbone)
     torch.testing.assert_close(found[:1], first)
+
+
+def test_what_is_written_in_the_shape_of_each_method(task: Task) -> None:
+    described = pl.DataFrame(
+        {
+            "class_name": ["polka-dotted", "polka-dotted", "polka-dotted", "lined", "lined"],
+            "paired_class_id": [None, None, None, None, 7],
+            "attribute": ["size", None, "colour", None, None],
+            "description": ["A polka-dotted, big.", "Big spots.", "It is red.", "Lines.", "No."],
+            "phrase": ["big", None, None, None, None],
+        }
+    )
+    task = replace(task, class_descriptions=lambda: described)
+    sentences = {"polka-dotted": ["A polka-dotted, big.", "Big spots.", "It is red."]}
+    assert sentences_by_class(task) == sentences | {"lined": ["Lines."]}
+    phrases = {"polka-dotted": ["big", "Big spots.", "It is red."]}
+    assert phrases_by_class(task) == phrases | {"lined": ["Lines."]}
+    assert attribute_sentences(task) == {
+        "polka-dotted": {"size": ["polka-dotted, big"], "colour": ["It is red."]}
+    }

@@ -131,7 +131,7 @@ def test_without_pairs_it_is_refused(task: Task) -> None:
     alone = written_descriptions().filter(pl.col("paired_class_id").is_null())
     bare = replace(task, class_descriptions=lambda: alone)
     message = refusal(fit_method, quick("fudd"), bare)
-    assert "nothing is written about any pair" in message
+    assert "fudd needs sentences about pairs" in message
     assert "generate_prompts.store" in message
     seen = fit_method(quick("fudd"), task).sees
     assert seen == "difference prompts of pairs of base classes (class texts)"

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
+import polars as pl
 import pytest
 
-from capt_core.methods.method import Method
+from capt_core.errors import CaptError
+from capt_core.methods.clip import Clip
+from capt_core.methods.data_facts import DataFacts
+from capt_core.methods.fitting import fit_method
+from capt_core.methods.method import Method, Need
 from capt_core.methods.registry import method_class, method_names
-from capt_core.methods.suitability import check_described, unsuited
+from capt_core.methods.suitability import check_described, data_facts, unfit_data, unsuited
+from capt_core.methods.task import Task
 from capt_core.params import Backbone, GeneratePrompts
 from tests.refusals import refusal
 
@@ -54,7 +61,7 @@ def test_methods_that_need_sentences_are_refused_where_none_can_be_had(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     settings = GeneratePrompts()
-    assert "fudd: needs what is written" in refusal(
+    assert "fudd needs what is written" in refusal(
         check_described, ["clip", "fudd"], settings, "mine"
     )
     check_described(["clip", "capt"], settings, "mine")
@@ -62,3 +69,52 @@ def test_methods_that_need_sentences_are_refused_where_none_can_be_had(
     check_described(["fudd"], settings.model_copy(update={"provider": "anthropic"}), "mine")
     (tmp_path / "cache/llm").mkdir(parents=True)
     check_described(["fudd"], settings, "mine")
+
+
+class Demanding(Clip):
+    """Needs three trained classes, all of them described, and unlabelled images."""
+
+    name = "demanding"
+    needs = frozenset({Need.UNLABELLED, Need.CLASS_DESCRIPTIONS})
+
+    def check_data(self, data: DataFacts) -> None:
+        super().check_data(data)
+        if len(data.base) < 3:
+            raise CaptError(f"demanding needs three classes, {data.dataset} has {len(data.base)}")
+
+
+def facts(groups: Sequence[str], images: int, **settings: str) -> DataFacts:
+    names = ("banded", "striped", "lined", "grooved")[: len(groups)]
+    classes = pl.DataFrame({"class_name": names, "group": groups}).with_row_index("class_id")
+    classes = classes.with_columns(template=pl.lit("a photo of a {} texture"))
+    return data_facts("proctex", classes, images, GeneratePrompts.model_validate(settings))
+
+
+def test_methods_that_a_data_set_does_not_do_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    asked = [Demanding(), Clip()]
+    enough = facts(["base", "novel", "base", "base"], 10)
+    assert (enough.base, enough.novel) == (["banded", "lined", "grooved"], ["striped"])
+    assert enough.sentences is not None
+    assert len(enough.sentences["banded"]) >= 6
+    assert list(unfit_data(asked, enough)) == []
+    (line,) = unfit_data(asked, facts(["base", "base", "novel"], 10))
+    assert line == "demanding needs three classes, proctex has 2"
+    (line,) = unfit_data(asked, facts(["base"] * 3, 0))
+    assert "demanding needs unlabelled training images" in line
+    (line,) = unfit_data(asked, facts(["base"] * 3, 10, store="none"))
+    assert "demanding needs what is written about the classes, and nothing is about proctex" in line
+    assert "generate_prompts.store" in line
+    (line,) = unfit_data(asked, facts(["base"] * 3, 10, provider="template"))
+    assert "nothing is about proctex" in line
+    # A language model may write what no store has.
+    later = facts(["base"] * 3, 10, store="none", provider="anthropic")
+    assert later.sentences is later.attributes is None
+    assert list(unfit_data(asked, later)) == []
+
+
+def test_a_task_is_checked_before_a_fit(task: Task) -> None:
+    message = refusal(fit_method, Demanding(), task)
+    assert message == "demanding needs three classes, proctex has 2"

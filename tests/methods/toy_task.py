@@ -33,6 +33,8 @@ QUICK: dict[str, dict[str, Any]] = {
     "promptkd": {"epochs": 2, "batch_size": 4},
     "spotlighter": {"epochs": 2, "batch_size": 4},
     "spotlighter_promptkd": {"epochs": 2, "batch_size": 4},
+    "lweib": {"epochs": 2, "batch_size": 4},
+    "twosfs": {"iterations_per_shot": 1, "batch_size": 4},
     "clip_adapter": {"epochs": 40, "batch_size": 4, "learning_rate": 0.1, "ratio": 0.5},
     "residual_adapter": {
         "epochs": 40,
@@ -90,15 +92,15 @@ def written_descriptions() -> pl.DataFrame:
     """Sentences about the first class of each half, and about both of the base half as a pair."""
     woven, cracked, dotted, alone = (0, "woven"), (1, "cracked"), (2, "dotted"), (None, None)
     rows = [
-        (*woven, *alone, 0, "threads over and under."),
-        (*woven, *alone, 1, "a photo of cloth."),
-        (*dotted, *alone, 0, "a photo of round spots."),
-        (*woven, *cracked, 2, "a photo of crossing threads."),
-        (*woven, *cracked, 3, "a photo of cloth without gaps."),
-        (*cracked, *woven, 0, "a photo of thin dark lines."),
+        (*woven, *alone, 0, None, "threads over and under."),
+        (*woven, *alone, 1, None, "a photo of cloth."),
+        (*dotted, *alone, 0, None, "a photo of round spots."),
+        (*woven, *cracked, 2, None, "a photo of crossing threads."),
+        (*woven, *cracked, 3, None, "a photo of cloth without gaps."),
+        (*cracked, *woven, 0, None, "a photo of thin dark lines."),
     ]
     schema = dict(CLASS_DESCRIPTIONS.columns)
-    return pl.DataFrame([(*row, "hand-written") for row in rows], schema=schema, orient="row")
+    return pl.DataFrame([(*row, None, "hand-written") for row in rows], schema=schema, orient="row")
 
 
 def mined(width: int, bank_source: str = "fewshot") -> Confusions:

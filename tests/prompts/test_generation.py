@@ -228,5 +228,27 @@ def test_descriptions_of_classes() -> None:
     ]
     # What the first store says of a pair counts.
     both = class_descriptions(classes, [first.model_copy(update=about), second])
-    assert set(both.drop_nulls()["source"]) == {"a friend"}
+    assert set(both.drop_nulls("paired_class_id")["source"]) == {"a friend"}
     assert schema_problem(CLASS_DESCRIPTIONS, class_descriptions(classes, [])) is None
+
+
+def test_descriptions_by_attribute() -> None:
+    classes = pl.DataFrame({"class_id": [0], "class_name": [NAMES[0]]})
+    classes = classes.with_columns(template=pl.lit(TEMPLATES[NAMES[0]]))
+    by_attribute = {"size": ["as long as an arm."], "fur": ["The grey cat has short fur.", "soft"]}
+    first = described(class_prompts={NAMES[0]: {"by_attribute": by_attribute}})
+    second = described(classes={NAMES[0]: {"attributes": ["teeth"]}}, source="b")
+    frame = class_descriptions(classes, [first, second])
+    assert schema_problem(CLASS_DESCRIPTIONS, frame) is None
+    assert frame.select("position", "attribute", "description", "phrase", "source").rows() == [
+        (0, None, "a photo of a grey cat, a type of animal, teeth.", "teeth", "b"),
+        (
+            1,
+            "size",
+            "a photo of a grey cat, a type of animal, as long as an arm.",
+            "as long as an arm",
+            "a friend",
+        ),
+        (2, "fur", "The grey cat has short fur.", None, "a friend"),
+        (3, "fur", "a photo of a grey cat, a type of animal, soft.", "soft", "a friend"),
+    ]

@@ -38,6 +38,7 @@ _BUILT_IN = {
     "spotlighter_promptkd": "capt_core.methods.spotlighter.plugin:SpotlighterPromptKD",
     "lweib": "capt_core.methods.lweib:LwEIB",
     "twosfs": "capt_core.methods.twosfs:TwoStage",
+    "clip_lora": "capt_core.methods.clip_lora:ClipLora",
     "clip_adapter": "capt_core.methods.clip_adapter:ClipAdapter",
     "tip_adapter_f": "capt_core.methods.tip_adapter:TipAdapterF",
     "residual_adapter": "capt_core.methods.residual_adapter:ResidualAdapter",

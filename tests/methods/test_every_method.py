@@ -44,7 +44,8 @@ METHODS = method_names()
 FROZEN = ("clip", "clip_prompts", "cupl", "fudd")
 """Nothing is learnt from images."""
 NOVEL_UNSEEN = (
-    *("coop", "maple", "promptsrc", "spotlighter", "clip_adapter", "residual_adapter"),
+    *("coop", "maple", "promptsrc", "spotlighter", "clip_lora"),
+    *("clip_adapter", "residual_adapter"),
     *("tip_adapter", "tip_adapter_f", "gda"),
 )
 """Learn from images and names of base classes alone."""

@@ -24,7 +24,10 @@ def methods() -> list[Method]:
     return [method_class(name)() for name in method_names()]
 
 
-PROMPTED = ("maple", "promptsrc", "spotlighter", "capt")
+PROMPTED = (
+    *("maple", "promptsrc", "promptkd", "spotlighter", "spotlighter_promptkd"),
+    *("lweib", "twosfs", "clip_lora", "capt"),
+)
 """Methods that look into the image tower."""
 
 

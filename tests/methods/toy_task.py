@@ -35,6 +35,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "spotlighter_promptkd": {"epochs": 2, "batch_size": 4},
     "lweib": {"epochs": 2, "batch_size": 4},
     "twosfs": {"iterations_per_shot": 1, "batch_size": 4},
+    "clip_lora": {"iterations_per_shot": 1, "batch_size": 2},
     "clip_adapter": {"epochs": 40, "batch_size": 4, "learning_rate": 0.1, "ratio": 0.5},
     "residual_adapter": {
         "epochs": 40,

@@ -40,6 +40,7 @@ from capt_core.methods.capt.rows import Anchor
 from capt_core.methods.capt.settings import Adapter, CaptSettings, Train
 from capt_core.methods.capt.training import Trainer, TrainingData
 from capt_core.methods.capt.views import CachedViews, asked_views, live_views
+from capt_core.methods.image_tower import ImageTower
 from capt_core.methods.views import ViewSource
 from capt_core.params import Runtime, method_section
 
@@ -95,8 +96,8 @@ class Bench:
     def model(self, settings: CaptSettings) -> CaptModel:
         """A fresh model on the backbone's device."""
         centres = {name: self._unit_vectors(CENTRES) for name in ("commonality", "difference")}
-        tower = self.backbone.clip.visual
-        model = CaptModel(tower, centres, settings.adapter, settings.experts, SEED)
+        tower = ImageTower(self.backbone.clip.visual)
+        model = CaptModel(lambda: tower, centres, settings.adapter, settings.experts, SEED)
         return model.to(self.backbone.device)
 
     def anchors(self, settings: Adapter) -> list[Anchor]:
@@ -262,12 +263,13 @@ def memory_of(preset: str, options: argparse.Namespace, folder: Path) -> int:
         trainer.fit()
         return torch.cuda.max_memory_allocated()
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # forget the peak so far
-    before = _resident("VmRSS")
+    before = resident("VmRSS")
     trainer.fit()
-    return _resident("VmHWM") - before
+    return resident("VmHWM") - before
 
 
-def _resident(field: str) -> int:
+def resident(field: str) -> int:
+    """Memory of this process in bytes: `VmRSS` as it is, `VmHWM` at its highest."""
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:")) * 1024
 

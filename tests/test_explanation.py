@@ -290,7 +290,7 @@ def test_parts_add_up_and_are_put_back(capt: TrainedModel, photograph: Image.Ima
         assert not torch.allclose(features(part), whole, atol=1e-4), part
     # What the adapter adds to the patches is what its two parts add.
     (adapter,) = model.adapters.values()
-    block = model.tower.transformer.resblocks[-1]
+    block = model.base_tower().blocks[-1]
     tokens = torch.randn(1, 65, 128, generator=torch.Generator().manual_seed(1))
 
     def added(part: str | None) -> torch.Tensor:

@@ -46,7 +46,9 @@ def computed(fixture: Fixture) -> tuple[Tensors, Tensors]:
     loss = nn.functional.cross_entropy(logits, positions)
     found |= {"allclasses/logits": logits, "allclasses/loss": loss}
     found |= _gradients("allclasses/grad", loss, fitted)
-    starts = {f"three_steps/param/{name}": value for name, value in below(_START, fixture.weights).items()}
+    starts = {
+        f"three_steps/param/{name}": value for name, value in below(_START, fixture.weights).items()
+    }
 
     steps = sum(name.startswith(_STEP) and name.endswith("/sentence") for name in inputs)
     drawn = {step: _draws(inputs, f"{_STEP}{step}") for step in range(steps)}
@@ -135,9 +137,7 @@ def _forwards(fitted: EnrichedClip, inputs: Tensors) -> Tensors:
         "init/plain_text_features_base0": clip.encode_text(tokens),
     }
     for pace in ("slow", "fast"):
-        blocks = {
-            tower: [pace == "fast"] * len(each) for tower, each in tower_blocks(clip).items()
-        }
+        blocks = {tower: [pace == "fast"] * len(each) for tower, each in tower_blocks(clip).items()}
         with fitted.fast(blocks):
             found[f"forward/image_features_{pace}"] = fitted.encode(images)
             found[f"forward/text_features_{pace}"] = fitted.encode_tokens(tokens)

@@ -57,9 +57,7 @@ def computed(fixture: Fixture) -> tuple[Tensors, Tensors]:
 
 def _settings(fixture: Fixture) -> dict[str, Any]:
     """The published settings, with what a configuration says otherwise."""
-    steps, first = (
-        int(fixture.inputs[name]) for name in ("total_iterations", "stage1_iterations")
-    )
+    steps, first = (int(fixture.inputs[name]) for name in ("total_iterations", "stage1_iterations"))
     published, config = TwoStage.Settings(), fixture.config
     share = published.first_stage
     changed = {} if int(share * steps) == first else {"first_stage": (first + 0.5) / steps}

@@ -123,9 +123,7 @@ class Loop:
         self.advance(done)
         speed: list[tuple[int, int, float]] = []
         losses = [
-            record["loss"] or 0.0
-            for record in self._log
-            if (record["epoch"] or 0) > warmup_epochs
+            record["loss"] or 0.0 for record in self._log if (record["epoch"] or 0) > warmup_epochs
         ]
         for step, epoch, rate, batches, ends in self._steps():
             if step <= done:

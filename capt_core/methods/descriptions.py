@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 import torch
 
+from capt_core.backbone.loading import Backbone
 from capt_core.methods.method import Classes, Fitted
 from capt_core.methods.retention import RetentionNames, retention_texts
 from capt_core.methods.task import Task
@@ -45,7 +46,7 @@ def described_vectors(task: Task, base: Fitted, weight: float) -> dict[str, torc
     )
     if not described:
         return {}
-    embeddings = task_embeddings(task, prompts["prompt"].to_list())
+    embeddings = task_embeddings(task, prompts["prompt"].to_list(), base.text_backbone)
     texts = base.class_texts(Classes.of(task.dataset))
     moved = described_texts(texts, prompts, embeddings, weight)
     return {task.dataset.class_names[class_id]: moved[class_id] for class_id in described}
@@ -118,19 +119,27 @@ def described_groups(task: Task, names: Collection[str], what: str) -> list[str]
     ]
 
 
-def task_embeddings(task: Task, texts: Sequence[str]) -> np.ndarray:
-    """Unit-length embeddings [n, d] of written texts, kept in the task's folder."""
+def task_embeddings(
+    task: Task, texts: Sequence[str], backbone: Backbone | None = None
+) -> np.ndarray:
+    """Unit-length embeddings [n, d] of written texts, kept in the task's folder.
+
+    They are of the task's backbone, or else of another.
+    """
     folder = task.work and task.work / "embeddings"
-    return prompt_embeddings(texts, task.backbone, folder, task.reporter.warn)
+    return prompt_embeddings(texts, backbone or task.backbone, folder, task.reporter.warn)
 
 
-def retained_texts(task: Task, texts: torch.Tensor, names: RetentionNames) -> torch.Tensor:
+def retained_texts(
+    task: Task, texts: torch.Tensor, names: RetentionNames, backbone: Backbone | None = None
+) -> torch.Tensor:
     """Text features over which the base model's predictions are kept, unit length, [V, d].
 
     Args:
         task: with the table `prompts` if `names` is `prompts`.
         texts: of all classes in class order, [C, d], unit length.
         names: see `retention_texts`.
+        backbone: whose text tower gives them; None takes the task's.
     """
     written = []
     if names == "prompts":
@@ -141,7 +150,7 @@ def retained_texts(task: Task, texts: torch.Tensor, names: RetentionNames) -> to
         texts,
         task.trained_classes,
         task.dataset.classes["template"][0],
-        task.backbone,
+        backbone or task.backbone,
         written,
     )
 

@@ -83,7 +83,7 @@ def patch_convolution(
     """Depth-wise convolution over the grid of the patches; 0 for the class token.
 
     Args:
-        tokens: the class token, then patches row by row, [B, 1 + N, W].
+        tokens: the class token, then patches row by row, [B, 1 + N, W]; N may be 0.
         weight: [W, 1, 3, 3].
         grid: rows and columns of the patches.
 
@@ -91,6 +91,8 @@ def patch_convolution(
         [B, 1 + N, W]; around the grid there are zeros.
     """
     first, patches = tokens[:, :1], tokens[:, 1:]
+    if not patches.shape[1]:
+        return torch.zeros_like(tokens)
     image = patches.transpose(1, 2).unflatten(2, grid)
     mixed = functional.conv2d(image, weight, padding=KERNEL // 2, groups=len(weight))
     return torch.cat([torch.zeros_like(first), mixed.flatten(2).transpose(1, 2)], dim=1)

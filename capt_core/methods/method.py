@@ -19,6 +19,7 @@ from capt_core.data.splits import prompt_name
 from capt_core.errors import CaptError, shown
 from capt_core.learning.loop import Trained
 from capt_core.methods.data_facts import DataFacts
+from capt_core.methods.image_tower import ImageTower
 from capt_core.methods.task import Task
 from capt_core.methods.zero_shot import class_logits
 from capt_core.settings_file import Section
@@ -206,9 +207,28 @@ class Fitted(nn.Module):
         return self._backbone[0]
 
     @property
-    def visual_prompts(self) -> torch.Tensor | None:
-        """Learned prompt tokens of the image tower, [J, P, D], for a method that starts here."""
-        return None
+    def text_backbone(self) -> Backbone:
+        """The CLIP in whose joint space the class texts are, where texts are to be put beside them.
+
+        The backbone, except where a method takes its class texts from another model.
+        """
+        return self.backbone
+
+    def image_tower(self) -> ImageTower:
+        """What `encode` runs an image through, with the tensors as they are at the call.
+
+        A method that changes the image tower gives a subclass; its features are then had from
+        there, and another method can start from it.
+
+        Raises:
+            CaptError: the method cannot be started from.
+        """
+        if not self.frozen_tower:
+            raise CaptError(
+                f"base model: {self.method.name} changes the image tower in a way that nothing can "
+                "start from; choose another base model, such as clip or promptsrc"
+            )
+        return ImageTower(self.backbone.clip.visual)
 
     def readable_prompts(self, classes: Classes) -> list[str]:
         """What stands for each class in `class_texts`, for people."""
@@ -226,6 +246,8 @@ class Fitted(nn.Module):
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:
         """Image tensors [B, 3, S, S] to features of the tower [B, d], not normalised."""
+        if not self.frozen_tower:
+            return self.image_tower().encode(images)
         features: torch.Tensor = self.backbone.clip.encode_image(images)
         return features
 

@@ -13,6 +13,7 @@ from torch import nn
 from capt_core.backbone.encoding import encode_texts
 from capt_core.backbone.loading import Backbone
 from capt_core.errors import CaptError
+from capt_core.methods.image_tower import ImageTower
 from capt_core.methods.method import Classes, Fitted, Method
 from capt_core.methods.prompting.image import check_image_tower
 from capt_core.methods.prompting.text import text_blocks
@@ -93,9 +94,8 @@ class TunedTowers(Fitted):
         """The backbone with the parts."""
         return self._tuned[0]
 
-    def encode(self, images: torch.Tensor) -> torch.Tensor:
-        features: torch.Tensor = self.tuned.clip.encode_image(images)
-        return features
+    def image_tower(self) -> ImageTower:
+        return ImageTower(self.tuned.clip.visual)
 
     def encode_tokens(self, tokens: torch.Tensor) -> torch.Tensor:
         """Token ids [C, L] to features [C, d], not normalised."""

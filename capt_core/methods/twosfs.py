@@ -5,7 +5,7 @@ Farina et al., "Rethinking Few-Shot Adaptation of Vision-Language Models in Two 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from capt_core.backbone.encoding import check_lengths
 from capt_core.backbone.loading import Backbone
-from capt_core.learning.loop import Batch, Record
+from capt_core.learning.loop import Record
 from capt_core.learning.optimisation import Descent, step_learning_rates
 from capt_core.methods.feature_training import minimise
 from capt_core.methods.image_training import FewShotViews

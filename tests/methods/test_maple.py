@@ -31,7 +31,7 @@ def test_its_depth_ends_with_the_smaller_tower(backbone: Backbone) -> None:
     found = start(backbone)
     text, image = backbone.clip.transformer, backbone.clip.visual.transformer
     depth = min(len(text.resblocks), len(image.resblocks))
-    assert len(found.prompts) == len(found.visual_prompts) == depth < 9
+    assert len(found.prompts) == len(found.image_prompts()) == depth < 9
     assert 0.01 < found.prompts[1:].std() < 0.03
     # Deep couplings start alike, the first has a start of its own.
     weights = found.coupling_weights
@@ -41,10 +41,9 @@ def test_its_depth_ends_with_the_smaller_tower(backbone: Backbone) -> None:
 
 def test_image_prompts_are_projections_of_text_prompts(backbone: Backbone) -> None:
     found = start(backbone)
-    for index, prompt in enumerate(found.visual_prompts):
+    for index, prompt in enumerate(found.image_prompts()):
         layer = (found.coupling_weights[index], found.coupling_biases[index])
         assert torch.equal(prompt, functional.linear(found.prompts[index], *layer))
-    assert not found.visual_prompts.requires_grad
 
 
 def test_all_of_it_learns(task: Task) -> None:

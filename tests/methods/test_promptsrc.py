@@ -36,7 +36,7 @@ def test_depths_are_those_of_each_tower(task: Task) -> None:
     found = prompts(task)
     clip = task.backbone.clip
     assert found.text.shape[:2] == (len(clip.transformer.resblocks), 4)
-    assert found.visual_prompts.shape[:2] == (len(clip.visual.transformer.resblocks), 4)
+    assert found.image_prompts().shape[:2] == (len(clip.visual.transformer.resblocks), 4)
     other = prompts(task, text_depth=2, image_depth=1, image_prompts=3, context_length=2)
     assert (other.text.shape[:2], other.image.shape[:2]) == ((2, 2), (1, 3))
 

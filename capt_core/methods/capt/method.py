@@ -49,7 +49,7 @@ class FittedCapt(Fitted):
         class_vectors: Mapping[str, torch.Tensor] | None = None,
     ) -> None:
         super().__init__(method, base.backbone, class_vectors)
-        self.base = base
+        self.base = base.requires_grad_(False)
         self.model = model
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:
@@ -103,29 +103,20 @@ class Capt(Method):
                 f"base_model: {base.method.name} tells images by more than class texts, which CAPT "
                 "cannot start from; choose another base model"
             )
-        if not base.frozen_tower and base.visual_prompts is None:
-            raise CaptError(
-                f"fit_teacher.method: {base.method.name} changes blocks of the image tower, which "
-                "CAPT cannot start from; choose another base model"
-            )
         processes = Processes(backbone.device)
         mined = task.confusions()
         classes, trained = Classes.of(dataset), task.trained_classes
         vectors = described_vectors(task, base, settings.class_texts.difference_weight)
         model = CaptModel(
-            backbone.clip.visual,
-            mined.centres,
-            settings.adapter,
-            settings.experts,
-            task.seed,
-            base.visual_prompts,
+            base.image_tower, mined.centres, settings.adapter, settings.experts, task.seed
         )
         base.to(backbone.device)
         fitted = FittedCapt(self, base, model, vectors).to(backbone.device)
         texts = base.class_texts(classes).to(backbone.device)
         kept = None
         if settings.losses.retention_weight:
-            kept = retained_texts(task, texts, settings.losses.retention_names)
+            names = settings.losses.retention_names
+            kept = retained_texts(task, texts, names, base.text_backbone)
         compared = fitted.with_vectors(classes, texts)[trained]
         objective = Objective(settings.losses, compared, kept, backbone.logit_scale)
         anchors = build_anchors(
@@ -134,7 +125,7 @@ class Capt(Method):
             settings.adapter.scale,
             settings.adapter.exponent,
         )
-        views = self._views(task, model, anchors, objective.needs_base)
+        views = self._views(task, fitted, anchors, objective.needs_base)
         data = TrainingData(
             anchors, training_labels(dataset, trained), objective, views, base.adapt
         )
@@ -168,9 +159,10 @@ class Capt(Method):
         return fitted
 
     def _views(
-        self, task: Task, model: CaptModel, anchors: list[Anchor], with_features: bool
+        self, task: Task, fitted: FittedCapt, anchors: list[Anchor], with_features: bool
     ) -> Views:
         settings, backbone, dataset = self.settings.train, task.backbone, task.dataset
+        model, base = fitted.model, fitted.base
         ids = sorted({i for anchor in anchors for i in (anchor.sample_id, *anchor.representatives)})
         assert task.image_root is not None
         images = dataset.images(pl.Series(ids, dtype=pl.Int64), task.image_root)
@@ -185,6 +177,8 @@ class Capt(Method):
         if not fixed or task.work is None:
             return live_views(model.to(backbone.device), backbone, source, with_features)
         asked, folder = asked_views(anchors, settings), task.work / "prefix"
+        # The tensors of a base model that leaves the tower as it is shape no cached view.
+        origin = "" if base.frozen_tower else tensors_digest(base.state_dict())
         with task.reporter.progress("cached views", len(asked)) as advance:
             return CachedViews(
                 model.to(backbone.device),
@@ -192,7 +186,7 @@ class Capt(Method):
                 source,
                 asked,
                 folder,
-                dataset.fingerprint,
+                dataset.fingerprint + origin,
                 advance,
                 task.reporter.warn,
             )
@@ -211,13 +205,7 @@ class Capt(Method):
             for name in ("commonality", "difference")
             if f"model.experts.experts.{name}.centres" in tensors
         }
-        model = CaptModel(
-            backbone.clip.visual,
-            centres,
-            self.settings.adapter,
-            self.settings.experts,
-            visual_prompts=base.visual_prompts,
-        )
+        model = CaptModel(base.image_tower, centres, self.settings.adapter, self.settings.experts)
         fitted = FittedCapt(self, base, model, named_vectors(tensors, facts))
         fitted.load_state_dict(dict(tensors))
         return fitted

@@ -2,35 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import nn
 
 from capt_core.methods.capt.adapter import DiffMannerAdapter
-from capt_core.methods.capt.context import global_vector
 from capt_core.methods.capt.experts import Masks, MultiGranularityDiscrepancyExpert
 from capt_core.methods.capt.settings import Adapter, Experts
 from capt_core.methods.capt.tower import adapted_blocks, check_tower, patch_count
-from capt_core.methods.prompting.image import appended, pooled_feature, replaced
+from capt_core.methods.image_tower import ImageTower
 
 
 class CaptModel(nn.Module):
-    """A frozen open_clip vision transformer with the Diff-Manner Adapter and MGDE.
+    """A base model's image tower with the Diff-Manner Adapter and MGDE.
 
     The tower is used, not owned: its tensors are no parameters of this module, so they are
-    neither trained nor saved. At step 0 the features equal the tower's own exactly.
+    neither trained nor saved. At step 0 the features equal the base model's exactly.
 
     Args:
-        tower: `clip.visual`, an open_clip VisionTransformer, frozen.
+        base_tower: gives the base model's tower, frozen, as it is on the device it is on.
         centres: K-means centres of the `commonality` and `difference` prompts, each [M, d_text].
         adapter: the `adapter` section.
         experts: the `experts` section.
         seed: of its random starts.
-        visual_prompts: learned prompt tokens of a fitted base model, frozen, [J, P, D]: the
-            first P are appended behind the patches, those of depth j > 0 replace them at the
-            input of block j (IVLP). None for a tower without.
 
     Raises:
         CaptError: the tower is no plain vision transformer or its patch grid is not square.
@@ -38,69 +33,56 @@ class CaptModel(nn.Module):
 
     def __init__(
         self,
-        tower: Any,
+        base_tower: Callable[[], ImageTower],
         centres: Mapping[str, torch.Tensor],
         adapter: Adapter,
         experts: Experts,
         seed: int = 0,
-        visual_prompts: torch.Tensor | None = None,
     ) -> None:
         super().__init__()
-        check_tower(tower)
-        blocks = tower.transformer.resblocks
+        tower = base_tower()
+        check_tower(tower.visual)
+        blocks = tower.blocks
         adapted = adapted_blocks(adapter.blocks, len(blocks))
-        width = tower.class_embedding.shape[0]
         generator = torch.Generator().manual_seed(seed)
-        self._tower = (tower,)  # a tuple keeps the frozen tower out of this module's parameters
+        self.base_tower = base_tower
+        self.width = int(tower.visual.class_embedding.shape[0])
         self.adapter_settings = adapter
         self.experts_settings = experts
         self.first_adapted = min(adapted, default=len(blocks))
         self.adapters = nn.ModuleDict(
             {
                 str(index): DiffMannerAdapter(
-                    blocks[index].attn, width, patch_count(tower), adapter
+                    blocks[index].attn, self.width, patch_count(tower.visual), adapter
                 )
                 for index in adapted
             }
         )
         self.experts = MultiGranularityDiscrepancyExpert(
-            blocks[-1].mlp, centres, width, experts, generator
+            blocks[-1].mlp, centres, self.width, experts, generator
         )
         self.learned_alpha: nn.Parameter | None = None
         if adapter.alpha == "learned":
             self.learned_alpha = nn.Parameter(torch.tensor(float(adapter.scale)))
         self.running_alpha: torch.Tensor
         self.alpha_steps: torch.Tensor
-        self.visual_prompts: torch.Tensor | None
         self.register_buffer("running_alpha", torch.tensor(float(adapter.scale)))
         self.register_buffer("alpha_steps", torch.tensor(0))
-        # Saved with the base model, whose they are.
-        self.register_buffer("visual_prompts", visual_prompts, persistent=False)
-
-    @property
-    def tower(self) -> Any:
-        return self._tower[0]
-
-    @property
-    def width(self) -> int:
-        """D of the tower."""
-        return int(self.tower.class_embedding.shape[0])
 
     def frozen_prefix(self, images: torch.Tensor) -> torch.Tensor:
         """Tokens [L, 1 + N + P, D] at the input of the first adapted block; nothing trains here."""
-        tokens: torch.Tensor = self.tower._embeds(images)
-        if self.visual_prompts is not None:
-            tokens = appended(self.tower, tokens, self.visual_prompts[0])
+        tower = self.base_tower()
+        tokens = tower.embed(images)
         for index in range(self.first_adapted):
-            tokens = self.tower.transformer.resblocks[index](self._with_prompts(tokens, index))
+            tokens = tower.through(tower.entering(tokens, index), index)
         return tokens
 
     def base_features(self, tokens: torch.Tensor) -> torch.Tensor:
         """Features [L, d] of the frozen base model (not normalised), from `frozen_prefix`."""
-        blocks = self.tower.transformer.resblocks
-        for index in range(self.first_adapted, len(blocks)):
-            tokens = blocks[index](self._with_prompts(tokens, index))
-        return self._head(tokens)
+        tower = self.base_tower()
+        for index in range(self.first_adapted, len(tower.blocks)):
+            tokens = tower.through(tower.entering(tokens, index), index)
+        return tower.head(tokens)
 
     def features(
         self,
@@ -121,20 +103,21 @@ class CaptModel(nn.Module):
         Returns:
             Image features [L, d] (not normalised) and gate weights [L, K].
         """
-        blocks = self.tower.transformer.resblocks
+        tower = self.base_tower()
+        blocks = tower.blocks
         alpha = self.used_alpha(alpha)
         for index in range(self.first_adapted, len(blocks)):
             block = blocks[index]
-            tokens = self._with_prompts(tokens, index)
+            tokens = tower.entering(tokens, index)
             if str(index) in self.adapters:
                 tokens = self.adapters[str(index)](tokens, alpha, block.ln_1, block.attn)
-            last = index == len(blocks) - 1 and self.tower.attn_pool is None
-            tokens = (
-                class_token_block(block, tokens) if last and class_token_only else block(tokens)
-            )
+            last = index == len(blocks) - 1 and tower.visual.attn_pool is None
+            shortened = last and class_token_only
+            tokens = (tower.class_token if shortened else tower.through)(tokens, index)
         class_token = tokens[:, 0]
         added, gates = self.experts(blocks[-1].ln_2(class_token), masks)
-        return self._head(torch.cat([(class_token + added)[:, None], tokens[:, 1:]], dim=1)), gates
+        moved = (class_token + added)[:, None]
+        return tower.head(torch.cat([moved, tokens[:, 1:]], dim=1)), gates
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Image features [L, d] at inference: alpha is its running mean, nothing is retrieved."""
@@ -178,20 +161,3 @@ class CaptModel(nn.Module):
         if self.adapter_settings.alpha == "constant":
             return torch.full_like(alpha, self.adapter_settings.scale)
         return alpha
-
-    def _with_prompts(self, tokens: torch.Tensor, block: int) -> torch.Tensor:
-        """Replace the prompt tokens at the input of blocks that have some of their own."""
-        prompts = self.visual_prompts
-        return tokens if prompts is None else replaced(tokens, prompts, block)
-
-    def _head(self, tokens: torch.Tensor) -> torch.Tensor:
-        return pooled_feature(self.tower, tokens)
-
-
-def class_token_block(block: Any, tokens: torch.Tensor) -> torch.Tensor:
-    """Output of an open_clip block for the class token alone, [L, 1, D]."""
-    normalised = block.ln_1(tokens)
-    attended = global_vector(block.attn, normalised[:, 0], normalised)[:, None]
-    out = tokens[:, :1] + block.ls_1(attended)
-    result: torch.Tensor = out + block.ls_2(block.mlp(block.ln_2(out)))
-    return result

@@ -89,7 +89,7 @@ class CachedViews:
         source: of the pixels.
         views: every view that training may ask for.
         folder: that holds the caches.
-        origin: digest of the data set.
+        origin: digest of the data set and of what the base model changes in the tower.
         advance: called with the number of views of each finished shard.
         warn: called with a line about a shard that is damaged, and made anew.
 
@@ -171,14 +171,12 @@ def cache_name(
     origin: str,
 ) -> str:
     """Digest of all that cached tokens depend on, 16 hexadecimal digits."""
-    prompts = model.visual_prompts
     facts = [
         origin,
         backbone.identity,
         str(backbone.autocast),
         backbone.device.type,
         model.first_adapted,
-        None if prompts is None else hashlib.sha256(prompts.cpu().numpy().tobytes()).hexdigest(),
         source.facts(),
         [[view.sample_id, view.number, view.noisy] for view in views],
     ]

@@ -11,8 +11,9 @@ from torch.nn import functional
 
 from capt_core.backbone.encoding import check_lengths, unit_features
 from capt_core.learning.optimisation import Optimisation
+from capt_core.methods.image_tower import ImageTower, PromptedTower
 from capt_core.methods.method import Classes, Fitted, Method, Need
-from capt_core.methods.prompting.image import check_image_tower, encode_image_with_prompts
+from capt_core.methods.prompting.image import check_image_tower
 from capt_core.methods.prompting.start import texts_with_context
 from capt_core.methods.prompting.text import encode_text_with_prompts, text_blocks
 from capt_core.settings_file import packaged
@@ -56,12 +57,8 @@ class PromptedClip(Fitted):
     def image_prompts(self) -> torch.Tensor | Sequence[torch.Tensor]:
         """By depth, each [P, D]."""
 
-    @property
-    def visual_prompts(self) -> torch.Tensor:
-        return torch.stack(list(self.image_prompts())).detach()
-
-    def encode(self, images: torch.Tensor) -> torch.Tensor:
-        return encode_image_with_prompts(self.backbone.clip.visual, images, self.image_prompts())
+    def image_tower(self) -> ImageTower:
+        return PromptedTower(self.backbone.clip.visual, self.image_prompts())
 
     def encode_tokens(self, tokens: torch.Tensor) -> torch.Tensor:
         """Token ids [C, L], the context's words or placeholders first, to features [C, d]."""

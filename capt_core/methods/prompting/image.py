@@ -53,23 +53,3 @@ def pooled_feature(tower: Any, tokens: torch.Tensor) -> torch.Tensor:
     """Features [B, d] of the tokens that the last block gives, not normalised."""
     pooled: torch.Tensor = tower._pool(tokens)[0]
     return pooled if tower.proj is None else pooled @ tower.proj
-
-
-def encode_image_with_prompts(
-    tower: Any, images: torch.Tensor, prompts: Sequence[torch.Tensor] | torch.Tensor
-) -> torch.Tensor:
-    """Image features of a tower with learned prompts.
-
-    Args:
-        tower: `clip.visual`, an open_clip vision transformer.
-        images: [B, 3, S, S].
-        prompts: by depth, each [P, D]: the first are appended behind the patches, the j-th replace
-            them at the input of block j.
-
-    Returns:
-        Features [B, d], not normalised; gradients reach `prompts`.
-    """
-    tokens = appended(tower, tower._embeds(images), prompts[0])
-    for index, block in enumerate(tower.transformer.resblocks):
-        tokens = block(replaced(tokens, prompts, index))
-    return pooled_feature(tower, tokens)

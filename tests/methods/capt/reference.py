@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from capt_core.methods.capt.model import CaptModel
 from capt_core.methods.capt.settings import Adapter, Experts
+from capt_core.methods.image_tower import ImageTower, PromptedTower
 from tests import paper_preset
 
 Array = npt.NDArray[np.float64]
@@ -124,13 +125,15 @@ def capt_model(
     """CAPT on a CLIP: two commonality and three difference centres as wide as its joint space."""
     width = clip.visual.proj.shape[1]
     centres = unit(5, width, seed=9).float()
+    tower = ImageTower(clip.visual)
+    if visual_prompts is not None:
+        tower = PromptedTower(clip.visual, visual_prompts)
     return CaptModel(
-        clip.visual,
+        lambda: tower,
         {"commonality": centres[:2], "difference": centres[2:]},
         paper_preset.adapter(blocks=blocks, **adapter),
         experts or paper_preset.experts(),
         seed,
-        visual_prompts,
     )
 
 

@@ -217,7 +217,6 @@ def test_the_tower_is_used_but_not_owned(clip: Any) -> None:
     model = capt_model(clip, attention="own")
     frozen = {id(value) for value in clip.parameters()}
     assert not frozen & {id(value) for value in model.parameters()}
-    assert model.tower is clip.visual
     parts = {name.split(".")[0] for name in model.state_dict()}
     assert parts == {"adapters", "experts", "running_alpha", "alpha_steps"}
     # Neither mode nor gradients of the tower change with the model's.

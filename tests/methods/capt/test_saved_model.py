@@ -21,6 +21,7 @@ from capt_core.methods.capt.model import CaptModel
 from capt_core.methods.capt.settings import CaptSettings, Experts
 from capt_core.methods.clip import Clip
 from capt_core.methods.coop import CoOp, LearnedContext
+from capt_core.methods.image_tower import ImageTower, PromptedTower
 from capt_core.methods.method import Classes, Fitted, Method
 from capt_core.methods.model_file import load_model
 from capt_core.methods.task import Task
@@ -110,7 +111,7 @@ EXPERT_SETTINGS = [
 ]
 
 
-class PromptedTower(Fitted):
+class WithPrompts(Fitted):
     """CLIP with learned prompt tokens in its image tower."""
 
     frozen_tower = False
@@ -119,9 +120,8 @@ class PromptedTower(Fitted):
         super().__init__(method, backbone)
         self.prompts = nn.Parameter(prompts)
 
-    @property
-    def visual_prompts(self) -> torch.Tensor:
-        return self.prompts.detach()
+    def image_tower(self) -> ImageTower:
+        return PromptedTower(self.backbone.clip.visual, self.prompts)
 
 
 class Prompted(Method):
@@ -134,8 +134,8 @@ class Prompted(Method):
 
     def restore(
         self, backbone: Backbone, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]
-    ) -> PromptedTower:
-        return PromptedTower(self, backbone, tensors["prompts"])
+    ) -> WithPrompts:
+        return WithPrompts(self, backbone, tensors["prompts"])
 
 
 CLASSES = Classes.named(["striped", "dotted", "cracked"])
@@ -204,7 +204,7 @@ def test_a_model_with_visual_prompts_is_rebuilt(
 ) -> None:
     monkeypatch.setitem(registry._registered, "prompted", Prompted)
     prompts = normal(depth, 2, 32).float()
-    base = PromptedTower(Prompted(), plain.backbone, prompts)
+    base = WithPrompts(Prompted(), plain.backbone, prompts)
     comes_back(tmp_path, trained(clip, visual_prompts=prompts), base)
 
 

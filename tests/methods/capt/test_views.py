@@ -30,7 +30,6 @@ from capt_core.methods.capt.views import (
 )
 from capt_core.methods.views import View, ViewSource, add_noise
 from tests import paper_preset
-from tests.methods.capt.reference import normal
 from tests.methods.capt.toy import (
     ANCHORS,
     LABELS,
@@ -357,9 +356,7 @@ def test_a_shard_of_other_rows_is_made_again(
 def base_name(**changes: Any) -> str:
     """Name of a cache, with some of what goes into it changed."""
     backbone = replace(toy_backbone(), **changes.pop("backbone", {}))
-    model = toy_model(
-        backbone, blocks=changes.pop("blocks", 1), visual_prompts=changes.pop("prompts", None)
-    )
+    model = toy_model(backbone, blocks=changes.pop("blocks", 1))
     settings = AUGMENTED.model_copy(update=changes.pop("train", {}))
     files = {i: Path(f"{i}.png") for i in range(len(LABELS))}
     source = ViewSource(
@@ -380,8 +377,6 @@ CHANGES: list[dict[str, Any]] = [
     {"seed": 2},
     {"blocks": 2},
     {"blocks": 0},
-    {"prompts": normal(1, 2, 32).float()},
-    {"prompts": normal(1, 2, 32, seed=1).float()},
     {"train": {"views": 2}},
     {"train": {"representative_noise": 0.05}},
     {"train": {"augmentation": "none"}},

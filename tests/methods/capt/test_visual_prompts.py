@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch.nn import functional
 
-from capt_core.methods.capt.model import CaptModel
 from tests.methods.capt.reference import capt_model, normal, photos, randomise
 
 ALPHAS = torch.tensor([0.5, 2.0, 3.0, 5.0])
@@ -74,10 +73,3 @@ def test_the_forward_pass_with_prompts_spelled_out(clip: Any, depth: int) -> Non
         for quick in (False, True):
             found, _ = model.features(tokens, ALPHAS, class_token_only=quick)
             torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
-
-
-def test_prompts_stay_those_of_the_base_model(clip: Any) -> None:
-    model: CaptModel = capt_model(clip, visual_prompts=drawn_prompts(2))
-    # The base model trained them, and they are saved with it.
-    assert "visual_prompts" not in model.state_dict()
-    assert "visual_prompts" not in dict(model.named_parameters())

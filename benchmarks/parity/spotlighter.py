@@ -189,7 +189,7 @@ def logits(fitted: SpotlightedClip, fixture: Fixture, tokens: str) -> torch.Tens
 
 @torch.no_grad()
 def _forward(fitted: SpotlightedClip, fixture: Fixture) -> Tensors:
-    tokens = image_tokens(fitted.backbone.clip.visual, fixture.inputs["train_images"])
+    tokens = image_tokens(fitted.image_tower(), fixture.inputs["train_images"])
     texts, images = _texts(fitted, fixture.inputs["tokens_base"]), _image_features(fitted, fixture)
     return {
         "all_token_features_train": tokens.features,
@@ -213,7 +213,7 @@ def _variant(fixture: Fixture, selection: str) -> tuple[Tensors, Tensors]:
     fitted = _start(fixture, selection)
     loss = SpotlighterLoss(fitted, texts, 0)
     parts, projected = loss.parts(images, labels, keep[0])
-    attention = image_tokens(fitted.backbone.clip.visual, images).attention
+    attention = image_tokens(fitted.image_tower(), images).attention
     selected = selected_tokens(attention, fitted.method.settings.selection)
     found: Tensors = {"projected_tokens": projected, "selected_token_index": selected}
     found |= {GROUPS[name]: rows for name, rows in token_rows(projected, selected).items()}

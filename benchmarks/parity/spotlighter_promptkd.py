@@ -40,7 +40,7 @@ def computed(fixture: Fixture) -> tuple[Tensors, Tensors]:
     images, keep = inputs["train_images"], inputs["dropout_keep_heads"].bool()
     student = _start(fixture)
     with torch.no_grad():
-        tokens = image_tokens(student.backbone.clip.visual, images, student.image)
+        tokens = image_tokens(student.prompted_tower(), images)
     found = {
         "forward/all_token_features_train": tokens.features,
         "forward/cls_attention_to_patches_train": tokens.attention,

@@ -20,13 +20,14 @@ from capt_core.learning.optimisation import Descent, step_learning_rates
 from capt_core.learning.randomness import draw_seed
 from capt_core.methods.attention import check_attention
 from capt_core.methods.feature_training import minimise
+from capt_core.methods.image_tower import ImageTower
 from capt_core.methods.image_training import FewShotViews
 from capt_core.methods.low_rank import LowRankAttention
 from capt_core.methods.method import Method, Need
 from capt_core.methods.prompting.fitted import unit
 from capt_core.methods.prompting.text import text_tower
 from capt_core.methods.task import Task
-from capt_core.methods.towers import TEMPLATE, TunedTowers, tower_blocks
+from capt_core.methods.towers import TEMPLATE, TunedTowers, tower_blocks, with_parts
 from capt_core.methods.zero_shot import class_logits
 from capt_core.settings_file import packaged
 
@@ -67,17 +68,31 @@ class LowRankClip(TunedTowers):
         super().__init__(method, backbone, parts)
         self.attention = nn.ModuleDict(updated)
 
+    def updated(self) -> dict[str, LowRankAttention]:
+        """The attention of every block, by tower and number."""
+        found = dict(self.attention.items())
+        return {name: each for name, each in found.items() if isinstance(each, LowRankAttention)}
+
+    def image_tower(self) -> ImageTower:
+        attention = self.updated().values()
+        if any(each.key is not None for each in attention):
+            return super().image_tower()
+        merged: dict[nn.Module, nn.Module] = {each: each.merged() for each in attention}
+        return ImageTower(with_parts(self.tuned.clip.visual, merged))
+
     @contextmanager
     def dropping(self, *purpose: str | int) -> Iterator[None]:
-        """Within the block, leave out inputs of the updates, drawn for a purpose."""
-        for name, attention in self.attention.items():
-            assert isinstance(attention, LowRankAttention)
+        """Within the block, leave out inputs of the updates, drawn for a purpose.
+
+        Outside of it the updates are merged into the weights of the image tower, which another
+        method can start from.
+        """
+        for name, attention in self.updated().items():
             attention.key = draw_seed(*purpose, name)
         try:
             yield
         finally:
-            for attention in self.attention.values():
-                assert isinstance(attention, LowRankAttention)
+            for attention in self.updated().values():
                 attention.key = None
 
     def loss(

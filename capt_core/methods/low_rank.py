@@ -7,6 +7,7 @@ its own for each of the three.
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
@@ -81,6 +82,13 @@ class LowRankAttention(nn.Module):
         frozen = self._attention[0].in_proj_weight
         added = torch.cat([self._update(part).weight() for part in self.updates])
         return frozen + added.to(frozen)
+
+    def merged(self) -> nn.MultiheadAttention:
+        """Torch's own attention with the updates in its weights; the rest is the frozen one's."""
+        weight = nn.Parameter(self.merged_weight().detach(), requires_grad=False)
+        found = copy.copy(self._attention[0])
+        found._parameters = {**found._parameters, "in_proj_weight": weight}
+        return found
 
     def projected(self, tokens: torch.Tensor) -> torch.Tensor:
         """Queries, keys and values [B, L, 3 D] of tokens [B, L, D]."""

@@ -19,10 +19,11 @@ from capt_core.errors import CaptError, shown
 from capt_core.learning.loop import Record
 from capt_core.learning.optimisation import Optimisation
 from capt_core.learning.randomness import draw_seed
+from capt_core.methods.image_tower import PromptedTower
 from capt_core.methods.image_training import UnlabelledLoss, train_on_unlabelled
 from capt_core.methods.method import Classes, Fitted, Method, Need, named_vectors
 from capt_core.methods.prompting.fitted import unit
-from capt_core.methods.prompting.image import check_image_tower, encode_image_with_prompts
+from capt_core.methods.prompting.image import check_image_tower
 from capt_core.methods.prompting.start import random_prompts
 from capt_core.methods.prompting.zero_shot_reference import divergence
 from capt_core.methods.task import Task
@@ -117,13 +118,13 @@ class PromptedStudent(Fitted):
         """Make a teacher's text tower at hand for names without a kept text."""
         self._teacher = (teacher,)
 
-    @property
-    def visual_prompts(self) -> torch.Tensor:
-        return self.image.detach()
+    def prompted_tower(self) -> PromptedTower:
+        """The tower with its prompts, without the projector."""
+        return PromptedTower(self.backbone.clip.visual, self.image)
 
     def embed(self, images: torch.Tensor) -> torch.Tensor:
         """Image tensors [B, 3, S, S] to the prompted tower's features [B, a], not normalised."""
-        return encode_image_with_prompts(self.backbone.clip.visual, images, self.image)
+        return self.prompted_tower().encode(images)
 
     def project(self, embedding: torch.Tensor) -> torch.Tensor:
         """Features of `embed` [B, a] to the teacher's dimension [B, b], not normalised."""

@@ -68,6 +68,10 @@ def test_attention_with_updates_by_hand(causal: bool, bias: bool) -> None:
             changed.in_proj_weight[rows] += (update.up @ update.down) / math.sqrt(2)
     expected = changed(tokens, tokens, tokens, need_weights=False, attn_mask=mask)[0]
     torch.testing.assert_close(own(tokens, tokens, tokens, attn_mask=mask)[0], expected)
+    merged = own.merged()
+    torch.testing.assert_close(merged(tokens, tokens, tokens, attn_mask=mask)[0], expected)
+    assert merged.out_proj is plain.out_proj
+    assert merged.in_proj_weight is not plain.in_proj_weight
     # Merged into the weights, or beside them with nothing left out.
     own.dropout, own.key = 0.0, 5
     torch.testing.assert_close(own(tokens, tokens, tokens, attn_mask=mask)[0], expected)

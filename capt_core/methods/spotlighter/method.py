@@ -16,6 +16,7 @@ from torch.nn import functional
 from capt_core.backbone.loading import Backbone
 from capt_core.learning.loop import Record
 from capt_core.methods.coop import ContextTexts, LearnedContext
+from capt_core.methods.image_tower import ImageTower
 from capt_core.methods.image_training import train_on_images
 from capt_core.methods.method import Method, Need
 from capt_core.methods.prompting.fitted import unit
@@ -77,7 +78,7 @@ class SpotlightedClip(RefinedByMemory, LearnedContext):
 
 
 class SpotlighterLoss:
-    """Cross-entropy of images and of their attended tokens, and what holds the refined to the plain.
+    """Cross-entropy of images and of their attended tokens, and what holds what is refined.
 
     Each call is one training step: it moves the memory, after it was read.
 
@@ -112,7 +113,7 @@ class SpotlighterLoss:
         fitted, backbone = self.fitted, self.fitted.backbone
         memory, settings = fitted.memory, fitted.method.settings
         with torch.no_grad(), backbone.precision():
-            tokens = image_tokens(backbone.clip.visual, images)
+            tokens = image_tokens(ImageTower(backbone.clip.visual), images)
         with backbone.precision():
             texts = unit(self.texts.encode(backbone.clip, fitted.context))
         features = unit(tokens.features[:, 0])

@@ -132,7 +132,7 @@ class SpotlightedDistillation:
         student, settings = self.student, self.student.method.settings
         backbone, memory = student.backbone, student.memory
         with backbone.precision():
-            tokens = image_tokens(backbone.clip.visual, images, student.image)
+            tokens = image_tokens(student.prompted_tower(), images)
             features = unit(student.project(tokens.features[:, 0]))
             projected = projected_tokens(student.token_projector, tokens.features)
         projected = projected.to(memory.slots.dtype)

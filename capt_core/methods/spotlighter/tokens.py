@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,7 +10,8 @@ from torch import nn
 
 from capt_core.errors import CaptError
 from capt_core.methods.attention import attention_weights, check_attention, projected_query
-from capt_core.methods.prompting.image import appended, check_image_tower, replaced
+from capt_core.methods.image_tower import ImageTower
+from capt_core.methods.prompting.image import check_image_tower
 
 SELECTED, TOP = 5, 2
 """Patches that are selected, and how many of them form the upper group."""
@@ -57,29 +57,19 @@ class ImageTokens:
     attention: torch.Tensor
 
 
-def image_tokens(
-    tower: Any, images: torch.Tensor, prompts: Sequence[torch.Tensor] | torch.Tensor = ()
-) -> ImageTokens:
-    """All token features of images, those of prompts left out.
-
-    Args:
-        tower: `clip.visual`, an open_clip vision transformer.
-        images: [B, 3, S, S].
-        prompts: by depth, each [P, D], see `PromptedClip`; none leaves the tower as it is.
-    """
-    tokens = tower._embeds(images)
-    count = tokens.shape[1]
-    if len(prompts):
-        tokens = appended(tower, tokens, prompts[0])
-    *blocks, last = tower.transformer.resblocks
-    for index, block in enumerate(blocks):
-        tokens = block(replaced(tokens, prompts, index))
-    tokens = replaced(tokens, prompts, len(blocks))
-    normalised = last.ln_1(tokens)
-    query, to_key, _, _ = projected_query(last.attn, normalised[:, 0])
-    attention = attention_weights(query, to_key, normalised).mean(dim=1)[:, 1:count]
-    tokens = tower.ln_post(last(tokens)[:, :count])
-    return ImageTokens(tokens if tower.proj is None else tokens @ tower.proj, attention)
+def image_tokens(tower: ImageTower, images: torch.Tensor) -> ImageTokens:
+    """All token features of images [B, 3, S, S], those of prompts left out."""
+    visual, last = tower.visual, len(tower.blocks) - 1
+    count = int(visual.positional_embedding.shape[0])
+    tokens = tower.embed(images)
+    for block in range(last):
+        tokens = tower.through(tower.entering(tokens, block), block)
+    tokens = tower.entering(tokens, last)
+    normalised, attention = tower.blocks[last].ln_1(tokens), tower.blocks[last].attn
+    query, to_key, _, _ = projected_query(attention, normalised[:, 0])
+    weights = attention_weights(query, to_key, normalised).mean(dim=1)[:, 1:count]
+    features = visual.ln_post(tower.through(tokens, last)[:, :count])
+    return ImageTokens(features if visual.proj is None else features @ visual.proj, weights)
 
 
 def projected_tokens(projector: nn.Module, features: torch.Tensor) -> torch.Tensor:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from capt_core.methods.prompting.image import encode_image_with_prompts
+from capt_core.methods.image_tower import ImageTower, PromptedTower
 from capt_core.methods.spotlighter.method import Spotlighter, SpotlighterSettings
 from capt_core.methods.spotlighter.tokens import (
     check_tower,
@@ -48,10 +48,10 @@ def test_tokens_are_those_of_the_tower(size: tuple[int, int], depth: int) -> Non
     read: list[torch.Tensor] = []
     last = tower.transformer.resblocks[-1]
     hook = last.ln_1.register_forward_hook(lambda _module, _inputs, out: read.append(out))
-    found = image_tokens(tower, given, prompts)
+    parts = PromptedTower(tower, prompts) if depth else ImageTower(tower)
+    found = image_tokens(parts, given)
     hook.remove()
-    encoded = encode_image_with_prompts(tower, given, prompts) if depth else tower(given)
-    torch.testing.assert_close(found.features[:, 0], encoded)
+    torch.testing.assert_close(found.features[:, 0], parts.encode(given))
     _, weights = last.attn(read[0], read[0], read[0], average_attn_weights=True)
     patches = size[0] * size[1] // 64
     torch.testing.assert_close(found.attention, weights[:, 0, 1 : 1 + patches])

@@ -271,6 +271,8 @@ NOVEL = "novel class names (retention)"
         ("coop", 0, "fewshot", {}, False, [SHOTS]),
         ("maple", 16, "full_train", {}, False, []),
         ("promptsrc", 0, "fewshot", {}, False, [SHOTS]),
+        ("spotlighter", 0, "fewshot", {}, False, [SHOTS]),
+        ("clip_lora", 16, "full_train", {}, False, []),
         ("clip_adapter", 0, "full_train", {}, False, [SHOTS]),
         ("linear_probe", 16, "fewshot", {}, False, ["novel images (linear probe)"]),
         ("residual_adapter", 16, "fewshot", (1, "all"), False, [NOVEL]),

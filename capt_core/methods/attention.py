@@ -24,8 +24,9 @@ def check_attention(blocks: Iterable[object], tower: object, user: str) -> None:
     """
 
     def packed(attention: object) -> bool:
-        own = isinstance(attention, nn.MultiheadAttention) and attention.batch_first
-        return own and attention.in_proj_weight is not None
+        if not isinstance(attention, nn.MultiheadAttention) or not attention.batch_first:
+            return False
+        return attention._qkv_same_embed_dim
 
     if not all(packed(getattr(block, "attn", None)) for block in blocks):
         raise CaptError(

@@ -111,7 +111,8 @@ class LowRankAttention(nn.Module):
         assert keys is tokens
         assert values is tokens
         attention = self._attention[0]
-        heads = self.projected(tokens).unflatten(-1, (3, attention.num_heads, -1))
+        projected, (batch, length, width) = self.projected(tokens), tokens.shape
+        heads = projected.view(batch, length, 3, attention.num_heads, width // attention.num_heads)
         query, key, value = heads.permute(2, 0, 3, 1, 4)
         mask = None if attn_mask is None else attn_mask.to(query.dtype)
         mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)

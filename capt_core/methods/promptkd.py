@@ -28,7 +28,7 @@ from capt_core.methods.prompting.start import random_prompts
 from capt_core.methods.prompting.zero_shot_reference import divergence
 from capt_core.methods.task import Task
 from capt_core.methods.zero_shot import class_logits
-from capt_core.settings_file import packaged
+from capt_core.settings_file import Section, packaged
 
 KD_WEIGHTS = {"fgvc_aircraft": 200.0, "flowers102": 200.0, "dtd": 200.0}
 """Published weights of the divergence where they are not `KD_WEIGHT`, by data set."""
@@ -242,7 +242,7 @@ class PromptKD(Method):
     citation = "Li et al., CVPR 2024"
     needs = frozenset({Need.PIXELS, Need.UNLABELLED, Need.TEACHER})
     split: ClassVar[str] = "training"
-    Settings = PromptKDSettings
+    Settings: ClassVar[type[Section]] = PromptKDSettings
 
     def check_clip(self, clip: Any) -> None:
         check_image_tower(clip.visual)

@@ -27,7 +27,7 @@ def learnt(module: nn.Module) -> None:
 
 def test_on_a_linear_map_it_is_what_peft_computes() -> None:
     peft: Any = pytest.importorskip("peft")
-    plain = nn.Sequential(nn.Linear(6, 4)).double()
+    plain: Any = nn.Sequential(nn.Linear(6, 4)).double()
     update = LowRankUpdate(6, 4, rank=2, alpha=1.0).double()
     learnt(update)
     inputs = drawn(3, 6).double()

@@ -71,7 +71,7 @@ class SingleKeyAttention(nn.Module):
     ) -> torch.Tensor:
         """Queries, keys and values [B, d] to [B, d]; `keep` is None outside of training."""
         queries, keys, values = (
-            layer(given).unflatten(1, (self.heads, -1))
+            layer(given).view(len(given), self.heads, -1)
             for layer, given in ((self.query, query), (self.key, key), (self.value, value))
         )
         scores = (queries * keys).sum(dim=2, keepdim=True) / queries.shape[2] ** 0.5
@@ -123,7 +123,7 @@ class Memory(nn.Module):
 
     def refined_texts(self, texts: torch.Tensor) -> torch.Tensor:
         """Unit-length texts [C, d] with what the memory holds of them, [C, d], not normalised."""
-        told = self.extractor(torch.cat([texts, self.read(texts)], dim=1))
+        told: torch.Tensor = self.extractor(torch.cat([texts, self.read(texts)], dim=1))
         return self.refinement * told + texts
 
     @torch.no_grad()

@@ -137,7 +137,8 @@ class SpotlighterLoss:
         rows = parts["top7"] + parts["top2"] + parts["low3"]
         distances = parts["text_distance"] + parts["image_distance"]
         held = settings.distillation_weight * distances
-        return parts["image"] + settings.token_weight * rows + held
+        total: torch.Tensor = parts["image"] + settings.token_weight * rows + held
+        return total
 
 
 class Spotlighter(Method):

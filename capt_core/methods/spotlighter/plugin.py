@@ -153,18 +153,20 @@ class SpotlightedDistillation:
     def total(self, parts: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """K times the weighted sum of the terms."""
         settings = self.student.method.settings
-        return self.weight * (
+        total: torch.Tensor = self.weight * (
             parts["divergence"]
             + settings.token_weight * parts["top7"]
             + settings.group_weight * (parts["top2"] + parts["low3"])
             + settings.text_weight * parts["text_distance"]
             + settings.image_weight * parts["image_distance"]
         )
+        return total
 
     def _apart(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """T^2 sum p_t (log p_t - log p) / (number of logits)."""
-        temperature = self.student.method.settings.temperature
-        return temperature**2 * divergence(logits, target, temperature) / logits.numel()
+        temperature: float = self.student.method.settings.temperature
+        apart = divergence(logits, target, temperature) / logits.numel()
+        return temperature**2 * apart
 
 
 class SpotlighterPromptKD(PromptKD):

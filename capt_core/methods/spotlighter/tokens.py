@@ -75,7 +75,7 @@ def image_tokens(tower: ImageTower, images: torch.Tensor) -> ImageTokens:
 def projected_tokens(projector: nn.Module, features: torch.Tensor) -> torch.Tensor:
     """Token features [B, 1 + N, e] through a projector, all of them as one batch, [B, 1 + N, d]."""
     rows: torch.Tensor = projector(features.flatten(0, 1))
-    return rows.unflatten(0, features.shape[:2])
+    return rows.view(*features.shape[:2], -1)
 
 
 def selected_tokens(attention: torch.Tensor, selection: Selection) -> torch.Tensor:

@@ -16,6 +16,7 @@ from benchmarks.parity.fixture import Fixture
 COVERED = (
     *("plain", "coop", "maple", "promptsrc", "promptkd", "dpc_coop", "dpc_promptkd"),
     *("tac", "tap", "lweib", "twosfs"),
+    *("spotlighter", "spotlighter_promptkd"),
 )
 
 

@@ -21,7 +21,20 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.parity import coop, dpc, lweib, maple, plain, promptkd, promptsrc, tac, tap, twosfs
+from benchmarks.parity import (
+    coop,
+    dpc,
+    lweib,
+    maple,
+    plain,
+    promptkd,
+    promptsrc,
+    spotlighter,
+    spotlighter_promptkd,
+    tac,
+    tap,
+    twosfs,
+)
 from benchmarks.parity.fixture import Fixture, Tensors, fixture_folders, read_fixture
 from capt_core.errors import CaptError, one_line, reason
 
@@ -43,7 +56,10 @@ NOISE = 1e-10
 A runner names these quantities in its own `NOISE`, patterns of `fnmatch`.
 """
 
-RUNNERS = (plain, coop, maple, promptsrc, dpc, promptkd, tac, tap, lweib, twosfs)
+RUNNERS = (
+    *(plain, coop, maple, promptsrc, dpc, promptkd),
+    *(spotlighter, spotlighter_promptkd, tac, tap, lweib, twosfs),
+)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from capt_core.methods.promptkd import (
     Projector,
     PromptedStudent,
     PromptKD,
+    PromptKDSettings,
 )
 from capt_core.methods.promptsrc import IndependentPrompts, PromptSRC
 from capt_core.methods.zero_shot import class_logits
@@ -29,7 +30,7 @@ def known(fixture: Fixture) -> bool:
 def computed(fixture: Fixture) -> tuple[Tensors, Tensors]:
     """What PromptKD gives, and the starts of what it trains, by name."""
     config, images = fixture.config, fixture.inputs["images"]
-    settings = PromptKD.Settings.model_validate(
+    settings = PromptKDSettings.model_validate(
         {
             **schedule(fixture),
             "image_prompts": config["n_visual_student"],

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import polars as pl
 import torch
@@ -20,7 +20,7 @@ from capt_core.learning.loop import Record
 from capt_core.learning.optimisation import Optimisation
 from capt_core.learning.randomness import draw_seed
 from capt_core.methods.image_tower import PromptedTower
-from capt_core.methods.image_training import train_on_unlabelled
+from capt_core.methods.image_training import UnlabelledLoss, train_on_unlabelled
 from capt_core.methods.method import Classes, Fitted, Method, Need, named_vectors
 from capt_core.methods.prompting.fitted import unit
 from capt_core.methods.prompting.image import check_image_tower
@@ -28,7 +28,7 @@ from capt_core.methods.prompting.start import random_prompts
 from capt_core.methods.prompting.zero_shot_reference import divergence
 from capt_core.methods.task import Task
 from capt_core.methods.zero_shot import class_logits
-from capt_core.settings_file import packaged
+from capt_core.settings_file import Section, packaged
 
 KD_WEIGHTS = {"fgvc_aircraft": 200.0, "flowers102": 200.0, "dtd": 200.0}
 """Published weights of the divergence where they are not `KD_WEIGHT`, by data set."""
@@ -275,7 +275,8 @@ class PromptKD(Method):
     label = "PromptKD"
     citation = "Li et al., CVPR 2024"
     needs = frozenset({Need.PIXELS, Need.UNLABELLED, Need.TEACHER})
-    Settings = PromptKDSettings
+    split: ClassVar[str] = "training"
+    Settings: ClassVar[type[Section]] = PromptKDSettings
 
     def check_clip(self, clip: Any) -> None:
         check_image_tower(clip.visual)
@@ -285,13 +286,17 @@ class PromptKD(Method):
         """Whether images and names of novel classes are distilled on, too."""
         return bool(self.settings.data == "transductive")
 
+    def given(self, task: Task) -> pl.Series:
+        """Sample ids of the images that there are to distil on."""
+        return task.unlabelled() if self.transductive else task.few_shot_rows()["sample_id"]
+
     def images(self, task: Task) -> pl.Series:
         """Sample ids that are distilled on.
 
         Raises:
             CaptError: there are fewer than two.
         """
-        ids = task.unlabelled() if self.transductive else task.few_shot_rows()["sample_id"]
+        ids = self.given(task)
         if len(ids) < 2:
             raise CaptError(
                 f"{self.name}: needs two training images or more, {task.dataset.name} has "
@@ -327,13 +332,15 @@ class PromptKD(Method):
         assert task.teacher is not None
         return PromptedStudent(self, backbone, image, projector, vectors, named(task.teacher))
 
+    def loss(self, task: Task, student: PromptedStudent, teacher: FrozenTeacher) -> UnlabelledLoss:
+        """What is minimised."""
+        weight = self.weight(task.dataset.name)
+        return DistillationLoss(student, teacher, weight, self.settings.temperature)
+
     def fit(self, task: Task) -> PromptedStudent:
         known = teacher_of(task, range(len(task.dataset.class_names)))
         student = self.start(task, known.texts).to(task.backbone.device).train()
         teacher = FrozenTeacher(known.fitted, known.texts[self.classes(task)])
-        loss_of = DistillationLoss(
-            student, teacher, self.weight(task.dataset.name), self.settings.temperature
-        )
         train_on_unlabelled(
             self,
             task,
@@ -341,7 +348,7 @@ class PromptKD(Method):
             list(student.parameters()),
             self.images(task),
             teacher.fitted.backbone,
-            loss_of,
+            self.loss(task, student, teacher),
         )
         student.take_teacher(teacher.fitted)
         return student
@@ -364,6 +371,6 @@ class PromptKD(Method):
     def sees(self, task: Task, fitted: Fitted) -> list[str]:
         found = super().sees(task, fitted)
         if self.transductive:
-            found += ["unlabelled training images of all classes", "names of all classes"]
+            found += [f"unlabelled {self.split} images of all classes", "names of all classes"]
         teacher = () if task.teacher is None else task.teacher.saw
         return [*found, *(f"{each} (teacher)" for each in teacher)]

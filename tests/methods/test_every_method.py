@@ -26,6 +26,7 @@ from capt_core.methods.method import Classes, Fitted, Need
 from capt_core.methods.model_file import load_model, read_summary
 from capt_core.methods.prompting.fitted import unit
 from capt_core.methods.registry import method_class, method_label, method_names
+from capt_core.methods.spotlighter.refined import RefinedByMemory
 from capt_core.methods.tap.model import AttributeClip
 from capt_core.methods.task import Task
 from capt_core.methods.trained import TrainedModel
@@ -47,7 +48,8 @@ FROZEN = ("clip", "clip_prompts", "cupl", "fudd")
 STARTS_FROM_COOP = ("dpc",)
 """Others start from zero-shot CLIP, or from nothing."""
 NOVEL_UNSEEN = (
-    *("coop", "maple", "promptsrc", "dpc", "tac", "twosfs", "clip_adapter", "residual_adapter"),
+    *("coop", "maple", "promptsrc", "dpc", "tac", "twosfs", "spotlighter", "clip_lora"),
+    *("clip_adapter", "residual_adapter"),
     *("tip_adapter", "tip_adapter_f", "gda"),
 )
 """Learn from images and names of base classes alone."""
@@ -102,7 +104,8 @@ def test_it_learns_the_base_classes_without_touching_the_backbone(name: str, tas
     assert (run is None) == (name in (*FROZEN, *CLOSED_FORM))
     if run is not None:
         assert run.log["loss"].is_finite().all()
-    if model.fitted.frozen_tower and Need.FEATURES in model.fitted.method.needs:
+    learns_features = Need.FEATURES in model.fitted.method.needs
+    if model.fitted.frozen_tower and learns_features and name not in FROZEN:
         assert task.features is not None
         base = labels_of(task.dataset) < 2
         logits = model.fitted.logits(model.fitted.adapt(task.features()[base]), model.classes)
@@ -166,6 +169,11 @@ def test_its_model_scores_images_as_its_parts_do(name: str, task: Task) -> None:
         sentences = unit(found.encode_sentences(bags))
         heads = found.head_logits(tokens, sentences, bags.used)
         expected = 0.4 * heads[0] + 0.6 / (len(heads) - 1) * heads[1:].sum(dim=0)
+    elif isinstance(found, RefinedByMemory):
+        share = found.method.settings.test_share
+        texts = super(RefinedByMemory, found).class_texts(model.classes)
+        mixed = (1 - share) * features + share * found.refined_image(features)
+        expected = task.backbone.logit_scale * mixed @ found.memory.refined_texts(texts).T
     else:
         expected = task.backbone.logit_scale * features @ found.class_texts(model.classes).T
         if isinstance(found, WithEvidence):
@@ -287,6 +295,8 @@ NOVEL = "novel class names (retention)"
             False,
             [SHOTS, "unlabelled training images of all classes", "names of all classes"],
         ),
+        ("spotlighter", 0, "fewshot", {}, False, [SHOTS]),
+        ("clip_lora", 16, "full_train", {}, False, []),
         ("clip_adapter", 0, "full_train", {}, False, [SHOTS]),
         ("linear_probe", 16, "fewshot", {}, False, ["novel images (linear probe)"]),
         ("residual_adapter", 16, "fewshot", (1, "all"), False, [NOVEL]),

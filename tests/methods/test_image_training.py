@@ -58,7 +58,9 @@ def test_half_precision_is_refused(task: Task) -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["coop", "maple", "promptsrc", "promptkd", "tac", "twosfs"])
+@pytest.mark.parametrize(
+    "name", ["coop", "maple", "promptsrc", "promptkd", "tac", "twosfs", "clip_lora"]
+)
 def test_capt_starts_from_it_to_the_bit(name: str, task: Task) -> None:
     assert base_method(name, "here") is method_class(name)
     base = fit_method(quick(name), task).fitted

@@ -30,8 +30,11 @@ def methods() -> list[Method]:
     return [method_class(name)() for name in method_names()]
 
 
-PROMPTED = ("maple", "promptsrc", "promptkd", "tac", "tap", "lweib", "twosfs", "capt")
-"""Methods that change blocks of the image tower."""
+PROMPTED = (
+    *("maple", "promptsrc", "promptkd", "spotlighter", "spotlighter_promptkd", "tac", "tap"),
+    *("lweib", "twosfs", "clip_lora", "capt"),
+)
+"""Methods that look into the image tower."""
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,9 @@ QUICK: dict[str, dict[str, Any]] = {
     "dpc": {"epochs": 2, "batch_size": 12, "warmup_learning_rate": 0.001},
     "lweib": {"epochs": 1, "batch_size": 4},
     "twosfs": {"iterations_per_shot": 1, "batch_size": 2},
+    "spotlighter": {"epochs": 2, "batch_size": 4},
+    "spotlighter_promptkd": {"epochs": 2, "batch_size": 4},
+    "clip_lora": {"iterations_per_shot": 1, "batch_size": 2},
     "clip_adapter": {"epochs": 40, "batch_size": 4, "learning_rate": 0.1, "ratio": 0.5},
     "residual_adapter": {
         "epochs": 40,

@@ -11,6 +11,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from capt_core.methods.attention import attention_weights, projected_query
+
 
 def global_vector(
     attention: nn.MultiheadAttention, class_token: torch.Tensor, patches: torch.Tensor
@@ -29,32 +31,12 @@ def global_vector(
     Returns:
         g, [L, D].
     """
-    query, to_key, to_value, value_bias = _projected_query(attention, class_token)
-    # The key bias adds the same to all patches of a head, which the softmax takes away.
-    carried = torch.einsum("lhe,hed->lhd", query, to_key)
-    weights = torch.einsum("lhd,lnd->lhn", carried, patches).softmax(dim=-1)
+    query, to_key, to_value, value_bias = projected_query(attention, class_token)
+    weights = attention_weights(query, to_key, patches)
     means = torch.einsum("lhn,lnd->lhd", weights, patches)
     values = torch.einsum("lhd,hed->lhe", means, to_value) + value_bias
     attended: torch.Tensor = attention.out_proj(values.flatten(1))
     return attended
-
-
-def _projected_query(
-    attention: nn.MultiheadAttention, class_token: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Scaled queries [L, H, e]; by head, key and value weights [H, e, D] and value bias [H, e]."""
-    heads, width = attention.num_heads, attention.embed_dim
-    to_query, to_key, to_value = attention.in_proj_weight.chunk(3)
-    given: torch.Tensor | None = attention.in_proj_bias
-    bias = to_query.new_zeros(3 * width) if given is None else given
-    query_bias, _, value_bias = bias.chunk(3)
-    query = functional.linear(class_token, to_query, query_bias) / (width // heads) ** 0.5
-    return (
-        query.view(class_token.shape[0], heads, -1),
-        to_key.view(heads, -1, width),
-        to_value.view(heads, -1, width),
-        value_bias.view(heads, -1),
-    )
 
 
 def unsummed_attention(
@@ -72,9 +54,8 @@ def unsummed_attention(
     Returns:
         [L, N, D].
     """
-    query, to_key, to_value, value_bias = _projected_query(attention, class_token)
-    carried = torch.einsum("lhe,hed->lhd", query, to_key)
-    weights = torch.einsum("lhd,lnd->lhn", carried, patches).softmax(dim=-1)
+    query, to_key, to_value, value_bias = projected_query(attention, class_token)
+    weights = attention_weights(query, to_key, patches)
     values = torch.einsum("lnd,hed->lnhe", patches, to_value) + value_bias
     terms = weights.transpose(1, 2)[..., None] * values  # [L, N, H, e]
     output = attention.out_proj

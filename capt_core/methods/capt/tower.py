@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from torch import nn
-
 from capt_core.errors import CaptError
+from capt_core.methods.attention import check_attention
 from capt_core.methods.prompting.image import check_image_tower
 
 
@@ -18,12 +17,7 @@ def check_tower(tower: Any) -> None:
             multi-head attention and a square grid.
     """
     check_image_tower(tower)
-    attention = [block.attn for block in tower.transformer.resblocks]
-    if not all(isinstance(a, nn.MultiheadAttention) and a.batch_first for a in attention):
-        raise CaptError(
-            f"the image tower {type(tower).__name__} has attention of a kind that the Diff-Manner "
-            "Adapter cannot reuse; choose a plain ViT backbone such as ViT-B-16"
-        )
+    check_attention(tower.transformer.resblocks, tower, "the Diff-Manner Adapter")
     rows, columns = tower.grid_size
     if rows != columns:
         raise CaptError(

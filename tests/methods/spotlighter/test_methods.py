@@ -1,0 +1,81 @@
+"""Spotlighter and its plug-in: what learns, what is kept, and what they see."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from capt_core.errors import CaptError
+from capt_core.learning.checkpoint import Checkpoint
+from capt_core.methods.fitting import base_method, fit_method
+from capt_core.methods.spotlighter.plugin import SpotlighterPromptKD
+from capt_core.methods.task import Task
+from tests.methods.toy_task import quick
+from tests.refusals import refusal
+
+NAMES = ("spotlighter", "spotlighter_promptkd")
+
+
+def state(name: str, task: Task, **settings: Any) -> dict[str, torch.Tensor]:
+    return fit_method(quick(name, **settings), task).fitted.state_dict()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_interrupted_training_ends_as_if_it_was_not(
+    name: str, task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, kept = state(name, task, epochs=1), replace(task, work=tmp_path, checkpoint_steps=1)
+    save, steps = Checkpoint.save, []
+
+    def stopping(self: Checkpoint, model: Any, optimizer: Any, step: int, log: Any) -> None:
+        save(self, model, optimizer, step, log)
+        steps.append(step)
+        if step == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoint, "save", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            state(name, kept, epochs=1)
+    resumed = state(name, kept, epochs=1)
+    assert steps == [1, 2]
+    assert all(torch.equal(resumed[key], value) for key, value in whole.items())
+    # The memory moved with every step, and BatchNorm counted them, too.
+    assert whole["memory.updates"] == whole["projector.bn.num_batches_tracked"] > 2
+
+
+def test_the_selection_matters(task: Task) -> None:
+    first, second = (
+        state("spotlighter", task, epochs=1, selection=each) for each in ("corrected", "released")
+    )
+    assert not torch.equal(first["context"], second["context"])
+
+
+def test_the_plug_in_sees_what_it_says(task: Task) -> None:
+    found = {}
+    for data in ("transductive", "inductive"):
+        method = quick("spotlighter_promptkd", data=data)
+        assert isinstance(method, SpotlighterPromptKD)
+        found[data] = method.images(task).sort().to_list(), method.classes(task)
+        fitted = fit_method(quick("spotlighter_promptkd", data=data, epochs=1), task)
+        said = "unlabelled few-shot images of all classes; names of all classes"
+        assert (said in fitted.sees) == (data == "transductive")
+    rows = {group: task.few_shot_rows(group=group)["sample_id"] for group in ("base", "novel")}
+    assert found["inductive"] == (rows["base"].sort().to_list(), [0, 1])
+    assert found["transductive"] == (sorted([*rows["base"], *rows["novel"]]), [0, 1, 2, 3])
+
+
+def test_features_that_the_heads_cannot_share_are_refused(task: Task) -> None:
+    assert "do not divide among 7 heads" in refusal(
+        fit_method, quick("spotlighter_promptkd", attention_heads=7), task
+    )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_is_no_base_model(name: str) -> None:
+    with pytest.raises(CaptError):
+        base_method(name, "fit_teacher.method")

@@ -24,11 +24,10 @@ from capt_core.params import check_seed, load_settings
 from capt_core.user_paths import user_path
 
 from . import options
-from .command import run_stage
 from .commands import PIPELINE
-from .console import inner_results, result, say
-from .invocation import invocation
-from .steps import Step, files_outside, is_current, remember, steps_to
+from .console import inner_results, result
+from .steps import Step, steps_to
+from .updating import bring_up_to_date
 
 _SHOWN_PAIRS = 3
 
@@ -118,19 +117,19 @@ def _bring_up_to_date(
     again = False
     for number, step in enumerate(steps, start=1):
         place = f"[{number}/{len(steps)}] {step.label}"
-        call = (step.stage, dataset, step.seed, params, artifacts, overrides, step.method)
-        # The report shows more than it declares: whatever there is.
-        at_once = step.stage == "report" and again
-        if not at_once and is_current(invocation(*call), step.stage):
-            say(f"{place}: up to date")
-            continue
-        say(place)
-        # Only what fits this run is shown: other methods and draws may be older.
-        given = {"current": current} if step.stage == "report" else {}
-        outside = files_outside(invocation(*call), step.stage)
-        run_stage(*call, given=given)
-        remember(invocation(*call), step.stage, outside)
-        again = True
+        # The report shows more than it declares: whatever there is. Only what fits this run is
+        # shown: other methods and draws may be older.
+        report = step.stage == "report"
+        again |= bring_up_to_date(
+            step,
+            place,
+            dataset,
+            params,
+            artifacts,
+            overrides,
+            given={"current": current} if report else None,
+            at_once=report and again,
+        )
 
 
 def _finish(dataset: str, artifacts: Path, drawn: Sequence[int], following: str | None) -> None:

@@ -171,6 +171,11 @@ class Fitted(nn.Module):
         return self._backbone[0]
 
     @property
+    def trained_parameters(self) -> int:
+        """How many numbers were trained; known where the method has just been fitted."""
+        return 0 if self.training_run is None else self.training_run.parameters
+
+    @property
     def visual_prompts(self) -> torch.Tensor | None:
         """Learned prompt tokens of the image tower, [J, P, D], for a method that starts here."""
         return None

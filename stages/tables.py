@@ -17,7 +17,7 @@ import typer
 
 from capt_core.advice import command
 from capt_core.artifacts.files import write_text
-from capt_core.artifacts.layout import TablesLayout
+from capt_core.artifacts.layout import Layout, TablesLayout
 from capt_core.artifacts.locks import exclusive
 from capt_core.artifacts.schemas import EVALUATION
 from capt_core.artifacts.tables import read_provenance, read_table
@@ -242,18 +242,20 @@ def _write(job: _Job) -> pl.DataFrame:
 def _measured(job: _Job) -> Iterator[tuple[pl.DataFrame, dict[str, Any]]]:
     """The evaluation of every row and seed that was run with these settings, and its effort."""
     for row in table_rows().values():
+        layout = Layout(TablesLayout(job.artifacts).base(row.base), job.dataset)
         for seed in job.seeds:
-            run = job.invocation("evaluate", row, seed)
-            path = run.layout.evaluation(run.entry, seed)
-            train = job.invocation("train", row, seed)
-            if not (path.is_file() and was_told(run, "evaluate") and was_told(train, "train")):
+            path = layout.evaluation(row.name, seed)
+            if not path.is_file():
                 continue
-            try:
+            train = job.invocation("train", row, seed)
+            evaluate = job.invocation("evaluate", row, seed)
+            if not (was_told(train, "train") and was_told(evaluate, "evaluate")):
+                continue
+            # What is damaged or of an earlier base model is made again when its row is asked for.
+            with contextlib.suppress(CaptError):
                 results = read_table(EVALUATION, path)
-                run.layout.check_digests(read_provenance(path).inputs, "")
-            except CaptError:
-                continue  # of earlier runs: the row is fitted again when it is asked for
-            yield results, {"row": row.name, "seed": seed, **_effort(train)}
+                layout.check_digests(read_provenance(path).inputs, "")
+                yield results, {"row": row.name, "seed": seed, **_effort(train)}
 
 
 def _effort(run: Run) -> dict[str, Any]:

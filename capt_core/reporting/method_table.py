@@ -17,7 +17,7 @@ from capt_core.study import Row
 
 INDUCTIVE = "inductive"
 TRANSDUCTIVE = "transductive"
-NOT_FITTED = ""
+NOT_FITTED = "not fitted"
 
 _MEASURES = {
     "base": "base_accuracy",
@@ -135,15 +135,15 @@ def row_label(row: TableRow) -> str:
 
 def lead(table: pl.DataFrame) -> str:
     """What the table was measured on and how to read it."""
-    seeds = table["seeds"].max() or 0
+    seeds = _most_seeds(table)
     dataset = ", ".join(table["dataset"].drop_nulls().unique().sort()) or "no data set"
     text = (
-        f"Base-to-novel on {dataset}, {seeds} seeds; percent, mean ± population standard deviation "
-        "over the seeds. The harmonic mean (HM) is that of the averaged accuracies. Corrected and "
-        "broken: shares of the test images that the row's base model (CLIP, unless the label says "
-        "otherwise) has wrong and right, in both halves. Seconds: processor time of fitting one "
-        "seed, the base model's own not counted. The paper's numbers are of other data: averages "
-        "over eleven data sets of photographs, with a ViT-B/16, each on its method's own terms."
+        f"Base-to-novel on {dataset}, {_seeds(seeds)}; percent, mean ± population standard "
+        "deviation over the seeds. The harmonic mean (HM) is that of the averaged accuracies. "
+        "Corrected and broken: shares of the test images that the row's base model (CLIP, unless "
+        "the label says otherwise) has wrong and right, in both halves. Seconds: processor time of "
+        "fitting one seed, the base model's own not counted. The paper's numbers are of other "
+        "data: averages over eleven data sets of photographs, with a ViT-B/16."
     )
     if table["tuned"].any():
         text += (
@@ -151,6 +151,10 @@ def lead(table: pl.DataFrame) -> str:
             "chosen on folds of base classes of another drawing of the data set."
         )
     return text
+
+
+def _most_seeds(table: pl.DataFrame) -> int:
+    return max(table["seeds"].to_list(), default=0)
 
 
 HEADINGS = ("", "Base", "Novel", "HM", "Paper: base", "novel", "HM", "Parameters", "Seconds")
@@ -181,14 +185,22 @@ def in_words(line: dict[str, Any]) -> str:
         return f"{line['label']}: not fitted yet"
     shown = cells(line)
     words = f"{shown[0]}: base {shown[1]}, novel {shown[2]}, HM {shown[3]}"
-    return f"{words} ({line['seeds']} seeds); {shown[8]} s a fit, {shown[7]} parameters"
+    return f"{words} ({_seeds(line['seeds'])}); {shown[8]} s a fit, {shown[7]} parameters"
+
+
+def _seeds(count: int) -> str:
+    return "1 seed" if count == 1 else f"{count} seeds"
 
 
 def _sections(table: pl.DataFrame) -> Iterator[tuple[str, str, list[dict[str, Any]]]]:
     """Title, remark and lines of every block that has some, tuned rows in blocks of their own."""
+    most = _most_seeds(table)
     for block, (title, remark) in _BLOCKS.items():
         for tuned in (False, True):
             lines = table.filter(block=block, tuned=tuned).to_dicts()
+            for line in lines:
+                if 0 < line["seeds"] < most:
+                    line["label"] += f" ({line['seeds']} of {most} seeds)"
             if lines:
                 yield title + ", learning rate tuned" * tuned, remark, lines
 

@@ -147,7 +147,8 @@ def _in_turn(job: _Job, rows: Sequence[TableRow]) -> list[str]:
                 warn(f"{each.name}: {error}")
                 failed.append(each.name)
             else:
-                _tell(_write(job), each)
+                if each is not rows[-1]:
+                    _tell(_write(job), each)
     return failed
 
 

@@ -157,20 +157,23 @@ def _most_seeds(table: pl.DataFrame) -> int:
     return max(table["seeds"].to_list(), default=0)
 
 
-HEADINGS = ("", "Base", "Novel", "HM", "Paper: base", "novel", "HM", "Parameters", "Seconds")
+HEADINGS = ("", "Base", "Novel", "HM", "Paper: base / novel / HM", "Parameters", "Seconds")
 HEADINGS += ("Corrected", "Broken", "Sees")
 
 
 def cells(line: dict[str, Any]) -> list[str]:
     """A line of `method_table` as text, under `HEADINGS`."""
     accuracies = [_spread(line, name) for name in ("base", "novel", "hm")]
-    paper = ["–" if line[name] is None else f"{line[name]:.2f}" for name in _PAPER]
+    printed = [f"{line[name]:.2f}" for name in _PAPER if line[name] is not None]
     effort = [
         "–" if line["parameters"] is None else f"{line['parameters']:,}",
         "–" if line["seconds"] is None else f"{line['seconds']:.1f}",
     ]
-    changes = [_spread(line, name) for name in ("corrected", "broken")]
-    return [line["label"], *accuracies, *paper, *effort, *changes, line["sees"] or "–"]
+    changes = [
+        "–" if line[name] is None else f"{line[name]:.1f}" for name in ("corrected", "broken")
+    ]
+    paper = " / ".join(printed) or "–"
+    return [line["label"], *accuracies, paper, *effort, *changes, line["sees"] or "–"]
 
 
 def _spread(line: dict[str, Any], name: str) -> str:
@@ -185,7 +188,7 @@ def in_words(line: dict[str, Any]) -> str:
         return f"{line['label']}: not fitted yet"
     shown = cells(line)
     words = f"{shown[0]}: base {shown[1]}, novel {shown[2]}, HM {shown[3]}"
-    return f"{words} ({_seeds(line['seeds'])}); {shown[8]} s a fit, {shown[7]} parameters"
+    return f"{words} ({_seeds(line['seeds'])}); {shown[6]} s a fit, {shown[5]} parameters"
 
 
 def _seeds(count: int) -> str:
@@ -239,7 +242,8 @@ def to_html(table: pl.DataFrame) -> str:
                 "chart": base_novel_chart(points) if points else None,
                 "alt": "Novel over base accuracy of the rows, with standard deviations; the line "
                 "joins equal harmonic means, through the first row",
-                "texts": [remark] if remark else [],
+                "before": remark,
+                "texts": [],
             }
         )
     heading = "Methods beside the paper's Table 1"

@@ -219,6 +219,7 @@ def to_html(results: pl.DataFrame, tables: Sequence[Table], images: int) -> str:
                 "rows": rows,
                 "chart": study_chart([row.label for row in table.rows], series),
                 "alt": f"Accuracies of the rows of the table: {table.title}",
+                "before": "",
                 "texts": [text for text in (tendency(results, table), table.remark) if text],
             }
         )

@@ -89,13 +89,14 @@ def test_a_data_set_without_novel_classes_has_no_such_table(tmp_path: Path) -> N
 def test_rows_side_by_side_are_processes_of_their_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    started: list[list[str]] = []
+    started: list[str] = []
+
+    def command(job: tables._Job, row: str) -> list[str]:
+        started.append(row)
+        return ["false" if row == "gda" else "true"]
+
     monkeypatch.setattr(tables, "_BETWEEN_LOOKS", 0.01)
-    monkeypatch.setattr(
-        tables._Job,
-        "command",
-        lambda job, row: started.append([row]) or (["false"] if row == "gda" else ["true"]),
-    )
+    monkeypatch.setattr(tables._Job, "command", command)
     with pytest.raises(CaptError, match=r"1 rows failed.*--row gda"):
         run(tmp_path, "--row", "clip", "--row", "gda", "--row", "coop", "--jobs", "2")
-    assert started == [["clip"], ["gda"], ["coop"]]
+    assert started == ["clip", "gda", "coop"]

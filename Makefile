@@ -9,7 +9,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # not depend on how many cores there are.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo study pipeline docs tutorial test lint install clean
+.PHONY: demo study tables pipeline docs tutorial test lint install clean
 
 demo: install
 	dvc repro
@@ -22,6 +22,10 @@ study: install
 		| xargs -r -P $(JOBS) -n 1 dvc --wait-for-lock repro --single-item
 	dvc repro study/dvc.yaml
 	@echo "Tables: $(CURDIR)/artifacts/study/study.md, study.html"
+
+# Every method beside the paper's Table 1. Interrupted, it goes on where it was.
+tables: install
+	capt-stage tables --jobs $(JOBS)
 
 # Writes dvc.yaml, study/dvc.yaml and the tables of the READMEs from the declarations in the code.
 pipeline: install

@@ -10,7 +10,9 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +121,8 @@ def load_yaml(path: Path, advice: str = "", as_text: bool = False) -> Document:
     Raises:
         CaptError: unreadable, no YAML, or what `parse_yaml` refuses.
     """
-    return parse_yaml(read_text(path, advice, LARGEST), brief(path), as_text)
+    # A command that looks at many runs reads its settings many times, and parsing is slow.
+    return deepcopy(_parsed(read_text(path, advice, LARGEST), brief(path), as_text))
 
 
 def parse_yaml(
@@ -158,6 +161,9 @@ def parse_yaml(
         # A character or an escape that YAML does not allow.
         raise CaptError(f"{where}: not valid YAML ({reason(error)})") from error
     return Document(value, reader.lines)
+
+
+_parsed = lru_cache(maxsize=8)(parse_yaml)
 
 
 class _Reader:

@@ -3,7 +3,8 @@
 A line ``{{ NAME }}`` of a page is replaced: by a whole file (``{{ CHANGELOG.md }}``), by sections
 of one (``{{ README.md # Start # In Python }}``, the last heading's level and below; the lead
 before the first section is ``{{ README.md # }}``), by the documentation of the public names
-(``{{ api }}``) or by a table of the methods (``{{ methods }}``). So nothing is said twice, and a
+(``{{ api }}``), by a table of the methods (``{{ methods }}``) or by that of their results
+(``{{ table1 }}``). So nothing is said twice, and a
 heading that goes away fails the build.
 """
 
@@ -34,6 +35,8 @@ def included(name: str) -> str:
         return _public_names()
     if name == "methods":
         return _methods()
+    if name == "table1":
+        return _table1()
     file, *headings = (part.strip() for part in name.split("#"))
     path = ROOT / file
     if not path.is_file():
@@ -88,3 +91,12 @@ def _methods() -> str:
         does = " ".join(first.split())
         rows.append(f"| `{name}` | {found.label} | {found.citation} | {does} |")
     return "\n".join(rows)
+
+
+def _table1() -> str:
+    import polars as pl
+
+    from capt_core.reporting.method_table import COLUMNS, to_markdown
+
+    table = pl.read_csv(ROOT / "docs/results/table1.csv", schema=COLUMNS)
+    return to_markdown(table, "## Results")

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import safe_open
 
-from capt_core import study
 from capt_core.advice import Adviser, axes_of, command
-from capt_core.artifacts.layout import Layout, StudyLayout
+from capt_core.artifacts.layout import Layout
 from capt_core.artifacts.provenance import METADATA_KEY, Provenance
 from capt_core.artifacts.tables import read_provenance
 from capt_core.backbone.identity import backbone_identity
@@ -25,6 +24,7 @@ from capt_core.params import Matrix, Settings, load_settings
 from . import options
 from .commands import PIPELINE, module_of
 from .stage import Place
+from .variation import variation, variation_at
 
 if TYPE_CHECKING:
     from capt_core.methods.method import Need
@@ -42,7 +42,7 @@ class CommandAdviser(Adviser):
         params: settings file of the running command; None stands for the packaged settings.
         artifacts: its folder of the artifacts.
         overrides: its ``section.key=value`` strings.
-        variant: of the study; None outside it.
+        variant: of the study or the table of all methods; None outside them.
         seed: few-shot draw; None stands for the first of the settings.
         method: name of the method.
     """
@@ -71,11 +71,14 @@ class CommandAdviser(Adviser):
 
     def stage(self, stage: str, path: Path, dataset: str | None = None) -> str:
         found = axes_of(path)
+        variant = variation_at(path, self.artifacts, found.method) or self.variant
+        if variation(self.variant).base == variant:
+            variant = self.variant  # a row's run on the base model
         asked = replace(
             self,
-            variant=self._variant_of(path) or self.variant,
+            variant=variant,
             seed=self.seed if found.seed is None else found.seed,
-            method=found.method or self.method or options.METHOD,
+            method=variation(variant).method or found.method or self.method or options.METHOD,
         )
         return asked._command(stage, dataset or found.dataset)
 
@@ -124,26 +127,15 @@ class CommandAdviser(Adviser):
         return {key: value for key, value in given.items() if key in taken}
 
     def _settings(self, dataset: str) -> tuple[Settings, Matrix]:
-        change = study.variant(self.variant).change if self.variant else {}
+        change = variation(self.variant).change
         return load_settings(self.params, dataset, self.overrides, change)
-
-    def _variant_of(self, path: Path) -> str | None:
-        folder = StudyLayout(self.artifacts).folder
-        inside = path.relative_to(folder).parts if path.is_relative_to(folder) else ()
-        return inside[0] if len(inside) > 1 else None
 
     def _first(self, stage: str, dataset: str, settings: Settings, seed: int) -> str:
         """The first stage in the pipeline that must run for another one to run through."""
-        shared = self.artifacts
-        root = StudyLayout(shared).variant(self.variant) if self.variant else shared
-        at = Place.of(
-            root,
-            dataset,
-            self.method,
-            seed,
-            settings.fewshot.shots,
-            shared=shared if self.variant else None,
-        )
+        varied = variation(self.variant)
+        layout = varied.layout(self.artifacts, dataset)
+        entry = varied.entry(self.method)
+        at = Place.of(layout.root, dataset, entry, seed, settings.fewshot.shots, layout.shared)
         try:
             needs = method_class(self.method).needs
             waiting = list(_missing(stage, at, needs, _expected(at.data, settings)))

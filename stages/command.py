@@ -10,7 +10,6 @@ from typing import Annotated, Any
 
 import typer
 
-from capt_core import study
 from capt_core.advice import advising
 from capt_core.artifacts.layout import Layout
 from capt_core.backbone.identity import EMBEDDED
@@ -30,6 +29,7 @@ from .commands import PIPELINE, module_of
 from .console import say
 from .invocation import invocation, recorded
 from .tracing import traced
+from .variation import variation
 
 
 def stage_command(name: str, module: ModuleType) -> Callable[..., None]:
@@ -86,7 +86,7 @@ def run_stage(
     """
     _check_methods(method, params, dataset, overrides or (), variant)
     if name == "prepare":
-        _check_backbone(params, dataset, overrides or (), _change(variant))
+        _check_backbone(params, dataset, overrides or (), variation(variant).change)
     adviser = CommandAdviser(
         dataset or "", params, artifacts, tuple(overrides or ()), variant, seed, method
     )
@@ -103,7 +103,7 @@ def run_stage(
             refuse_imported(run.seed_layout.predictions, run.seed_layout.confusion_bank)
         module.main(run, **(given or {}))
     if name == "prepare":
-        _note_unfit_data(run.layout, params, dataset, overrides or (), _change(variant))
+        _note_unfit_data(run.layout, params, dataset, overrides or (), variation(variant).change)
 
 
 def check_settings(words: Sequence[str]) -> None:
@@ -134,11 +134,7 @@ def check_settings(words: Sequence[str]) -> None:
     )(call)
     found = typer.main.get_command(shared).make_context("", list(words)).params
     params = options.params_file(found["params"])
-    load_settings(params, found["dataset"], found["set_"] or (), _change(found["variant"]))
-
-
-def _change(variant: str | None) -> Mapping[str, Any]:
-    return study.variant(variant).change if variant else {}
+    load_settings(params, found["dataset"], found["set_"] or (), variation(found["variant"]).change)
 
 
 def _check_methods(
@@ -152,7 +148,7 @@ def _check_methods(
 
     Only sections that differ from the packaged ones are read, because that imports the method.
     """
-    change = _change(variant)
+    change = variation(variant).change
     settings, matrix = load_settings(params, dataset, overrides, change)
     where = "packaged settings" if params is None else str(params)
     check_methods(filter(None, [method]), "--method")

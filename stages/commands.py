@@ -41,6 +41,7 @@ TOOLS = {
     "doctor": "Check installation, weights, folders and every image of a data set.",
     "prompts": "Read, check, import and export prompts.",
     "study": "Run a named variant through every stage behind the frozen features.",
+    "tables": "Fit every method of the paper's Table 1 and others; write them beside it.",
     "study-report": "Write the study's tables and charts.",
 }
 

@@ -126,6 +126,7 @@ def kept(words: Sequence[str]) -> str:
         "fetch": "what is downloaded is kept",
         "predict": "images that were classified for --out are kept",
         "study": "what its finished stages wrote is kept",
+        "tables": "finished rows are kept and in the table, and the last checkpoint of a training",
         "serve": "no image was kept",
     }
     command = next((word for word in words if not word.startswith("-")), "")

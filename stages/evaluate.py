@@ -118,7 +118,7 @@ def main(run: Run, json: options.Json = False) -> None:
     if Need.CONFUSIONS in model.fitted.method.needs:
         shown[run.seed_layout.representatives] = "mine-samples"
     record = replace(origin, inputs=layout.digests(shown))
-    write_table(EVALUATION, rows, layout.evaluation(run.method, run.seed), record)
+    write_table(EVALUATION, rows, layout.evaluation(run.entry, run.seed), record)
     lines = [
         f"{name}: {'none' if metric.value is None else f'{metric.value:.2f} %'} (n={metric.n})"
         for name, metric in metrics.items()

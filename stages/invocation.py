@@ -13,14 +13,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from capt_core import __version__, study
+from capt_core import __version__
 from capt_core.artifacts.files import write_json
-from capt_core.artifacts.layout import Layout, RunLayout, SeedLayout, StudyLayout
+from capt_core.artifacts.layout import Layout, RunLayout, SeedLayout
 from capt_core.data.registry import check_dataset_name
 from capt_core.errors import CaptError
 from capt_core.params import Matrix, Runtime, Settings, load_settings
 
 from .console import first_process, note, output, progress, reporter, result, say, warn
+from .variation import variation
 
 __all__ = [
     "Run",
@@ -56,7 +57,8 @@ class Run:
         layout: paths of the data set's artifacts; of none for a stage that covers all.
         dataset: name of the data set; empty for a stage that covers all.
         method: name of the method; empty for a stage that is not run per method.
-        variant: of the study; None outside it.
+        variant: of the study or the table of all methods; None outside them.
+        entry: what its artifacts are named after: the method, or the row of the table.
         artifacts: folder of the artifacts, of all variants.
         seed: the seed given, or the first of the settings.
         seeds: the seed given, or all of the settings.
@@ -70,6 +72,7 @@ class Run:
     dataset: str
     method: str
     variant: str | None
+    entry: str
     artifacts: Path
     seed: int
     seeds: Sequence[int]
@@ -81,15 +84,15 @@ class Run:
 
     @property
     def method_layout(self) -> RunLayout:
-        return self.seed_layout.run(self.method)
+        return self.seed_layout.run(self.entry)
 
     def settings_for(self, dataset: str) -> Settings:
         """Settings as they hold for one of several data sets that a stage covers."""
         return load_settings(self.sources.path, dataset, self.sources.overrides)[0]
 
-    def record_path(self, what: str) -> Path:
+    def record_path(self, what: str, suffix: str = ".parquet") -> Path:
         """File for facts of this run that depend on the time or the machine."""
-        return self.artifacts / "runs" / f"{self.name}-{what}.parquet"
+        return self.artifacts / "runs" / f"{self.name}-{what}{suffix}"
 
 
 @contextlib.contextmanager
@@ -127,23 +130,21 @@ def invocation(
         artifacts: folder of the artifacts.
         overrides: ``section.key=value`` strings.
         method: for a stage that is run per method.
-        variant: of the study.
+        variant: of the study or the table of all methods.
 
     Raises:
-        CaptError: bad settings, or ``--set`` under DVC.
+        CaptError: bad settings, ``--set`` under DVC, or a method that the variant is not of.
     """
     if overrides and os.environ.get("DVC_STAGE"):
         raise CaptError(
             "--set does not work under DVC, which would not know of it; edit params.yaml"
         )
-    change = study.variant(variant).change if variant else {}
-    sources = SettingsSources(params, dataset, tuple(overrides or ()), change)
-    settings, matrix = load_settings(params, dataset, sources.overrides, change)
+    varied = variation(variant)
+    varied.check(method)
+    sources = SettingsSources(params, dataset, tuple(overrides or ()), varied.change)
+    settings, matrix = load_settings(params, dataset, sources.overrides, varied.change)
     number = matrix.seeds[0] if seed is None else seed
-    shared = artifacts
-    if variant:
-        artifacts = StudyLayout(artifacts).variant(variant)
-    layout = Layout(artifacts, dataset or "", shared if variant else None)
+    layout = varied.layout(artifacts, dataset or "")
     if dataset is not None:
         listed = dataset in matrix.datasets or layout.samples.is_file()
         check_dataset_name(dataset, settings.data, listed)
@@ -155,7 +156,8 @@ def invocation(
         dataset=dataset or "",
         method=method,
         variant=variant,
-        artifacts=shared,
+        entry=varied.entry(method),
+        artifacts=artifacts,
         seed=number,
         seeds=matrix.seeds if seed is None else [seed],
         name="-".join(filter(None, (stage, dataset, variant, method, f"seed{number}"))),

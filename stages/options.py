@@ -98,7 +98,10 @@ Set = Annotated[
 ]
 Variant = Annotated[
     str | None,
-    typer.Option(help="Entry of capt_core/ablations.yaml; its artifacts are in study/<variant>/."),
+    typer.Option(
+        help="Entry of capt_core/ablations.yaml, whose artifacts are in study/<variant>/, or row "
+        "of capt_core/tables.yaml, in tables/."
+    ),
 ]
 Method = Annotated[str, typer.Option(help="Method, e.g. clip or capt.")]
 Json = Annotated[

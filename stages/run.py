@@ -25,11 +25,10 @@ from capt_core.params import check_seed, load_settings
 from capt_core.user_paths import user_path
 
 from . import options
-from .command import run_stage
 from .commands import PIPELINE
-from .console import inner_results, result, say
-from .invocation import invocation
-from .steps import Step, files_outside, is_current, remember, steps_to
+from .console import inner_results, result
+from .steps import Step, steps_to
+from .updating import bring_up_to_date
 
 _SHOWN_PAIRS = 3
 
@@ -126,19 +125,19 @@ def _bring_up_to_date(
         if not prepared and step.stage != "prepare":
             _check_data(methods, dataset, params, artifacts, overrides)
             prepared = True
-        call = (step.stage, dataset, step.seed, params, artifacts, overrides, step.method)
-        # The report shows more than it declares: whatever there is.
-        at_once = step.stage == "report" and again
-        if not at_once and is_current(invocation(*call), step.stage):
-            say(f"{place}: up to date")
-            continue
-        say(place)
-        # Only what fits this run is shown: other methods and draws may be older.
-        given = {"current": current} if step.stage == "report" else {}
-        outside = files_outside(invocation(*call), step.stage)
-        run_stage(*call, given=given)
-        remember(invocation(*call), step.stage, outside)
-        again = True
+        # The report shows more than it declares: whatever there is. Only what fits this run is
+        # shown: other methods and draws may be older.
+        report = step.stage == "report"
+        again |= bring_up_to_date(
+            step,
+            place,
+            dataset,
+            params,
+            artifacts,
+            overrides,
+            given={"current": current} if report else None,
+            at_once=report and again,
+        )
 
 
 def _check_data(

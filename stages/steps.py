@@ -107,6 +107,16 @@ def is_current(run: Run, name: str) -> bool:
     return bool(remembered == _state(run, module_of(name).STAGE))
 
 
+def was_told(run: Run, name: str) -> bool:
+    """Whether a stage ran last with these settings; its inputs and outputs are not looked at."""
+    try:
+        remembered = json.loads(_stamp(run).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    told = json.loads(json.dumps(_told(run, module_of(name).STAGE)))
+    return isinstance(remembered, dict) and remembered.get("settings") == told
+
+
 def files_outside(run: Run, name: str) -> dict[str, str]:
     """Digests of the user's own files and folders that a stage reads, by setting."""
     return _outside(run, module_of(name).STAGE)
@@ -163,7 +173,7 @@ def _told(run: Run, stage: Stage) -> dict[str, Any]:
 
 def _place(run: Run) -> Place:
     shots = run.settings.fewshot.shots
-    return Place.of(run.layout.root, run.dataset, run.method, run.seed, shots)
+    return Place.of(run.layout.root, run.dataset, run.entry, run.seed, shots, run.layout.shared)
 
 
 def _outside(run: Run, stage: Stage) -> dict[str, str]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from functools import cache
 
 from capt_core.artifacts.features import read_prompt_centres
-from capt_core.artifacts.files import write_text
+from capt_core.artifacts.files import write_json, write_text
 from capt_core.artifacts.schemas import (
     CLASS_DESCRIPTIONS,
     PROMPTS,
@@ -92,7 +93,9 @@ def main(run: Run) -> None:
         base_model=base_model(run, backbone, origin).fitted if needs_base else None,
     )
     task = replace(task, teacher=teacher_of(run, chosen, task))
+    began = time.process_time()
     model = fit_method(chosen, task)
+    seconds: float | None = time.process_time() - began
     if not first_process():
         return
     model.calibration = calibrate(
@@ -107,6 +110,10 @@ def main(run: Run) -> None:
     )
     trained, written = model.fitted.training_run, run.method_layout
     log = log_frame([]) if trained is None else trained.log
+    if trained is not None and trained.interrupted:
+        seconds = None  # of some steps only
+    effort = {"parameters": model.fitted.trained_parameters, "processor_seconds": seconds}
+    write_json(run.record_path("effort", ".json"), effort)
     if trained is not None:
         write_table(TRAINING_SPEED, trained.speed, run.record_path("speed"), model.provenance)
     write_table(TRAINING_LOG, log, written.training_log, model.provenance)

@@ -18,7 +18,7 @@ LAYERS = (
     {"text_file"},
     {"yaml_file"},
     {"settings_file"},
-    {"params", "study"},
+    {"params", "study", "method_table"},
     {"artifacts", "device"},
     {"data"},
     {"backbone"},

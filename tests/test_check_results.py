@@ -5,7 +5,7 @@ from __future__ import annotations
 import polars as pl
 import pytest
 
-from benchmarks.check_results import differences
+from benchmarks.check_results import differences, table_differences
 
 
 def table(metric: str, value: float | None, n: int = 100) -> pl.DataFrame:
@@ -44,3 +44,26 @@ def test_missing_new_and_differently_counted_rows() -> None:
     assert differences(table("base_accuracy", 70.0, n=99), accuracy) != []
     nothing = table("broken_rate", None, n=0)
     assert differences(nothing, nothing) == []
+
+
+def test_tables_of_all_methods_differ_by_their_means_and_what_they_say() -> None:
+    committed = pl.DataFrame(
+        {
+            "dataset": ["proctex"],
+            "row": ["coop"],
+            "method": ["coop"],
+            "block": ["inductive"],
+            "sees": ["base only"],
+            "parameters": [512],
+            "seeds": [3],
+            "seconds": [4.0],
+            **{name: [50.0] for name in ("base", "novel", "hm", "corrected", "broken")},
+        }
+    )
+    alike = committed.with_columns(seconds=9.0, base=51.9, broken=57.9)
+    assert table_differences(alike, committed) == []
+    for change in ({"base": 52.1}, {"broken": 58.1}, {"seeds": 2}):
+        assert table_differences(committed.with_columns(**change), committed) != []
+    other = committed.with_columns(block=pl.lit("transductive"), parameters=513)
+    assert len(table_differences(other, committed)) == 2
+    assert len(table_differences(committed.clear(), committed)) == 5

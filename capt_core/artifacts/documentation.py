@@ -72,6 +72,8 @@ _OTHER_FILES = (
     ("study/results.parquet", "study-report", "`results` of all variants"),
     ("study/study.md", "study-report", "the study's tables as Markdown"),
     ("study/study.html", "study-report", "the study's page"),
+    ("tables/<base>/...", "tables", "the same tree for a base model of the table of all methods"),
+    ("tables/table1.{md,csv,html}", "tables", "all methods beside the paper's Table 1"),
     (
         "work/",
         "several stages",

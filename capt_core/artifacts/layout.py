@@ -179,3 +179,23 @@ class StudyLayout:
     def evaluations(self, variant: str, dataset: str) -> list[Path]:
         """Evaluation records of a variant, sorted."""
         return sorted((ReportLayout(self.variant(variant)).evaluations / dataset).glob("*.parquet"))
+
+
+@dataclass(frozen=True)
+class TablesLayout:
+    """Paths of the table of all methods; `root` is the folder given by ``--artifacts``."""
+
+    root: Path
+
+    folder = _Below("tables", "root")
+    markdown = _Below("table1.md")
+    csv = _Below("table1.csv")
+    html = _Below("table1.html")
+
+    def base(self, name: str) -> Path:
+        """Folder that takes the place of the artifacts folder for the rows on a base model.
+
+        What is fitted and mined once lies in it as everywhere; the run of a row is named after the
+        row, where elsewhere it is after the method.
+        """
+        return self.folder / name

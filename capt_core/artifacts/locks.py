@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 from capt_core.errors import CaptError, reason
+
+_BETWEEN_LOOKS = 0.2  # seconds
 
 fcntl: ModuleType | None
 try:
@@ -36,7 +39,7 @@ def take(descriptor: int) -> bool | None:
 
 
 @contextlib.contextmanager
-def exclusive(path: Path, what: str) -> Iterator[None]:
+def exclusive(path: Path, what: str, wait: bool = False) -> Iterator[None]:
     """Hold a lock while the block runs, such as that of a stage: two would write the same files.
 
     On a file system that knows no locks nothing is locked.
@@ -44,11 +47,12 @@ def exclusive(path: Path, what: str) -> Iterator[None]:
     Args:
         path: the lock's file, which holds the process id meanwhile and is removed at the end.
         what: what is run, for the message.
+        wait: until another process that holds the lock has let go of it.
 
     Raises:
         CaptError: another process holds the lock, or its file cannot be written.
     """
-    descriptor = _taken(path, what)
+    descriptor = _taken(path, what, wait)
     try:
         yield
     finally:
@@ -57,7 +61,7 @@ def exclusive(path: Path, what: str) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _taken(path: Path, what: str) -> int:
+def _taken(path: Path, what: str, wait: bool) -> int:
     while True:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -66,9 +70,11 @@ def _taken(path: Path, what: str) -> int:
             raise _not_writable(path, error) from error
         try:
             if take(descriptor) is False:
-                raise _refused(descriptor, path, what)
+                if not wait:
+                    raise _refused(descriptor, path, what)
+                time.sleep(_BETWEEN_LOOKS)
             # The one who held the lock has removed the file that was opened here.
-            if _same_file(descriptor, path):
+            elif _same_file(descriptor, path):
                 # Who holds it matters to a message only: a full disk is told by what needs it.
                 with contextlib.suppress(OSError):
                     os.truncate(descriptor, 0)

@@ -56,11 +56,18 @@ class Trained:
         speed: step, rows, seconds and rows per second of the steps of this run (not of those
             before an interruption); not part of the log, whose bytes repeat.
         checkpoint: to be removed once the result is written.
+        parameters: how many numbers were trained.
     """
 
     log: pl.DataFrame
     speed: pl.DataFrame
     checkpoint: Checkpoint | None = None
+    parameters: int = 0
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether some steps were done by an earlier run."""
+        return self.speed.height < self.log.height
 
 
 @dataclass
@@ -152,6 +159,7 @@ class Loop:
                 orient="row",
             ).with_columns((pl.col("rows") / pl.col("seconds")).alias("rows_per_second")),
             self.checkpoint,
+            sum(each.numel() for group in self.groups for each in group.parameters),
         )
 
     @property

@@ -61,6 +61,10 @@ class Probe(Fitted):
         self.register_buffer("bias", bias)
         self.register_buffer("strength", strength)
 
+    @property
+    def trained_parameters(self) -> int:
+        return self.weight.numel() + self.bias.numel()
+
     def facts(self) -> dict[str, Any]:
         return {"names": list(self.names)}
 

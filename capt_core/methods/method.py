@@ -238,6 +238,11 @@ class Fitted(nn.Module):
             )
         return ImageTower(self.backbone.clip.visual)
 
+    @property
+    def trained_parameters(self) -> int:
+        """How many numbers were trained; known where the method has just been fitted."""
+        return 0 if self.training_run is None else self.training_run.parameters
+
     def readable_prompts(self, classes: Classes) -> list[str]:
         """What stands for each class in `class_texts`, for people."""
         return classes.prompts

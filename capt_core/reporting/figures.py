@@ -15,6 +15,8 @@ import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from capt_core.evaluation.metrics import harmonic_mean
+
 _STYLE: dict[Any, Any] = {
     "svg.hashsalt": "capt",
     # Text stays text: sharp, searchable, and any script that the reader's fonts cover.
@@ -140,6 +142,63 @@ def study_chart(
         axes.grid(axis="x", color="#e3e6ea", linewidth=0.6)
         axes.set_axisbelow(True)
         figure.legend(loc="outside upper right", ncols=len(series))
+        return _svg(figure)
+
+
+@dataclass(frozen=True)
+class Point:
+    """Accuracies of a method in percent, with their standard deviations over seeds."""
+
+    label: str
+    base: float
+    base_sd: float
+    novel: float
+    novel_sd: float
+
+
+def base_novel_chart(points: Sequence[Point]) -> bytes:
+    """Novel over base accuracy, numbered as in the legend, with error bars.
+
+    A dashed line joins the points whose harmonic mean is that of the first point.
+
+    Returns:
+        An SVG document.
+    """
+    with _style():
+        figure = Figure(figsize=(7.2, max(3.6, 0.6 + 0.17 * len(points))), layout="constrained")
+        axes = figure.add_subplot()
+        for number, (point, colour) in enumerate(
+            zip(points, _colours(len(points)), strict=True), start=1
+        ):
+            axes.errorbar(
+                point.base,
+                point.novel,
+                xerr=point.base_sd,
+                yerr=point.novel_sd,
+                marker=f"${number}$",
+                linestyle="none",
+                color=colour,
+                ecolor=colour,
+                elinewidth=0.5,
+                markersize=7 if number < 10 else 10,
+                markeredgewidth=0.3,
+                label=_shortened(point.label),
+            )
+        left, right, low, high = *axes.get_xlim(), *axes.get_ylim()
+        mean = harmonic_mean(points[0].base, points[0].novel)
+        line = [
+            (base, mean * base / (2 * base - mean))
+            for base in (left + (right - left) * part / 100 for part in range(101))
+            if 2 * base > mean
+        ]
+        axes.plot(*zip(*line, strict=True), color="#8a8f98", linestyle="--", linewidth=0.7)
+        axes.set_xlim(left, right)
+        axes.set_ylim(low, high)
+        axes.set_xlabel("base accuracy, percent")
+        axes.set_ylabel("novel accuracy, percent")
+        axes.grid(color="#e3e6ea", linewidth=0.6)
+        axes.set_axisbelow(True)
+        figure.legend(loc="outside right upper")
         return _svg(figure)
 
 

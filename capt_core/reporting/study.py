@@ -218,7 +218,11 @@ def to_html(results: pl.DataFrame, tables: Sequence[Table], images: int) -> str:
                 "headings": headings,
                 "rows": rows,
                 "chart": study_chart([row.label for row in table.rows], series),
+                "alt": f"Accuracies of the rows of the table: {table.title}",
+                "before": "",
                 "texts": [text for text in (tendency(results, table), table.remark) if text],
             }
         )
-    return page_template("study.html.jinja").render(lead=lead(results, images), tables=shown)
+    return page_template("study.html.jinja").render(
+        heading="CAPT study", lead=lead(results, images), tables=shown
+    )

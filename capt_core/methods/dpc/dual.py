@@ -105,7 +105,7 @@ class DualPrompts(Fitted):
             "names": list(self.names),
         }
 
-    def trained_parameters(self) -> list[nn.Parameter]:
+    def tuned_parameters(self) -> list[nn.Parameter]:
         """Those that are tuned; the base model's are not."""
         frozen = {id(parameter) for parameter in self.base.parameters()}
         return [each for each in self.parameters() if id(each) not in frozen]

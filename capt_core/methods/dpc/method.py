@@ -167,7 +167,7 @@ class Dpc(Method):
             given = Rows(images, labels)
             return loss(enlarged(given, negatives, lambda each: pool.images(each, draws, batch)))
 
-        count, parameters = len(anchors.ids), fitted.trained_parameters()
+        count, parameters = len(anchors.ids), fitted.tuned_parameters()
         minimise(self, task, fitted, parameters, count, loss_of)
         learner.keep_texts()
         return fitted.cpu()

@@ -214,6 +214,13 @@ class Fitted(nn.Module):
     def backbone(self) -> Backbone:
         return self._backbone[0]
 
+    def take_teacher(self, teacher: Fitted) -> None:  # noqa: B027 most methods have none
+        """Make the model that this one was distilled from at hand, where there is one.
+
+        Raises:
+            CaptError: another teacher than it had.
+        """
+
     @property
     def text_backbone(self) -> Backbone:
         """The CLIP in whose joint space the class texts are, where texts are to be put beside them.

@@ -81,7 +81,9 @@ class Capt(Method):
     name = "capt"
     label = "CAPT"
     citation = "Confusion-Aware Prompt Tuning, CVPR 2026"
-    needs = frozenset({Need.PIXELS, Need.DESCRIPTIONS, Need.CONFUSIONS, Need.BASE_MODEL})
+    needs = frozenset(
+        {Need.PIXELS, Need.DESCRIPTIONS, Need.CONFUSIONS, Need.BASE_MODEL, Need.BASE_TEACHER}
+    )
     Settings = CaptSettings
 
     def check_clip(self, clip: Any) -> None:
@@ -103,6 +105,8 @@ class Capt(Method):
                 f"base_model: {base.method.name} tells images by more than class texts, which CAPT "
                 "cannot start from; choose another base model"
             )
+        if task.teacher is not None:
+            base.take_teacher(task.teacher)
         processes = Processes(backbone.device)
         mined = task.confusions()
         classes, trained = Classes.of(dataset), task.trained_classes

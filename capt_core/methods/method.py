@@ -214,7 +214,7 @@ class Fitted(nn.Module):
     def backbone(self) -> Backbone:
         return self._backbone[0]
 
-    def take_teacher(self, teacher: Fitted) -> None:  # noqa: B027 most methods have none
+    def take_teacher(self, teacher: Fitted) -> None:
         """Make the model that this one was distilled from at hand, where there is one.
 
         Raises:

@@ -75,6 +75,15 @@ def test_token_count_includes_start_and_end(tokenizer: tiny_clip.Tokenizer) -> N
         tokenizer(["a grid", long])
 
 
+def test_an_unknown_full_stop_is_left_out(tokenizer: tiny_clip.Tokenizer) -> None:
+    assert torch.equal(tokenizer("a photo of a grid."), tokenizer("a photo of a grid"))
+    assert tokenizer.token_count("a photo of a grid.") == tokenizer.token_count("a photo of a grid")
+    assert tokenizer.unknown_words("a grid.") == []
+    with_stop = tiny_clip.Tokenizer(tiny_clip.clip_ids(["a grid."]))
+    assert with_stop.token_count("a grid.") == 5
+    assert not torch.equal(with_stop("a grid."), with_stop("a grid"))
+
+
 def test_tokens_are_read_back(tokenizer: tiny_clip.Tokenizer) -> None:
     ids = tokenizer("a striped submarine texture")[0, 1:5].tolist()
     assert tokenizer.decode(ids) == "a striped ? texture"

@@ -22,6 +22,9 @@ class Tokenizer:
     Known CLIP tokens are renumbered in ascending order behind padding and the unknown token;
     start and end come last, so that the end token has the highest number, which is where
     open_clip's text tower looks for the summary of a text.
+
+    A full stop that it does not know is left out: published prompts end with one, and an unknown
+    token in front of the end would stand for something that no caption of the model says.
     """
 
     def __init__(self, clip_ids: Sequence[int] | None = None) -> None:
@@ -51,7 +54,7 @@ class Tokenizer:
 
     def token_count(self, text: str) -> int:
         """Number of tokens the text needs, with start and end."""
-        return len(_clip_tokenizer().encode(text)) + 2
+        return len(self._read(text)) + 2
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of tokens; a question mark for each that the model has none for."""
@@ -66,10 +69,16 @@ class Tokenizer:
         """Words of the text that the model has no tokens for, in order, without repetition."""
         clip = _clip_tokenizer()
         words = dict.fromkeys(clip.pat.findall(clip.clean_fn(text)))
-        return [word for word in words if not all(i in self._number for i in clip.encode(word))]
+        return [word for word in words if not all(i in self._number for i in self._read(word))]
+
+    def _read(self, text: str) -> list[int]:
+        """CLIP tokens of a text, without full stops that are unknown."""
+        found: list[int] = _clip_tokenizer().encode(text)
+        stop = _full_stop()
+        return found if stop in self._number else [i for i in found if i != stop]
 
     def _encode(self, text: str) -> list[int]:
-        numbers = [self._number.get(i, UNKNOWN) for i in _clip_tokenizer().encode(text)]
+        numbers = [self._number.get(i, UNKNOWN) for i in self._read(text)]
         if len(numbers) + 2 > self.context_length:
             raise ValueError(
                 f"text of {len(numbers) + 2} tokens exceeds the context of "
@@ -89,6 +98,12 @@ def _clip_tokenizer() -> Any:
     from open_clip.tokenizer import SimpleTokenizer
 
     return SimpleTokenizer()
+
+
+@cache
+def _full_stop() -> int:
+    (number,) = _clip_tokenizer().encode(".")
+    return int(number)
 
 
 @cache

@@ -24,6 +24,7 @@ from capt_core.backbone.tiny_clip import measure, optimisation
 from capt_core.backbone.tiny_clip.corpus import TextureSet, render_set
 from capt_core.backbone.tiny_clip.optimisation import Meter, rate_share
 from capt_core.backbone.tiny_clip.recipes import RECIPES
+from capt_core.backbone.tiny_clip.tokenizer import clip_ids
 from capt_core.backbone.tiny_clip.towers import (
     ImageStage,
     TextStage,
@@ -79,7 +80,7 @@ def test_an_unknown_full_stop_is_left_out(tokenizer: tiny_clip.Tokenizer) -> Non
     assert torch.equal(tokenizer("a photo of a grid."), tokenizer("a photo of a grid"))
     assert tokenizer.token_count("a photo of a grid.") == tokenizer.token_count("a photo of a grid")
     assert tokenizer.unknown_words("a grid.") == []
-    with_stop = tiny_clip.Tokenizer(tiny_clip.clip_ids(["a grid."]))
+    with_stop = tiny_clip.Tokenizer(clip_ids(["a grid."]))
     assert with_stop.token_count("a grid.") == 5
     assert not torch.equal(with_stop("a grid."), with_stop("a grid"))
 

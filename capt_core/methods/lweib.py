@@ -439,7 +439,7 @@ class LwEIB(Method):
         self, backbone: Backbone, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]
     ) -> EnrichedClip:
         weights = {
-            name: tensors[f"convolutions.{name}.weight"].clone()
+            name: tensors[f"convolutions.{name}.weight"]
             for tower, blocks in tower_blocks(backbone.clip).items()
             for block in range(len(blocks))
             for name in convolution_names(tower, block)

@@ -125,5 +125,4 @@ class Maple(PromptMethod):
         self, backbone: Backbone, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]
     ) -> CoupledPrompts:
         names = ("prompts", "coupling_weights", "coupling_biases")
-        # Copies: sums of products differ in their last bits where a file's tensors are not aligned.
-        return CoupledPrompts(self, backbone, *(tensors[name].clone() for name in names))
+        return CoupledPrompts(self, backbone, *(tensors[name] for name in names))

@@ -152,7 +152,7 @@ class Method(ABC):
     def restore(
         self, backbone: Backbone, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]
     ) -> Fitted:
-        """The fitted method again, from its `state_dict` and `facts`."""
+        """The fitted method again, from its `state_dict`, which it may keep, and `facts`."""
         return Fitted(self, backbone, named_vectors(tensors, facts))
 
     def sees(self, task: Task, fitted: Fitted) -> list[str]:

@@ -44,7 +44,10 @@ def restore_fitted(
         )
     found = method_class(name)
     settings = validate(found.Settings, record["settings"], f"saved settings of {found.name}")
-    fitted = found(settings).restore(backbone, tensors, record["facts"])
+    # Copies: two models may be made of the same tensors, and products differ in their last bits
+    # where those of a file are not aligned in memory.
+    copies = {key: value.clone() for key, value in tensors.items()}
+    fitted = found(settings).restore(backbone, copies, record["facts"])
     fitted.seen_before = tuple(record.get("seen_before", ()))
     return fitted.to(backbone.device).eval()
 

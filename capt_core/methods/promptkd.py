@@ -360,7 +360,7 @@ class PromptKD(Method):
         student = PromptedStudent(
             self,
             backbone,
-            tensors["image"].clone(),
+            tensors["image"],
             Projector(width, teacher_width),
             named_vectors(tensors, facts),
             str(facts.get("taught_by", "")),

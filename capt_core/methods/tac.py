@@ -391,8 +391,7 @@ class TAC(PromptMethod):
     def restore(
         self, backbone: Backbone, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]
     ) -> TaskAwarePrompts:
-        # Copies: where a file's tensors lie in memory would change the last bits of products.
-        text, image, centres = (tensors[name].clone() for name in ("text", "image", "centres"))
+        text, image, centres = (tensors[name] for name in ("text", "image", "centres"))
         found = TaskAwarePrompts(self, backbone, text, image, centres)
         found.load_state_dict(dict(tensors))
         return found

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +11,6 @@ import torch
 
 from capt_core.backbone.encoding import encode_texts
 from capt_core.backbone.loading import Backbone
-from capt_core.learning.loop import Loop
 from capt_core.methods.clip_lora import ClipLora, ClipLoraSettings, LowRankClip
 from capt_core.methods.fitting import fit_method
 from capt_core.methods.method import Classes
@@ -80,25 +78,6 @@ def test_inputs_are_left_out_while_training_alone(task: Task) -> None:
         assert not torch.allclose(found.encode(images()), first, atol=1e-5)
     assert torch.equal(found.encode(images()), plain)
     assert not torch.allclose(first, plain, atol=1e-5)
-
-
-def test_an_interrupted_training_ends_as_if_it_was_not(
-    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    kept, step = replace(task, work=tmp_path, checkpoint_steps=1), Loop._step
-    whole = fitted(task).state_dict()
-
-    def killed(loop: Loop, *arguments: Any) -> Any:
-        if len(loop._log) == 2:
-            raise KeyboardInterrupt
-        return step(loop, *arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Loop, "_step", killed)
-        with pytest.raises(KeyboardInterrupt):
-            fitted(kept)
-    resumed = fitted(kept).state_dict()
-    assert all(torch.equal(resumed[name], value) for name, value in whole.items())
 
 
 def test_towers_with_other_attention_are_refused() -> None:

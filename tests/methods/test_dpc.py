@@ -15,7 +15,7 @@ from torch.nn import functional
 from capt_core.artifacts.tensors import tensors_digest
 from capt_core.backbone.loading import Backbone
 from capt_core.data.dataset import Dataset
-from capt_core.learning.loop import Batch, Loop
+from capt_core.learning.loop import Batch
 from capt_core.methods.dpc.dual import DualPrompts
 from capt_core.methods.dpc.method import Pool, symmetric_losses
 from capt_core.methods.dpc.mining import (
@@ -37,6 +37,7 @@ from capt_core.methods.promptsrc import IndependentPrompts, PromptSRC
 from capt_core.methods.task import Task
 from capt_core.methods.trained import TrainedModel
 from capt_core.methods.views import ViewSource
+from tests.methods.interrupted import resumed
 from tests.methods.toy_task import quick
 from tests.refusals import refusal
 
@@ -248,31 +249,16 @@ def test_all_that_is_tuned_on_promptkd_moves_and_nothing_else(
         assert not torch.equal(value, found.base.projector.state_dict()[name]), name
 
 
-class Killed(Exception):  # noqa: N818
-    """Stands for a kill."""
-
-
 def test_an_interrupted_training_ends_as_if_it_was_not(
-    tuned: TrainedModel, distilled: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tuned: TrainedModel, distilled: Task, tmp_path: Path
 ) -> None:
-    kept, step = replace(distilled, work=tmp_path, checkpoint_steps=1), Loop._step
-
-    def killed(loop: Loop, *arguments: Any) -> Any:
-        if len(loop._log) == 1:
-            raise Killed
-        return step(loop, *arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Loop, "_step", killed)
-        with pytest.raises(Killed):
-            fit_method(quick("dpc"), kept)
-    resumed = fit_method(quick("dpc"), kept)
-    for path, model in (("one", tuned), ("two", resumed)):
+    again = resumed(lambda task: fit_method(quick("dpc"), task), distilled, tmp_path, 1)
+    for path, model in (("one", tuned), ("two", again)):
         model.save(tmp_path / path)
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
     # Another base model is another training.
-    started = [replace(kept, base_model=each).key(quick("dpc")) for each in (None, kept.base_model)]
-    assert started[0] != started[1]
+    method, without = quick("dpc"), replace(distilled, base_model=None)
+    assert distilled.key(method) != without.key(method)
 
 
 def test_what_it_saw_is_also_what_its_base_model_saw(distilled: Task) -> None:

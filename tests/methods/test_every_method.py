@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from capt_core.methods.fudd import Differential, differential_texts
 from capt_core.methods.image_evidence import WithEvidence
 from capt_core.methods.linear_probe import Probe
 from capt_core.methods.method import Classes, Fitted, Need
-from capt_core.methods.model_file import load_model, read_summary
+from capt_core.methods.model_file import load_model, read_summary, restore_fitted
 from capt_core.methods.prompting.fitted import unit
 from capt_core.methods.registry import method_class, method_label, method_names
 from capt_core.methods.spotlighter.refined import RefinedByMemory
@@ -31,6 +31,7 @@ from capt_core.methods.tap.model import AttributeClip
 from capt_core.methods.task import Task
 from capt_core.methods.trained import TrainedModel
 from capt_core.methods.zero_shot import class_logits
+from tests.methods.interrupted import resumed
 from tests.methods.toy_task import (
     NAMES,
     labels_of,
@@ -68,9 +69,14 @@ def fitted(name: str, task: Task) -> TrainedModel:
 
 def fit(name: str, task: Task) -> TrainedModel:
     """A method fitted on a task, with a base model that it can start from."""
-    if name in STARTS_FROM_COOP:
-        task = replace(task, base_model=fit_method(quick("coop"), task).fitted)
-    return fit_method(quick(name), task)
+    return fit_method(quick(name), begun(name, task))
+
+
+def begun(name: str, task: Task) -> Task:
+    """The task with a base model that a method can start from."""
+    if name not in STARTS_FROM_COOP:
+        return task
+    return replace(task, base_model=fit_method(quick("coop", epochs=1), task).fitted)
 
 
 @cache
@@ -228,11 +234,33 @@ def test_its_file_alone_gives_the_same_scores(
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_equal_fits_write_equal_bytes(name: str, task: Task, tmp_path: Path) -> None:
-    paths = [tmp_path / "first", tmp_path / "second"]
-    fitted(name, task).save(paths[0])
-    fit(name, task).save(paths[1])
+def test_equal_fits_write_equal_bytes_interrupted_or_not(
+    name: str, task: Task, tmp_path: Path
+) -> None:
+    paths, whole = [tmp_path / "first", tmp_path / "second"], fitted(name, task)
+    whole.save(paths[0])
+    run = whole.fitted.training_run
+    if run is None:
+        fit(name, task).save(paths[1])
+    else:
+        method, given = quick(name), begun(name, task)
+        again = resumed(partial(fit_method, method), given, tmp_path, len(run.log) // 2)
+        again.save(paths[1])
+        assert again.fitted.training_run is not None
+        assert again.fitted.training_run.interrupted
+        assert again.fitted.training_run.log.equals(run.log)
     assert paths[0].read_bytes() == paths[1].read_bytes()
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_restored_one_shares_no_memory_with_what_it_was_restored_from(
+    name: str, task: Task
+) -> None:
+    given = fitted(name, task).fitted
+    found = restore_fitted(given.record(), given.state_dict(), task.backbone).state_dict()
+    for key, value in given.state_dict().items():
+        assert torch.equal(found[key], value)
+        assert not value.numel() or found[key].data_ptr() != value.data_ptr()
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from capt_core.learning.loop import Loop
 from capt_core.methods.fitting import fit_method
 from capt_core.methods.promptsrc import IndependentPrompts
 from capt_core.methods.task import Task
+from tests.methods.interrupted import resumed
 from tests.methods.toy_task import quick
 
 
@@ -62,31 +62,15 @@ def test_what_is_kept_is_the_average(task: Task, monkeypatch: pytest.MonkeyPatch
     torch.testing.assert_close(found.image.detach(), expected / (1 + 2 * side))
 
 
-class Killed(Exception):  # noqa: N818
-    """Stands for a kill."""
-
-
 @pytest.mark.parametrize("done", [1, 3, 5])
 def test_an_interrupted_training_ends_as_if_it_was_not(
-    done: int, task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    done: int, task: Task, tmp_path: Path
 ) -> None:
     # Six steps; the third ends an epoch.
-    whole, kept = prompts(task), replace(task, work=tmp_path, checkpoint_steps=1)
-    step = Loop._step
-
-    def killed(loop: Loop, *arguments: Any) -> Any:
-        if len(loop._log) == done:
-            raise Killed
-        return step(loop, *arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Loop, "_step", killed)
-        with pytest.raises(Killed):
-            prompts(kept)
-    resumed = prompts(kept)
+    whole, found = prompts(task), resumed(prompts, task, tmp_path, done)
     for name, value in whole.state_dict().items():
-        assert torch.equal(resumed.state_dict()[name], value)
+        assert torch.equal(found.state_dict()[name], value)
     assert whole.training_run is not None
-    assert resumed.training_run is not None
-    assert resumed.training_run.log.equals(whole.training_run.log)
-    assert len(resumed.training_run.speed) == 6 - done
+    assert found.training_run is not None
+    assert found.training_run.log.equals(whole.training_run.log)
+    assert len(found.training_run.speed) == 6 - done

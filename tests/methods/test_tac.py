@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -107,30 +106,6 @@ def test_what_is_kept_is_the_mean_over_the_epochs(
     monkeypatch.setattr(Loop, "fit", fit)
     found = prompts(task)
     torch.testing.assert_close(found.text.detach(), torch.stack(seen).mean(dim=0))
-
-
-class Killed(Exception):  # noqa: N818
-    """Stands for a kill."""
-
-
-def test_an_interrupted_training_ends_as_if_it_was_not(
-    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole, kept = prompts(task), replace(task, work=tmp_path, checkpoint_steps=1)
-    step = Loop._step
-
-    def killed(loop: Loop, *arguments: Any) -> Any:
-        if len(loop._log) == 4:  # in the second of two epochs
-            raise Killed
-        return step(loop, *arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Loop, "_step", killed)
-        with pytest.raises(Killed):
-            prompts(kept)
-    resumed = prompts(kept)
-    for name, value in whole.state_dict().items():
-        assert torch.equal(resumed.state_dict()[name], value)
 
 
 def test_classes_and_sentences_that_it_needs(task: Task) -> None:

@@ -16,6 +16,7 @@ from capt_core.methods.fitting import fit_method
 from capt_core.methods.method import Classes
 from capt_core.methods.task import Task
 from capt_core.methods.twosfs import NormTunedClip, TwoStageSettings, TwoStageTraining, stage_rates
+from tests.methods.interrupted import resumed
 from tests.methods.toy_task import quick
 
 
@@ -107,31 +108,15 @@ def test_either_stage_alone(share: float, task: Task) -> None:
     assert same == (share == 0)
 
 
-class Killed(Exception):  # noqa: N818
-    """Stands for a kill."""
-
-
 @pytest.mark.parametrize("done", [2, 3, 4])
 def test_an_interrupted_training_ends_as_if_it_was_not(
-    done: int, task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    done: int, task: Task, tmp_path: Path
 ) -> None:
     task = replace(task, shots=5)  # three steps of the first stage, two of the second
-    whole, kept = tuned(task), replace(task, work=tmp_path, checkpoint_steps=1)
-    step = Loop._step
-
-    def killed(loop: Loop, *arguments: Any) -> Any:
-        if len(loop._log) == done:
-            raise Killed
-        return step(loop, *arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Loop, "_step", killed)
-        with pytest.raises(Killed):
-            tuned(kept)
-    resumed = tuned(kept)
+    whole, found = tuned(task), resumed(tuned, task, tmp_path, done)
     assert whole.training_run is not None
-    assert resumed.training_run is not None
-    assert resumed.training_run.log.equals(whole.training_run.log)
-    assert len(resumed.training_run.speed) == 5 - done
+    assert found.training_run is not None
+    assert found.training_run.log.equals(whole.training_run.log)
+    assert len(found.training_run.speed) == 5 - done
     for name, value in whole.state_dict().items():
-        assert torch.equal(resumed.state_dict()[name], value)
+        assert torch.equal(found.state_dict()[name], value)

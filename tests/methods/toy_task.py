@@ -27,7 +27,7 @@ NAMES = ("woven", "cracked", "dotted", "bumpy")
 """Two base classes, two novel ones."""
 
 QUICK: dict[str, dict[str, Any]] = {
-    "coop": {"epochs": 40, "batch_size": 4},
+    "coop": {"epochs": 8, "batch_size": 4, "learning_rate": 0.05},
     "maple": {"epochs": 2, "batch_size": 4},
     "promptsrc": {"epochs": 2, "batch_size": 4, "templates": 2, "gaussian_mean": 2.0},
     "tac": {"epochs": 2, "batch_size": 4, "centres": 2, "views": 2},
@@ -39,12 +39,12 @@ QUICK: dict[str, dict[str, Any]] = {
     "spotlighter": {"epochs": 2, "batch_size": 4},
     "spotlighter_promptkd": {"epochs": 2, "batch_size": 4},
     "clip_lora": {"iterations_per_shot": 1, "batch_size": 2},
-    "clip_adapter": {"epochs": 40, "batch_size": 4, "learning_rate": 0.1, "ratio": 0.5},
+    "clip_adapter": {"epochs": 20, "batch_size": 4, "learning_rate": 0.2, "ratio": 0.5},
     "residual_adapter": {
-        "epochs": 40,
+        "epochs": 15,
         "batch_size": 4,
         "hidden": 8,
-        "learning_rate": 0.01,
+        "learning_rate": 0.02,
         "retention_names": "training",
     },
     "capt": {"train": {"epochs": 2, "batch_size": 4}, "losses": {"retention_names": "training"}},

@@ -224,7 +224,7 @@ class SpotlighterPromptKD(PromptKD):
         student = SpotlightedStudent(
             self,
             backbone,
-            tensors["image"].clone(),
+            tensors["image"],
             Projector(width, teacher_width),
             Projector(width, teacher_width),
             self.settings.memory(teacher_width, 0),

@@ -104,14 +104,13 @@ class TAP(Method):
     def restore(
         self, backbone: Backbone, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]
     ) -> AttributeClip:
-        # Copies: sums of products differ in their last bits where a file's tensors are not aligned.
         side = "experts."
         experts = {
-            name.removeprefix(side): value.clone()
+            name.removeprefix(side): value
             for name, value in tensors.items()
             if name.startswith(side)
         }
-        context = tensors["context.0"].clone()
+        context = tensors["context.0"]
         parts = facts["attributes"], facts["tree"]
         return AttributeClip(self, backbone, context, VisionExperts(**experts), *parts)
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from capt_core.errors import CaptError
-from capt_core.learning.checkpoint import Checkpoint
 from capt_core.methods.fitting import base_method, fit_method
 from capt_core.methods.spotlighter.plugin import SpotlighterPromptKD
 from capt_core.methods.task import Task
@@ -25,27 +22,9 @@ def state(name: str, task: Task, **settings: Any) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_an_interrupted_training_ends_as_if_it_was_not(
-    name: str, task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole, kept = state(name, task, epochs=1), replace(task, work=tmp_path, checkpoint_steps=1)
-    save, steps = Checkpoint.save, []
-
-    def stopping(self: Checkpoint, model: Any, optimizer: Any, step: int, log: Any) -> None:
-        save(self, model, optimizer, step, log)
-        steps.append(step)
-        if step == 2:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Checkpoint, "save", stopping)
-        with pytest.raises(KeyboardInterrupt):
-            state(name, kept, epochs=1)
-    resumed = state(name, kept, epochs=1)
-    assert steps == [1, 2]
-    assert all(torch.equal(resumed[key], value) for key, value in whole.items())
-    # The memory moved with every step, and BatchNorm counted them, too.
-    assert whole["memory.updates"] == whole["projector.bn.num_batches_tracked"] > 2
+def test_the_memory_moves_with_every_step(name: str, task: Task) -> None:
+    found = state(name, task, epochs=1)
+    assert found["memory.updates"] == found["projector.bn.num_batches_tracked"] > 2
 
 
 def test_the_selection_matters(task: Task) -> None:

@@ -21,6 +21,7 @@ from capt_core.methods.tap.settings import Phase, TapSettings, alternation
 from capt_core.methods.tap.tower import with_experts
 from capt_core.methods.tap.training import batch_classes, contrast, head_losses
 from capt_core.methods.task import Task
+from tests.methods.interrupted import resumed
 from tests.methods.toy_task import quick, written_descriptions
 from tests.refusals import refusal
 
@@ -157,38 +158,18 @@ def test_what_is_kept_is_each_sides_average(task: Task, monkeypatch: pytest.Monk
     assert torch.equal(seen[3], found.experts.tokens)
 
 
-class Killed(Exception):  # noqa: N818
-    """Stands for a kill."""
-
-
 @pytest.mark.parametrize("done", [4, 7])
 def test_an_interrupted_training_ends_as_if_it_was_not(
-    done: int,
-    whole: AttributeClip,
-    task: Task,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    done: int, whole: AttributeClip, task: Task, tmp_path: Path
 ) -> None:
     # Nine steps: two vision epochs of three, then a text epoch.
-    kept = replace(task, work=tmp_path, checkpoint_steps=1)
-    step = Loop._step
-
-    def killed(loop: Loop, *arguments: Any) -> Any:
-        if len(loop._log) == done:
-            raise Killed
-        return step(loop, *arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Loop, "_step", killed)
-        with pytest.raises(Killed):
-            learned(kept)
-    resumed = learned(kept)
+    found = resumed(learned, task, tmp_path, done)
     for name, value in whole.state_dict().items():
-        assert torch.equal(resumed.state_dict()[name], value)
+        assert torch.equal(found.state_dict()[name], value)
     assert whole.training_run is not None
-    assert resumed.training_run is not None
-    assert resumed.training_run.log.equals(whole.training_run.log)
-    assert len(resumed.training_run.speed) == 9 - done
+    assert found.training_run is not None
+    assert found.training_run.log.equals(whole.training_run.log)
+    assert len(found.training_run.speed) == 9 - done
 
 
 def test_features_are_those_of_the_heads_side_by_side(whole: AttributeClip, task: Task) -> None:

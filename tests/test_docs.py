@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import tomllib
 from pathlib import Path
 from types import ModuleType
@@ -11,6 +12,8 @@ import pytest
 import yaml
 
 import capt_core
+from capt_core.data.registry import DATASETS
+from capt_core.methods.registry import check_sections, configured_method
 from tests.conftest import PROJECT
 from tests.processes import python
 
@@ -86,3 +89,16 @@ def test_the_source_distribution_holds_what_the_readme_speaks_of() -> None:
     listed = (PROJECT / "MANIFEST.in").read_text(encoding="utf-8").split()
     for path in PROJECT.glob("*.md"):
         assert path.name == "README.md" or path.name in listed
+
+
+def test_published_settings_by_data_set_are_settings(tmp_path: Path) -> None:
+    text = (PROJECT / "docs/methods.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    path = tmp_path / "params.yaml"
+    path.write_text(block, encoding="utf-8")
+    for name in yaml.safe_load(block)["per_dataset"]:
+        assert name in DATASETS
+        check_sections(path, name)
+    assert configured_method("tap", path, "sun397").settings.length_quantile == 0.95
+    assert configured_method("coop", path, "imagenet").settings.epochs == 50
+    assert configured_method("coop", path, "dtd").settings.epochs == 200

@@ -17,7 +17,7 @@ from capt_core.backbone.loading import Backbone
 from capt_core.data.dataset import Dataset
 from capt_core.learning.loop import Batch
 from capt_core.methods.dpc.dual import DualPrompts
-from capt_core.methods.dpc.method import Pool, symmetric_losses
+from capt_core.methods.dpc.method import Dpc, Pool, symmetric_losses
 from capt_core.methods.dpc.mining import (
     Rows,
     enlarged,
@@ -107,6 +107,11 @@ def test_all_likeliest_classes_are_kept_where_the_label_is_none_of_them() -> Non
     ranked = torch.tensor([[0.5, 0.3, 0.2, 0.0]])
     assert hard_negatives(ranked, [3], 3, drawing(), 0) == [[0, 1, 2]]
     assert hard_negatives(ranked, [3], 9, drawing(), 0) == [[0, 1, 2]]  # more than there are
+
+
+def test_published_numbers_of_likeliest_classes() -> None:
+    assert (Dpc().top("eurosat"), Dpc().top("dtd")) == (2, 8)
+    assert Dpc(Dpc.Settings.model_validate({"top": 3})).top("eurosat") == 3
 
 
 def test_where_random_negatives_come_from() -> None:

@@ -33,6 +33,10 @@ from capt_core.methods.task import Task
 from capt_core.methods.views import View, ViewSource
 from capt_core.settings_file import packaged
 
+TOPS = {"eurosat": 2}
+"""Published numbers of likeliest classes where they are not `TOP`, by data set."""
+TOP = 8
+
 _BASE = "base."
 
 
@@ -42,7 +46,7 @@ class DpcSettings(Optimisation, path="methods.dpc"):
     variant: Variant = packaged()
     weight_base: float = packaged(gt=0, le=1)
     weight_new: float = packaged(ge=0, le=1)
-    top: int = packaged(ge=2, le=1000)
+    top: int | None = packaged(ge=2, le=1000)
     negatives: Literal["full_train", "few_shot"] = packaged()
 
 
@@ -140,6 +144,11 @@ class Dpc(Method):
     def check_base(self, base: Method) -> None:
         dual_kind(base)
 
+    def top(self, dataset: str) -> int:
+        """How many likeliest classes are looked at for a data set."""
+        given: int | None = self.settings.top
+        return TOPS.get(dataset, TOP) if given is None else given
+
     def fit(self, task: Task) -> DualPrompts:
         base, backbone = task.base_model, task.backbone
         assert base is not None
@@ -155,7 +164,7 @@ class Dpc(Method):
         spoken = [task.dataset.prompt_names[class_id] for class_id in trained]
         learner = fitted.learner(spoken, task.teacher)
         anchors, pool = FewShotViews.of(self, task), Pool.of(fitted, task)
-        loss = HardNegativeLoss(learner, self.settings.top)
+        loss = HardNegativeLoss(learner, self.top(task.dataset.name))
 
         def loss_of(batch: Batch) -> tuple[torch.Tensor, Record]:
             draws = generator("negatives", task.seed, batch.step, batch.number)

@@ -22,8 +22,9 @@ from capt_core.methods.dpc.on_coop import ContextLearner, DualContext
 from capt_core.methods.dpc.on_coop import random_range as on_coop_range
 from capt_core.methods.dpc.on_promptkd import DistilledLearner, DualDistilled
 from capt_core.methods.dpc.on_promptkd import random_range as on_promptkd_range
+from capt_core.methods.frozen_teacher import named
 from capt_core.methods.prompting.fitted import unit
-from capt_core.methods.promptkd import PromptKD, named
+from capt_core.methods.promptkd import PromptKD
 from capt_core.methods.promptsrc import IndependentPrompts
 from capt_core.methods.zero_shot import class_logits
 

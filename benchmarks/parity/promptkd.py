@@ -7,16 +7,11 @@ import torch
 from benchmarks.parity.fixture import Fixture, Tensors
 from benchmarks.parity.prompted import prefixed
 from benchmarks.parity.training import gradients, schedule, train
+from capt_core.methods.frozen_teacher import FrozenTeacher
+from capt_core.methods.projector import Projector
 from capt_core.methods.prompting.fitted import unit
 from capt_core.methods.prompting.zero_shot_reference import divergence
-from capt_core.methods.promptkd import (
-    DistillationLoss,
-    FrozenTeacher,
-    Projector,
-    PromptedStudent,
-    PromptKD,
-    PromptKDSettings,
-)
+from capt_core.methods.promptkd import DistillationLoss, PromptedStudent, PromptKD, PromptKDSettings
 from capt_core.methods.promptsrc import IndependentPrompts, PromptSRC
 from capt_core.methods.zero_shot import class_logits
 

@@ -13,9 +13,9 @@ from benchmarks.parity.training import gradients
 from capt_core.learning.loop import Loop
 from capt_core.learning.optimisation import ParameterGroup
 from capt_core.methods.coop import ContextTexts
+from capt_core.methods.projector import Projector
 from capt_core.methods.prompting.fitted import unit
 from capt_core.methods.prompting.start import embedded_words
-from capt_core.methods.promptkd import Projector
 from capt_core.methods.spotlighter.memory import Memory
 from capt_core.methods.spotlighter.method import SpotlightedClip, Spotlighter, SpotlighterLoss
 from capt_core.methods.spotlighter.tokens import image_tokens, selected_tokens, token_rows

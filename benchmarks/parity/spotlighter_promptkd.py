@@ -17,8 +17,9 @@ from benchmarks.parity.spotlighter import (
     statistics,
     steps,
 )
+from capt_core.methods.frozen_teacher import FrozenTeacher
 from capt_core.methods.method import Fitted
-from capt_core.methods.promptkd import FrozenTeacher, Projector
+from capt_core.methods.projector import Projector
 from capt_core.methods.spotlighter.plugin import (
     SpotlightedDistillation,
     SpotlightedStudent,

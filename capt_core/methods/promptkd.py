@@ -5,23 +5,23 @@ Li et al., "PromptKD: Unsupervised Prompt Distillation for Vision-Language Model
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import polars as pl
 import torch
 from torch import nn
-from torch.nn import functional
 
 from capt_core.backbone.loading import Backbone
 from capt_core.errors import CaptError, shown
 from capt_core.learning.loop import Record
 from capt_core.learning.optimisation import Optimisation
-from capt_core.learning.randomness import draw_seed
+from capt_core.methods.frozen_teacher import FrozenTeacher, named, teacher_of
 from capt_core.methods.image_tower import PromptedTower
 from capt_core.methods.image_training import UnlabelledLoss, train_on_unlabelled
 from capt_core.methods.method import Classes, Fitted, Method, Need, named_vectors
+from capt_core.methods.projector import Projector, projector_start
 from capt_core.methods.prompting.fitted import unit
 from capt_core.methods.prompting.image import check_image_tower
 from capt_core.methods.prompting.start import random_prompts
@@ -44,38 +44,6 @@ class PromptKDSettings(Optimisation, path="methods.promptkd"):
     kd_weight: float | None = packaged(ge=0, le=1e6)
     temperature: float = packaged(gt=0, le=1000)
     batch_size: int = packaged(ge=2, le=65_536)
-
-
-class Projector(nn.Module):
-    """The student's embedding in the teacher's dimension.
-
-    A 1x1 convolution, BatchNorm, ReLU and another one, over embeddings as maps of one pixel.
-    BatchNorm takes the batch's statistics in training mode, the running ones in evaluation mode.
-
-    Args:
-        width: a, of the student's embedding.
-        teacher_width: b, of the teacher's.
-    """
-
-    def __init__(self, width: int, teacher_width: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(width, teacher_width, 1)
-        self.bn = nn.BatchNorm2d(teacher_width)
-        self.conv2 = nn.Conv2d(teacher_width, teacher_width, 1)
-
-    def forward(self, embedding: torch.Tensor) -> torch.Tensor:
-        """Embeddings [B, a] to [B, b], neither normalised."""
-        projected: torch.Tensor = self.conv2(
-            functional.relu(self.bn(self.conv1(embedding[:, :, None, None])))
-        )
-        return projected.flatten(1)
-
-
-def projector_start(width: int, teacher_width: int, seed: int) -> Projector:
-    """The projector before the first step: drawn as torch draws its layers."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(draw_seed("projector", seed))
-        return Projector(width, teacher_width)
 
 
 def image_prompts_start(backbone: Backbone, count: int, depth: int, seed: int) -> torch.Tensor:
@@ -184,36 +152,6 @@ class PromptedStudent(Fitted):
         return self.with_vectors(classes, texts)
 
 
-def named(teacher: Fitted) -> str:
-    """A teacher's method and backbone, in words."""
-    return f"{teacher.method.name} on {teacher.backbone.identity}"
-
-
-@dataclass(frozen=True)
-class FrozenTeacher:
-    """A fitted method as a teacher.
-
-    Attributes:
-        fitted: in evaluation mode, on its backbone's device.
-        texts: of the classes that are distilled, [C, b], unit length, on that device.
-    """
-
-    fitted: Fitted
-    texts: torch.Tensor
-
-    @torch.no_grad()
-    def features(self, images: torch.Tensor) -> torch.Tensor:
-        """Image tensors [B, 3, S, S] to unit-length features [B, b]."""
-        with self.fitted.backbone.precision():
-            encoded = unit(self.fitted.encode(images))
-        return self.fitted.adapt(encoded)
-
-    def logits(self, images: torch.Tensor) -> torch.Tensor:
-        """Image tensors [B, 3, S, S] to logits [B, C], at the teacher's own logit scale."""
-        features = self.features(images)
-        return class_logits(features, self.texts.to(features), self.fitted.backbone.logit_scale)
-
-
 @dataclass(frozen=True)
 class DistillationLoss:
     """The divergence of the student's predictions from the teacher's over all classes.
@@ -247,25 +185,6 @@ class DistillationLoss:
         target = self.teacher.logits(seen).to(logits)
         apart = divergence(logits, target, self.temperature) / logits.numel()
         return self.weight * self.temperature**2 * apart, {}
-
-
-def teacher_of(task: Task, class_ids: Sequence[int]) -> FrozenTeacher:
-    """The task's teacher for some classes.
-
-    Raises:
-        CaptError: it compares images with more than class texts.
-    """
-    fitted = task.teacher
-    assert fitted is not None
-    if not fitted.method.compares_texts:
-        raise CaptError(
-            f"teacher: {fitted.method.name} tells images by more than class texts, which a student "
-            "cannot be compared with; choose another, such as promptsrc"
-        )
-    device = fitted.backbone.device
-    fitted = fitted.to(device).eval()
-    texts = fitted.class_texts(Classes.of(task.dataset).only(class_ids))
-    return FrozenTeacher(fitted, texts.to(device))
 
 
 class PromptKD(Method):

@@ -16,6 +16,7 @@ from capt_core.data.dataset import Dataset
 from capt_core.data.images import Preprocess
 from capt_core.errors import CaptError
 from capt_core.methods.fitting import fit_method
+from capt_core.methods.frozen_teacher import named
 from capt_core.methods.image_training import train_on_unlabelled
 from capt_core.methods.method import Classes
 from capt_core.methods.model_file import load_model
@@ -159,6 +160,11 @@ def test_a_model_keeps_the_texts_of_its_classes_only(
     foreign = replace(task.backbone, identity="tiny-clip@x")
     other_teacher = type(task.teacher)(task.teacher.method, foreign)
     assert "not clip on tiny-clip@x" in refusal(loaded.take_teacher, other_teacher)
+    other_teacher = fit_method(quick("coop", epochs=1), task).fitted
+    loaded.taught_by = named(other_teacher)
+    moved = fit_method(quick("coop", epochs=2), task).fitted
+    assert "not coop on tiny-clip" in refusal(loaded.take_teacher, moved)
+    loaded.taught_by = named(task.teacher)
     loaded.take_teacher(task.teacher)
     found = loaded.class_texts(other)
     assert torch.equal(found[:1], task.teacher.class_texts(other.only([0])))

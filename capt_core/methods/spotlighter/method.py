@@ -19,11 +19,11 @@ from capt_core.methods.coop import ContextTexts, LearnedContext
 from capt_core.methods.image_tower import ImageTower
 from capt_core.methods.image_training import train_on_images
 from capt_core.methods.method import Method, Need
+from capt_core.methods.projector import projector_start
 from capt_core.methods.prompting.fitted import unit
 from capt_core.methods.prompting.start import context_start
 from capt_core.methods.prompting.text import Position, token_embedding
 from capt_core.methods.prompting.zero_shot_reference import feature_distance
-from capt_core.methods.promptkd import projector_start
 from capt_core.methods.spotlighter.memory import Keep
 from capt_core.methods.spotlighter.refined import MemorySettings, RefinedByMemory, check_heads
 from capt_core.methods.spotlighter.tokens import (

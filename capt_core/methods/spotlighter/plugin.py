@@ -14,18 +14,12 @@ import torch
 from capt_core.backbone.loading import Backbone
 from capt_core.learning.loop import Record
 from capt_core.learning.randomness import draw_seed
+from capt_core.methods.frozen_teacher import FrozenTeacher, named
 from capt_core.methods.method import Method, named_vectors
+from capt_core.methods.projector import Projector, projector_start
 from capt_core.methods.prompting.fitted import unit
 from capt_core.methods.prompting.zero_shot_reference import divergence, feature_distance
-from capt_core.methods.promptkd import (
-    FrozenTeacher,
-    Projector,
-    PromptedStudent,
-    PromptKD,
-    image_prompts_start,
-    named,
-    projector_start,
-)
+from capt_core.methods.promptkd import PromptedStudent, PromptKD, image_prompts_start
 from capt_core.methods.spotlighter.memory import Keep, Memory
 from capt_core.methods.spotlighter.refined import MemorySettings, RefinedByMemory
 from capt_core.methods.spotlighter.tokens import (

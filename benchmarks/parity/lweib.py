@@ -11,14 +11,9 @@ from benchmarks.parity.fixture import Fixture, Tensors, below
 from benchmarks.parity.training import gradients
 from capt_core.learning.loop import Loop
 from capt_core.learning.optimisation import ParameterGroup
-from capt_core.methods.lweib import (
-    Draws,
-    EnrichedClip,
-    LwEIB,
-    SampledClassesLoss,
-    convolution_names,
-    negative_draw,
-)
+from capt_core.methods.lweib.method import LwEIB
+from capt_core.methods.lweib.model import EnrichedClip, convolution_names
+from capt_core.methods.lweib.sampling import Draws, SampledClassesLoss, negative_draw
 from capt_core.methods.prompting.fitted import unit
 from capt_core.methods.towers import tower_blocks
 from capt_core.methods.zero_shot import class_logits

@@ -15,15 +15,9 @@ from capt_core.learning.optimisation import ParameterGroup
 from capt_core.methods.prompting.fitted import unit
 from capt_core.methods.prompting.start import embedded_words
 from capt_core.methods.prompting.text import made_room, overwritten, token_embedding
-from capt_core.methods.tac import (
-    TAC,
-    TaskAwareLoss,
-    TaskAwarePrompts,
-    Views,
-    centre_mask,
-    task_centres,
-    text_knowledge,
-)
+from capt_core.methods.tac.centres import task_centres, text_knowledge
+from capt_core.methods.tac.method import TAC, TaskAwareLoss, Views
+from capt_core.methods.tac.prompts import TaskAwarePrompts, centre_mask
 from capt_core.methods.zero_shot import class_logits
 
 _LAYERS = {"centres_to_text": "to_text", "centres_to_vision": "to_image"}

@@ -11,11 +11,13 @@ import torch
 from torch.nn import functional
 
 from capt_core.learning.loop import Loop
-from capt_core.methods import tac
 from capt_core.methods.fitting import fit_method
 from capt_core.methods.method import Classes
 from capt_core.methods.prompting.text import made_room
-from capt_core.methods.tac import TaskAwarePrompts, centre_mask, dropped, task_centres
+from capt_core.methods.tac import centres
+from capt_core.methods.tac.centres import task_centres
+from capt_core.methods.tac.method import TAC, dropped
+from capt_core.methods.tac.prompts import TaskAwarePrompts, centre_mask
 from capt_core.methods.task import Task
 from tests.methods.toy_task import quick, written_descriptions
 from tests.refusals import refusal
@@ -43,8 +45,8 @@ def test_a_centre_without_points_stays_where_it_is() -> None:
 
 
 def test_rounds_have_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tac, "SHIFT", -1.0)  # never settled
-    monkeypatch.setattr(tac, "MOST_ROUNDS", 3)
+    monkeypatch.setattr(centres, "SHIFT", -1.0)  # never settled
+    monkeypatch.setattr(centres, "MOST_ROUNDS", 3)
     points = torch.randn(20, 4, generator=torch.Generator().manual_seed(0))
     assert task_centres(points, points[:3])[0].isfinite().all()
 
@@ -117,7 +119,7 @@ def test_classes_and_sentences_that_it_needs(task: Task) -> None:
 
 def test_a_class_that_nothing_is_written_about_counts_with_its_prompt(task: Task) -> None:
     method = quick("tac")
-    assert isinstance(method, tac.TAC)
+    assert isinstance(method, TAC)
     known = method.knowledge(task)
     texts = task.backbone.clip.encode_text(task.backbone.tokenizer([task.dataset.prompts[1]]))
     torch.testing.assert_close(known[1], functional.normalize(texts[0], dim=0))

@@ -1,11 +1,8 @@
-"""TAC: task-aware centres of class descriptions beside the learned prompts of both towers.
-
-Hao et al., "Task-Aware Clustering for Prompting Vision-Language Models", CVPR 2025.
-"""
+"""The loss of TAC, and its place among the methods."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,23 +20,17 @@ from capt_core.learning.randomness import generator
 from capt_core.methods.data_facts import DataFacts
 from capt_core.methods.descriptions import described_groups, sentences_by_class
 from capt_core.methods.feature_training import minimise
-from capt_core.methods.image_tower import ImageTower, PromptedTower
 from capt_core.methods.image_training import FewShotViews
-from capt_core.methods.method import Classes, Method, Need, undescribed
+from capt_core.methods.method import Classes, Need, undescribed
 from capt_core.methods.prompting.fitted import PromptMethod, PromptSettings, unit
 from capt_core.methods.prompting.start import embedded_words, random_prompts
-from capt_core.methods.prompting.text import PLACEHOLDER, made_room, text_blocks, token_embedding
-from capt_core.methods.prompting.zero_shot_reference import feature_distance, frozen_text_features
-from capt_core.methods.promptsrc import IndependentPrompts
+from capt_core.methods.prompting.text import text_blocks, token_embedding
+from capt_core.methods.prompting.zero_shot_reference import feature_distance
+from capt_core.methods.tac.centres import task_centres, text_knowledge
+from capt_core.methods.tac.prompts import TaskAwarePrompts
 from capt_core.methods.task import Task
 from capt_core.methods.zero_shot import class_logits
 from capt_core.settings_file import packaged
-
-MOST_ROUNDS = 1000
-"""Rounds of K-means after which the centres are taken as they are."""
-
-SHIFT = 1e-4
-"""K-means has settled when the square of the sum of all centres' shifts is less."""
 
 
 class TacSettings(PromptSettings, path="methods.tac"):
@@ -52,150 +43,6 @@ class TacSettings(PromptSettings, path="methods.tac"):
     views: int = packaged(ge=1, le=1000)
     smallest_crop: float = packaged(gt=0, le=1)
     dropout: float = packaged(ge=0, lt=1)
-
-
-def text_knowledge(clip: Any, tokens: torch.Tensor, owners: torch.Tensor) -> torch.Tensor:
-    """What the frozen text tower knows of each class (W_gpt), unit length, [C, d].
-
-    The mean of the features of a class's descriptions, which are not normalised before it.
-
-    Args:
-        clip: open_clip model.
-        tokens: ids of all descriptions, [n, L].
-        owners: position of each one's class, [n]; every class has one at least.
-    """
-    features = frozen_text_features(clip, tokens)
-    rows = [features[owners == owner].mean(dim=0) for owner in range(int(owners.max()) + 1)]
-    return unit(torch.stack(rows))
-
-
-def task_centres(points: torch.Tensor, start: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """K-means by cosine: each point to its most similar centre, each centre to its points' mean.
-
-    It ends when the centres have settled (see `SHIFT`), or after `MOST_ROUNDS`. A centre that no
-    point is nearest to stays where it is.
-
-    Args:
-        points: [C, d], of any length.
-        start: the centres before the first round, [K, d].
-
-    Returns:
-        The centres, means as they are, [K, d], and the centre of each point that they are means
-        of, [C].
-    """
-    centres = start
-    nearest = torch.zeros(len(points), dtype=torch.long, device=points.device)
-    for _ in range(MOST_ROUNDS):
-        nearest = (unit(points) @ unit(centres).T).argmax(dim=1)
-        rows = [points[nearest == centre] for centre in range(len(centres))]
-        means = [own.mean(dim=0) if len(own) else centres[k] for k, own in enumerate(rows)]
-        moved = torch.stack(means)
-        shift = (moved - centres).norm(dim=1).sum()
-        centres = moved
-        if shift**2 < SHIFT:
-            break
-    return centres, nearest
-
-
-def centre_mask(tokens: int, centres: int, prompts: int) -> torch.Tensor:
-    """Who may not attend to whom in the image tower: patches not to the centre tokens.
-
-    Args:
-        tokens: class token and patches, 1 + N.
-        centres: K, which follow them.
-        prompts: m, which come last.
-
-    Returns:
-        [1 + N + K + m, the same]; True is forbidden, rows attend to columns.
-    """
-    size = tokens + centres + prompts
-    forbidden = torch.zeros(size, size, dtype=torch.bool)
-    forbidden[1:tokens, tokens : tokens + centres] = True
-    return forbidden
-
-
-class TaskAwareTower(PromptedTower):
-    """A tower with prompts whose patches do not attend to the centre tokens among them.
-
-    Args:
-        visual: `clip.visual`, frozen.
-        prompts: by depth, each [K + m, D], centre tokens first.
-        centres: K.
-    """
-
-    def __init__(
-        self, visual: Any, prompts: Sequence[torch.Tensor] | torch.Tensor, centres: int
-    ) -> None:
-        super().__init__(visual, prompts)
-        self.centres = centres
-
-    def through(self, tokens: torch.Tensor, block: int) -> torch.Tensor:
-        prompts = self.prompts[0].shape[0]
-        forbidden = centre_mask(tokens.shape[1] - prompts, self.centres, prompts - self.centres)
-        added = torch.zeros(forbidden.shape).masked_fill(forbidden, float("-inf"))
-        found: torch.Tensor = self.blocks[block](tokens, attn_mask=added.to(tokens.device))
-        return found
-
-
-class TaskAwarePrompts(IndependentPrompts):
-    """CLIP with prompts of both towers behind tokens of the task's centres, the same at each block.
-
-    Args:
-        method: with the settings it was fitted with.
-        backbone: frozen.
-        text: [J_t, n, W], by depth; the first is the context.
-        image: [J_v, m, D], by depth.
-        centres: [K, d], unit length; those of the trained classes, for novel names too.
-    """
-
-    def __init__(
-        self,
-        method: Method,
-        backbone: Backbone,
-        text: torch.Tensor,
-        image: torch.Tensor,
-        centres: torch.Tensor,
-    ) -> None:
-        super().__init__(method, backbone, text, image)
-        self.centres: torch.Tensor
-        self.register_buffer("centres", centres)
-        self.to_text = nn.Linear(centres.shape[1], text.shape[2], dtype=text.dtype)
-        self.to_image = nn.Linear(centres.shape[1], image.shape[2], dtype=image.dtype)
-
-    @property
-    def room(self) -> int:
-        """Positions of a text that centre tokens and context take up."""
-        return self.centres.shape[0] + self.text.shape[1]
-
-    def text_prompts(self) -> torch.Tensor:
-        return _behind(self.to_text(self.centres), self.text)
-
-    def image_prompts(self) -> torch.Tensor:
-        return _behind(self.to_image(self.centres), self.image)
-
-    def image_tower(self) -> ImageTower:
-        return TaskAwareTower(
-            self.backbone.clip.visual, self.image_prompts(), self.centres.shape[0]
-        )
-
-    def tokens(self, names: Sequence[str]) -> torch.Tensor:
-        """Token ids [C, L] of class names behind the method's words, with room before them.
-
-        Raises:
-            CaptError: a name is too long for the backbone behind centre tokens and context.
-        """
-        backbone, words = self.backbone, self.method.settings.context_init
-        texts = [" ".join(filter(None, [words, f"{name}."])) for name in names]
-        before = " ".join([PLACEHOLDER] * self.room)
-        check_lengths([f"{before} {text}" for text in texts], backbone)
-        return made_room(backbone.tokenizer(texts), self.room).to(backbone.device)
-
-    def readable_prompts(self, classes: Classes) -> list[str]:
-        """``[c1] [v1] a photo of a name.``: centre tokens and vectors before the words."""
-        vectors = [f"[c{number}]" for number in range(1, len(self.centres) + 1)]
-        vectors += [f"[v{number}]" for number in range(1, self.text.shape[1] + 1)]
-        before = " ".join(filter(None, [*vectors, self.method.settings.context_init]))
-        return [f"{before} {name}." for name in classes.prompt_names]
 
 
 @dataclass(frozen=True)
@@ -407,8 +254,3 @@ def draw_linear(layer: nn.Linear, draws: torch.Generator) -> None:
     bound = layer.in_features**-0.5
     for parameter in (layer.weight, layer.bias):
         nn.init.uniform_(parameter, -bound, bound, generator=draws)
-
-
-def _behind(tokens: torch.Tensor, prompts: torch.Tensor) -> torch.Tensor:
-    """Prompts [J, n, W] behind the same tokens [K, W] at every depth, [J, K + n, W]."""
-    return torch.cat([tokens.to(prompts.dtype).expand(len(prompts), -1, -1), prompts], dim=1)

@@ -16,7 +16,7 @@ from capt_core.data.dataset import Dataset
 from capt_core.data.images import Preprocess
 from capt_core.errors import CaptError
 from capt_core.methods.fitting import fit_method
-from capt_core.methods.frozen_teacher import named
+from capt_core.methods.frozen_teacher import FrozenTeacher, named
 from capt_core.methods.image_training import train_on_unlabelled
 from capt_core.methods.method import Classes
 from capt_core.methods.model_file import load_model
@@ -54,6 +54,20 @@ def test_the_divergence_by_hand() -> None:
     teacher = torch.tensor([[3.0, 1.0]], dtype=torch.float64).log() * 2
     found = divergence(torch.zeros(1, 2, dtype=torch.float64), teacher, 2.0)
     assert found.item() == pytest.approx(0.75 * log(1.5) + 0.25 * log(0.5))
+
+
+def test_the_loss_by_hand(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    # lambda T^2 / (B C) times the divergence above, here 1000 x 4 / (1 x 2).
+    assert task.teacher is not None
+    method = quick("promptkd", temperature=2.0)
+    assert isinstance(method, PromptKD)
+    teacher = FrozenTeacher(task.teacher, torch.ones(2, 64))
+    loss = method.loss(task, method.start(task, torch.ones(4, 64)), teacher)
+    logits = torch.tensor([[3.0, 1.0]], dtype=torch.float64).log() * 2
+    monkeypatch.setattr(FrozenTeacher, "logits", lambda *_: logits)
+    monkeypatch.setattr(type(loss), "logits", lambda *_: torch.zeros_like(logits))
+    found, _ = loss(torch.zeros(0), torch.zeros(0))
+    assert found.item() == pytest.approx(2000 * (0.75 * log(1.5) + 0.25 * log(0.5)))
 
 
 @pytest.mark.parametrize(("name", "weight"), [("dtd", 200.0), ("flowers102", 200.0), ("x", 1000.0)])

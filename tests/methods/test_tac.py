@@ -16,7 +16,7 @@ from capt_core.methods.method import Classes
 from capt_core.methods.prompting.text import made_room
 from capt_core.methods.tac import centres
 from capt_core.methods.tac.centres import task_centres
-from capt_core.methods.tac.method import TAC, dropped
+from capt_core.methods.tac.method import TAC, TaskAwareLoss, Views, dropped
 from capt_core.methods.tac.prompts import TaskAwarePrompts, centre_mask
 from capt_core.methods.task import Task
 from tests.methods.toy_task import quick, written_descriptions
@@ -71,6 +71,25 @@ def test_what_dropout_keeps_is_scaled() -> None:
     features, kept = torch.tensor([[3.0, 3.0]]), torch.tensor([[True, False]])
     assert dropped(features, kept, 0.25).tolist() == [[4.0, 0.0]]
     assert dropped(features, None, 0.25) is features
+
+
+def test_the_terms_by_hand(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Two images in two views, the first view of both first; CE is over views [y, z, y, z].
+    method = quick("tac")
+    assert isinstance(method, TAC)
+    fitted = method.start(task.backbone, torch.eye(64)[:2], 1)
+    texts, knowledge = torch.eye(2), torch.tensor([[0.6, 0.8], [0.0, 1.0]])
+    images = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8], [0.0, 1.0]])
+    frozen = torch.tensor([[1.0, 0.0], [0.0, 1.0]]).repeat(2, 1)
+    monkeypatch.setattr(TaskAwareLoss, "features", lambda *_: (images, frozen, texts))
+    views = Views(torch.zeros(0), torch.tensor([0, 1]), frozen[:2])
+    parts = TaskAwareLoss(fitted, torch.zeros(0), knowledge).parts(views)
+    scale = task.backbone.logit_scale
+    told = scale * images
+    expected = (told.logsumexp(dim=1) - told[range(4), [0, 1, 0, 1]]).mean()
+    torch.testing.assert_close(parts["cross_entropy"], expected)
+    assert parts["text"].item() == pytest.approx(20 * (0.4 + 0.8) / 4)
+    assert parts["image"].item() == pytest.approx(25 * (0.4 + 0.8) / 8)
 
 
 def test_the_log_holds_every_term(task: Task) -> None:

@@ -8,7 +8,10 @@ import pytest
 import torch
 
 from capt_core.errors import CaptError
+from capt_core.methods.coop import ContextTexts
 from capt_core.methods.fitting import base_method, fit_method
+from capt_core.methods.frozen_teacher import FrozenTeacher
+from capt_core.methods.spotlighter.method import Spotlighter, SpotlighterLoss
 from capt_core.methods.spotlighter.plugin import SpotlighterPromptKD
 from capt_core.methods.task import Task
 from tests.methods.toy_task import quick
@@ -25,6 +28,31 @@ def state(name: str, task: Task, **settings: Any) -> dict[str, torch.Tensor]:
 def test_the_memory_moves_with_every_step(name: str, task: Task) -> None:
     found = state(name, task, epochs=1)
     assert found["memory.updates"] == found["projector.bn.num_batches_tracked"] > 2
+
+
+PARTS = {
+    "image": 1.0,
+    "divergence": 1.0,
+    "top7": 2.0,
+    "top2": 3.0,
+    "low3": 5.0,
+    "text_distance": 0.1,
+    "image_distance": 0.2,
+}
+
+
+def test_the_weights_of_both_losses_by_hand(task: Task) -> None:
+    # As published: 1 + (2 + 3 + 5) / 50 + 20 (0.1 + 0.2), and with K = 1000
+    # K (1 + 2 / 100 + (3 + 5) / 1000 + 0.1 / 50 + 0.2 / 100).
+    parts = {name: torch.tensor(value, dtype=torch.float64) for name, value in PARTS.items()}
+    alone, plugin = Spotlighter(), SpotlighterPromptKD()
+    fitted = alone.start(task.backbone, 1)
+    loss = SpotlighterLoss(fitted, ContextTexts.of(["woven"], 4, task.backbone), 1)
+    assert loss.total(parts).item() == pytest.approx(7.2)
+    assert task.teacher is not None
+    teacher = FrozenTeacher(task.teacher, torch.ones(4, 64))
+    found = plugin.loss(task, plugin.start(task, teacher.texts), teacher)
+    assert found.total(parts).item() == pytest.approx(1032.0)
 
 
 def test_the_selection_matters(task: Task) -> None:

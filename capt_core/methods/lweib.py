@@ -23,6 +23,7 @@ from capt_core.learning.randomness import draw_seed, generator
 from capt_core.methods.data_facts import DataFacts
 from capt_core.methods.descriptions import described_groups, phrases_by_class
 from capt_core.methods.feature_training import minimise
+from capt_core.methods.image_tower import ImageTower
 from capt_core.methods.image_training import FewShotViews
 from capt_core.methods.method import Fitted, Method, Need, named_vectors, undescribed
 from capt_core.methods.prompting.fitted import unit
@@ -156,6 +157,23 @@ class AdaptedActivation(nn.Module):
         return activated
 
 
+class EnrichedTower(ImageTower):
+    """A tower with the convolutions.
+
+    Args:
+        visual: with them.
+        frozen: without them.
+    """
+
+    def __init__(self, visual: Any, frozen: Any) -> None:
+        super().__init__(visual)
+        self.frozen = ImageTower(frozen)
+
+    def feed_forward(self, block: int) -> nn.Module:
+        # Convolutions over patches give the class token nothing.
+        return self.frozen.feed_forward(block)
+
+
 class EnrichedClip(TunedTowers):
     """CLIP with two depth-wise convolutions in every block of both towers.
 
@@ -191,6 +209,9 @@ class EnrichedClip(TunedTowers):
                 convolutions |= dict(zip(names, (attention, mlp), strict=True))
         super().__init__(method, backbone, parts, class_vectors)
         self.convolutions = nn.ModuleDict(convolutions)
+
+    def image_tower(self) -> EnrichedTower:
+        return EnrichedTower(self.tuned.clip.visual, self.backbone.clip.visual)
 
     @contextmanager
     def fast(self, blocks: Mapping[str, Sequence[bool]]) -> Iterator[None]:

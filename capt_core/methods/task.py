@@ -141,10 +141,10 @@ class Task:
         return f"{self.dataset.name}-{method.name}-seed{self.seed}-{key}"
 
     def check(self, method: Method) -> None:
-        """Refuse a task that lacks what a method needs.
+        """Refuse a task that lacks what a method needs, or has what it cannot be fitted on.
 
         Raises:
-            CaptError: names what is missing.
+            CaptError: names what is missing, or as the method's own checks.
         """
         given = {
             "features": self.features,
@@ -160,6 +160,8 @@ class Task:
         missing = [need for need in missing if need in method.needs]
         if missing:
             raise CaptError(f"{method.name} needs {', '.join(missing)}, the task has none")
+        if self.base_model is not None and "base_model" in method.needs:
+            method.check_base(self.base_model.method)
         method.check_data(self.facts(method))
 
     def facts(self, method: Method) -> DataFacts:

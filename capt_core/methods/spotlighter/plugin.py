@@ -23,6 +23,7 @@ from capt_core.methods.promptkd import (
     PromptedStudent,
     PromptKD,
     image_prompts_start,
+    named,
     projector_start,
 )
 from capt_core.methods.spotlighter.memory import Keep, Memory
@@ -65,6 +66,7 @@ class SpotlightedStudent(RefinedByMemory, PromptedStudent):
         token_projector: of all tokens, while training, likewise.
         memory: of features in the teacher's dimension.
         class_vectors: the teacher's texts by class name, each [b], unit length.
+        taught_by: the teacher's method and backbone.
     """
 
     def __init__(
@@ -76,8 +78,9 @@ class SpotlightedStudent(RefinedByMemory, PromptedStudent):
         token_projector: Projector,
         memory: Memory,
         class_vectors: Mapping[str, torch.Tensor] | None = None,
+        taught_by: str = "",
     ) -> None:
-        super().__init__(method, backbone, image, projector, class_vectors)
+        super().__init__(method, backbone, image, projector, class_vectors, taught_by)
         self.token_projector = token_projector
         self.memory = memory
 
@@ -195,6 +198,7 @@ class SpotlighterPromptKD(PromptKD):
         image = image_prompts_start(backbone, settings.image_prompts, settings.image_depth, seed)
         widths = backbone.clip.visual.output_dim, texts.shape[1]
         vectors = dict(zip(task.dataset.class_names, texts.float().cpu(), strict=True))
+        assert task.teacher is not None
         return SpotlightedStudent(
             self,
             backbone,
@@ -203,6 +207,7 @@ class SpotlighterPromptKD(PromptKD):
             projector_start(*widths, draw_seed("tokens", seed)),
             settings.memory(widths[1], seed),
             vectors,
+            named(task.teacher),
         )
 
     def loss(
@@ -224,6 +229,7 @@ class SpotlighterPromptKD(PromptKD):
             Projector(width, teacher_width),
             self.settings.memory(teacher_width, 0),
             named_vectors(tensors, facts),
+            str(facts.get("taught_by", "")),
         )
         student.load_state_dict(dict(tensors))
         return student

@@ -160,6 +160,12 @@ class Task:
         missing = [need for need in missing if need in method.needs]
         if missing:
             raise CaptError(f"{method.name} needs {', '.join(missing)}, the task has none")
+        try:
+            method.check_clip(self.backbone.clip)
+        except CaptError as error:
+            raise CaptError(
+                f"{method.name} cannot be used with backbone {self.backbone.identity}: {error}"
+            ) from error
         if self.base_model is not None and "base_model" in method.needs:
             method.check_base(self.base_model.method)
         method.check_data(self.facts(method))

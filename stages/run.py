@@ -18,10 +18,16 @@ from capt_core.backbone.loading import shared_backbones
 from capt_core.confusion.imported import refuse_replacing
 from capt_core.data.registry import DATASETS, TAKEN
 from capt_core.errors import CaptError, shown
+from capt_core.methods.method import Method
 from capt_core.methods.registry import BASE_METHOD, check_methods, configured_methods
-from capt_core.methods.suitability import check_described, prepared_facts
+from capt_core.methods.suitability import (
+    check_described,
+    prepared_facts,
+    unstartable,
+    unsuited,
+)
 from capt_core.methods.teaching import check_teacher
-from capt_core.params import check_seed, load_settings
+from capt_core.params import Backbone, check_seed, load_settings
 from capt_core.user_paths import user_path
 
 from . import options
@@ -82,6 +88,7 @@ def main(
         fitted += methods
     check_described(fitted, settings.generate_prompts, dataset)
     check_teacher(fitted, settings.teacher, settings.backbone)
+    _check_usable(configured_methods(fitted, params, dataset, overrides), settings.backbone)
     seeds = list(dict.fromkeys(check_seed(each, "--seed") for each in seed or matrix.seeds[:1]))
     for each in seeds:
         refuse_replacing(Layout(artifacts, dataset).seed(each).predictions)
@@ -95,6 +102,12 @@ def main(
             model = Layout(artifacts, dataset).seed(last.seed).run(last.method).model
             following = _predicting(model, params, overrides)
         _finish(dataset, artifacts, seeds, following)
+
+
+def _check_usable(methods: Sequence[Method], backbone: Backbone) -> None:
+    """Refuse methods that the backbone or the base model, the first of them, does not do for."""
+    for remark in (*unstartable(methods, methods[0]), *unsuited(methods, backbone)):
+        raise CaptError(remark)
 
 
 def _predicting(model: Path, params: Path | None, overrides: Sequence[str]) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import nn
 
 from capt_core.methods.capt.context import global_vector
 from capt_core.methods.prompting.image import appended, pooled_feature, replaced
@@ -47,6 +48,11 @@ class ImageTower:
     def class_token(self, tokens: torch.Tensor, block: int) -> torch.Tensor:
         """The class token of `through` alone, [B, 1, D], up to rounding."""
         return class_token_block(self.blocks[block], tokens)
+
+    def feed_forward(self, block: int) -> nn.Module:
+        """What a block's feed-forward part makes of the class token, which it looks at alone."""
+        found: nn.Module = self.blocks[block].mlp
+        return found
 
     def head(self, tokens: torch.Tensor) -> torch.Tensor:
         """Features [B, d], not normalised, of what came out of the last block."""

@@ -115,6 +115,8 @@ class LowRankAttention(nn.Module):
         heads = projected.view(batch, length, 3, attention.num_heads, width // attention.num_heads)
         query, key, value = heads.permute(2, 0, 3, 1, 4)
         mask = None if attn_mask is None else attn_mask.to(query.dtype)
+        if mask is not None and mask.dim() == 3:  # of each text and head
+            mask = mask.view(batch, attention.num_heads, length, length)
         mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         return attention.out_proj(mixed.transpose(1, 2).flatten(2)), None
 

@@ -12,6 +12,7 @@ from capt_core.backbone.architecture import outline
 from capt_core.data.dataset import load_dataset
 from capt_core.errors import CaptError
 from capt_core.methods.data_facts import DataFacts
+from capt_core.methods.fitting import base_method
 from capt_core.methods.method import Method, Need, undescribed
 from capt_core.methods.registry import method_class, method_names
 from capt_core.prompts.generation import class_descriptions
@@ -40,7 +41,15 @@ def unsuited(methods: Iterable[Method], backbone: params.Backbone) -> Iterator[s
 
 
 def unstartable(methods: Iterable[Method], base: Method) -> Iterator[str]:
-    """One line for each method that cannot start from a base model of some method, saying why."""
+    """One line for each method that cannot start from a base model of some method, saying why.
+
+    Or a single one, where that method can be no base model at all.
+    """
+    try:
+        base_method(base.name, "fit_teacher.method")
+    except CaptError as error:
+        yield str(error)
+        return
     for method in methods:
         if Need.BASE_MODEL not in method.needs:
             continue

@@ -141,10 +141,10 @@ class Task:
         return f"{self.dataset.name}-{method.name}-seed{self.seed}-{key}"
 
     def check(self, method: Method) -> None:
-        """Refuse a task that lacks what a method needs.
+        """Refuse a task that lacks what a method needs, or has what it cannot be fitted on.
 
         Raises:
-            CaptError: names what is missing.
+            CaptError: names what is missing, or as the method's own checks.
         """
         given = {
             "features": self.features,
@@ -160,6 +160,14 @@ class Task:
         missing = [need for need in missing if need in method.needs]
         if missing:
             raise CaptError(f"{method.name} needs {', '.join(missing)}, the task has none")
+        try:
+            method.check_clip(self.backbone.clip)
+        except CaptError as error:
+            raise CaptError(
+                f"{method.name} cannot be used with backbone {self.backbone.identity}: {error}"
+            ) from error
+        if self.base_model is not None and "base_model" in method.needs:
+            method.check_base(self.base_model.method)
         method.check_data(self.facts(method))
 
     def facts(self, method: Method) -> DataFacts:

@@ -5,15 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import pytest
 import torch
 
-from capt_core.methods.capt.method import FittedCapt
-from capt_core.methods.fitting import base_method, fit_method
+from capt_core.methods.fitting import fit_method
 from capt_core.methods.image_training import train_on_images
 from capt_core.methods.maple import Maple
-from capt_core.methods.method import Classes
-from capt_core.methods.registry import method_class
 from capt_core.methods.task import Task
 from tests.methods.toy_task import quick
 from tests.refusals import refusal
@@ -56,27 +52,3 @@ def test_half_precision_is_refused(task: Task) -> None:
     assert "maple is not trained in fp16" in refusal(
         fit_method, quick("maple"), replace(task, backbone=backbone)
     )
-
-
-@pytest.mark.parametrize(
-    "name", ["coop", "maple", "promptsrc", "promptkd", "tac", "twosfs", "clip_lora"]
-)
-def test_capt_starts_from_it_to_the_bit(name: str, task: Task) -> None:
-    assert base_method(name, "here") is method_class(name)
-    base = fit_method(quick(name), task).fitted
-    capt = quick(
-        "capt",
-        train={"epochs": 1, "batch_size": 4},
-        losses={"retention_names": "training"},
-        class_texts={"difference_weight": 0.0},
-    )
-    found = fit_method(capt, replace(task, base_model=base)).fitted
-    assert isinstance(found, FittedCapt)
-    images = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    classes = Classes.of(task.dataset)
-    with torch.no_grad():
-        assert not torch.allclose(found.encode(images), base.encode(images), atol=1e-7)
-        found.model.interpolate(0.0)  # as it was before the first step
-        assert torch.equal(found.encode(images), base.encode(images))
-        assert torch.equal(found.class_texts(classes), base.class_texts(classes))
-        assert torch.equal(found(images, classes), base(images, classes))

@@ -84,6 +84,21 @@ def test_methods_that_cannot_start_from_a_base_model() -> None:
     (line,) = unstartable(methods(), method_class("clip")())
     assert line.startswith("dpc: tunes the prompt of a base model fitted with coop or promptkd")
     assert not list(unstartable(methods(), method_class("coop")()))
+    (line,) = unstartable(methods(), method_class("gda")())
+    assert line.startswith("fit_teacher.method: gda tells images by more than class texts")
+    (line,) = unstartable([], method_class("capt")())
+    assert line.startswith("fit_teacher.method: capt needs what is mined")
+
+
+@pytest.mark.parametrize("name", PROMPTED)
+def test_a_fit_on_a_backbone_that_does_not_suit_is_refused(
+    name: str, task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Its class token is there, but not what the tower gives: the fit would go through.
+    monkeypatch.setattr(task.backbone.clip.visual, "pool_type", "avg")
+    message = refusal(fit_method, method_class(name)(), task)
+    assert message.startswith(f"{name} cannot be used with backbone {task.backbone.identity}: ")
+    assert "choose a ViT backbone such as ViT-B-16" in message
 
 
 class Demanding(Clip):

@@ -23,8 +23,9 @@ from capt_core.methods.capt.views import CachedViews, Views, asked_views, live_v
 from capt_core.methods.descriptions import described_vectors, retained_texts, retention_seen
 from capt_core.methods.method import Classes, Fitted, Method, Need, named_vectors
 from capt_core.methods.model_file import restore_fitted
-from capt_core.methods.task import Task
+from capt_core.methods.task import Task, fitted_facts
 from capt_core.methods.views import ViewSource
+from capt_core.params import settings_hash
 
 _BASE = "base."
 
@@ -90,6 +91,13 @@ class Capt(Method):
         check_tower(clip.visual)
         adapted_blocks(self.settings.adapter.blocks, len(clip.visual.transformer.resblocks))
 
+    def check_base(self, base: Method) -> None:
+        if not base.compares_texts:
+            raise CaptError(
+                f"base_model: {base.name} tells images by more than class texts, which CAPT "
+                "cannot start from; choose another base model, such as clip or promptsrc"
+            )
+
     def fit(self, task: Task) -> FittedCapt:
         settings, backbone, dataset = self.settings, task.backbone, task.dataset
         base = task.base_model
@@ -99,11 +107,6 @@ class Capt(Method):
             raise CaptError(
                 "runtime.precision: CAPT is not trained in fp16, whose gradients vanish; "
                 "use bf16 or fp32"
-            )
-        if not base.method.compares_texts:
-            raise CaptError(
-                f"base_model: {base.method.name} tells images by more than class texts, which CAPT "
-                "cannot start from; choose another base model"
             )
         if task.teacher is not None:
             base.take_teacher(task.teacher)
@@ -181,8 +184,8 @@ class Capt(Method):
         if not fixed or task.work is None:
             return live_views(model.to(backbone.device), backbone, source, with_features)
         asked, folder = asked_views(anchors, settings), task.work / "prefix"
-        # The tensors of a base model that leaves the tower as it is shape no cached view.
-        origin = "" if base.frozen_tower else tensors_digest(base.state_dict())
+        # A base model that leaves the tower as it is shapes no cached view.
+        origin = "" if base.frozen_tower else settings_hash(*fitted_facts(base))
         with task.reporter.progress("cached views", len(asked)) as advance:
             return CachedViews(
                 model.to(backbone.device),

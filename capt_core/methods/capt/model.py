@@ -59,7 +59,7 @@ class CaptModel(nn.Module):
             }
         )
         self.experts = MultiGranularityDiscrepancyExpert(
-            blocks[-1].mlp, centres, self.width, experts, generator
+            tower.feed_forward(len(blocks) - 1), centres, self.width, experts, generator
         )
         self.learned_alpha: nn.Parameter | None = None
         if adapter.alpha == "learned":

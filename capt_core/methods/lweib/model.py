@@ -11,10 +11,28 @@ from torch import nn
 from torch.nn import functional
 
 from capt_core.backbone.loading import Backbone
+from capt_core.methods.image_tower import ImageTower
 from capt_core.methods.lweib.convolutions import AdaptedActivation, AdaptedNorm, Convolution
 from capt_core.methods.method import Method
 from capt_core.methods.prompting.fitted import unit
 from capt_core.methods.towers import TunedTowers, tower_blocks
+
+
+class EnrichedTower(ImageTower):
+    """A tower with the convolutions.
+
+    Args:
+        visual: with them.
+        frozen: without them.
+    """
+
+    def __init__(self, visual: Any, frozen: Any) -> None:
+        super().__init__(visual)
+        self.frozen = ImageTower(frozen)
+
+    def feed_forward(self, block: int) -> nn.Module:
+        # Convolutions over patches give the class token nothing.
+        return self.frozen.feed_forward(block)
 
 
 class EnrichedClip(TunedTowers):
@@ -52,6 +70,9 @@ class EnrichedClip(TunedTowers):
                 convolutions |= dict(zip(names, (attention, mlp), strict=True))
         super().__init__(method, backbone, parts, class_vectors)
         self.convolutions = nn.ModuleDict(convolutions)
+
+    def image_tower(self) -> EnrichedTower:
+        return EnrichedTower(self.tuned.clip.visual, self.backbone.clip.visual)
 
     @contextmanager
     def fast(self, blocks: Mapping[str, Sequence[bool]]) -> Iterator[None]:

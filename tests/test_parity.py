@@ -10,8 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from benchmarks.parity import dpc, promptkd
 from benchmarks.parity.__main__ import Comparison, compared, main, relative_difference
 from benchmarks.parity.fixture import Fixture
+from capt_core.errors import CaptError
 
 COVERED = (
     *("plain", "coop", "maple", "promptsrc", "promptkd", "dpc_coop", "dpc_promptkd"),
@@ -72,11 +74,25 @@ def test_a_changed_number_is_found(
     assert main([str(copy)]) == 1
 
 
-def test_a_missing_weight_decay_is_found(parity: Path, tmp_path: Path) -> None:
-    copy = tmp_path / "coop"
-    shutil.copytree(parity / "coop", copy)
+@pytest.mark.parametrize(
+    ("method", "wrong"),
+    [
+        ("coop", {"weight_decay": 0.0}),
+        ("coop", {"base_names": ["a", "b"]}),
+        ("maple", {"prompt_depth": 1}),
+        ("promptkd", {"n_text": 3}),
+        ("promptkd", {"depth_visual_student": 1}),
+        ("dpc_coop", {"mining_scale": 50.0}),
+        ("dpc_promptkd", {"mining_scale": 50.0}),
+    ],
+)
+def test_a_wrong_setting_is_found(
+    method: str, wrong: dict[str, object], parity: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / method
+    shutil.copytree(parity / method, copy)
     config = json.loads((copy / "config.json").read_text())
-    (copy / "config.json").write_text(json.dumps({**config, "weight_decay": 0.0}))
+    (copy / "config.json").write_text(json.dumps({**config, **wrong}))
     assert main([str(copy)]) == 1
 
 
@@ -132,3 +148,32 @@ def test_what_is_noise_has_an_absolute_tolerance() -> None:
     assert verdicts == {"grad.bias": True, "bias": False}
     found = {"grad.bias": torch.tensor([5e-10])}
     assert not any(each.agrees for each in compared(fixture, found, {}, ["grad.*"]))
+
+
+def test_a_bias_that_normalisation_takes_away_is_compared_beside_rounding() -> None:
+    name = "after.projector.conv1.bias"
+    start = torch.full((2,), 0.1, dtype=torch.float64)
+    fixture = Fixture("a", {}, {}, {}, {name: start + 1e-15})
+    for runner in (promptkd, dpc):
+        found = {name: start - 1e-14}
+        assert all(each.agrees for each in compared(fixture, found, {name: start}, runner.NOISE))
+        found = {name: start * (1 - 1e-8)}
+        assert not any(
+            each.agrees for each in compared(fixture, found, {name: start}, runner.NOISE)
+        )
+
+
+@pytest.mark.parametrize(("depth", "count"), [(1, 2), (3, 2), (2, 1), (2, 3)])
+def test_prompts_are_those_that_the_settings_name(depth: int, count: int) -> None:
+    weights = {f"p.{index}": torch.full((2, 3), float(index)) for index in (1, 0)}
+    prompts = Fixture("a", {"J": 2, "n": 2}, weights, {}, {}).prompts("p.", "J", "n")
+    assert prompts[:, 0, 0].tolist() == [0, 1]
+    with pytest.raises(CaptError, match=f"a: p\\.\\* are not the {depth} tensors of {count}"):
+        Fixture("a", {"J": depth, "n": count}, weights, {}, {}).prompts("p.", "J", "n")
+
+
+def test_names_are_as_many_as_their_texts() -> None:
+    fixture = Fixture("a", {"names": ["fox", "owl"]}, {}, {}, {})
+    fixture.check_names("names", torch.zeros(2, 5))
+    with pytest.raises(CaptError, match="a: names are 2, and there are 3 texts"):
+        fixture.check_names("names", torch.zeros(3, 5))

@@ -8,6 +8,7 @@ from benchmarks.parity.fixture import Fixture, Tensors
 from benchmarks.parity.prompted import prefixed
 from benchmarks.parity.training import gradients, schedule, train
 from capt_core.backbone.loading import Backbone
+from capt_core.errors import CaptError
 from capt_core.methods.coop import ContextLoss, ContextTexts, CoOp, LearnedContext
 from capt_core.methods.prompting.fitted import unit
 from capt_core.methods.prompting.start import embedded_words
@@ -38,6 +39,10 @@ def _case(
 ) -> tuple[Tensors, Tensors]:
     config, start = fixture.config, fixture.weights[f"coop.{case}.ctx"]
     specific = config["class_specific"][case]
+    for half in ("base",) if specific else ("base", "novel"):
+        fixture.check_names(f"{half}_names", fixture.inputs[f"tokens_{half}.{case}"])
+    if start.shape[-2] != config["n_ctx"][case]:
+        raise CaptError(f"{fixture.name}: coop.{case}.ctx has not n_ctx vectors")
     settings = CoOp.Settings.model_validate(
         {
             **schedule(fixture),

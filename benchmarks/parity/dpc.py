@@ -10,7 +10,7 @@ import torch
 
 from benchmarks.parity.fixture import Fixture, Tensors
 from benchmarks.parity.prompted import prefixed
-from benchmarks.parity.promptkd import student_of, teacher_of
+from benchmarks.parity.promptkd import NOISE, student_of, teacher_of
 from benchmarks.parity.training import gradients, schedule, train
 from capt_core.methods.capt.losses import pair_logits
 from capt_core.methods.coop import ContextTexts, CoOp, LearnedContext
@@ -28,6 +28,8 @@ from capt_core.methods.promptkd import PromptKD
 from capt_core.methods.promptsrc import IndependentPrompts
 from capt_core.methods.zero_shot import class_logits
 
+__all__ = ("NOISE", "computed", "known")  # the student's noise is that of PromptKD
+
 
 def known(fixture: Fixture) -> bool:
     """Whether a fixture is one of DPC."""
@@ -37,6 +39,8 @@ def known(fixture: Fixture) -> bool:
 def computed(fixture: Fixture) -> tuple[Tensors, Tensors]:
     """What DPC gives, and the starts of what it trains, by name."""
     on_coop = "dpc.backbone_ctx" in fixture.weights
+    for half in ("base", "novel"):
+        fixture.check_names(f"{half}_names", fixture.inputs[f"tokens_{half}"])
     found = _selections(fixture, on_coop)
     starts: Tensors = {}
     if on_coop:
@@ -115,7 +119,8 @@ def _context(fixture: Fixture, variant: Variant, q: str) -> ContextLearner:
     weights, names = fixture.weights, fixture.config["base_names"]
     base = LearnedContext(CoOp(), fixture.backbone(), weights["dpc.backbone_ctx"].clone())
     fitted = DualContext(_method(fixture, variant), base, names, weights[q].clone())
-    return ContextLearner(fitted, ContextTexts(fixture.inputs["tokens_base"]))
+    texts = ContextTexts(fixture.inputs["tokens_base"])
+    return ContextLearner(fitted, texts, fixture.config["mining_scale"])
 
 
 def _midway(fixture: Fixture) -> Tensors:
@@ -168,7 +173,7 @@ def _distilled(fixture: Fixture, variant: Variant) -> DistilledLearner:
     student = student_of(fixture, PromptKD())
     student.taught_by = named(teacher)
     fitted = DualDistilled.cloned(method, student, names, teacher)
-    return DistilledLearner(fitted.train(), teacher, tokens)
+    return DistilledLearner(fitted.train(), teacher, tokens, fixture.config["mining_scale"])
 
 
 def _on_promptkd(fixture: Fixture, variant: Variant) -> tuple[Tensors, Tensors]:

@@ -54,6 +54,42 @@ class Fixture:
         """Inputs whose names begin with a prefix, without it."""
         return below(prefix, self.inputs)
 
+    def prompts(self, prefix: str, depth: str, count: str) -> torch.Tensor:
+        """Prompts of every depth from 0, [J, n, W]; there are as many as the configuration says.
+
+        Args:
+            prefix: of their names, which end with the depth.
+            depth: key of J.
+            count: key of n.
+
+        Raises:
+            CaptError: there are others.
+        """
+        found, depths, number = self.below(prefix), self.config[depth], self.config[count]
+        wanted = {str(index) for index in range(depths)}
+        if found.keys() != wanted or any(len(each) != number for each in found.values()):
+            raise CaptError(
+                f"{self.name}: {prefix}* are not the {depths} tensors of {number} prompts that "
+                f"{depth} and {count} name"
+            )
+        return torch.stack([found[str(index)] for index in range(depths)])
+
+    def check_names(self, names: str, tokens: torch.Tensor) -> None:
+        """Refuse class names that are not as many as their texts, [C, L].
+
+        Args:
+            names: key of the configuration.
+            tokens: ids of the texts.
+
+        Raises:
+            CaptError: there are more or fewer.
+        """
+        if len(self.config[names]) != len(tokens):
+            raise CaptError(
+                f"{self.name}: {names} are {len(self.config[names])}, and there are "
+                f"{len(tokens)} texts of them"
+            )
+
     def backbone(self, sizes: str = "open_clip", prefix: str = "clip.") -> Backbone:
         """A CLIP as methods take it: frozen, in fp64, without a tokenizer.
 

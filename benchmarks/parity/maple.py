@@ -7,6 +7,7 @@ import torch
 from benchmarks.parity.fixture import Fixture, Tensors
 from benchmarks.parity.prompted import prefixed, scores
 from benchmarks.parity.training import gradients, schedule, train
+from capt_core.errors import CaptError
 from capt_core.methods.maple import CoupledPrompts, Maple, cross_entropy
 from capt_core.methods.prompting.start import embedded_words
 
@@ -22,7 +23,11 @@ def computed(fixture: Fixture) -> tuple[Tensors, Tensors]:
     settings = Maple.Settings.model_validate(
         {**schedule(fixture), "context_length": config["n_ctx"], "depth": depth}
     )
+    for half in ("base", "novel"):
+        fixture.check_names(f"{half}_names", fixture.inputs[f"tokens_{half}"])
     layers = ["shallow_projection", *(f"deep_projection.{j}" for j in range(1, depth))]
+    if len(start["ctx"]) != config["n_ctx"] or len(start) != 3 * depth:
+        raise CaptError(f"{fixture.name}: maple.* are not what n_ctx and prompt_depth name")
     fitted = CoupledPrompts(
         Maple(settings),
         fixture.backbone(),

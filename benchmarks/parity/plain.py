@@ -17,6 +17,7 @@ def known(fixture: Fixture) -> bool:
 def computed(fixture: Fixture) -> tuple[Tensors, Tensors]:
     """What the frozen CLIP gives; no parameter changes."""
     backbone = fixture.backbone()
+    fixture.check_names("texts", fixture.inputs["tokens"])
     images = Fitted(Clip(), backbone).encode(fixture.inputs["images"])
     texts = backbone.clip.encode_text(fixture.inputs["tokens"])
     logits = class_logits(unit(images), unit(texts), backbone.logit_scale)

@@ -15,6 +15,9 @@ from capt_core.methods.promptkd import DistillationLoss, PromptedStudent, Prompt
 from capt_core.methods.promptsrc import IndependentPrompts, PromptSRC
 from capt_core.methods.zero_shot import class_logits
 
+NOISE = ("*projector.conv1.bias",)
+"""BatchNorm takes this bias away: rounding makes its gradient, and moves it beside the decay."""
+
 
 def known(fixture: Fixture) -> bool:
     """Whether a fixture is one of PromptKD."""
@@ -25,6 +28,7 @@ def known(fixture: Fixture) -> bool:
 def computed(fixture: Fixture) -> tuple[Tensors, Tensors]:
     """What PromptKD gives, and the starts of what it trains, by name."""
     config, images = fixture.config, fixture.inputs["images"]
+    fixture.check_names("names", fixture.inputs["tokens"])
     settings = PromptKDSettings.model_validate(
         {
             **schedule(fixture),
@@ -59,7 +63,10 @@ def computed(fixture: Fixture) -> tuple[Tensors, Tensors]:
     names = [name for name, _ in fresh.student.named_parameters()]
     slopes = gradients(total, list(fresh.student.parameters()))
     found |= prefixed("grad", _named(dict(zip(names, slopes, strict=True))))
-    found |= train(fixture, settings, student, loss_of, images, config["steps"])
+    # The teacher sees the images in the place where other methods are given labels.
+    found |= train(
+        fixture, settings, student, lambda *_: loss_of(images, images), images, config["steps"]
+    )
     after = _named(student.state_dict())
     found |= prefixed("after", {**after, **prefixed("eval", _scores(fixture, student, teacher))})
     starts = {name: value for name, value in fixture.weights.items() if "clip." not in name}
@@ -72,8 +79,8 @@ def student_of(fixture: Fixture, method: PromptKD) -> PromptedStudent:
     teacher_width, width = weights["conv1.weight"].shape[:2]
     projector = Projector(width, teacher_width).double()
     projector.load_state_dict({**projector.state_dict(), **weights})
-    prompts = fixture.below("student_prompt.visual.")
-    image = torch.stack([prompts[str(depth)] for depth in range(len(prompts))])
+    sizes = ("depth_visual_student", "n_visual_student")
+    image = fixture.prompts("student_prompt.visual.", *sizes)
     return PromptedStudent(method, fixture.backbone("open_clip_student"), image, projector).eval()
 
 
@@ -81,14 +88,9 @@ def student_of(fixture: Fixture, method: PromptKD) -> PromptedStudent:
 def teacher_of(fixture: Fixture, tokens: torch.Tensor) -> FrozenTeacher:
     """The teacher of a fixture, for classes whose texts are given as token ids."""
     backbone = fixture.backbone("open_clip_teacher", "teacher_clip.")
-    prompts = fixture.below("teacher_prompt.")
-    depths = {
-        side: sum(name.startswith(f"{side}.") for name in prompts) for side in ("text", "visual")
-    }
-    text, image = (
-        torch.stack([prompts[f"{side}.{depth}"] for depth in range(count)])
-        for side, count in depths.items()
-    )
+    sizes = ("depth_visual_teacher", "n_visual_teacher")
+    text = fixture.prompts("teacher_prompt.text.", "depth_text_teacher", "n_text")
+    image = fixture.prompts("teacher_prompt.visual.", *sizes)
     fitted = IndependentPrompts(PromptSRC(), backbone, text, image).eval()
     return FrozenTeacher(fitted, unit(fitted.encode_tokens(tokens)))
 

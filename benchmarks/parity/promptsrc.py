@@ -39,6 +39,8 @@ def computed(fixture: Fixture) -> tuple[Tensors, Tensors]:
             }
         )
     )
+    for half in ("base", "novel"):
+        fixture.check_names(f"{half}_names", inputs[f"tokens_{half}"])
     fitted, tokens = _start(fixture, method, backbone), inputs["tokens_base"]
     reference = mean_text_features(backbone.clip, inputs["tokens_templates"])
     loss_of = SelfRegulatedLoss(fitted, tokens, reference)
@@ -67,9 +69,8 @@ def computed(fixture: Fixture) -> tuple[Tensors, Tensors]:
 
 
 def _start(fixture: Fixture, method: PromptSRC, backbone: Backbone) -> IndependentPrompts:
-    start, config = fixture.below("prompt."), fixture.config
-    text = torch.stack([start[f"text.{i}"] for i in range(config["depth_text"])])
-    image = torch.stack([start[f"visual.{i}"] for i in range(config["depth_visual"])])
+    text = fixture.prompts("prompt.text.", "depth_text", "n_text")
+    image = fixture.prompts("prompt.visual.", "depth_visual", "n_visual")
     return IndependentPrompts(method, backbone, text, image)
 
 

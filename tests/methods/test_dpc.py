@@ -134,6 +134,8 @@ def test_the_scale_of_mining_is_100() -> None:
     texts = torch.tensor([[1.0, 0.0], [0.99, 0.0]])
     expected = 1 / (1 + torch.tensor(-1.0).exp())
     torch.testing.assert_close(mined_probabilities(texts[:1], texts)[0, 0], expected)
+    expected = 1 / (1 + torch.tensor(-0.5).exp())
+    torch.testing.assert_close(mined_probabilities(texts[:1], texts, 50.0)[0, 0], expected)
 
 
 def test_negatives_stand_behind_their_anchor() -> None:

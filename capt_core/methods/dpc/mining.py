@@ -10,15 +10,17 @@ import torch
 from capt_core.methods.zero_shot import class_logits
 
 MINING_SCALE = 100.0
-"""Inverse temperature of the mined probabilities, whatever the backbone's own is."""
+"""Published inverse temperature of the mined probabilities, whatever the backbone's own is."""
 
 LEAST = 2
 """Negatives of an anchor below which classes are drawn at random."""
 
 
-def mined_probabilities(images: torch.Tensor, texts: torch.Tensor) -> torch.Tensor:
+def mined_probabilities(
+    images: torch.Tensor, texts: torch.Tensor, scale: float = MINING_SCALE
+) -> torch.Tensor:
     """The backbone's probabilities [B, C] of unit-length features [B, d] and [C, d]."""
-    return class_logits(images, texts, MINING_SCALE).softmax(dim=-1)
+    return class_logits(images, texts, scale).softmax(dim=-1)
 
 
 def random_classes(among: range, draws: torch.Generator) -> Iterator[int]:

@@ -13,7 +13,7 @@ from torch import nn
 from capt_core.backbone.loading import Backbone
 from capt_core.methods.coop import ContextTexts, LearnedContext, context_features
 from capt_core.methods.dpc.dual import DualPrompts, Learner
-from capt_core.methods.dpc.mining import Rows, mined_probabilities
+from capt_core.methods.dpc.mining import MINING_SCALE, Rows, mined_probabilities
 from capt_core.methods.dpc.mixing import Variant, parallel_prompt, weighted_prompt
 from capt_core.methods.method import Classes, Fitted, Method
 from capt_core.methods.prompting.fitted import unit
@@ -94,10 +94,17 @@ def random_range(count: int, variant: Variant) -> range:
 
 @dataclass(frozen=True)
 class ContextLearner(Learner):
-    """A `DualContext` with the texts of its trained classes."""
+    """A `DualContext` with the texts of its trained classes.
+
+    Attributes:
+        fitted: what is trained.
+        texts: of the trained classes.
+        mining_scale: inverse temperature of `probabilities`.
+    """
 
     fitted: DualContext
     texts: ContextTexts
+    mining_scale: float = MINING_SCALE
 
     @property
     def logit_scale(self) -> float:
@@ -125,7 +132,8 @@ class ContextLearner(Learner):
             return self.texts.encode(fitted.backbone.clip, fitted.base.context)
 
     def probabilities(self, images: torch.Tensor) -> torch.Tensor:
-        return mined_probabilities(unit(self.image_features(images)), unit(self.backbone_texts))
+        features, texts = unit(self.image_features(images)), unit(self.backbone_texts)
+        return mined_probabilities(features, texts, self.mining_scale)
 
     def compared(self, rows: Rows) -> tuple[torch.Tensor, torch.Tensor]:
         fitted, texts = self.fitted, self.texts.part(rows.labels)

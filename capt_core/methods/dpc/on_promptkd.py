@@ -15,7 +15,7 @@ from torch.nn import functional
 from capt_core.backbone.loading import Backbone
 from capt_core.errors import CaptError
 from capt_core.methods.dpc.dual import DualPrompts, Learner
-from capt_core.methods.dpc.mining import Rows, mined_probabilities
+from capt_core.methods.dpc.mining import MINING_SCALE, Rows, mined_probabilities
 from capt_core.methods.dpc.mixing import Variant, parallel_prompt, weighted_prompt
 from capt_core.methods.method import Classes, Fitted, Method
 from capt_core.methods.prompting.fitted import TEXTS_AT_ONCE, PromptedClip, unit
@@ -176,11 +176,13 @@ class DistilledLearner(Learner):
         fitted: what is trained.
         teacher: frozen.
         tokens: ids of the trained classes' texts behind the words of the context, [C, L].
+        mining_scale: inverse temperature of `probabilities`.
     """
 
     fitted: DualDistilled
     teacher: PromptedClip
     tokens: torch.Tensor
+    mining_scale: float = MINING_SCALE
 
     @property
     def logit_scale(self) -> float:
@@ -229,7 +231,8 @@ class DistilledLearner(Learner):
             return self.teacher.encode(images)
 
     def probabilities(self, images: torch.Tensor) -> torch.Tensor:
-        return mined_probabilities(unit(self.teacher_features(images)), unit(self.backbone_texts))
+        features, texts = unit(self.teacher_features(images)), unit(self.backbone_texts)
+        return mined_probabilities(features, texts, self.mining_scale)
 
     def compared(self, rows: Rows) -> tuple[torch.Tensor, torch.Tensor]:
         with self.fitted.backbone.precision():

@@ -149,8 +149,10 @@ def run(fixture: Fixture) -> list[Comparison] | None:
     try:
         found, starts = runner.computed(fixture)
         return list(compared(fixture, found, starts, getattr(runner, "NOISE", ())))
-    except (KeyError, ValueError, TypeError, IndexError, RuntimeError) as error:
-        # Files of a fixture that do not belong together may fail anywhere.
+    except CaptError:
+        raise
+    except Exception as error:
+        # Files of a fixture that do not belong together may fail anywhere, in any way.
         raise CaptError(f"{fixture.name}: cannot be run ({reason(error)})") from error
 
 

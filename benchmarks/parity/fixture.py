@@ -14,11 +14,12 @@ from safetensors.torch import load_file
 
 from capt_core.backbone.loading import Backbone
 from capt_core.data.images import Preprocess
-from capt_core.errors import CaptError, reason
+from capt_core.errors import CaptError, cut, reason
 
 Tensors = dict[str, torch.Tensor]
 
 _CONFIG = "config.json"
+_LIST = "tensors.txt"
 _TENSORS = ("weights.safetensors", "inputs.safetensors", "expected.safetensors")
 
 
@@ -90,6 +91,22 @@ class Fixture:
                 f"{len(tokens)} texts of them"
             )
 
+    def check(self, **held: Any) -> None:
+        """Compare what a configuration says of the tensors with them; it need not say it.
+
+        Args:
+            **held: by key of the configuration; lists are compared without their order.
+
+        Raises:
+            CaptError: it says otherwise.
+        """
+        for key, value in held.items():
+            said = self.config.get(key, value)
+            same = sorted(said) == sorted(value) if isinstance(value, list) else said == value
+            if not same:
+                shown = "other names" if isinstance(value, list) else f"{value}, not {said}"
+                raise CaptError(f"{self.name}: its tensors hold {shown} for {key} of {_CONFIG}")
+
     def backbone(self, sizes: str = "open_clip", prefix: str = "clip.") -> Backbone:
         """A CLIP as methods take it: frozen, in fp64, without a tokenizer.
 
@@ -105,15 +122,22 @@ class Fixture:
             own = clip.state_dict().keys()
             plain = {name: value for name, value in self.weights.items() if name in own}
             clip.load_state_dict(plain if sizes == "clip" else self.below(prefix), strict=True)
-        except (RuntimeError, TypeError) as error:
+        except (RuntimeError, TypeError, AssertionError, ArithmeticError) as error:
             raise CaptError(
                 f"{self.name}: its base model does not fit ({reason(error)})"
             ) from error
         clip.eval().requires_grad_(False)
+        side = clip.visual.image_size[0]
+        if any(value.shape[-1] != side for value in self.inputs.values() if _is_pixels(value)):
+            raise CaptError(f"{self.name}: has images of other sizes than its base model's, {side}")
         style = Preprocess(arguments["vision_cfg"]["image_size"], (0,) * 3, (1,) * 3)
         return Backbone(
             self.name, clip, _NoTokenizer(), style, torch.device("cpu"), None, untrained=True
         )
+
+
+def _is_pixels(value: torch.Tensor) -> bool:
+    return value.ndim == 4 and value.shape[1] == 3
 
 
 def below(prefix: str, tensors: Tensors) -> Tensors:
@@ -156,12 +180,28 @@ def read_fixture(folder: Path, root: Path) -> Fixture:
     try:
         config = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
         weights, inputs, expected = (load_file(folder / file) for file in _TENSORS)
+        listed = list(_listed(folder))
     except (OSError, ValueError, SafetensorError) as error:
         raise CaptError(f"{name}: cannot be read ({reason(error)})") from error
     if not isinstance(config, dict) or not expected:
         raise CaptError(f"{name}: holds no settings, or nothing that is expected")
+    held = dict(zip(_TENSORS, (weights, inputs, expected), strict=True))
+    missing = [f"{each} of {file}" for file, each in listed if each not in held.get(file, {})]
+    if missing:
+        raise CaptError(f"{name}: lacks what its {_LIST} names ({cut(', '.join(missing), 160)})")
     rounded = frozenset(key for key, value in expected.items() if value.dtype == torch.float32)
     return Fixture(name, config, _exact(weights), _exact(inputs), _exact(expected), rounded)
+
+
+def _listed(folder: Path) -> Iterator[tuple[str, str]]:
+    """File and name of every tensor that a folder's list names, if it has one."""
+    path = folder / _LIST
+    file = ""
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+        if line.startswith("["):
+            file = line.strip("[] ")
+        elif line.strip():
+            yield file, line.split()[0]
 
 
 def _exact(tensors: Tensors) -> Tensors:

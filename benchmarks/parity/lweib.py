@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from benchmarks.parity.fixture import Fixture, Tensors, below
-from benchmarks.parity.training import gradients
+from benchmarks.parity.training import gradients, paces
 from capt_core.learning.loop import Loop
 from capt_core.learning.optimisation import ParameterGroup
 from capt_core.methods.lweib.method import LwEIB
@@ -29,6 +29,9 @@ def known(fixture: Fixture) -> bool:
 def computed(fixture: Fixture) -> tuple[Tensors, Tensors]:
     """What LwEIB gives, and the starts of what it trains, by name."""
     inputs = fixture.inputs
+    fixture.check(
+        trainable=list(below(_START, fixture.weights)), sentences=inputs["tokens_base"].shape[1]
+    )
     images, labels = inputs["train_images"], inputs["train_labels"]
     method = LwEIB(LwEIB.Settings.model_validate(_settings(fixture)))
     fitted = _start(fixture, method)
@@ -76,14 +79,12 @@ def _settings(fixture: Fixture) -> dict[str, Any]:
     changed = {
         "scale": config["scale"],
         "fast_factor": config["factor"],
-        "learning_rate": config["lr"],
-        "epochs": config["epochs"],
         "negative_ratio": config["negative_ratio"],
         "sentences": config["sentences"],
         "batch_size": len(fixture.inputs["train_labels"]),
     }
-    same = {name: config[name] for name in ("momentum", "weight_decay") if name in config}
-    return LwEIB.Settings().model_dump() | changed | same
+    same = {"momentum": config["momentum"]} if "momentum" in config else {}
+    return LwEIB.Settings().model_dump() | changed | paces(fixture) | same
 
 
 def _start(fixture: Fixture, method: LwEIB) -> EnrichedClip:
@@ -112,9 +113,13 @@ def _negatives(fixture: Fixture, step: int) -> torch.Tensor | None:
     """The recorded negatives of a step; None where it takes all classes."""
     inputs, ratio = fixture.inputs, fixture.config["negative_ratio"]
     labels, count = inputs["train_labels"], len(inputs["tokens_base"])
-    if negative_draw(labels, count, ratio, torch.Generator()) is None:
+    own = negative_draw(labels, count, ratio, torch.Generator())
+    if own is None:
         return None
-    return inputs.get(f"{_STEP}{step}/negatives", torch.zeros(0, dtype=torch.long))
+    recorded = inputs.get(f"{_STEP}{step}/negatives", torch.zeros(0, dtype=torch.long))
+    if len(recorded) != len(own):
+        raise KeyError(f"{len(recorded)} negatives of step {step}, {len(own)} by the settings")
+    return recorded
 
 
 def _draws(inputs: Tensors, prefix: str, negatives: torch.Tensor | None) -> Draws:

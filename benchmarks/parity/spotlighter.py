@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from benchmarks.parity.fixture import Fixture, Tensors
-from benchmarks.parity.training import gradients
+from benchmarks.parity.training import gradients, paces, steps_of
 from capt_core.learning.loop import Loop
 from capt_core.learning.optimisation import ParameterGroup
 from capt_core.methods.coop import ContextTexts
@@ -57,9 +57,8 @@ def memory_settings(fixture: Fixture, rows: int) -> dict[str, Any]:
     config = fixture.config
     names = {"memory_size": "memory_size", "momentum": "memory_momentum", "alpha": "refinement"}
     names |= {"attention_heads": "attention_heads"}
-    paces = {"epochs": "epochs", "lr": "learning_rate", "warmup_epochs": "warmup_epochs"}
-    names |= {theirs: ours for theirs, ours in paces.items() if theirs in config}
-    return {"batch_size": rows} | {ours: config[theirs] for theirs, ours in names.items()}
+    held = {ours: config[theirs] for theirs, ours in names.items()}
+    return {"batch_size": rows} | held | paces(fixture)
 
 
 LAYERS = {"0": "conv1", "1": "bn", "3": "conv2"}
@@ -79,6 +78,7 @@ def projector_names(fixture: Fixture, projectors: dict[str, str]) -> dict[str, s
 def load(module: nn.Module, fixture: Fixture, renamed: dict[str, str]) -> None:
     """Give a module a fixture's memory and trained tensors; what it was made with stays."""
     trained = fixture.below("trainable/")
+    fixture.check(trainable=list(trained))
     state = {renamed.get(name, name): value for name, value in trained.items()}
     own = module.double().state_dict()
     given = {name for name, value in state.items() if value.shape == own[name].shape}
@@ -225,11 +225,11 @@ def _variant(fixture: Fixture, selection: str) -> tuple[Tensors, Tensors]:
 
     fitted = _start(fixture, selection)
     loss = SpotlighterLoss(fitted, texts, 0)
-    settings = fitted.method.settings
+    settings, count = fitted.method.settings, steps_of(fixture, f"{selection}/lr", len(keep))
     found |= steps(
-        fitted, fitted.memory, settings, len(labels), lambda: loss(images, labels), len(keep)
+        fitted, fitted.memory, settings, len(labels), lambda: loss(images, labels), count
     )
-    after = f"after{len(keep)}"
+    after = f"after{count}"
     found |= named(f"param_{after}", like_fixture(fitted, fixture, names))
     found |= statistics("projector", fitted.projector, after)
     for half in ("base", "novel"):

@@ -17,6 +17,7 @@ from benchmarks.parity.spotlighter import (
     statistics,
     steps,
 )
+from benchmarks.parity.training import steps_of
 from capt_core.methods.frozen_teacher import FrozenTeacher
 from capt_core.methods.method import Fitted
 from capt_core.methods.projector import Projector
@@ -39,6 +40,10 @@ def computed(fixture: Fixture) -> tuple[Tensors, Tensors]:
     """What Spotlighter on PromptKD gives, and the starts of what it trains, by name."""
     inputs, target = fixture.inputs, fixture.inputs["teacher_logits"]
     images, keep = inputs["train_images"], inputs["dropout_keep_heads"].bool()
+    fixture.check(
+        classes=len(inputs["teacher_text_features"]),
+        n_ctx_vision=len(fixture.weights[f"trainable/{PROMPT}0"]),
+    )
     student = _start(fixture)
     with torch.no_grad():
         tower = student.image_tower()
@@ -59,10 +64,11 @@ def computed(fixture: Fixture) -> tuple[Tensors, Tensors]:
     names = _names(fixture)
     found |= _by_depth("grad", grads(student, fixture, total, names), student)
 
-    student, after = _start(fixture), f"after{len(keep)}"
+    count = steps_of(fixture, "lr", len(keep))
+    student, after = _start(fixture), f"after{count}"
     loss, settings = _loss(fixture, student), student.method.settings
     found |= steps(
-        student, student.memory, settings, len(images), lambda: loss.step(images, target), len(keep)
+        student, student.memory, settings, len(images), lambda: loss.step(images, target), count
     )
     values = named(f"param_{after}", like_fixture(student, fixture, names))
     found |= _by_depth(f"param_{after}", values, student)

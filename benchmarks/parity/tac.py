@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 
 from benchmarks.parity.fixture import Fixture, Tensors
-from benchmarks.parity.training import gradients
+from benchmarks.parity.training import gradients, paces, steps_of
 from capt_core.backbone.loading import Backbone
 from capt_core.learning.averaging import StateAverage
 from capt_core.learning.loop import Batch, Loop, Record
@@ -31,6 +31,7 @@ def known(fixture: Fixture) -> bool:
 def computed(fixture: Fixture) -> tuple[Tensors, Tensors]:
     """What TAC gives, and the starts of what it trains, by name."""
     config, inputs, backbone = fixture.config, fixture.inputs, fixture.backbone("clip")
+    _check(fixture)
     clip = backbone.clip
     knowledge = text_knowledge(clip, inputs["description_tokens"], inputs["description_class"])
     centres = unit(task_centres(knowledge, knowledge[inputs["kmeans_initial_rows"]])[0])
@@ -64,12 +65,16 @@ def computed(fixture: Fixture) -> tuple[Tensors, Tensors]:
     for name, step in (("nodropout", None), ("dropout", 0)):
         found |= _terms(name, TaskAwareLoss(fitted, tokens, knowledge), fixture, plain, step)
     starts: Tensors = {}
-    for name, epochs in (("three_steps", 20), ("averaged", 3)):
+    recorded = len(inputs["dropout_keep_student"])
+    for name in ("three_steps", "averaged"):
+        steps = steps_of(fixture, f"{name}/lr", recorded)
+        # The averaged one is a whole training in miniature, of one step an epoch.
+        epochs = steps if name == "averaged" else None
         fitted = _start(fixture, backbone, centres, epochs)
         starts |= _named(f"{name}/param/", list(fitted.parameters()), fitted)
         average = _method(fixture, len(centres), epochs).average_of(fitted)
         loss_of = TaskAwareLoss(fitted, tokens, knowledge)
-        found[f"{name}/lr"] = _trained(fixture, loss_of, average, plain)
+        found[f"{name}/lr"] = _trained(fixture, loss_of, average, plain, steps)
         if name == "averaged":
             average.load()
             for half in ("base", "novel"):
@@ -78,7 +83,20 @@ def computed(fixture: Fixture) -> tuple[Tensors, Tensors]:
     return found, starts
 
 
-def _method(fixture: Fixture, centres: int, epochs: int) -> TAC:
+def _check(fixture: Fixture) -> None:
+    given, inputs = fixture.below("trainable/"), fixture.inputs
+    images = len(inputs["labels"])
+    fixture.check(
+        trainable=list(given),
+        n_ctx_text=len(given["ctx"]),
+        n_ctx_vision=len(given["vision_prompts.0"]),
+        batch=images,
+        views=len(inputs["views"]) // images,
+    )
+
+
+def _method(fixture: Fixture, centres: int, epochs: int | None) -> TAC:
+    """With a fixture's settings; `epochs` of None is the number that they say."""
     config = fixture.config
     return TAC(
         TAC.Settings.model_validate(
@@ -90,14 +108,15 @@ def _method(fixture: Fixture, centres: int, epochs: int) -> TAC:
                 "text_weight": config["text_loss_weight"],
                 "image_weight": config["image_loss_weight"],
                 "batch_size": config["batch"],
-                "epochs": epochs,
+                **paces(fixture),
+                **({} if epochs is None else {"epochs": epochs}),
             }
         )
     )
 
 
 def _start(
-    fixture: Fixture, backbone: Backbone, centres: torch.Tensor, epochs: int = 20
+    fixture: Fixture, backbone: Backbone, centres: torch.Tensor, epochs: int | None = None
 ) -> TaskAwarePrompts:
     """The trained tensors of a fixture before the first step."""
     given, method = fixture.below("trainable/"), _method(fixture, len(centres), epochs)
@@ -151,9 +170,13 @@ def _terms(
 
 
 def _trained(
-    fixture: Fixture, loss_of: TaskAwareLoss, average: StateAverage, plain: torch.Tensor
+    fixture: Fixture,
+    loss_of: TaskAwareLoss,
+    average: StateAverage,
+    plain: torch.Tensor,
+    steps: int,
 ) -> torch.Tensor:
-    """Three epochs of one step through the loop of a fit; the rates used."""
+    """Epochs of one step through the loop of a fit; the rates used."""
     fitted = loss_of.fitted
 
     def loss_of_batch(batch: Batch) -> tuple[torch.Tensor, Record]:
@@ -167,7 +190,7 @@ def _trained(
         fitted.method.settings,
         "parity",
         0,
-        last_step=len(fixture.inputs["dropout_keep_student"]),
+        last_step=steps,
         after_epoch=average.add,
     ).fit()
     return torch.tensor(log.log["learning_rate"].to_list(), dtype=torch.float64)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from benchmarks.parity.fixture import Fixture, Tensors, below
-from benchmarks.parity.training import gradients
+from benchmarks.parity.training import gradients, paces, steps_of
 from capt_core.backbone.loading import Backbone
 from capt_core.learning.averaging import gaussian_weights
 from capt_core.learning.loop import Batch, Loop, Record
@@ -17,7 +17,7 @@ from capt_core.methods.prompting.start import embedded_words
 from capt_core.methods.tap.bags import SentenceBags
 from capt_core.methods.tap.method import TAP
 from capt_core.methods.tap.model import AttributeClip, VisionExperts
-from capt_core.methods.tap.settings import TapSettings
+from capt_core.methods.tap.settings import Phase, TapSettings, alternation
 from capt_core.methods.tap.training import AlternatingAverage, AlternatingLoss, head_losses
 
 NOISE = ("*/pool.*.key.bias",)
@@ -35,6 +35,9 @@ def known(fixture: Fixture) -> bool:
 def computed(fixture: Fixture) -> tuple[Tensors, Tensors]:
     """What TAP gives, and the starts of what it trains, by name."""
     backbone, start = fixture.backbone("clip"), fixture.below("trainable/")
+    trained = [*fixture.config["trainable_vision"], *fixture.config["trainable_text"]]
+    if sorted(trained) != sorted(start):
+        raise KeyError("other tensors are trained than those that are named")
     case = _Case(fixture, backbone)
     found = case.forward()
     for name in fixture.expected:
@@ -46,12 +49,27 @@ def computed(fixture: Fixture) -> tuple[Tensors, Tensors]:
     found |= _below("alternation", case.alternation())
     starts = _below("alternation/final", start)
     for phase in ("vision_phase", "text_phase"):
-        starts |= _below(f"{phase}/param_after3", start)
+        starts |= _below(f"{phase}/param_after{case.steps(phase)}", start)
     for name in fixture.expected:
         tensor = name.removeprefix("alternation/").partition("_after_epoch")[0]
         if name.startswith("alternation/") and tensor in start:
             starts[name] = start[tensor]
     return found, starts
+
+
+class _RecordedOrder(TapSettings):
+    """Settings whose epochs take turns as was recorded, where that is another pace than ours."""
+
+    order: tuple[bool, ...] = ()
+
+    @property
+    def phases(self) -> list[Phase]:
+        done = {False: 0, True: 0}
+        found = []
+        for text in self.order:
+            done[text] += 1
+            found.append(Phase(text, done[text]))
+        return found or super().phases
 
 
 class _RecordedLoss(AlternatingLoss):
@@ -73,13 +91,22 @@ class _Case:
         self.fixture, self.backbone = fixture, backbone
         self.config, self.inputs = fixture.config, fixture.inputs
         self.heads = ["cls", *(f"attr{index}" for index in range(self.config["attributes"]))]
+        self.epochs = self.config.get("vision_epochs", 50), self.config.get("text_epochs", 10)
         self.images, self.labels = self.inputs["train_images"], self.inputs["train_labels"]
         self.zero_shot = backbone.clip.encode_text(self.inputs["template_tokens_base"])
 
-    def settings(self, vision_epochs: int, text_epochs: int) -> TapSettings:
+    def steps(self, phase: str) -> int:
+        """How many steps of one phase by itself were recorded."""
+        return steps_of(self.fixture, f"{phase}/lr", 3)
+
+    def settings(
+        self, vision_epochs: int, text_epochs: int, order: Sequence[bool] = ()
+    ) -> TapSettings:
         config = self.config
-        found = TapSettings.model_validate(
+        found = _RecordedOrder.model_validate(
             {
+                **paces(self.fixture),
+                "order": tuple(order),
                 "batch_size": len(self.labels),
                 "learning_rate": config["vision_lr"],
                 "text_learning_rate": config["text_lr"],
@@ -135,7 +162,7 @@ class _Case:
     @torch.no_grad()
     def forward(self) -> Tensors:
         """What comes out before the first step."""
-        fitted, clip = self.fitted(self.settings(50, 10)), self.backbone.clip
+        fitted, clip = self.fitted(self.settings(*self.epochs)), self.backbone.clip
         bags, images = self.bags("base"), self.inputs["test_images"]
         count = len(fitted.context[0])
         features = fitted.encode(images).reshape(len(images), len(self.heads), -1)
@@ -166,8 +193,8 @@ class _Case:
     def phase(self, text: bool) -> Tensors:
         """The first steps of one phase by itself."""
         name = "text_phase" if text else "vision_phase"
-        steps = len(self.fixture.expected[f"{name}/lr"])
-        settings = self.settings(0, 10) if text else self.settings(50, 1)
+        steps, (vision_epochs, text_epochs) = self.steps(name), self.epochs
+        settings = self.settings(0, text_epochs) if text else self.settings(vision_epochs, 1)
         fitted = self.fitted(settings)
         given = below(f"{name}/", self.inputs)
         draws = [given[f"{_SAMPLED}step{step}"] for step in range(steps)] if text else []
@@ -203,14 +230,18 @@ class _Case:
         found |= self.train(loss, average, steps)
         after = self.named(fitted)
         names = self.config["trainable_text" if text else "trainable_vision"]
-        return found | {f"param_after3/{each}": after[each] for each in names}
+        return found | {f"param_after{steps}/{each}": after[each] for each in names}
 
     def alternation(self) -> Tensors:
         """A whole training in miniature, of one batch an epoch."""
         given = below("alternation/", self.inputs)
         draws = [given[f"{_SAMPLED}text_epoch{epoch}"] for epoch in range(len(given))]
-        epochs = len(self.fixture.expected["alternation/lr"])
-        settings = self.settings(epochs - len(draws), len(draws))
+        recorded = self.fixture.expected["alternation/phase_is_text"].bool().tolist()
+        epochs = len(recorded) - len(draws), len(draws)
+        if sum(recorded) != len(draws):
+            raise KeyError(f"{sum(recorded)} text epochs, sentences drawn for {len(draws)}")
+        ours = [phase.text for phase in alternation(*epochs)]
+        settings = self.settings(*epochs, () if recorded == ours else recorded)
         fitted = self.fitted(settings)
         average, found = AlternatingAverage(fitted, settings), Tensors()
 

@@ -30,6 +30,26 @@ def schedule(fixture: Fixture) -> dict[str, Any]:
     }
 
 
+_PACES = {
+    "epochs": "epochs",
+    "lr": "learning_rate",
+    "warmup_epochs": "warmup_epochs",
+    "warmup_lr": "warmup_learning_rate",
+    "weight_decay": "weight_decay",
+}
+
+
+def paces(fixture: Fixture) -> dict[str, Any]:
+    """Settings of an `Optimisation` that a configuration may hold, where it does."""
+    config = fixture.config
+    return {ours: config[theirs] for theirs, ours in _PACES.items() if theirs in config}
+
+
+def steps_of(fixture: Fixture, rates: str, otherwise: int) -> int:
+    """How many steps were recorded: as many as there are learning rates of this name."""
+    return len(fixture.expected[rates]) if rates in fixture.expected else otherwise
+
+
 def gradients(loss: torch.Tensor, parameters: Sequence[nn.Parameter]) -> list[torch.Tensor]:
     """Of a loss by each parameter; zeros where it does not reach."""
     found = torch.autograd.grad(loss, parameters, allow_unused=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import accumulate, pairwise
 from typing import Any
 
@@ -75,17 +76,17 @@ class _Run:
         training: what is trained.
     """
 
-    AFTER = 3
-    """Steps of a stage after which what it trains is looked at."""
-
     def __init__(self, fixture: Fixture, training: TwoStageTraining) -> None:
         self.inputs, self.training = fixture.inputs, training
         ends = accumulate(fixture.inputs["train_batch_sizes"].tolist(), initial=0)
         self.batches = [slice(*bounds) for bounds in pairwise(ends)]
         self.norms = _norms(training.fitted)
+        fixture.check(trained=list(self.norms))
+        self.looked_at = _looked_at(fixture)
         start = {name: value.detach().clone() for name, value in self.norms.items()}
         self.starts = _below("stage1/param_final", start)
-        self.starts |= _below(f"stage1/param_after{self.AFTER}", start)
+        for steps in self.looked_at:
+            self.starts |= _below(f"stage1/param_after{steps}", start)
         self.found: Tensors = {}
         self.done = 0
 
@@ -106,9 +107,8 @@ class _Run:
         if step == training.first_steps + 1:
             classifier = training.classifier
             start = classifier.detach().clone()
-            self.starts |= {
-                f"stage2/classifier_{each}": start for each in (f"after{self.AFTER}", "final")
-            }
+            moments = ["final", *(f"after{steps}" for steps in self.looked_at)]
+            self.starts |= {f"stage2/classifier_{each}": start for each in moments}
             self.found |= {
                 "stage2/classifier_init": start,
                 "stage2/grad_first": gradients(loss, [classifier])[0],
@@ -119,14 +119,21 @@ class _Run:
     def advance(self, finished: int) -> None:
         """Keep what is trained after some steps of each stage."""
         self.done += finished
+        first = self.training.first_steps
         copies = {name: value.detach().clone() for name, value in self.norms.items()}
-        if self.done == self.AFTER:
-            self.found |= _below(f"stage1/param_after{self.AFTER}", copies)
-        if self.done == self.training.first_steps:
+        if self.done in self.looked_at and self.done <= first:
+            self.found |= _below(f"stage1/param_after{self.done}", copies)
+        if self.done == first:
             self.found |= _below("stage1/param_final", copies)
-        if self.done == self.training.first_steps + self.AFTER:
+        if (steps := self.done - first) in self.looked_at:
             classifier = self.training.classifier.detach().clone()
-            self.found[f"stage2/classifier_after{self.AFTER}"] = classifier
+            self.found[f"stage2/classifier_after{steps}"] = classifier
+
+
+def _looked_at(fixture: Fixture) -> set[int]:
+    """Steps of a stage after which a fixture expects what it trains."""
+    found = (re.match(r"stage\d/\w+_after(\d+)", name) for name in fixture.expected)
+    return {int(each[1]) for each in found if each}
 
 
 def _norms(fitted: NormTunedClip) -> dict[str, torch.nn.Parameter]:

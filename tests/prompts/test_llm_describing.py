@@ -168,4 +168,4 @@ def test_an_answer_s_file_reads_back_as_it_was(server: LlmServer, tmp_path: Path
     text = json.loads(next((tmp_path / "descriptions").glob("banded-*")).read_text("utf-8"))
     assert text["question"]["attributes"] == list(ATTRIBUTES)
     request, _ = own.next_request(Task(own.question("ear")), own.answers.read(own.question("ear")))
-    assert message(request)["stop_reason"] == "end_turn"
+    assert message(dict(request))["stop_reason"] == "end_turn"

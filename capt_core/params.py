@@ -149,6 +149,8 @@ class GeneratePrompts(Section, path="generate_prompts"):
     ] = packaged()
     store: str | None = packaged(min_length=1)
     prompts: int = packaged(ge=1, le=100)
+    attributes: list[Annotated[str, Field(max_length=60)]] = packaged(min_length=1, max_length=20)
+    sentences: int = packaged(ge=1, le=50)
     model: str = packaged(min_length=1)
     instructions: str | None = packaged(min_length=1)
     answers: str | None = packaged(min_length=1)
@@ -159,6 +161,20 @@ class GeneratePrompts(Section, path="generate_prompts"):
     max_tokens: int = packaged(ge=256, le=1_000_000)
 
     _paths = field_validator("store", "instructions", "answers")(usable_path)
+
+    @field_validator("attributes")
+    @classmethod
+    def _told_apart(cls, given: list[str]) -> list[str]:
+        names = [" ".join(name.split()) for name in given]
+        seen: set[str] = set()
+        for name in names:
+            key = "".join(filter(str.isalnum, name.casefold()))
+            if not key or not name.isprintable():
+                raise ValueError(f"{shown(name)} cannot name an attribute; write a word")
+            if key in seen:
+                raise ValueError(f"{shown(name)} stands there twice")
+            seen.add(key)
+        return names
 
 
 class ClusterPrompts(Section, path="cluster_prompts"):

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
+
+import polars as pl
 
 from capt_core.artifacts.features import feature_column
 from capt_core.artifacts.schemas import BASE_TEXT_FEATURES
@@ -20,11 +23,18 @@ from capt_core.methods.importing.model import (
 )
 from capt_core.methods.method import Need
 from capt_core.methods.trained import TrainedModel
-from capt_core.prompts.sources import written_descriptions
+from capt_core.prompts.generation import class_descriptions
+from capt_core.prompts.sources import available_descriptions
 
-from .invocation import Run, say, warn
+from .describing import description_forms
+from .invocation import Run, progress, say, warn
 from .models import chosen_method, few_shot_task, teacher_of
 from .stage import Stage
+
+_DESCRIBING = tuple(
+    f"generate_prompts.{key}"
+    for key in ("provider", "store", "attributes", "sentences", "model", "instructions")
+)
 
 STAGE = Stage(
     per=("dataset", "seed"),
@@ -38,7 +48,7 @@ STAGE = Stage(
         "train.checkpoint_steps",
     ),
     params_for={
-        "generate_prompts.store": Need.CLASS_DESCRIPTIONS,
+        **dict.fromkeys(_DESCRIBING, Need.CLASS_DESCRIPTIONS),
         "teacher": Need.TEACHER,
     },
     reads=lambda at: (*at.dataset, at.fewshot, at.data.images, at.data.image_features),
@@ -54,18 +64,29 @@ def main(run: Run) -> None:
     if settings.fit_teacher.checkpoint is None:
         method = chosen_method(run, settings.fit_teacher.method)
         origin = prepared.provenance(backbone.identity)
-        # Before pairs are mined only the written store can say something about the classes.
         task = replace(
             few_shot_task(run, prepared, backbone, origin),
-            class_descriptions=lambda: written_descriptions(
-                settings.generate_prompts, run.dataset, prepared.classes
-            ),
+            class_descriptions=cache(lambda: descriptions(run, prepared)),
         )
         model = fit_method(method, replace(task, teacher=teacher_of(run, method, task)))
     else:
         model = imported_model(read(run, prepared, backbone), prepared, run.seed)
     keep(run, prepared, model)
     forget_checkpoint(model)
+
+
+def descriptions(run: Run, prepared: Dataset) -> pl.DataFrame:
+    """The table `class_descriptions` without answers about pairs, which are not mined yet.
+
+    Raises:
+        CaptError: as `available_descriptions`.
+    """
+    settings = run.settings
+    forms = description_forms(settings, [settings.fit_teacher.method])
+    stores = available_descriptions(
+        prepared, forms, settings.generate_prompts, settings.backbone, progress, say, warn
+    )
+    return class_descriptions(prepared.classes, stores)
 
 
 def read(run: Run, prepared: Dataset, backbone: Backbone) -> Imported:

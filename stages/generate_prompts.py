@@ -10,16 +10,20 @@ from capt_core.artifacts.schemas import CLASS_DESCRIPTIONS, CLASS_PAIRS, PROMPTS
 from capt_core.artifacts.tables import read_table, write_table
 from capt_core.backbone.identity import backbone_identity
 from capt_core.data.dataset import load_dataset
+from capt_core.methods.method import Need
+from capt_core.methods.registry import check_methods
 from capt_core.params import settings_hash
 from capt_core.prompts.generation import TEMPLATE_SOURCE, class_descriptions, pair_prompts
-from capt_core.prompts.sources import available_prompts, shaping_settings
+from capt_core.prompts.sources import available_descriptions, available_prompts, shaping_settings
 
+from .describing import description_forms
 from .invocation import Run, progress, say, warn
 from .stage import Stage
 
 STAGE = Stage(
     per=("dataset", "seed"),
-    params=("backbone", "generate_prompts"),
+    params=("backbone", "compare", "fit_teacher.method", "generate_prompts"),
+    params_for={"teacher.method": Need.TEACHER},
     reads=lambda at: (*at.dataset, at.seed.class_pairs),
     writes=lambda at: (at.seed.prompts, at.seed.class_descriptions),
 )
@@ -30,6 +34,14 @@ def main(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say what asking a language model would take.")
     ] = False,
+    for_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--for",
+            help="Method that classes are described for, if it needs that; those of `compare` if "
+            "not given. Repeatable.",
+        ),
+    ] = None,
 ) -> None:
     settings, layout = run.settings, run.layout
     prepared = load_dataset(layout)
@@ -39,6 +51,12 @@ def main(
     )
     paths = run.seed_layout
     class_pairs = read_table(CLASS_PAIRS, paths.class_pairs, origin)
+    methods = [settings.fit_teacher.method, *(for_ or run.matrix.compare)]
+    check_methods(methods, "--for")
+    forms = description_forms(settings, methods)
+    alone = available_descriptions(
+        prepared, forms, chosen, settings.backbone, progress, say, warn, dry_run
+    )
     stores = available_prompts(
         prepared, class_pairs, chosen, settings.backbone, progress, say, warn, dry_run
     )
@@ -52,7 +70,8 @@ def main(
         fill=chosen.provider in ("template", "store-or-template"),
     )
     write_table(PROMPTS, prompts, paths.prompts, origin)
-    described = class_descriptions(prepared.classes, stores)
+    # The written store comes first in both.
+    described = class_descriptions(prepared.classes, [*stores, *alone])
     write_table(CLASS_DESCRIPTIONS, described, paths.class_descriptions, origin)
     filled = prompts.filter(source=TEMPLATE_SOURCE)
     say(f"{len(prompts)} prompts for {len(class_pairs)} pairs -> {paths.prompts}")

@@ -79,7 +79,8 @@ def study_yaml() -> str:
     shared = [at.data.fewshot_lists if path == at.fewshot else path for path in read]
     params = {key for name in names for key in _params(declared(name))}
     params = {"methods" if key.startswith("methods.") else key for key in params}
-    params = {key for key in params if not key.startswith("per_dataset.")}
+    # Nothing is described for methods beside those of its variants.
+    params = {key for key in params if not key.startswith("per_dataset.") and key != "compare"}
     own: list[Any] = ["seeds", f"per_dataset.{STUDY_DATASET}"]
     ablations = ABLATIONS.relative_to(ROOT).as_posix()
     own.append({ablations: ["ablations.${item.variant}.change"]})

@@ -22,8 +22,8 @@ from capt_core.prompts.exchange_shapes import read_attribute_trees, read_names, 
 from capt_core.prompts.generation import COMMONALITY, DIFFERENCE
 from capt_core.prompts.inspection import answer_findings, answered_pairs, class_page, store_findings
 from capt_core.prompts.llm.answers import AnswerStore
-from capt_core.prompts.llm.setup import answers_root, reasoning_for, rules_for
-from capt_core.prompts.sources import written_store
+from capt_core.prompts.llm.setup import answers_root, describing_for, reasoning_for, rules_for
+from capt_core.prompts.sources import asked_attributes, written_store
 from capt_core.prompts.store import PromptStore, load_store, store_text
 
 from . import options
@@ -36,6 +36,7 @@ class Format(StrEnum):
     store = "store"
     release = "release"
     cupl = "cupl"
+    tap = "tap"
 
 
 @app.command()
@@ -212,9 +213,21 @@ def export(
         write_text(path, store_text(merged(stores, dataset, dataset_spec(dataset).domain)))
         say(f"-> {path}")
         return
+    if format_ is Format.tap and not any(
+        prompts.by_attribute for store in stores for prompts in store.class_prompts.values()
+    ):
+        raise CaptError(
+            f"nothing is written about attributes of {dataset}; --format store or release writes "
+            "what there is"
+        )
     for name, content in exported(stores, format_.value, dataset):
         write_json(output / name, content)
-        count = sum(len(texts) for texts in content.values())
+        lists = [
+            texts
+            for own in content.values()
+            for texts in (own.values() if isinstance(own, dict) else [own])
+        ]
+        count = sum(map(len, lists))
         say(f"{count} prompts of {len(content)} classes -> {output / name}")
 
 
@@ -234,4 +247,12 @@ def _stores(
         reasoning = reasoning_for(prepared, settings.generate_prompts, settings.backbone, warn)
         answered = reasoning.written(answered_pairs(reasoning))
         stores += [answered] if answered.pairs else []
+        described = describing_for(
+            prepared,
+            settings.generate_prompts,
+            settings.backbone,
+            warn,
+            asked_attributes(written, settings.generate_prompts),
+        ).written(prepared.class_names)
+        stores += [described] if described.class_prompts else []
     return stores

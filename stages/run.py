@@ -33,6 +33,7 @@ from capt_core.user_paths import user_path
 from . import options
 from .commands import PIPELINE
 from .console import inner_results, result
+from .describing import may_ask
 from .steps import Step, steps_to
 from .updating import bring_up_to_date
 
@@ -132,6 +133,7 @@ def _bring_up_to_date(
     overrides: list[str],
     current: int,
 ) -> None:
+    settings, _ = load_settings(params, dataset, overrides)
     again = prepared = False
     for number, step in enumerate(steps, start=1):
         place = f"[{number}/{len(steps)}] {step.label}"
@@ -141,6 +143,9 @@ def _bring_up_to_date(
         # The report shows more than it declares: whatever there is. Only what fits this run is
         # shown: other methods and draws may be older.
         report = step.stage == "report"
+        given = {"current": current} if report else None
+        # Classes are described for these methods, which the stage's settings do not name.
+        asks = step.stage == "generate-prompts" and may_ask(settings, methods)
         again |= bring_up_to_date(
             step,
             place,
@@ -148,8 +153,8 @@ def _bring_up_to_date(
             params,
             artifacts,
             overrides,
-            given={"current": current} if report else None,
-            at_once=report and again,
+            given={"for_": methods} if asks else given,
+            at_once=asks or (report and again),
         )
 
 

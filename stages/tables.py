@@ -39,9 +39,11 @@ from capt_core.reporting.method_table import (
 
 from . import activity, options
 from .console import inner_results, output, result, say, warn
+from .describing import may_ask
 from .invocation import Run, invocation
 from .steps import Step, steps_to, was_told
 from .updating import bring_up_to_date
+from .variation import variation
 
 _BETWEEN_LOOKS = 0.2  # seconds
 
@@ -189,7 +191,7 @@ def _bring_row(job: _Job, row: TableRow) -> None:
     with _alone(job.lock(row.base)):
         for step in shared:
             if step.stage not in _FIRST:
-                _bring(job, step, row.base, row.base)
+                _bring(job, step, row.base, row.base, row.method)
     for step in steps:
         if step.method:
             _bring(job, step, row.name, row.name)
@@ -208,8 +210,12 @@ def _alone(lock: Path) -> Iterator[None]:
         yield
 
 
-def _bring(job: _Job, step: Step, place: str, variant: str | None) -> None:
+def _bring(job: _Job, step: Step, place: str, variant: str | None, method: str = "") -> None:
+    """Run a step where it is out of date; classes are described for the row's `method`."""
     seed = "" if step.seed is None else f", seed {step.seed}"
+    change = variation(variant).change
+    settings, _ = load_settings(job.params, job.dataset, job.overrides, change)
+    asks = step.stage == "generate-prompts" and may_ask(settings, [method])
     bring_up_to_date(
         step,
         f"{place}{seed}: {step.stage}",
@@ -218,6 +224,8 @@ def _bring(job: _Job, step: Step, place: str, variant: str | None) -> None:
         job.artifacts,
         job.overrides,
         variant,
+        given={"for_": [method]} if asks else None,
+        at_once=asks,
     )
 
 

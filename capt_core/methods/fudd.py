@@ -159,6 +159,7 @@ class FuDD(Method):
     label = "FuDD"
     citation = "Esfandiarpoor and Bach, ICLR 2024"
     needs = frozenset({Need.CLASS_DESCRIPTIONS})
+    description_form = "pairs"
     compares_texts = False
     Settings = FuddSettings
 

@@ -22,6 +22,7 @@ from capt_core.methods.data_facts import DataFacts
 from capt_core.methods.image_tower import ImageTower
 from capt_core.methods.task import Task
 from capt_core.methods.zero_shot import class_logits
+from capt_core.prompts.shapes import DescriptionForm
 from capt_core.settings_file import Section
 
 BASE_ONLY = "base only"
@@ -91,6 +92,8 @@ class Method(ABC):
         label: in tables.
         citation: authors, venue and year.
         needs: what `fit` takes from its task.
+        description_form: in which it takes `Need.CLASS_DESCRIPTIONS`. A language model is asked
+            about single classes only for methods that take them by themselves.
         compares_texts: whether a fitted one's logits are those of images with class texts alone.
         Settings: class of the section ``methods.<name>``.
         settings: the section.
@@ -100,6 +103,7 @@ class Method(ABC):
     label: ClassVar[str]
     citation: ClassVar[str] = ""
     needs: frozenset[Need] = frozenset({Need.FEATURES})
+    description_form: ClassVar[DescriptionForm] = "sentences"
     compares_texts: ClassVar[bool] = True
     Settings: ClassVar[type[Section]] = Section
 

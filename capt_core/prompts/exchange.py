@@ -15,7 +15,7 @@ from capt_core.data.splits import prompt_name
 from capt_core.errors import CaptError, cut, shown
 from capt_core.prompts.generation import COMMONALITY, DIFFERENCE, KINDS
 from capt_core.prompts.llm.checks import Rules
-from capt_core.prompts.store import SCHEMA_VERSION, ClassPrompts, PairEntry, PromptStore
+from capt_core.prompts.store import SCHEMA_VERSION, ClassEntry, ClassPrompts, PairEntry, PromptStore
 from capt_core.prompts.texts import (
     duplicates,
     one_line,
@@ -150,13 +150,19 @@ def class_lists(stores: Sequence[PromptStore], kind: str) -> dict[str, list[str]
 
 
 def merged(stores: Sequence[PromptStore], dataset: str, domain: str) -> PromptStore:
-    """Several stores as one; of a pair or a class that stands in several the first one counts."""
+    """Several stores as one.
+
+    Of a pair, a class, or a kind of prompts of a class that stands in several the first one counts.
+    """
     pairs = {}
-    classes, prompts = {}, {}
+    classes: dict[str, ClassEntry] = {}
+    prompts: dict[str, ClassPrompts] = {}
     for store in reversed(stores):
         pairs.update(store.by_pair())
         classes.update(store.classes)
-        prompts.update(store.class_prompts)
+        for name, entry in store.class_prompts.items():
+            filled = {kind: texts for kind, texts in entry if texts}
+            prompts[name] = prompts.get(name, ClassPrompts()).model_copy(update=filled)
     return PromptStore(
         schema_version=SCHEMA_VERSION,
         dataset=dataset,
@@ -168,15 +174,31 @@ def merged(stores: Sequence[PromptStore], dataset: str, domain: str) -> PromptSt
     )
 
 
+def class_trees(stores: Sequence[PromptStore]) -> dict[str, dict[str, list[str]]]:
+    """What is said of each class by attribute, each text with the class's name, as TAP has them."""
+    trees = {}
+    for name, entry in merged(stores, "", "").class_prompts.items():
+        finder, spoken = NameFinder([name]), prompt_name(name)
+        if entry.by_attribute:
+            trees[spoken] = {
+                attribute: [text if finder.find(text) else f"{spoken}, {text}" for text in texts]
+                for attribute, texts in entry.by_attribute.items()
+            }
+    return trees
+
+
 def exported(
     stores: Sequence[PromptStore], layout: str, dataset: str
-) -> Iterator[tuple[str, Mapping[str, list[str]]]]:
+) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """File names and contents of an export.
 
     Args:
         layout: `release` gives one file per kind, `cupl` the difference prompts alone, since files
-            of that kind describe classes one by one.
+            of that kind describe classes one by one, `tap` what is said by attribute.
     """
+    if layout == "tap":
+        yield f"{dataset}_tree.json", class_trees(stores)
+        return
     if layout == "cupl":
         yield f"{dataset}_prompt.json", class_lists(stores, DIFFERENCE)
         return

@@ -13,6 +13,7 @@ from capt_core.errors import CaptError, cut, shown
 from capt_core.prompts.exchange import Findings, read_object, some_of, sound_texts, tell_classes
 from capt_core.prompts.llm.checks import Rules
 from capt_core.prompts.store import PairEntry
+from capt_core.prompts.texts import one_line, words_of
 from capt_core.text_file import read_json
 
 
@@ -44,7 +45,9 @@ def read_attribute_trees(path: Path, class_names: Sequence[str], rules: Rules) -
         CaptError: the file cannot be read or is no such JSON at all.
     """
     document = read_object(path, "class -> attribute -> list of sentences")
-    found, class_of = ClassTrees(path.name), NameFinder(class_names).name_of
+    finder = NameFinder(class_names)
+    found, class_of = ClassTrees(path.name), finder.name_of
+    spelled: dict[tuple[str, ...], str] = {}
     for key, value in document.items():
         name = class_of(key)
         if name is None:
@@ -56,30 +59,62 @@ def read_attribute_trees(path: Path, class_names: Sequence[str], rules: Rules) -
         elif name in found.trees:
             found.problem(f"class {cut(name)} has several keys; the first one counts")
         else:
-            found.trees[name] = _sound_tree(key, value, rules, found)
+            found.trees[name] = _sound_tree(key, value, rules, found, spelled)
     unknown = [key for key in document if class_of(key) is None]
     tell_classes(class_names, found.trees, unknown, len(document), found)
     for attribute in dict.fromkeys(each for tree in found.trees.values() for each in tree):
         lacking = [name for name, tree in found.trees.items() if attribute not in tree]
         if lacking:
             found.problem(f"{cut(attribute)}: {len(lacking)} classes lack it: {some_of(lacking)}")
+    _note_rivals(found.trees, finder, found)
     return found
 
 
 def _sound_tree(
-    key: str, tree: Mapping[str, Any], rules: Rules, found: Findings
+    key: str,
+    tree: Mapping[str, Any],
+    rules: Rules,
+    found: Findings,
+    spelled: dict[tuple[str, ...], str],
 ) -> dict[str, list[str]]:
-    """Attributes of one class that have a sentence that can be used."""
+    """Attributes of one class that have a sentence that can be used.
+
+    Attributes of the same words are one, in the spelling that came first in the file; `spelled`
+    holds those so far.
+    """
     if not tree:
         found.problem(f"{cut(key)}: no attribute")
-    kept = {}
+    kept: dict[str, list[str]] = {}
     for attribute, value in tree.items():
-        title = f"{cut(key)}, {cut(attribute.strip()) or 'an attribute without a name'}"
-        if not isinstance(value, list) or not attribute.strip():
+        words = words_of(attribute)
+        title = f"{cut(key)}, {cut(one_line(attribute))}"
+        if not words:
+            found.problem(f"{cut(key)}: {shown(attribute)} names no attribute")
+        elif not isinstance(value, list):
             found.problem(f"{title}: expected a list of sentences, found {shown(value)}")
         elif texts := sound_texts(title, value, rules, found):
-            kept[" ".join(attribute.split())] = texts
+            own = kept.setdefault(spelled.setdefault(words, one_line(attribute)), [])
+            if own:
+                found.note(f"{title}: the attribute has several keys; their sentences are joined")
+            own += [text for text in texts if text not in own]
     return kept
+
+
+def _note_rivals(
+    trees: Mapping[str, Mapping[str, Sequence[str]]], finder: NameFinder, found: Findings
+) -> None:
+    foreign = [
+        text
+        for name, tree in trees.items()
+        for texts in tree.values()
+        for text in texts
+        if (named := finder.find(text)) and name not in named
+    ]
+    if foreign:
+        found.note(
+            f"{len(foreign)} sentences name another class and not their own, such as "
+            f"{shown(foreign[0], 60)}"
+        )
 
 
 def read_pairs(
@@ -161,15 +196,20 @@ def _named(given: object, names: Sequence[str]) -> str | None:
 
 def _sides(key: str, entries: Sequence[Any], found: Findings) -> Iterator[tuple[object, object]]:
     """Both sentences of every sound entry of a pair."""
-    wrong = 0
+    wrong = same = 0
     for entry in entries:
         texts = entry.get("prompt_pair") if isinstance(entry, dict) else None
         if isinstance(texts, list) and len(texts) == 2:
+            if texts[0] == texts[1]:
+                same += 1
+                continue
             yield texts[0], texts[1]
         else:
             wrong += 1
     if wrong:
         found.problem(f"{cut(key)}: {wrong} entries have no prompt_pair of two sentences")
+    if same:
+        found.problem(f"{cut(key)}: {same} entries say the same of both classes")
 
 
 def _tell_pairs(class_names: Sequence[str], foreign: Sequence[str], found: ClassPairs) -> None:

@@ -9,8 +9,9 @@ from capt_core.data.splits import prompt_name
 from capt_core.errors import CaptError, cut, shown
 from capt_core.prompts.exchange import Finding, some_of
 from capt_core.prompts.llm.answers import AnswerStore
+from capt_core.prompts.llm.asking import ConfusedPair
 from capt_core.prompts.llm.checks import Rules
-from capt_core.prompts.llm.reasoning import ConfusedPair, Reasoning
+from capt_core.prompts.llm.reasoning import Reasoning
 from capt_core.prompts.store import PromptStore
 from capt_core.prompts.texts import duplicates, template_note
 from capt_core.text import normal

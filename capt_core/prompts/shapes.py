@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import polars as pl
 
 from capt_core.data.splits import prompt_name
+
+DescriptionForm = Literal["sentences", "attributes", "pairs"]
+"""Of classes by themselves, of their attributes, or against each other."""
 
 
 def alone(described: pl.DataFrame) -> pl.DataFrame:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import polars as pl
@@ -119,12 +119,19 @@ def test_a_key_that_cannot_be_one_is_refused_unseen(
 
 
 def dry_run(artifacts: Path, *overrides: str) -> str:
-    words = ["generate-prompts", "--dataset", "proctex", "--artifacts", str(artifacts), "--dry-run"]
+    return generate(artifacts, overrides, "--dry-run")
+
+
+def generate(artifacts: Path, overrides: Iterable[str], *words_of: str) -> str:
+    """Run the stage with words of its own; what it says."""
+    words = ["generate-prompts", "--dataset", "proctex", "--artifacts", str(artifacts), *words_of]
     words += ["--params", str(PROJECT / "params.yaml"), "--seed", "1"]
     answers = f"generate_prompts.answers={artifacts / 'answers'}"
     for override in (*SMALL, answers, *overrides):
         words += ["--set", override]
     result = CliRunner().invoke(app, words)
+    if isinstance(result.exception, CaptError):
+        raise result.exception
     assert result.exit_code == 0, result.output
     return result.output
 
@@ -232,3 +239,72 @@ def test_trees_and_pairs_are_imported_by_command(copy: Path, tmp_path: Path) -> 
 def test_nothing_to_import_is_refused(tmp_path: Path) -> None:
     message = refusal(tool, "import", "--dataset", "dtd", "--output", str(tmp_path / "x.json"))
     assert message == "nothing to import; give --common, --distinct, --cupl, --tree or --pairs FILE"
+
+
+def described(artifacts: Path) -> pl.DataFrame:
+    table = pl.read_parquet(artifacts / "proctex/seed1/class_descriptions.parquet")
+    return table.filter(pl.col("attribute").is_not_null())
+
+
+def test_classes_are_described_once_for_methods_that_need_it(
+    server: LlmServer, copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pairs = 15 + 2 * len(pairs_in(copy))
+    for method in ("capt", "fudd"):
+        assert "descriptions" not in generate(copy, LLM, "--dry-run", "--for", method)
+    told = generate(copy, LLM, "--dry-run", "--for", "tap")
+    assert f"descriptions: 30 calls, {30 * 1234:,} tokens in" in told
+    assert server.asked == []
+
+    generate(copy, LLM, "--for", "tap")
+    assert len(server.asked) == 30 + pairs
+    table = described(copy)
+    assert set(table["class_name"]) == set(CLASS_NAMES)
+    per_class = table.group_by("class_name", "attribute").len()
+    assert (len(per_class), set(per_class["len"])) == (30 * 5, {4})
+    # Other methods, draws and settings of the same questions pay nothing.
+    for settings, words in ((LLM, ["--for", "cupl"]), ((*LLM[:1],), [])):
+        generate(copy, settings, *words)
+        assert described(copy).equals(table)
+    assert len(server.asked) == 30 + pairs
+
+    where = ["--dataset", "proctex", "--artifacts", str(copy), "--set", NO_STORE]
+    where += ["--set", f"generate_prompts.answers={copy / 'answers'}"]
+    assert "600 prompts of 30 classes" in tool(
+        "export", "--output", str(tmp_path), "--format", "tap", *where
+    )
+    tree = json.loads((tmp_path / "proctex_tree.json").read_text())
+    assert tree["banded"]["shape"][0] == "banded, shape number 0"
+    told = tool(
+        "import",
+        "--output",
+        str(tmp_path / "own.json"),
+        "--tree",
+        str(tmp_path / "proctex_tree.json"),
+        *where,
+    )
+    assert "30 of 30 classes" in told
+    assert "shape: shape number 0" in tool("show", "--class", "banded", *where)
+    assert f"{30 + pairs} files" in tool("verify", *where)
+
+    monkeypatch.delenv("ANTHROPIC_API_KEY")
+    more = (*LLM, "generate_prompts.sentences=3")
+    message = refusal(generate, copy, more, "--for", "lweib")
+    assert "nothing is written about 30 classes that a method needs described (" in message
+
+
+def test_what_the_store_describes_is_not_asked(server: LlmServer, copy: Path) -> None:
+    generate(copy, LLM[1:], "--for", "tap", "--for", "lweib")
+    assert server.asked == []
+    assert set(described(copy)["source"]) == {"hand-written"}
+
+
+def test_the_base_model_has_classes_described(
+    server: LlmServer, copy: Path, again: Callable[..., None]
+) -> None:
+    answers = f"generate_prompts.answers={copy / 'answers'}"
+    settings = (*LLM, answers, "fit_teacher.method=cupl")
+    again("fit-teacher", *settings)
+    assert len(server.asked) == 30
+    again("fit-teacher", *settings)
+    assert len(server.asked) == 30

@@ -12,10 +12,11 @@ import pytest
 from capt_core.params import GeneratePrompts
 from capt_core.prompts.llm import batches
 from capt_core.prompts.llm.answers import AnswerStore
+from capt_core.prompts.llm.asking import ConfusedPair
 from capt_core.prompts.llm.checks import Rules
 from capt_core.prompts.llm.costs import Spending
 from capt_core.prompts.llm.instructions import load_instructions
-from capt_core.prompts.llm.reasoning import ConfusedPair, Reasoning
+from capt_core.prompts.llm.reasoning import Reasoning
 from capt_core.prompts.llm.writing import write_prompts
 from tests.prompts.llm_server import KEY, LlmServer, running
 

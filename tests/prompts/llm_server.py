@@ -99,6 +99,16 @@ def good_answer(body: dict[str, Any]) -> dict[str, Any]:
         return {"class_name": names[0], "attributes": [f"trait {i} to see" for i in range(5)]}
     if form == "ReasonAnswer":
         return {"reason": f"Both {names[0]} and {names[1]} show the same traits."}
+    if form == "DescriptionsAnswer":
+        asked = re.findall(r"^- (.*)$", text, re.MULTILINE)
+        count = int(re.findall(r"write (\d+) phrases", text)[0])
+        return {
+            "class_name": names[0],
+            "attributes": [
+                {"attribute": each, "phrases": [f"{each} number {i}" for i in range(count)]}
+                for each in asked
+            ],
+        }
     first, second = names
     medium = re.search(r"at least one of these\s+words: (\w+)", text)
     found = re.search(r"Write (\d+) commonality", text)
@@ -112,6 +122,21 @@ def good_answer(body: dict[str, Any]) -> dict[str, Any]:
             for j, n in enumerate((first, second))
         ],
     }
+
+
+def _spoil_phrases(answer: dict[str, Any], fault: str) -> None:
+    """Put a fault into the answer about a class alone."""
+    entries = answer["attributes"]
+    if fault == "lacks":
+        entries.pop()
+    elif fault == "wrong-class":
+        answer["class_name"] = "something else"
+    elif fault == "few":
+        entries[0]["phrases"].pop()
+    elif fault == "twice":
+        entries[0]["phrases"] = entries[1]["phrases"]
+    elif fault == "long":
+        entries[0]["phrases"][0] += " and so on" * 60
 
 
 def _spoil(prompts: dict[str, Any], fault: str) -> None:
@@ -154,6 +179,8 @@ def message(body: dict[str, Any], fault: Fault = None) -> dict[str, Any]:
     answer = good_answer(body)
     if fault and "commonality" in answer:
         _spoil(answer, fault)
+    if fault and "attributes" in answer and isinstance(answer["attributes"][0], dict):
+        _spoil_phrases(answer, fault)
     text = TEXT_FAULTS.get(fault or "", str)(json.dumps(answer))
     content: list[dict[str, Any]] = [{"type": "text", "text": text}]
     if fault == "blocks":

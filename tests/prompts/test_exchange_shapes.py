@@ -73,7 +73,7 @@ def test_a_tree_is_taken(tmp_path: Path) -> None:
         ),
         ({"banded": {"size": [], "edges": ["hard"]}}, "problem", "size: 1 classes lack", ["edges"]),
         ({"banded": {"size": ["w " * 20]}}, "problem", "banded, size: 1 sentences have more", []),
-        ({"banded": {" ": ["a"], "size": ["b"]}}, "problem", "without a name: expected", ["size"]),
+        ({"banded": {" ": ["a"], "size": ["b"]}}, "problem", "names no attribute", ["size"]),
         ({"Banded": {"size": ["b"]}}, "problem", "banded has several keys", ["size", "edges"]),
         ({"weird": {"size": ["b"]}}, "note", "1 classes are not in", ["size", "edges"]),
     ],
@@ -158,3 +158,35 @@ def test_pairs_of_other_data_sets_are_refused(tmp_path: Path) -> None:
     for content in ([], [1], {"a": "b"}, None):
         assert "expected a list of class names" in refusal(read_names, write(tmp_path, content))
     assert read_names(write(tmp_path, NAMES)) == NAMES
+
+
+def test_attributes_of_the_same_words_are_one(tmp_path: Path) -> None:
+    names = {"Size": ["thin"], "size ": ["narrow", "thin"], "edges\x1b[31m": ["sharp"]}
+    found = read_attribute_trees(write(tmp_path, {**TREE, "Lined": names}), NAMES, rules())
+    assert found.trees["lined"]["size"] == ["thin", "narrow"]
+    assert "the attribute has several keys; their sentences are joined" in told(found, "note")
+    assert all(name.isprintable() for tree in found.trees.values() for name in tree)
+    store = imported_store("dtd", "textures", [tmp_path / "file.json"], {}, NAMES, found.trees)
+    assert PromptStore.model_validate_json(store_text(store)) == store
+
+
+def test_names_of_attributes_hold_a_word(tmp_path: Path) -> None:
+    for name in ("", " ", "\u200b", "--"):
+        tree = {**TREE, "Lined": {**TREE["Lined"], name: ["thin"]}}
+        found = read_attribute_trees(write(tmp_path, tree), NAMES, rules())
+        assert "names no attribute" in told(found, "problem")
+        assert list(found.trees["lined"]) == ["size", "edges"]
+
+
+def test_sentences_about_another_class_are_noted(tmp_path: Path) -> None:
+    tree = {**TREE, "banded": {"size": ["lined, broad"], "edges": ["unlike lined, banded is hard"]}}
+    found = read_attribute_trees(write(tmp_path, tree), NAMES, rules())
+    assert told(found, "problem") == ""
+    assert "1 sentences name another class and not their own" in told(found, "note")
+
+
+def test_a_pair_told_apart_by_the_same_words_is_left_out(tmp_path: Path) -> None:
+    pairs = {"x": {"classes": [0, 1], "prompt_pairs": [entry("broad.", "broad.")]}}
+    found = read_pairs(write(tmp_path, {**PAIRS, **pairs}), NAMES, rules())
+    assert "x: 1 entries say the same of both classes" in told(found, "problem")
+    assert len(found.pairs) == 2

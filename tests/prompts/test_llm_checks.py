@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 
 from capt_core.prompts.llm.answers import Tokens
+from capt_core.prompts.llm.asking import ConfusedPair
 from capt_core.prompts.llm.checks import judge, parse_text
 from capt_core.prompts.llm.costs import Spending, price_of
 from capt_core.prompts.llm.failures import asked_delay
 from capt_core.prompts.llm.instructions import STEPS, load_instructions
 from capt_core.prompts.llm.questions import Question, medium_words
-from capt_core.prompts.llm.reasoning import ConfusedPair, confused_pairs
+from capt_core.prompts.llm.reasoning import confused_pairs
 from tests.prompts.conftest import rules
 from tests.refusals import refusal
 

@@ -15,7 +15,7 @@ import pytest
 from capt_core.errors import CaptError
 from capt_core.prompts.llm import live, waiting
 from capt_core.prompts.llm.answers import Entry
-from capt_core.prompts.llm.reasoning import ConfusedPair
+from capt_core.prompts.llm.asking import ConfusedPair
 from capt_core.prompts.llm.service import Service
 from capt_core.prompts.llm.writing import estimate, write_prompts
 from tests.prompts.conftest import PAIRS, STEPS, Desk, quiet

@@ -8,8 +8,8 @@ import os
 from pathlib import Path
 
 from capt_core.prompts.llm import batches
+from capt_core.prompts.llm.asking import ConfusedPair
 from capt_core.prompts.llm.failures import KEY_VARIABLE
-from capt_core.prompts.llm.reasoning import ConfusedPair
 from capt_core.prompts.llm.writing import write_prompts
 from tests.prompts.conftest import Desk, quiet
 from tests.prompts.llm_server import KEY

@@ -37,6 +37,7 @@ class TAP(Method):
     label = "TAP"
     citation = "Ding et al., ICLR 2025"
     needs = frozenset({Need.PIXELS, Need.CLASS_DESCRIPTIONS})
+    description_form = "attributes"
     compares_texts = False
     Settings = TapSettings
 

@@ -20,8 +20,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from capt_core.artifacts.files import write_text
 from capt_core.errors import CaptError
 from capt_core.prompts.llm.checks import Answer, Rules, judge
-from capt_core.prompts.llm.instructions import STEPS
-from capt_core.prompts.llm.questions import Question, checksum
+from capt_core.prompts.llm.instructions import EVERY_STEP
+from capt_core.prompts.llm.questions import AnyQuestion, Question, checksum
 
 LOCKS = 128  # a batch takes all of them; some systems give a process 256 open files
 
@@ -70,7 +70,7 @@ class _File(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     format: Literal[1] = 1
-    question: Question
+    question: AnyQuestion
     attempts: tuple[Attempt, ...]
     sha256: str = ""
 
@@ -160,7 +160,7 @@ class AnswerStore:
 
     def files(self) -> Iterator[Path]:
         """Every file of an answer, in order."""
-        for step in STEPS:
+        for step in EVERY_STEP:
             yield from sorted((self.root / step).glob("*.json"))
 
     @contextlib.contextmanager

@@ -18,9 +18,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from capt_core.artifacts.files import write_json
 from capt_core.errors import CaptError
+from capt_core.prompts.llm.asking import Pending, Task
 from capt_core.prompts.llm.failures import NotKnownError, QuestionRefusedError, TransientError
 from capt_core.prompts.llm.questions import Question
-from capt_core.prompts.llm.reasoning import Pending, Task
 from capt_core.prompts.llm.replies import Reply
 from capt_core.prompts.llm.run import Run
 from capt_core.prompts.llm.waiting import patience
@@ -112,7 +112,7 @@ class BatchRun(Run):
             waiting, records = still, read_records(folder)
             if not waiting and not records:
                 return
-            if fruitless > self.reasoning.settings.retries:
+            if fruitless > self.asking.settings.retries:
                 raise CaptError(
                     f"{failure}, {fruitless} times in a row; run again later, nothing that was "
                     "answered is asked again"
@@ -140,7 +140,7 @@ class BatchRun(Run):
     def _is_open(self, task: Task) -> bool:
         if task.question.key in self.refused:
             return False
-        return self.reasoning.is_open(self.store.read(task.question))
+        return self.asking.is_open(self.store.read(task.question))
 
     def _submit(self, tasks: Sequence[Task], folder: Path) -> str:
         """Submit the open ones of some tasks; what failed, or nothing.
@@ -158,7 +158,7 @@ class BatchRun(Run):
         ):
             for task in filter(self._is_open, tasks):
                 entry = self.store.read(task.question)
-                request, pending = self.reasoning.next_request(task, entry)
+                request, pending = self.asking.next_request(task, entry)
                 name = f"{task.question.key[:40]}-{pending.number}-{mark}"
                 members[name] = pending
                 requests.append((name, request))

@@ -7,7 +7,8 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from pydantic import ValidationError
@@ -18,11 +19,13 @@ from capt_core.data.splits import prompt_name
 from capt_core.prompts.llm.questions import (
     FORMS,
     AttributesAnswer,
+    DescriptionsAnswer,
+    DescriptionsQuestion,
     PromptsAnswer,
     Question,
     ReasonAnswer,
 )
-from capt_core.prompts.texts import duplicates, words_of
+from capt_core.prompts.texts import duplicates, one_line, words_of
 
 FEWEST_ATTRIBUTES = 3
 MOST_ATTRIBUTES = 12
@@ -33,7 +36,9 @@ MOST_SHOWN = 4  # class names of an answer that a problem quotes
 
 FINISHED = frozenset({"end_turn", "stop_sequence", "tool_use"})
 
-Answer = AttributesAnswer | ReasonAnswer | PromptsAnswer
+PLAIN_TEMPLATE = "a photo of a {}."
+
+Answer = AttributesAnswer | ReasonAnswer | PromptsAnswer | DescriptionsAnswer
 
 
 @dataclass(frozen=True)
@@ -44,11 +49,19 @@ class Rules:
         token_count: tokens of a text with start and end, as the text encoder counts them.
         context_length: most tokens the text encoder takes.
         medium: words of which each prompt must contain one; none means no such rule.
+        templates: class name to its hand-written prompt template, of all classes of the data set;
+            none where they are not known.
     """
 
     token_count: Callable[[str], int]
     context_length: int
     medium: Sequence[str]
+    templates: Mapping[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def finder(self) -> NameFinder:
+        """Finds the classes of the data set in texts."""
+        return NameFinder(self.templates)
 
 
 def judge(
@@ -74,6 +87,9 @@ def judge(
         return list(_of_attributes(question, parsed)) or parsed
     if isinstance(parsed, ReasonAnswer):
         return list(_of_reason(parsed)) or parsed
+    if isinstance(parsed, DescriptionsAnswer):
+        assert isinstance(question, DescriptionsQuestion)
+        return list(_of_descriptions(question, parsed, rules)) or parsed
     assert isinstance(parsed, PromptsAnswer)
     return list(_of_prompts(question, parsed, rules)) or parsed
 
@@ -123,10 +139,78 @@ def prompt_problems(
         yield f"{shown} does not say what kind of image it is ({', '.join(rules.medium)})"
 
 
+def by_attribute(
+    question: DescriptionsQuestion, answer: DescriptionsAnswer
+) -> dict[str, list[str]]:
+    """Phrases by the attributes that were asked for, in their order; others are left out."""
+    given = {words_of(entry.attribute): entry.phrases for entry in answer.attributes}
+    found = {name: given.get(words_of(name)) for name in question.attributes}
+    return {name: phrases[: question.prompts] for name, phrases in found.items() if phrases}
+
+
+def in_template(name: str, phrase: str, rules: Rules) -> str:
+    """A phrase behind a class in its template."""
+    photo = rules.templates.get(name, PLAIN_TEMPLATE).format(prompt_name(name)).rstrip(".")
+    return f"{photo}, {phrase.rstrip('.')}."
+
+
+def _of_descriptions(
+    question: DescriptionsQuestion, answer: DescriptionsAnswer, rules: Rules
+) -> Iterator[str]:
+    yield from _of_name(question, answer.class_name)
+    given = [words_of(entry.attribute) for entry in answer.attributes]
+    kept = by_attribute(question, answer)
+    for name in question.attributes:
+        count, times = len(kept.get(name, ())), given.count(words_of(name))
+        if times != 1:
+            yield f'the attribute "{name}" stands there {times} times; give it once'
+        elif count < question.prompts:
+            yield f'{count} phrases of "{name}"; {question.prompts} are needed'
+    phrases = [phrase for texts in kept.values() for phrase in texts]
+    for phrase in phrases:
+        yield from _phrase_problems(question.classes[0], phrase, rules)
+    for phrase in duplicates(phrases):
+        yield f"{_quoted(phrase)} occurs twice"
+    yield from _of_rivals(question.classes[0], phrases, rules)
+
+
+def _phrase_problems(name: str, phrase: str, rules: Rules) -> Iterator[str]:
+    if not words_of(phrase):
+        yield "a phrase is empty"
+    elif one_line(phrase) != phrase:
+        yield f"{_quoted(phrase)} has line breaks, control characters or blanks around it"
+    else:
+        tokens = rules.token_count(in_template(name, phrase, rules))
+        if tokens > rules.context_length:
+            yield (
+                f"{_quoted(phrase)} makes {tokens} tokens behind the class, more than "
+                f"{rules.context_length}; shorten it"
+            )
+
+
+def _of_rivals(name: str, phrases: Sequence[str], rules: Rules) -> Iterator[str]:
+    """Phrases about another class.
+
+    A name of one word may be any word of a sentence ("ear", "lined"), so it counts only where most
+    phrases have it.
+    """
+    named = [set(rules.finder.find(phrase)) - {name} for phrase in phrases]
+    for phrase, rivals in zip(phrases, named, strict=True):
+        if long := sorted(each for each in rivals if len(words_of(prompt_name(each))) > 1):
+            yield f'{_quoted(phrase)} names "{prompt_name(long[0])}", another class'
+    for rival, count in Counter(each for rivals in named for each in rivals).items():
+        if count > len(phrases) / 2 and len(phrases) > 1:
+            yield f'{count} of {len(phrases)} phrases speak of "{prompt_name(rival)}"'
+
+
+def _of_name(question: Question, given: str) -> Iterator[str]:
+    if NameFinder(question.classes).name_of(given) is None:
+        asked = prompt_name(question.classes[0])
+        yield f'class_name is {_quoted(given)}, asked was "{asked}"'
+
+
 def _of_attributes(question: Question, answer: AttributesAnswer) -> Iterator[str]:
-    if NameFinder(question.classes).name_of(answer.class_name) is None:
-        given = _quoted(answer.class_name)
-        yield f'class_name is {given}, asked was "{prompt_name(question.classes[0])}"'
+    yield from _of_name(question, answer.class_name)
     count = len(answer.attributes)
     if not FEWEST_ATTRIBUTES <= count <= MOST_ATTRIBUTES:
         yield f"{count} attributes; give 4 to 8"

@@ -13,8 +13,12 @@ from typing import Final, Literal
 from capt_core.errors import CaptError
 from capt_core.text_file import read_text
 
-Step = Literal["attributes", "reason", "prompts"]
+Step = Literal["attributes", "reason", "prompts", "descriptions"]
 STEPS: Final[tuple[Step, ...]] = ("attributes", "reason", "prompts")
+"""Those that lead to the prompts of a pair, in order."""
+DESCRIPTIONS: Final = "descriptions"
+"""The step that describes a class alone, by attribute."""
+EVERY_STEP: Final[tuple[Step, ...]] = (*STEPS, DESCRIPTIONS)
 
 _COMMON = ("system", "correction")
 _PAIR = {"domain", "class_a", "class_b", "attributes_a", "attributes_b"}
@@ -24,6 +28,7 @@ _PLACEHOLDERS: Mapping[str, frozenset[str]] = {
     "attributes": frozenset({"domain", "class_a"}),
     "reason": frozenset({*_PAIR, "count_ab", "count_ba"}),
     "prompts": frozenset({*_PAIR, "reason", "count", "words", "medium", "photo_a"}),
+    "descriptions": frozenset({"domain", "class_a", "attributes", "count", "words", "photo_a"}),
 }
 
 
@@ -41,9 +46,10 @@ class Instructions:
     def version(self, step: Step) -> str:
         """First 16 hex digits of SHA-256 over all texts that bear on the answers of a step.
 
-        A later step builds on the answers of the earlier ones, so their texts count too.
+        A later step of pairs builds on the answers of the earlier ones, so their texts count too.
         """
-        names = (*_COMMON, *STEPS[: STEPS.index(step) + 1])
+        alone = step == DESCRIPTIONS
+        names = (*_COMMON, *([step] if alone else STEPS[: STEPS.index(step) + 1]))
         digest = hashlib.sha256()
         for name in names:
             digest.update(f"{name}\0{self.texts[name]}\0".encode())

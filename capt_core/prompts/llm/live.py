@@ -7,9 +7,9 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from capt_core.errors import CaptError
+from capt_core.prompts.llm.asking import Task
 from capt_core.prompts.llm.batches import record_of
 from capt_core.prompts.llm.failures import QuestionRefusedError, StoppedError
-from capt_core.prompts.llm.reasoning import Task
 from capt_core.prompts.llm.run import LIVE, Run
 from capt_core.prompts.llm.waiting import patience
 
@@ -41,7 +41,7 @@ class LiveRun(Run):
                 return f"another process asks what is open here ({len(waiting)}); waiting for it"
             trouble = self.service.trouble
             return (
-                f"waiting for answers of {self.reasoning.settings.model}: "
+                f"waiting for answers of {self.asking.settings.model}: "
                 f"{self.spending.calls - answered} here, {len(waiting)} questions not asked yet"
                 + (f"; last attempt: {trouble}" if trouble else "")
             )
@@ -73,7 +73,7 @@ class LiveRun(Run):
                     waiting.append(task)
                     self.service.stop.wait(CLAIMED_ELSEWHERE)
 
-        count = min(self.reasoning.settings.concurrency, len(tasks))
+        count = min(self.asking.settings.concurrency, len(tasks))
         ends = [threading.Event() for _ in range(count)]
         threads = [threading.Thread(target=work, args=(end,), daemon=True) for end in ends]
         try:
@@ -101,7 +101,7 @@ class LiveRun(Run):
             if not mine:
                 return False
             entry = self.store.read(task.question)
-            while self.reasoning.is_open(entry):
+            while self.asking.is_open(entry):
                 record = record_of(self.store.batches(), task.question)
                 if record is not None:
                     raise CaptError(
@@ -109,7 +109,7 @@ class LiveRun(Run):
                         "generate_prompts.provider=anthropic-batch to collect it, or remove "
                         f"{record} to forget it"
                     )
-                request, pending = self.reasoning.next_request(task, entry)
+                request, pending = self.asking.next_request(task, entry)
                 try:
                     reply = self.service.ask(request)
                 except QuestionRefusedError as error:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, field
 from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -48,10 +48,25 @@ class PromptsAnswer(_Answer):
     difference: list[ClassPrompts] = Field(description="one entry per class")
 
 
+class AttributePhrases(_Answer):
+    """What is said of one attribute."""
+
+    attribute: str = Field(description="as it was asked for")
+    phrases: list[str]
+
+
+class DescriptionsAnswer(_Answer):
+    """The step that describes a class alone."""
+
+    class_name: str
+    attributes: list[AttributePhrases] = Field(description="one entry per attribute asked for")
+
+
 FORMS: Final[Mapping[Step, type[_Answer]]] = {
     "attributes": AttributesAnswer,
     "reason": ReasonAnswer,
     "prompts": PromptsAnswer,
+    "descriptions": DescriptionsAnswer,
 }
 
 
@@ -93,6 +108,22 @@ class Question:
         parts = [re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") for name in self.classes]
         words = "--".join(part[:40] for part in parts)
         return f"{words.strip('-') or 'class'}-{self.key[:16]}.json"
+
+
+@dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid"))
+class DescriptionsQuestion(Question):
+    """What one class looks like, attribute by attribute.
+
+    A form of its own, since a further field of `Question` would change every key.
+
+    Attributes:
+        attributes: that phrases are asked for, `prompts` of each; the same for every class.
+    """
+
+    attributes: tuple[str, ...] = field(kw_only=True)
+
+
+AnyQuestion = Question | DescriptionsQuestion
 
 
 def checksum(content: Mapping[str, Any]) -> str:

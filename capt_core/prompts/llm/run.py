@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 from typing import Final
 
 from capt_core.prompts.llm.answers import AnswerStore, Attempt, Entry
+from capt_core.prompts.llm.asking import Asking, Pending
 from capt_core.prompts.llm.checks import parse_text
 from capt_core.prompts.llm.costs import Spending
-from capt_core.prompts.llm.reasoning import Pending, Reasoning
 from capt_core.prompts.llm.replies import Reply
 from capt_core.prompts.llm.service import Service
 
@@ -27,14 +27,14 @@ class Run:
     """
 
     service: Service
-    reasoning: Reasoning
+    asking: Asking
     spending: Spending
     say: Callable[[str], None]
     refused: dict[str, str] = field(default_factory=dict)
 
     @property
     def store(self) -> AnswerStore:
-        return self.reasoning.answers
+        return self.asking.answers
 
     def keep(self, entry: Entry, pending: Pending, reply: Reply, via: str) -> Entry:
         """Write a reply to the store as it came, usable or not, and count what it cost."""

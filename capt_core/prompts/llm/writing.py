@@ -9,11 +9,14 @@ from capt_core.data.names import indistinguishable, told_apart
 from capt_core.data.splits import prompt_name
 from capt_core.errors import CaptError, cut, shown
 from capt_core.prompts.llm.answers import Tokens
+from capt_core.prompts.llm.asking import Asking, ConfusedPair, Task
 from capt_core.prompts.llm.batches import BatchRun
 from capt_core.prompts.llm.costs import Spending, price_of
-from capt_core.prompts.llm.instructions import STEPS, Step
+from capt_core.prompts.llm.describing import Describing
+from capt_core.prompts.llm.instructions import DESCRIPTIONS, STEPS, Step
 from capt_core.prompts.llm.live import LiveRun
-from capt_core.prompts.llm.reasoning import ConfusedPair, Reasoning, Task
+from capt_core.prompts.llm.questions import Question
+from capt_core.prompts.llm.reasoning import Reasoning
 from capt_core.prompts.llm.service import Service
 from capt_core.prompts.llm.waiting import patience
 
@@ -39,17 +42,33 @@ def estimate(
     Args:
         service: counts input tokens; None to guess them from the length of the texts.
     """
-    settings = reasoning.settings
     _check_names(reasoning, pairs)
+    steps = {step: list(reasoning.tasks(step, pairs, planned=True)) for step in STEPS}
+    yield from _estimated(reasoning, steps, service, reasoning.settings.prompts)
+
+
+def estimate_descriptions(
+    describing: Describing, names: Sequence[str], service: Service | None
+) -> Iterator[str]:
+    """The same for descriptions of classes."""
+    describing.check_names(names)
+    steps: dict[Step, list[Task]] = {DESCRIPTIONS: list(describing.tasks(names))}
+    phrases = describing.settings.sentences * len(describing.attributes)
+    yield from _estimated(describing, steps, service, phrases)
+
+
+def _estimated(
+    asking: Asking, steps: Mapping[Step, Sequence[Task]], service: Service | None, texts: int
+) -> Iterator[str]:
+    settings = asking.settings
     spending = Spending(price_of(settings.model))
     batch = settings.provider == "anthropic-batch"
-    written = _mean_output(reasoning)
+    written = _mean_output(asking)
     lines, calls = [], 0
-    for step in STEPS:
-        tasks = list(reasoning.tasks(step, pairs, planned=True))
-        output = written.get(step) or _typical_output(step, settings.prompts)
+    for step, tasks in steps.items():
+        output = written.get(step) or _typical_output(step, texts)
         found = Tokens(
-            input=round(_mean_input(reasoning, tasks, service) * len(tasks)),
+            input=round(_mean_input(asking, tasks, service) * len(tasks)),
             output=round(output * len(tasks)),
         )
         calls += len(tasks)
@@ -77,23 +96,67 @@ def write_prompts(
     progress: Progress,
     say: Callable[[str], None],
 ) -> Spending:
-    """Ask everything that is not answered yet, and say what it cost.
+    """Ask everything about pairs that is not answered yet, and say what it cost.
 
     Raises:
         CaptError: no text can name the classes of a pair, the service refuses or keeps failing, or
             some answers cannot be used even after all attempts. Every answer is stored in any case.
     """
-    settings = reasoning.settings
     _check_names(reasoning, pairs)
+    # Tasks of a later step are listed once the earlier ones are answered: they build on those.
+    return _asked(
+        reasoning,
+        STEPS,
+        lambda step: list(reasoning.tasks(step, pairs)),
+        lambda: reasoning.failures(pairs),
+        key,
+        progress,
+        say,
+    )
+
+
+def write_descriptions(
+    describing: Describing,
+    names: Sequence[str],
+    key: str,
+    progress: Progress,
+    say: Callable[[str], None],
+) -> Spending:
+    """Ask about every class that is not described yet, and say what it cost.
+
+    Raises:
+        CaptError: a name leaves no room for a description, or as `write_prompts`.
+    """
+    describing.check_names(names)
+    return _asked(
+        describing,
+        (DESCRIPTIONS,),
+        lambda _: list(describing.tasks(names)),
+        lambda: describing.failures(names),
+        key,
+        progress,
+        say,
+    )
+
+
+def _asked(
+    asking: Asking,
+    steps: Sequence[Step],
+    tasks_of: Callable[[Step], Sequence[Task]],
+    failures_of: Callable[[], Mapping[Question, str]],
+    key: str,
+    progress: Progress,
+    say: Callable[[str], None],
+) -> Spending:
+    settings = asking.settings
     spending = Spending(price_of(settings.model))
     service = Service(key, settings)
     kind = BatchRun if settings.provider == "anthropic-batch" else LiveRun
-    run = kind(service, reasoning, spending, say)
+    run = kind(service, asking, spending, say)
     try:
-        # Later steps build on the answers of earlier ones.
-        for step in STEPS:
+        for step in steps:
             with patience(say, lambda: "reading the answers that are there"):
-                tasks = list(reasoning.tasks(step, pairs))
+                tasks = tasks_of(step)
             if tasks:
                 with progress(f"{step} ({settings.model})", len(tasks), spending.text) as advance:
                     run.answer(tasks, advance)
@@ -105,7 +168,7 @@ def write_prompts(
         if spending.calls:
             say(f"{spending.calls} answers of {settings.model}, {spending.text()} at list price")
     with patience(say, lambda: "checking the answers"):
-        failures = reasoning.failures(pairs)
+        failures = failures_of()
     if not failures:
         return spending
     failed = [
@@ -142,24 +205,24 @@ def _check_names(reasoning: Reasoning, pairs: Sequence[ConfusedPair]) -> None:
             )
 
 
-def _mean_output(reasoning: Reasoning) -> Mapping[Step, float]:
+def _mean_output(asking: Asking) -> Mapping[Step, float]:
     sums: dict[Step, list[int]] = {}
-    for _, entry in reasoning.answers.entries():
-        if isinstance(entry, str) or entry.question.model != reasoning.settings.model:
+    for _, entry in asking.answers.entries():
+        if isinstance(entry, str) or entry.question.model != asking.settings.model:
             continue
         for attempt in entry.attempts:
             sums.setdefault(entry.question.step, []).append(attempt.tokens.output)
     return {step: sum(values) / len(values) for step, values in sums.items()}
 
 
-def _mean_input(reasoning: Reasoning, tasks: Sequence[Task], service: Service | None) -> float:
+def _mean_input(asking: Asking, tasks: Sequence[Task], service: Service | None) -> float:
     if not tasks:
         return 0.0
     sample = tasks[:: max(1, len(tasks) // SAMPLED)][:SAMPLED]
     counts: list[float] = []
     for task in sample:
-        entry = reasoning.answers.read(task.question)
-        request, _ = reasoning.next_request(task, entry)
+        entry = asking.answers.read(task.question)
+        request, _ = asking.next_request(task, entry)
         if service is not None:
             counts.append(service.count_tokens(request))
         else:
@@ -168,6 +231,12 @@ def _mean_input(reasoning: Reasoning, tasks: Sequence[Task], service: Service | 
     return sum(counts) / len(counts)
 
 
-def _typical_output(step: Step, prompts: int) -> float:
+def _typical_output(step: Step, texts: int) -> float:
     """A guess, with some room for models that think before they answer."""
-    return {"attributes": 300, "reason": 300, "prompts": 400 + 3 * prompts * 30}[step]
+    guesses: Mapping[Step, float] = {
+        "attributes": 300,
+        "reason": 300,
+        "prompts": 400 + 3 * texts * 30,
+        "descriptions": 400 + texts * 15,
+    }
+    return guesses[step]

@@ -1,0 +1,34 @@
+"""Which methods take descriptions of classes, and in which form."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from capt_core.methods.method import Need
+from capt_core.methods.registry import method_class
+from capt_core.params import Settings
+from capt_core.prompts.shapes import DescriptionForm
+
+
+def description_forms(settings: Settings, methods: Iterable[str]) -> set[DescriptionForm]:
+    """Forms in which methods, and the teacher of one that distils, take descriptions.
+
+    Args:
+        settings: name the teacher's method.
+        methods: names.
+
+    Raises:
+        CaptError: unknown method.
+    """
+    teacher = settings.teacher.method
+    found = [method_class(name) for name in methods]
+    if any(Need.TEACHER in each.needs for each in found):
+        found.append(method_class(teacher))
+    return {each.description_form for each in found if Need.CLASS_DESCRIPTIONS in each.needs}
+
+
+def may_ask(settings: Settings, methods: Iterable[str]) -> bool:
+    """Whether a language model may be asked to describe classes for some methods."""
+    if not settings.generate_prompts.provider.startswith("anthropic"):
+        return False
+    return bool(description_forms(settings, methods) - {"pairs"})

@@ -22,8 +22,10 @@ NOTHING = torch.zeros(1)
 
 
 def of(config: dict[str, Any], **tensors: dict[str, torch.Tensor]) -> Fixture:
-    groups = {name: tensors.get(name, {}) for name in ("weights", "inputs", "expected")}
-    return Fixture("a", config, **groups)
+    weights, inputs, expected = (
+        tensors.get(name, {}) for name in ("weights", "inputs", "expected")
+    )
+    return Fixture("a", config, weights, inputs, expected)
 
 
 def written(folder: Path, config: dict[str, Any], inputs: dict[str, torch.Tensor]) -> Path:

@@ -127,10 +127,12 @@ class Fixture:
                 f"{self.name}: its base model does not fit ({reason(error)})"
             ) from error
         clip.eval().requires_grad_(False)
-        side = clip.visual.image_size[0]
-        if any(value.shape[-1] != side for value in self.inputs.values() if _is_pixels(value)):
-            raise CaptError(f"{self.name}: has images of other sizes than its base model's, {side}")
-        style = Preprocess(arguments["vision_cfg"]["image_size"], (0,) * 3, (1,) * 3)
+        sides = tuple(clip.visual.image_size)
+        if any(value.shape[2:] != sides for value in self.inputs.values() if _is_pixels(value)):
+            raise CaptError(
+                f"{self.name}: has images of other sizes than its base model's, {sides}"
+            )
+        style = Preprocess(sides[0], (0,) * 3, (1,) * 3)
         return Backbone(
             self.name, clip, _NoTokenizer(), style, torch.device("cpu"), None, untrained=True
         )

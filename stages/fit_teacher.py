@@ -33,7 +33,15 @@ from .stage import Stage
 
 _DESCRIBING = tuple(
     f"generate_prompts.{key}"
-    for key in ("provider", "store", "attributes", "sentences", "model", "instructions")
+    for key in (
+        "provider",
+        "store",
+        "attributes",
+        "sentences",
+        "model",
+        "instructions",
+        "answers",
+    )
 )
 
 STAGE = Stage(

@@ -8,7 +8,6 @@ from typing import Any
 
 from capt_core.artifacts.lineage import Lineage, file_setting, tracing
 from capt_core.artifacts.locks import exclusive
-from capt_core.methods.method import Need
 from capt_core.methods.registry import configured_method, method_class
 
 from .console import first_process
@@ -97,6 +96,10 @@ def all_settings(run: Run) -> dict[str, Any]:
     Raises:
         CaptError: the checkpoint cannot be read.
     """
+    from capt_core.methods.method import (
+        Need,  # with it torch, which commands without it do not need
+    )
+
     values = run.settings.model_dump(mode="json", exclude={"methods"})
     if (checkpoint := values["fit_teacher"]["checkpoint"]) is not None:
         values["fit_teacher"]["checkpoint"] = file_setting(checkpoint, "fit_teacher.checkpoint")

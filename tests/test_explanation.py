@@ -37,12 +37,12 @@ from capt_core.methods.capt.parts import parts_of, switched_on
 from capt_core.methods.clip import Clip
 from capt_core.methods.fitting import fit_method
 from capt_core.methods.method import Classes, Fitted
-from capt_core.methods.registry import method_names
+from capt_core.methods.registry import method_label, method_names
 from capt_core.methods.task import Task
 from capt_core.methods.trained import TrainedModel
 from capt_core.reporter import Reporter, reporting_to
 from capt_core.reporting.explanation_figure import draw_explanation
-from tests.methods.toy_task import quick, toy_task
+from tests.methods.toy_task import begun, quick, toy_task
 from tests.refusals import refusal
 from tests.toys import small_clip
 
@@ -176,7 +176,7 @@ def test_a_collage_speaks_for_each_class_where_it_shows_it(backbone: capt_core.B
 @pytest.mark.usefixtures("coarse")
 @pytest.mark.parametrize("name", method_names())
 def test_every_method_is_explained(name: str, task: Task, photograph: Image.Image) -> None:
-    model = fit_method(quick(name), task)
+    model = fit_method(quick(name), begun(name, task))
     found = explain(model, photograph)
     row = model.predict(photograph, top=2).row(0, named=True)
     after = found.before if name == "clip" else found.after
@@ -191,7 +191,7 @@ def test_every_method_is_explained(name: str, task: Task, photograph: Image.Imag
     if found.before.prediction != row["prediction"]:
         expected = found.before.prediction
     assert found.classes[1] == expected
-    assert found.before.name == "CLIP (zero-shot)"
+    assert found.before.name == method_label(model.fitted.start.method.name)
 
 
 @pytest.mark.usefixtures("coarse")

@@ -26,7 +26,7 @@ from capt_core.methods.task import Task
 from capt_core.methods.trained import TrainedModel
 from tests.backbone.small_model import CONFIG, CPU
 from tests.conftest import PROJECT
-from tests.methods.toy_task import quick, toy_task
+from tests.methods.toy_task import begun, quick, toy_task
 from tests.processes import python
 from tests.refusals import refusal
 
@@ -90,7 +90,7 @@ def exported(resnet: TrainedModel, tmp_path_factory: pytest.TempPathFactory) -> 
 @pytest.mark.parametrize("form", [Format.TORCHSCRIPT, Format.SAFETENSORS])
 @pytest.mark.parametrize("name", method_names())
 def test_every_method_can_be_exported(name: str, form: Format, task: Task, tmp_path: Path) -> None:
-    model = fit_method(quick(name), task)
+    model = fit_method(quick(name), begun(name, task))
     path = tmp_path / "model"
     assert export(model, path, form) < 1e-4
     if form is Format.TORCHSCRIPT:

@@ -34,6 +34,7 @@ from capt_core.methods.zero_shot import class_logits
 from tests.methods.interrupted import resumed
 from tests.methods.toy_task import (
     NAMES,
+    begun,
     labels_of,
     mined,
     named_dataset,
@@ -46,8 +47,6 @@ from tests.refusals import refusal
 METHODS = method_names()
 FROZEN = ("clip", "clip_prompts", "cupl", "fudd")
 """Nothing is learnt from images."""
-STARTS_FROM_COOP = ("dpc",)
-"""Others start from zero-shot CLIP, or from nothing."""
 NOVEL_UNSEEN = (
     *("coop", "maple", "promptsrc", "dpc", "tac", "twosfs", "spotlighter", "clip_lora"),
     *("clip_adapter", "residual_adapter"),
@@ -70,13 +69,6 @@ def fitted(name: str, task: Task) -> TrainedModel:
 def fit(name: str, task: Task) -> TrainedModel:
     """A method fitted on a task, with a base model that it can start from."""
     return fit_method(quick(name), begun(name, task))
-
-
-def begun(name: str, task: Task) -> Task:
-    """The task with a base model that a method can start from."""
-    if name not in STARTS_FROM_COOP:
-        return task
-    return replace(task, base_model=fit_method(quick("coop", epochs=1), task).fitted)
 
 
 @cache

@@ -113,4 +113,4 @@ def test_nothing_can_start_from_more_than_texts(name: str, task: Task) -> None:
     model = fit_method(quick(name), task)
     capt = method_class("capt")(quick("capt").settings)
     other = Task(**{**vars(task), "base_model": model.fitted})
-    assert f"{name} tells images by more than class texts" in refusal(capt.fit, other)
+    assert f"{name} tells images by more than class texts" in refusal(fit_method, capt, other)

@@ -17,8 +17,10 @@ from capt_core.artifacts.schemas import CLASS_DESCRIPTIONS, PROMPTS, REPRESENTAT
 from capt_core.backbone.encoding import encode_texts
 from capt_core.backbone.loading import Backbone
 from capt_core.data.dataset import Dataset
+from capt_core.errors import CaptError
 from capt_core.methods.clip import Clip
-from capt_core.methods.method import Method
+from capt_core.methods.fitting import fit_method
+from capt_core.methods.method import Method, Need
 from capt_core.methods.registry import method_class
 from capt_core.methods.task import Confusions, Task
 from tests.toys import toy_dataset
@@ -56,6 +58,18 @@ def quick(name: str, **changes: Any) -> Method:
     """A method with settings for the toy task."""
     found = method_class(name)
     return found(found.Settings.model_validate(QUICK.get(name, {}) | changes))
+
+
+def begun(name: str, task: Task) -> Task:
+    """The task with a base model that a method can start from, should it need one."""
+    method = quick(name)
+    if Need.BASE_MODEL not in method.needs or task.base_model is None:
+        return task
+    try:
+        method.check_base(task.base_model.method)
+    except CaptError:
+        return replace(task, base_model=fit_method(quick("coop", epochs=1), task).fitted)
+    return task
 
 
 def named_dataset(names: Sequence[str] = NAMES) -> Dataset:

@@ -164,7 +164,7 @@ def test_photographs_that_come_while_a_stage_runs_are_read_next_time(
 
     words = (str(photographs), "--until", "prepare")
     with monkeypatch.context() as patch:
-        patch.setattr("stages.run.run_stage", stage_and_copy)
+        patch.setattr("stages.updating.run_stage", stage_and_copy)
         run(tmp_path / "out", "mine", (), *words)
     run(tmp_path / "out", "mine", (), *words)
     run(tmp_path / "out", "mine", (), *words)

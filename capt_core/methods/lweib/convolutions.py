@@ -60,7 +60,7 @@ def patch_convolution(
     first, patches = tokens[:, :1], tokens[:, 1:]
     if not patches.shape[1]:
         return torch.zeros_like(tokens)
-    image = patches.transpose(1, 2).reshape(len(patches), -1, *grid)
+    image = torch.unflatten(patches.transpose(1, 2), 2, grid)
     mixed = functional.conv2d(image, weight, padding=KERNEL // 2, groups=len(weight))
     return torch.cat([torch.zeros_like(first), mixed.flatten(2).transpose(1, 2)], dim=1)
 

@@ -71,7 +71,7 @@ class SingleKeyAttention(nn.Module):
     ) -> torch.Tensor:
         """Queries, keys and values [B, d] to [B, d]; `keep` is None outside of training."""
         queries, keys, values = (
-            layer(given).view(len(given), self.heads, -1)
+            layer(given).unflatten(1, (self.heads, -1))
             for layer, given in ((self.query, query), (self.key, key), (self.value, value))
         )
         scores = (queries * keys).sum(dim=2, keepdim=True) / queries.shape[2] ** 0.5

@@ -143,6 +143,15 @@ def test_an_endless_wait_is_left_to_the_user(server: LlmServer, desk: Desk) -> N
     assert len(stored(desk)) == 1
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Ctrl-C interrupts: shells have what they start in the background ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_ends_a_wait(server: LlmServer, desk: Desk) -> None:
     server.faults = ["429 retry-after=300"]
     interrupt = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))

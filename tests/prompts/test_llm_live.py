@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 from collections import Counter
+from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
 

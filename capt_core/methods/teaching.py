@@ -170,7 +170,7 @@ def _kept(path: Path, method: Method, task: Task) -> TrainedModel:
     task.reporter.say(f"teacher: fitting {name} on {task.backbone.identity}, once for this draw")
     if not processes.first:
         return fit_method(method, task)
-    with exclusive(path.with_suffix(".lock"), "fitting the teacher"), untraced():
+    with exclusive(path.with_suffix(".lock"), "fitting the teacher", wait=True), untraced():
         if processes.count == 1:  # another program may have written it meanwhile
             found = _found(path, task)
         if found is None:

@@ -96,9 +96,8 @@ def all_settings(run: Run) -> dict[str, Any]:
     Raises:
         CaptError: the checkpoint cannot be read.
     """
-    from capt_core.methods.method import (
-        Need,  # with it torch, which commands without it do not need
-    )
+    # Here, because with it comes torch, which not every command needs.
+    from capt_core.methods.method import Need
 
     values = run.settings.model_dump(mode="json", exclude={"methods"})
     if (checkpoint := values["fit_teacher"]["checkpoint"]) is not None:

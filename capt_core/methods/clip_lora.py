@@ -13,7 +13,6 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from capt_core.backbone.encoding import check_lengths
 from capt_core.backbone.loading import Backbone
 from capt_core.learning.loop import Batch, Record
 from capt_core.learning.optimisation import Descent, step_learning_rates
@@ -27,7 +26,7 @@ from capt_core.methods.method import Method, Need
 from capt_core.methods.prompting.fitted import unit
 from capt_core.methods.prompting.text import text_tower
 from capt_core.methods.task import Task
-from capt_core.methods.towers import TEMPLATE, TunedTowers, tower_blocks, with_parts
+from capt_core.methods.towers import TunedTowers, tower_blocks, with_parts
 from capt_core.methods.zero_shot import class_logits
 from capt_core.settings_file import packaged
 
@@ -127,13 +126,10 @@ class ClipLora(Method):
 
     def fit(self, task: Task) -> LowRankClip:
         settings, backbone, views = self.settings, task.backbone, FewShotViews.of(self, task)
-        classes = task.trained_classes
-        texts = [TEMPLATE.format(task.dataset.prompt_names[class_id]) for class_id in classes]
-        check_lengths(texts, backbone)
-        tokens = backbone.tokenizer(texts).to(backbone.device)
         fitted = LowRankClip(self, backbone, task.seed).to(backbone.device)
-        shots = task.shots or -(-len(views.ids) // len(classes))
-        steps = settings.iterations_per_shot * shots
+        names = [task.dataset.prompt_names[class_id] for class_id in task.trained_classes]
+        tokens = fitted.tokens(names)
+        steps = settings.iterations_per_shot * task.images_per_class()
         rates = step_learning_rates(settings.learning_rate, steps, settings.minimum_learning_rate)
 
         def loss_of(batch: Batch) -> tuple[torch.Tensor, Record]:

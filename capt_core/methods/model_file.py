@@ -52,6 +52,27 @@ def restore_fitted(
     return fitted.to(backbone.device).eval()
 
 
+def restore_base(
+    record: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], backbone: Backbone
+) -> Fitted:
+    """The base model that a fitted method holds as its module `base`.
+
+    Args:
+        record: of the base model.
+        tensors: of the method.
+        backbone: of both.
+
+    Raises:
+        CaptError: as `restore_fitted`.
+    """
+    below = {
+        name.removeprefix("base."): value
+        for name, value in tensors.items()
+        if name.startswith("base.")
+    }
+    return restore_fitted(record, below, backbone)
+
+
 class _Record(BaseModel):
     method: str
     settings: dict[str, Any]

@@ -24,8 +24,8 @@ from capt_core.methods.method import Classes, Fitted, Method, Need, named_vector
 from capt_core.methods.projector import Projector, projector_start
 from capt_core.methods.prompting.fitted import unit
 from capt_core.methods.prompting.image import check_image_tower
-from capt_core.methods.prompting.start import random_prompts
-from capt_core.methods.prompting.zero_shot_reference import divergence
+from capt_core.methods.prompting.start import image_prompts_start
+from capt_core.methods.prompting.zero_shot_reference import logits_distance
 from capt_core.methods.task import Task
 from capt_core.methods.zero_shot import class_logits
 from capt_core.settings_file import Section, packaged
@@ -35,8 +35,8 @@ KD_WEIGHTS = {"fgvc_aircraft": 200.0, "flowers102": 200.0, "dtd": 200.0}
 KD_WEIGHT = 1000.0
 
 
-class PromptKDSettings(Optimisation, path="methods.promptkd"):
-    """The section ``methods.promptkd``."""
+class DistillationSettings(Optimisation):
+    """Settings of a student with image prompts that learns a teacher's predictions."""
 
     data: Literal["transductive", "inductive"] = packaged()
     image_prompts: int = packaged(ge=1, le=1000)
@@ -46,11 +46,8 @@ class PromptKDSettings(Optimisation, path="methods.promptkd"):
     batch_size: int = packaged(ge=2, le=65_536)
 
 
-def image_prompts_start(backbone: Backbone, count: int, depth: int, seed: int) -> torch.Tensor:
-    """Image prompts before the first step, [J, P, D]; no more depths than the tower has blocks."""
-    visual = backbone.clip.visual
-    depth = min(depth, len(visual.transformer.resblocks))
-    return random_prompts((depth, count, visual.class_embedding.shape[0]), "image prompts", seed)
+class PromptKDSettings(DistillationSettings, path="methods.promptkd"):
+    """The section ``methods.promptkd``."""
 
 
 class StudentTower(PromptedTower):
@@ -183,8 +180,7 @@ class DistillationLoss:
         """
         logits = self.logits(images)
         target = self.teacher.logits(seen).to(logits)
-        apart = divergence(logits, target, self.temperature) / logits.numel()
-        return self.weight * self.temperature**2 * apart, {}
+        return self.weight * logits_distance(logits, target, self.temperature), {}
 
 
 class PromptKD(Method):

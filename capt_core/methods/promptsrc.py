@@ -25,7 +25,11 @@ from capt_core.methods.prompting.fitted import (
     PromptSettings,
     unit,
 )
-from capt_core.methods.prompting.start import context_start, random_prompts
+from capt_core.methods.prompting.start import (
+    context_start,
+    image_prompts_start,
+    random_prompts,
+)
 from capt_core.methods.prompting.text import text_blocks
 from capt_core.methods.prompting.zero_shot_reference import (
     feature_distance,
@@ -129,16 +133,11 @@ class PromptSRC(PromptMethod):
         Raises:
             CaptError: fewer words than vectors.
         """
-        settings, visual = self.settings, backbone.clip.visual
+        settings = self.settings
         context = context_start(settings.context_init, settings.context_length, backbone, seed)
         depth = min(settings.text_depth, len(text_blocks(backbone.clip)))
         deep = random_prompts((depth - 1, *context.shape), "deep text prompts", seed)
-        shape = (
-            min(settings.image_depth, len(visual.transformer.resblocks)),
-            settings.image_prompts,
-            visual.class_embedding.shape[0],
-        )
-        image = random_prompts(shape, "image prompts", seed)
+        image = image_prompts_start(backbone, settings.image_prompts, settings.image_depth, seed)
         return IndependentPrompts(self, backbone, torch.cat([context[None], deep]), image)
 
     def average_of(self, fitted: IndependentPrompts) -> StateAverage:

@@ -112,6 +112,10 @@ class Task:
         members = self.dataset.class_ids(group)
         return self.fewshot.filter(pl.col("split") == split, pl.col("class_id").is_in(members))
 
+    def images_per_class(self) -> int:
+        """Few-shot images of a trained class: `shots`, or where all are taken their mean."""
+        return self.shots or -(-len(self.few_shot_rows()) // len(self.trained_classes))
+
     def unlabelled(self) -> pl.Series:
         """Sample ids of all training images, whose labels are not to be read."""
         return self.dataset.samples.filter(pl.col("split") == "train")["sample_id"]

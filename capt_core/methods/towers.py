@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from capt_core.backbone.encoding import encode_texts
+from capt_core.backbone.encoding import check_lengths, encode_texts
 from capt_core.backbone.loading import Backbone
 from capt_core.errors import CaptError
 from capt_core.methods.image_tower import ImageTower
@@ -96,6 +96,16 @@ class TunedTowers(Fitted):
 
     def image_tower(self) -> ImageTower:
         return ImageTower(self.tuned.clip.visual)
+
+    def tokens(self, names: Sequence[str]) -> torch.Tensor:
+        """Token ids [C, L] of class names in `TEMPLATE`, on the backbone's device.
+
+        Raises:
+            CaptError: a name is too long for the backbone.
+        """
+        texts = [TEMPLATE.format(name) for name in names]
+        check_lengths(texts, self.backbone)
+        return self.backbone.tokenizer(texts).to(self.backbone.device)
 
     def encode_tokens(self, tokens: torch.Tensor) -> torch.Tensor:
         """Token ids [C, L] to features [C, d], not normalised."""

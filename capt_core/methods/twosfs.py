@@ -12,7 +12,6 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from capt_core.backbone.encoding import check_lengths
 from capt_core.backbone.loading import Backbone
 from capt_core.learning.loop import Record
 from capt_core.learning.optimisation import Descent, step_learning_rates
@@ -21,7 +20,7 @@ from capt_core.methods.image_training import FewShotViews
 from capt_core.methods.method import Method, Need, named_vectors
 from capt_core.methods.prompting.fitted import unit
 from capt_core.methods.task import Task
-from capt_core.methods.towers import TEMPLATE, TunedTowers, tower_blocks
+from capt_core.methods.towers import TunedTowers, tower_blocks
 from capt_core.methods.zero_shot import class_logits
 from capt_core.settings_file import packaged
 
@@ -155,13 +154,10 @@ class TwoStage(Method):
 
     def fit(self, task: Task) -> NormTunedClip:
         backbone, views = task.backbone, FewShotViews.of(self, task)
-        classes = task.trained_classes
-        texts = [TEMPLATE.format(task.dataset.prompt_names[class_id]) for class_id in classes]
-        check_lengths(texts, backbone)
-        shots = task.shots or -(-len(views.ids) // len(classes))
-        rates = stage_rates(self.settings, self.settings.iterations_per_shot * shots)
+        classes, steps = task.trained_classes, self.settings.iterations_per_shot
+        rates = stage_rates(self.settings, steps * task.images_per_class())
         fitted = NormTunedClip(self, backbone)
-        tokens = backbone.tokenizer(texts).to(backbone.device)
+        tokens = fitted.tokens([task.dataset.prompt_names[class_id] for class_id in classes])
         training = TwoStageTraining(fitted, tokens, len(rates[0])).to(backbone.device)
         minimise(
             self,

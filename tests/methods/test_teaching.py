@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ import pytest
 import torch
 
 from capt_core import params
+from capt_core.artifacts.locks import exclusive
 from capt_core.methods import teaching
 from capt_core.methods.fitting import fit_method
 from capt_core.methods.importing.model import UNKNOWN_IMAGES
@@ -95,6 +98,29 @@ def test_it_is_fitted_once_for_a_draw(
     changed = {"promptsrc": {**QUICK["promptsrc"], "learning_rate": 0.1}}
     fitted(kept, section(methods=changed))
     assert len(list((tmp_path / "teacher").iterdir())) == 2
+
+
+def test_who_needs_it_while_another_fits_it_waits(task: Task, tmp_path: Path) -> None:
+    kept = replace(task, work=tmp_path)
+    fitted(kept)
+    (path,) = (tmp_path / "teacher").iterdir()
+    whole = path.read_bytes()
+    path.unlink()
+    waiting = threading.Event()
+
+    def say(line: str) -> None:
+        if "fitting promptsrc" in line:
+            waiting.set()
+
+    with ThreadPoolExecutor() as pool, pytest.MonkeyPatch.context() as patch:
+        with exclusive(path.with_suffix(".lock"), "another program"):
+            patch.setattr(teaching, "fit_method", None)
+            patient = replace(kept, reporter=replace(task.reporter, say=say))
+            found = pool.submit(fitted, patient)
+            assert waiting.wait(60)
+            assert not found.done()
+            path.write_bytes(whole)
+        assert found.result(timeout=60).method == "promptsrc"
 
 
 def test_it_is_read_from_a_model_file_or_a_checkpoint(task: Task, tmp_path: Path) -> None:

@@ -22,12 +22,10 @@ from capt_core.methods.capt.training import Trainer, TrainingData
 from capt_core.methods.capt.views import CachedViews, Views, asked_views, live_views
 from capt_core.methods.descriptions import described_vectors, retained_texts, retention_seen
 from capt_core.methods.method import Classes, Fitted, Method, Need, named_vectors
-from capt_core.methods.model_file import restore_fitted
+from capt_core.methods.model_file import restore_base
 from capt_core.methods.task import Task, fitted_facts
 from capt_core.methods.views import ViewSource
 from capt_core.params import settings_hash
-
-_BASE = "base."
 
 
 class FittedCapt(Fitted):
@@ -138,14 +136,12 @@ class Capt(Method):
         )
         checkpoint = task.checkpoint(
             self,
-            base.record(),
             mined.representatives.write_csv(),
             tensors_digest(
                 {
                     "texts": compared,
                     **({} if kept is None else {"retained": kept}),
                     **mined.centres,
-                    **{f"{_BASE}{name}": value for name, value in base.state_dict().items()},
                 }
             ),
         )
@@ -201,12 +197,7 @@ class Capt(Method):
     def restore(
         self, backbone: Backbone, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]
     ) -> FittedCapt:
-        below = {
-            name.removeprefix(_BASE): value
-            for name, value in tensors.items()
-            if name.startswith(_BASE)
-        }
-        base = restore_fitted(facts["base"], below, backbone)
+        base = restore_base(facts["base"], tensors, backbone)
         centres = {
             name: tensors[f"model.experts.experts.{name}.centres"].float()
             for name in ("commonality", "difference")

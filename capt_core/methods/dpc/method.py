@@ -27,7 +27,7 @@ from capt_core.methods.dpc.on_promptkd import DualDistilled
 from capt_core.methods.feature_training import minimise
 from capt_core.methods.image_training import FewShotViews, training_views
 from capt_core.methods.method import Fitted, Method, Need
-from capt_core.methods.model_file import restore_fitted
+from capt_core.methods.model_file import restore_base
 from capt_core.methods.promptkd import PromptKD
 from capt_core.methods.task import Task
 from capt_core.methods.views import View, ViewSource
@@ -36,8 +36,6 @@ from capt_core.settings_file import packaged
 TOPS = {"eurosat": 2}
 """Published numbers of likeliest classes where they are not `TOP`, by data set."""
 TOP = 8
-
-_BASE = "base."
 
 
 class DpcSettings(Optimisation, path="methods.dpc"):
@@ -184,12 +182,7 @@ class Dpc(Method):
     def restore(
         self, backbone: Backbone, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]
     ) -> DualPrompts:
-        below = {
-            name.removeprefix(_BASE): value
-            for name, value in tensors.items()
-            if name.startswith(_BASE)
-        }
-        base = restore_fitted(facts["base"], below, backbone)
+        base = restore_base(facts["base"], tensors, backbone)
         return dual_kind(base.method).restored(self, base, facts["names"], tensors)
 
     def sees(self, task: Task, fitted: Fitted) -> list[str]:

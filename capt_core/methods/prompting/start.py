@@ -21,6 +21,13 @@ def random_prompts(shape: Sequence[int], purpose: str, seed: int) -> torch.Tenso
     return DEVIATION * torch.randn(*shape, generator=generator(purpose, seed))
 
 
+def image_prompts_start(backbone: Backbone, count: int, depth: int, seed: int) -> torch.Tensor:
+    """Image prompts before the first step, [J, P, D]; no more depths than the tower has blocks."""
+    visual = backbone.clip.visual
+    depth = min(depth, len(visual.transformer.resblocks))
+    return random_prompts((depth, count, visual.class_embedding.shape[0]), "image prompts", seed)
+
+
 @torch.no_grad()
 def embedded_words(tokens: torch.Tensor, count: int, clip: object) -> torch.Tensor:
     """Token embeddings of the first words of a text, without positions, [count, W].

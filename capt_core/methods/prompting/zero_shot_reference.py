@@ -109,9 +109,11 @@ def prediction_distance(
     return logits_distance(after, class_logits(frozen_images, frozen_texts, logit_scale))
 
 
-def logits_distance(logits: torch.Tensor, frozen: torch.Tensor) -> torch.Tensor:
-    """`divergence` over the number of logits."""
-    return divergence(logits, frozen) / logits.numel()
+def logits_distance(
+    logits: torch.Tensor, reference: torch.Tensor, temperature: float = 1.0
+) -> torch.Tensor:
+    """T^2 times `divergence`, over the number of logits."""
+    return temperature**2 * divergence(logits, reference, temperature) / logits.numel()
 
 
 def divergence(

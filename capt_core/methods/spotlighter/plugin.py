@@ -6,7 +6,7 @@ Gao et al., EMNLP 2025, as its authors' code has it; PromptKD is Li et al., CVPR
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import polars as pl
 import torch
@@ -18,8 +18,9 @@ from capt_core.methods.frozen_teacher import FrozenTeacher, named
 from capt_core.methods.method import Method, named_vectors
 from capt_core.methods.projector import Projector, projector_start
 from capt_core.methods.prompting.fitted import unit
-from capt_core.methods.prompting.zero_shot_reference import divergence, feature_distance
-from capt_core.methods.promptkd import PromptedStudent, PromptKD, image_prompts_start
+from capt_core.methods.prompting.start import image_prompts_start
+from capt_core.methods.prompting.zero_shot_reference import feature_distance, logits_distance
+from capt_core.methods.promptkd import DistillationSettings, PromptedStudent, PromptKD
 from capt_core.methods.spotlighter.memory import Keep, Memory
 from capt_core.methods.spotlighter.refined import MemorySettings, RefinedByMemory
 from capt_core.methods.spotlighter.tokens import (
@@ -34,19 +35,15 @@ from capt_core.methods.zero_shot import class_logits
 from capt_core.settings_file import packaged
 
 
-class SpotlighterPromptKDSettings(MemorySettings, path="methods.spotlighter_promptkd"):
+class SpotlighterPromptKDSettings(
+    DistillationSettings, MemorySettings, path="methods.spotlighter_promptkd"
+):
     """The section ``methods.spotlighter_promptkd``."""
 
-    data: Literal["transductive", "inductive"] = packaged()
-    image_prompts: int = packaged(ge=1, le=1000)
-    image_depth: int = packaged(ge=1, le=1000)
-    kd_weight: float | None = packaged(ge=0, le=1e6)
-    temperature: float = packaged(gt=0, le=1000)
     token_weight: float = packaged(ge=0, le=1e6)
     group_weight: float = packaged(ge=0, le=1e6)
     text_weight: float = packaged(ge=0, le=1e6)
     image_weight: float = packaged(ge=0, le=1e6)
-    batch_size: int = packaged(ge=2, le=65_536)
 
 
 class SpotlightedStudent(RefinedByMemory, PromptedStudent):
@@ -138,11 +135,12 @@ class SpotlightedDistillation:
         refined_texts = memory.refined_texts(texts)
         refined = student.refined_image(features, keep)
         logits = student.refined_logits(features, refined, refined_texts, settings.training_share)
-        parts = {"divergence": self._apart(logits, target)}
+        temperature = settings.temperature
+        parts = {"divergence": logits_distance(logits, target, temperature)}
         for name, group in token_rows(projected, selected).items():
             told = class_logits(group, texts, backbone.logit_scale)
             repeated = target.repeat_interleave(len(group) // len(target), dim=0)
-            parts[name] = self._apart(told, repeated)
+            parts[name] = logits_distance(told, repeated, temperature)
         parts["text_distance"] = feature_distance(unit(refined_texts), texts)
         parts["image_distance"] = feature_distance(unit(refined), features)
         return parts, projected, selected
@@ -158,12 +156,6 @@ class SpotlightedDistillation:
             + settings.image_weight * parts["image_distance"]
         )
         return total
-
-    def _apart(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """T^2 sum p_t (log p_t - log p) / (number of logits)."""
-        temperature: float = self.student.method.settings.temperature
-        apart = divergence(logits, target, temperature) / logits.numel()
-        return temperature**2 * apart
 
 
 class SpotlighterPromptKD(PromptKD):

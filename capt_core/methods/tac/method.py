@@ -23,7 +23,11 @@ from capt_core.methods.feature_training import minimise
 from capt_core.methods.image_training import FewShotViews
 from capt_core.methods.method import Classes, Need, undescribed
 from capt_core.methods.prompting.fitted import PromptMethod, PromptSettings, unit
-from capt_core.methods.prompting.start import embedded_words, random_prompts
+from capt_core.methods.prompting.start import (
+    embedded_words,
+    image_prompts_start,
+    random_prompts,
+)
 from capt_core.methods.prompting.text import text_blocks, token_embedding
 from capt_core.methods.prompting.zero_shot_reference import feature_distance
 from capt_core.methods.tac.centres import task_centres, text_knowledge
@@ -145,7 +149,7 @@ class TAC(PromptMethod):
             centres: [K, d], unit length.
             seed: of what is drawn.
         """
-        settings, visual = self.settings, backbone.clip.visual
+        settings = self.settings
         length, words = settings.context_length, settings.context_init
         depth = len(text_blocks(backbone.clip))
         if words is None:
@@ -156,12 +160,8 @@ class TAC(PromptMethod):
             tokens = backbone.tokenizer([words])[0].to(backbone.device)
             context = embedded_words(tokens, length, backbone.clip).float().cpu()
         deep = random_prompts((depth - 1, *context.shape), "deep text prompts", seed)
-        shape = (
-            len(visual.transformer.resblocks),
-            settings.image_prompts,
-            visual.class_embedding.shape[0],
-        )
-        image = random_prompts(shape, "image prompts", seed)
+        blocks = len(backbone.clip.visual.transformer.resblocks)
+        image = image_prompts_start(backbone, settings.image_prompts, blocks, seed)
         text = torch.cat([context[None], deep])
         fitted = TaskAwarePrompts(self, backbone, text, image, centres.cpu())
         for layer, purpose in ((fitted.to_text, "to text"), (fitted.to_image, "to image")):

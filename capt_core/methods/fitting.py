@@ -28,13 +28,13 @@ AFTER_BASE_MODEL = frozenset({Need.DESCRIPTIONS, Need.CONFUSIONS, Need.BASE_MODE
 
 
 def fit_method(method: Method, task: Task) -> TrainedModel:
-    """Fit a method and make a model of it.
+    """Fit a method and make a model of it, on its backbone's device.
 
     Raises:
         CaptError: the task lacks what the method needs, or as the method's own `fit`.
     """
     task.check(method)
-    fitted = method.fit(task).eval()
+    fitted = method.fit(task).eval().to(task.backbone.device)
     used = settings_hash(method.settings, task.seed)
     origin = task.dataset.provenance(task.backbone.identity, used)
     sees = "; ".join(method.sees(task, fitted)) or BASE_ONLY

@@ -136,7 +136,8 @@ class Bench:
     def method_settings(self, name: str) -> dict[str, Any]:
         """What differs from a method's packaged settings: a smaller batch, unless published."""
         values = method_class(name).Settings().model_dump()
-        return {} if self.options.published else with_batch(values, SMALL_BATCH)
+        changed = {} if self.options.published else with_batch(values, SMALL_BATCH)
+        return changed | {key: value for key, value in self.options.set if key in values}
 
     def shots(self, name: str) -> int:
         """Images of a class that fill a batch of a method."""
@@ -372,6 +373,14 @@ def row(found: Training) -> str:
     )
 
 
+def setting(text: str) -> tuple[str, str]:
+    """A key and its value."""
+    key, separator, value = text.partition("=")
+    if not separator:
+        raise argparse.ArgumentTypeError(f"{text}: give KEY=VALUE")
+    return key, value
+
+
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.method_steps")
@@ -383,6 +392,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--device", default="cpu", choices=("cpu", "cuda"))
     add("--precision", default="fp32", choices=("fp32", "bf16"))
     add("--published", action="store_true", help=f"each method's own batch, not {SMALL_BATCH}")
+    add("--set", action="append", type=setting, default=[], help="KEY=VALUE of methods with it")
     add("--classes", type=int, default=8)
     add("--steps", type=int, default=2)
     add("--threads", type=int, help="of torch on the CPU")

@@ -7,12 +7,14 @@ import subprocess
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
-from getpass import getuser
 from pathlib import Path
 from typing import Any
 
 from capt_core.artifacts.files import write_json
 from capt_core.errors import CaptError, one_line, reason
+
+
+_PATIENCE: float | None = 60.0  # seconds that Slurm gets to say which jobs there are
 
 
 class Executor(StrEnum):
@@ -170,9 +172,9 @@ def _queued(jobs: Collection[Submitted]) -> set[str]:
     """Ids of one's own jobs that Slurm has in its queue, where any of `jobs` could be there."""
     if not jobs:
         return set()
-    words = ["squeue", "--noheader", "--array", f"--user={getuser()}", "--format=%i"]
+    words = ["squeue", "--noheader", "--array", "--me", "--format=%i"]
     try:
-        told = subprocess.run(words, check=True, capture_output=True, text=True, timeout=60)
+        told = subprocess.run(words, check=True, capture_output=True, text=True, timeout=_PATIENCE)
     except (OSError, subprocess.SubprocessError) as error:
         said = getattr(error, "stderr", None) or reason(error)
         raise CaptError(

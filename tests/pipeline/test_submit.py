@@ -15,7 +15,7 @@ import pytest
 
 from capt_core.errors import CaptError
 from capt_core.method_table import rows_of
-from stages import local_queue, plans, sending, slurm_queue
+from stages import local_queue, plans, sending, slurm_queue, submitted
 from stages.cli import app
 from stages.job_arrays import Job, JobArray, needed_by, outstanding
 from stages.queued_command import QueuedCommand
@@ -123,6 +123,7 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         script = folder / name
         script.write_text(f'#!/bin/sh\nexec {sys.executable} -SE {stand_in} {queue} {name} "$@"\n')
         script.chmod(0o755)
+    monkeypatch.setattr(submitted, "_PATIENCE", None)  # the stand-in runs the jobs meanwhile
     monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
     return queue
 

@@ -13,7 +13,6 @@ from typing import Any
 from capt_core.artifacts.files import write_json
 from capt_core.errors import CaptError, one_line, reason
 
-
 _PATIENCE: float | None = 60.0  # seconds that Slurm gets to say which jobs there are
 
 

@@ -36,8 +36,7 @@ def test_a_variant_runs_beside_the_main_artifacts(copy: Path) -> None:
     assert runs == [("capt", "without_statistics", 1), ("clip", "recommended", 1)]
 
     # A queue gets the cells that are not there, and the tables of all.
-    settings = [*SMALL, f"generate_prompts.answers={copy / 'answers'}"]
-    shared = Shared("proctex", PROJECT / "params.yaml", copy, settings)
+    shared = Shared("proctex", PROJECT / "params.yaml", copy, [*SMALL])
     arrays = outstanding(study_plan(shared, ["without_statistics"], (), [1], 1))
     assert not arrays
     arrays = outstanding(study_plan(shared, ["without_statistics", "paper"], (), [1], 1))

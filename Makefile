@@ -16,16 +16,15 @@ demo: install
 	@cat artifacts/results.md
 	@echo "Report: $(CURDIR)/artifacts/report.html"
 
+# Both go on where they were interrupted; docs/clusters.md has the same for a cluster.
 study: install
-	dvc repro extract-features
-	dvc stage list --name-only study/dvc.yaml | grep variant@ \
-		| xargs -r -P $(JOBS) -n 1 dvc --wait-for-lock repro --single-item
-	dvc repro study/dvc.yaml
+	capt-stage submit study --jobs $(JOBS)
 	@echo "Tables: $(CURDIR)/artifacts/study/study.md, study.html"
 
-# Every method beside the paper's Table 1. Interrupted, it goes on where it was.
+# Every method beside the paper's Table 1.
 tables: install
-	capt-stage tables --jobs $(JOBS)
+	capt-stage submit tables --jobs $(JOBS)
+	@echo "Table: $(CURDIR)/artifacts/tables/table1.md, table1.html"
 
 # Writes dvc.yaml, study/dvc.yaml and the tables of the READMEs from the declarations in the code.
 pipeline: install

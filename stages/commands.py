@@ -42,6 +42,7 @@ TOOLS = {
     "prompts": "Read, check, import and export prompts.",
     "study": "Run a named variant through every stage behind the frozen features.",
     "tables": "Fit every method of the paper's Table 1 and others; write them beside it.",
+    "submit": "Send the study, the table, features or predictions to Slurm, or run them here.",
     "study-report": "Write the study's tables and charts.",
 }
 

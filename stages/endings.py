@@ -27,6 +27,7 @@ EXTRAS = {
     "starlette": "serve",
     "uvicorn": "serve",
     "python_multipart": "serve",
+    "submitit": "distributed",
 }
 """Extra of this distribution that brings a module."""
 
@@ -128,6 +129,7 @@ def kept(words: Sequence[str]) -> str:
         "study": "what its finished stages wrote is kept",
         "tables": "finished rows are kept and in the table, and the last checkpoint of a training",
         "serve": "no image was kept",
+        "submit": "jobs of this machine are ended and what they finished is kept; Slurm's go on",
     }
     command = next((word for word in words if not word.startswith("-")), "")
     return known.get(command, "files that were finished are kept, none is half written")

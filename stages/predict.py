@@ -23,7 +23,7 @@ from capt_core.methods.trained import TrainedModel
 from capt_core.params import load_settings
 from capt_core.user_paths import brief
 
-from . import options
+from . import options, shards
 from .console import note, progress, result, say, warn
 from .models import trained_model
 
@@ -44,12 +44,15 @@ def main(
         typer.Option(help="Folder that paths in tables are relative to; the table's if not given."),
     ] = None,
     top: Annotated[int, typer.Option(min=1, help="How many classes to list per image.")] = 5,
+    shard: shards.Option = None,
     params: options.Params = options.PARAMS,
     set_: options.Set = None,
     json: options.Json = False,
 ) -> None:
     if out is not None:
         _check_out(out, [model, *images])
+    elif shard is not None:
+        raise CaptError("--shard keeps its answers beside the table to write; add --out FILE")
     found = list_images(images, root)
     settings, _ = load_settings(params, None, set_ or ())
     loaded = trained_model(model, settings)
@@ -66,7 +69,7 @@ def main(
             "device": f"{backbone.device.type} {backbone.autocast}",
             "version": __version__,
         }
-        _write(work, out, made_from, counts)
+        _write(work, out, made_from, counts, shard)
     elif json:
         with progress("classified", len(found)) as advance:
             for number in range(work.blocks):
@@ -78,7 +81,7 @@ def main(
             table = work.block(number)
             counts.add(table)
             result(None, *map(_line, table.iter_rows(named=True)))
-    if counts.problems < counts.images:
+    if counts.problems < counts.images and shard is None:
         _summarise(counts, loaded, note if out is None else say)
     if backbone.untrained:
         warn(UNTRAINED_WARNING)
@@ -88,7 +91,7 @@ def main(
         if not _tells_unsure(loaded):
             document["unsure"] = None
         result(document | ({"rows": rows} if out is None else {}))
-    if counts.problems == counts.images:
+    if counts.images and counts.problems == counts.images and shard is None:
         where = f"; see the column problem of {out}" if out else ""
         raise CaptError(
             f"none of {counts.images} images could be used ({counts.first_problem}){where}; give "
@@ -125,9 +128,13 @@ class _Work:
     def blocks(self) -> int:
         return -(-len(self.images) // _BLOCK)
 
+    def listed(self, number: int) -> list[Listed]:
+        """The images of a block."""
+        return self.images.block(number * _BLOCK, (number + 1) * _BLOCK)
+
     def block(self, number: int, advance: Callable[[int], None] = no_progress) -> pl.DataFrame:
         """Answers about the images of a block."""
-        listed = self.images.block(number * _BLOCK, (number + 1) * _BLOCK)
+        listed = self.listed(number)
         usable = [image.file for image in listed if image.problem is None]
         answers = predict_images(
             self.model, usable, self.top, "report", workers=self.workers, advance=advance
@@ -137,7 +144,7 @@ class _Work:
 
     def changed(self, number: int, answers: pl.DataFrame, since: int) -> bool:
         """Whether images of a block were changed, came or went since it was answered."""
-        listed = self.images.block(number * _BLOCK, (number + 1) * _BLOCK)
+        listed = self.listed(number)
         unusable = answers["problem"].is_not_null()
         return any(
             image.problem is None and _touched(image.file, since, missing=not known_bad)
@@ -165,15 +172,29 @@ def _rows(listed: list[Listed], answers: pl.DataFrame) -> Iterator[dict[str, Any
         yield row | {"path": image.path}
 
 
-def _write(work: _Work, out: Path, made_from: Mapping[str, Any], counts: _Counts) -> None:
-    """Write the table; an interrupted run of the same command goes on with what is kept."""
-    total = len(work.images)
-    with exclusive(out.with_name(f".{out.name}.lock"), f"capt-stage predict --out {out}"):
-        kept = Blocks(out.with_name(f"{out.name}.partial"), made_from, PREDICT_COLUMNS)
-        if kept.count:
+def _write(
+    work: _Work,
+    out: Path,
+    made_from: Mapping[str, Any],
+    counts: _Counts,
+    shard: shards.Shard | None,
+) -> None:
+    """Write the table; an interrupted run of the same command goes on with what is kept.
+
+    Of a shard the answers are only kept.
+    """
+    mine = f".{shard.number}-{shard.count}" if shard else ""
+    again = f"capt-stage predict --out {out}" + (f" --shard {shard}" if shard else "")
+    with exclusive(out.with_name(f".{out.name}{mine}.lock"), again):
+        # Shards that begin together make the folder of their blocks once.
+        with exclusive(out.with_name(f".{out.name}.blocks.lock"), again, wait=True):
+            kept = Blocks(out.with_name(f"{out.name}.partial"), made_from, PREDICT_COLUMNS)
+        numbers = shard.of(work.blocks) if shard else range(work.blocks)
+        total = sum(min(_BLOCK, len(work.images) - number * _BLOCK) for number in numbers)
+        if kept.count and not shard:
             say(f"going on: {min(kept.count * _BLOCK, total)} images are classified")
         with progress("classified", total) as advance:
-            for number in range(work.blocks):
+            for number in numbers:
                 table = kept.read(number)
                 if table is None or work.changed(number, table, kept.written(number)):
                     table = work.block(number, advance)
@@ -181,6 +202,9 @@ def _write(work: _Work, out: Path, made_from: Mapping[str, Any], counts: _Counts
                 else:
                     advance(len(table))
                 counts.add(table)
+        if shard:
+            say(f"shard {shard}: {total} images; to write {out}, run without --shard")
+            return
         write_blocks(out, kept.all(work.blocks), _flat)
         kept.remove()
     say(f"{total} images -> {out}")

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json as json_format
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -38,18 +37,24 @@ from capt_core.reporting.method_table import (
 )
 
 from . import activity, options
-from .console import inner_results, output, result, say, warn
+from .console import inner_results, result, say, warn
 from .describing import may_ask
 from .invocation import Run, invocation
 from .steps import Step, steps_to, was_told
 from .updating import bring_up_to_date
 from .variation import variation
 
-_BETWEEN_LOOKS = 0.2  # seconds
+
+class Part(StrEnum):
+    """What the table is made by, in order; a queue sends them as jobs of their own."""
+
+    shared = "shared"
+    rows = "rows"
+    table = "table"
 
 
 @dataclass(frozen=True)
-class _Job:
+class Work:
     """What all rows of a call share: the options of the command."""
 
     dataset: str
@@ -58,6 +63,52 @@ class _Job:
     params: Path | None
     artifacts: Path
     overrides: list[str]
+
+    @staticmethod
+    def of(
+        chosen: Sequence[TableRow],
+        dataset: str,
+        seeds: Sequence[int] | None,
+        params: Path | None,
+        artifacts: Path,
+        overrides: list[str],
+    ) -> Work:
+        """From the options of the command.
+
+        Raises:
+            CaptError: settings, seeds, or a data set or methods that the table is not for.
+        """
+        settings, matrix = load_settings(params, dataset, overrides)
+        if protocol_of(dataset_spec(dataset), settings.data) != BASE_TO_NOVEL:
+            raise CaptError(
+                f"{dataset}: all classes are trained, and the table compares base with novel ones; "
+                f"--set data.protocol={BASE_TO_NOVEL} makes halves"
+            )
+        check_methods((each.method for each in chosen), "tables")
+        check_described((each.method for each in chosen), settings.generate_prompts, dataset)
+        drawn = list(dict.fromkeys(check_seed(each, "--seed") for each in seeds or matrix.seeds))
+        usual = set(drawn) <= set(matrix.seeds)
+        return Work(dataset, drawn, usual, params, artifacts, overrides)
+
+    def shared_steps(self, rows: Sequence[TableRow]) -> list[tuple[Step, str | None]]:
+        """Stages that rows of one base model share, each with its variant."""
+        steps = steps_to("evaluate", [row.method for row in rows], self.seeds, self.drawn)
+        return [
+            (step, None if step.stage in FIRST else rows[0].base)
+            for step in steps
+            if not step.method and step.stage != "report"
+        ]
+
+    def own_steps(self, row: TableRow) -> list[Step]:
+        """Stages that are run for a row alone."""
+        steps = steps_to("evaluate", [row.method], self.seeds, self.drawn)
+        return [step for step in steps if step.method]
+
+    def asks(self, step: Step, variant: str | None, methods: Sequence[str]) -> bool:
+        """Whether a step may ask a language model to describe classes for methods."""
+        change = variation(variant).change
+        settings, _ = load_settings(self.params, self.dataset, self.overrides, change)
+        return step.stage == "generate-prompts" and may_ask(settings, methods)
 
     def invocation(self, stage: str, row: TableRow, seed: int) -> Run:
         return invocation(
@@ -74,16 +125,6 @@ class _Job:
     def lock(self, what: str) -> Path:
         return self.artifacts / "runs" / f"tables-{self.dataset}-{what}.lock"
 
-    def command(self, row: str) -> list[str]:
-        """The command that brings a row up to date."""
-        words = [sys.executable, "-m", "stages.cli", "tables", "--row", row]
-        words += ["--dataset", self.dataset, "--artifacts", str(self.artifacts)]
-        words += [] if self.params is None else ["--params", str(self.params)]
-        words += [word for seed in self.seeds for word in ("--seed", str(seed))]
-        words += [word for text in self.overrides for word in ("--set", text)]
-        flags = {"--quiet": output.quiet, "--verbose": output.verbose}
-        return words + [flag for flag, given in flags.items() if given]
-
 
 def main(
     dataset: options.Dataset = "proctex",
@@ -99,105 +140,88 @@ def main(
         list[int] | None,
         typer.Option(help="Few-shot draw; all `seeds` of the settings if not given. Repeatable."),
     ] = None,
-    jobs: Annotated[int, typer.Option(min=1, max=256, help="Rows that are run at once.")] = 1,
+    only: Annotated[
+        Part | None,
+        typer.Option(
+            help="Only a part of the work: the stages that rows share, the rows, or the table of "
+            "what there is."
+        ),
+    ] = None,
     params: options.Params = options.PARAMS,
     artifacts: options.Artifacts = options.ARTIFACTS,
     set_: options.Set = None,
     json: options.Json = False,
 ) -> None:
     chosen = rows_of(row or (), method or ())
-    overrides = list(set_ or ())
-    settings, matrix = load_settings(params, dataset, overrides)
-    if protocol_of(dataset_spec(dataset), settings.data) != BASE_TO_NOVEL:
-        raise CaptError(
-            f"{dataset}: all classes are trained, and the table compares base with novel ones; "
-            f"--set data.protocol={BASE_TO_NOVEL} makes halves"
-        )
-    check_methods((each.method for each in chosen), "tables")
-    check_described((each.method for each in chosen), settings.generate_prompts, dataset)
-    seeds = list(dict.fromkeys(check_seed(each, "--seed") for each in seed or matrix.seeds))
-    drawn = set(seeds) <= set(matrix.seeds)
-    job = _Job(dataset, seeds, drawn, params, artifacts, overrides)
+    work = Work.of(chosen, dataset, seed, params, artifacts, list(set_ or ()))
     began = time.monotonic()
-    at_once = min(jobs, len(chosen))
-    failed = _side_by_side(job, chosen, at_once) if at_once > 1 else _in_turn(job, chosen)
-    table = _write(job)
-    mine = table.filter(pl.col("row").is_in([each.name for each in chosen]))
-    layout = TablesLayout(artifacts)
-    spent = (table["seconds"] * table["seeds"]).sum()
-    result(
-        {"rows": table.to_dicts(), "trials": trials(), "failed": failed, "page": str(layout.html)},
-        *map(in_words, mine.to_dicts()),
-        f"{spent:.0f} processor seconds of fitting behind the table, "
-        f"{time.monotonic() - began:.0f} s of this run -> {layout.markdown}, {layout.html}",
-    )
+    failed = [] if only == Part.table else _in_turn(work, chosen, only)
+    if only in (None, Part.table):
+        _show(work, chosen, failed, time.monotonic() - began)
     if failed:
         again = command("tables", row=failed)
         raise CaptError(f"{len(failed)} rows failed, see above; to try again, run: {again}")
 
 
-def _in_turn(job: _Job, rows: Sequence[TableRow]) -> list[str]:
+def _show(work: Work, chosen: Sequence[TableRow], failed: list[str], passed: float) -> None:
+    """Write the table, and print its chosen rows."""
+    table = _write(work)
+    mine = table.filter(pl.col("row").is_in([each.name for each in chosen]))
+    layout = TablesLayout(work.artifacts)
+    spent = (table["seconds"] * table["seeds"]).sum()
+    result(
+        {"rows": table.to_dicts(), "trials": trials(), "failed": failed, "page": str(layout.html)},
+        *map(in_words, mine.to_dicts()),
+        f"{spent:.0f} processor seconds of fitting behind the table, "
+        f"{passed:.0f} s of this run -> {layout.markdown}, {layout.html}",
+    )
+
+
+def _in_turn(work: Work, rows: Sequence[TableRow], only: Part | None) -> list[str]:
     """Bring rows up to date one after the other; names of those that failed."""
+    siblings: dict[str, list[TableRow]] = {}
+    for row in rows:
+        siblings.setdefault(row.base, []).append(row)
     failed = []
+    begun = set()
     with shared_backbones(), inner_results():
-        for each in rows:
+        for each in rows if only != Part.shared else [first for first, *_ in siblings.values()]:
             try:
-                _bring_row(job, each)
+                if each.base not in begun and only != Part.rows:
+                    _bring_shared(work, siblings[each.base])
+                    begun.add(each.base)
+                if only != Part.shared:
+                    _bring_row(work, each)
             except CaptError as error:
                 if len(rows) == 1:
                     raise
                 warn(f"{each.name}: {error}")
                 failed.append(each.name)
             else:
-                if each is not rows[-1]:
-                    _tell(_write(job), each)
+                if only is None and each is not rows[-1]:
+                    _tell(_write(work), each)
     return failed
 
 
-def _side_by_side(job: _Job, rows: Sequence[TableRow], count: int) -> list[str]:
-    """The same, several at once, each in a process of its own."""
-    waiting = list(rows)
-    running: dict[str, subprocess.Popen[bytes]] = {}
-    failed = []
-    try:
-        while waiting or running:
-            while waiting and len(running) < count:
-                name = waiting.pop(0).name
-                # Results are this command's; the rows' own lines are progress.
-                running[name] = subprocess.Popen(job.command(name), stdout=sys.stderr.fileno())
-            with activity.doing(f"rows {', '.join(running)}; {len(waiting)} to come"):
-                time.sleep(_BETWEEN_LOOKS)
-            for name in [name for name, process in running.items() if process.poll() is not None]:
-                if running.pop(name).returncode:
-                    failed.append(name)
-    finally:
-        for process in running.values():
-            process.terminate()
-        for process in running.values():
-            process.wait()
-    return failed
+def _bring_shared(work: Work, rows: Sequence[TableRow]) -> None:
+    """Run every stage that rows of one base model share, where it is out of date."""
+    steps = work.shared_steps(rows)
+    methods = list(dict.fromkeys(row.method for row in rows))
+    # Commands that run side by side share these: one of them does the work, the others wait for it.
+    for first, lock in ((True, "shared"), (False, rows[0].base)):
+        with _alone(work.lock(lock)):
+            for step, variant in steps:
+                if (step.stage in FIRST) is first:
+                    _bring(work, step, rows[0].base, variant, methods)
 
 
-def _bring_row(job: _Job, row: TableRow) -> None:
-    """Run every stage that a row needs, where it is out of date."""
-    steps = steps_to("evaluate", [row.method], job.seeds, job.drawn)
-    steps = [step for step in steps if step.stage != "report"]
-    shared = [step for step in steps if not step.method]
-    # Rows that run side by side share these: one of them does the work, the others wait for it.
-    with _alone(job.lock("shared")):
-        for step in shared:
-            if step.stage in _FIRST:
-                _bring(job, step, row.name, None)
-    with _alone(job.lock(row.base)):
-        for step in shared:
-            if step.stage not in _FIRST:
-                _bring(job, step, row.base, row.base, row.method)
-    for step in steps:
-        if step.method:
-            _bring(job, step, row.name, row.name)
+def _bring_row(work: Work, row: TableRow) -> None:
+    """Run every stage of a row's own, where it is out of date."""
+    for step in work.own_steps(row):
+        _bring(work, step, row.name, row.name)
 
 
-_FIRST = ("prepare", "extract-features")
+FIRST = ("prepare", "extract-features")
 """Stages whose artifacts no change of the table's rows makes different."""
 
 
@@ -210,21 +234,21 @@ def _alone(lock: Path) -> Iterator[None]:
         yield
 
 
-def _bring(job: _Job, step: Step, place: str, variant: str | None, method: str = "") -> None:
-    """Run a step where it is out of date; classes are described for the row's `method`."""
+def _bring(
+    work: Work, step: Step, place: str, variant: str | None, methods: Sequence[str] = ()
+) -> None:
+    """Run a step where it is out of date; classes are described for the rows' `methods`."""
     seed = "" if step.seed is None else f", seed {step.seed}"
-    change = variation(variant).change
-    settings, _ = load_settings(job.params, job.dataset, job.overrides, change)
-    asks = step.stage == "generate-prompts" and may_ask(settings, [method])
+    asks = work.asks(step, variant, methods)
     bring_up_to_date(
         step,
         f"{place}{seed}: {step.stage}",
-        job.dataset,
-        job.params,
-        job.artifacts,
-        job.overrides,
+        work.dataset,
+        work.params,
+        work.artifacts,
+        work.overrides,
         variant,
-        given={"for_": [method]} if asks else None,
+        given={"for_": methods} if asks else None,
         at_once=asks,
     )
 
@@ -234,11 +258,11 @@ def _tell(table: pl.DataFrame, row: TableRow) -> None:
     say(in_words(line))
 
 
-def _write(job: _Job) -> pl.DataFrame:
+def _write(work: Work) -> pl.DataFrame:
     """Write the table with what there is that was run with these settings."""
-    layout = TablesLayout(job.artifacts)
-    with _alone(job.lock("table")):
-        found = list(_measured(job))
+    layout = TablesLayout(work.artifacts)
+    with _alone(work.lock("table")):
+        found = list(_measured(work))
         results = pl.concat([EVALUATION.frame([]), *(frame for frame, _ in found)])
         efforts = pl.DataFrame([effort for _, effort in found], schema=EFFORT)
         table = method_table(results, efforts, list(table_rows().values()))
@@ -248,16 +272,16 @@ def _write(job: _Job) -> pl.DataFrame:
     return table
 
 
-def _measured(job: _Job) -> Iterator[tuple[pl.DataFrame, dict[str, Any]]]:
+def _measured(work: Work) -> Iterator[tuple[pl.DataFrame, dict[str, Any]]]:
     """The evaluation of every row and seed that was run with these settings, and its effort."""
     for row in table_rows().values():
-        layout = Layout(TablesLayout(job.artifacts).base(row.base), job.dataset)
-        for seed in job.seeds:
+        layout = Layout(TablesLayout(work.artifacts).base(row.base), work.dataset)
+        for seed in work.seeds:
             path = layout.evaluation(row.name, seed)
             if not path.is_file():
                 continue
-            train = job.invocation("train", row, seed)
-            evaluate = job.invocation("evaluate", row, seed)
+            train = work.invocation("train", row, seed)
+            evaluate = work.invocation("evaluate", row, seed)
             if not (was_told(train, "train") and was_told(evaluate, "evaluate")):
                 continue
             # What is damaged or of an earlier base model is made again when its row is asked for.

@@ -12,6 +12,19 @@ from .invocation import invocation
 from .steps import Step, files_outside, is_current, remember
 
 
+def up_to_date(
+    step: Step,
+    dataset: str,
+    params: Path | None,
+    artifacts: Path,
+    overrides: list[str],
+    variant: str | None = None,
+) -> bool:
+    """Whether a step has run with these settings and inputs; all are as in `bring_up_to_date`."""
+    call = (step.stage, dataset, step.seed, params, artifacts, overrides, step.method, variant)
+    return is_current(invocation(*call), step.stage)
+
+
 def bring_up_to_date(
     step: Step,
     place: str,
@@ -43,7 +56,7 @@ def bring_up_to_date(
         CaptError: a user's mistake.
     """
     call = (step.stage, dataset, step.seed, params, artifacts, overrides, step.method, variant)
-    if not at_once and is_current(invocation(*call), step.stage):
+    if not at_once and up_to_date(step, dataset, params, artifacts, overrides, variant):
         say(f"{place}: up to date")
         return False
     say(place)

@@ -9,9 +9,11 @@ import polars as pl
 import pytest
 
 from capt_core.errors import CaptError
-from capt_core.method_table import TableRow
+from capt_core.method_table import TableRow, rows_of
 from stages import tables
 from stages.cli import app
+from stages.job_arrays import outstanding
+from stages.plans import Shared, tables_plan
 from stages.variation import variation, variation_at
 from tests.conftest import PROJECT
 from tests.pipeline.commands import SMALL, capt, contents
@@ -49,8 +51,24 @@ def test_rows_are_fitted_once_and_apart(
     printed = capsys.readouterr()
     again = [line for line in printed.err.splitlines() if ", seed 1: " in line]
     assert [line for line in again if "up to date" not in line] == ["gda, seed 1: evaluate"]
-    rows = json.loads(printed.out)["rows"]
-    assert [row["base"] for row in rows[:1]] == fitted["base"][:1].to_list()
+    found = json.loads(printed.out)["rows"]
+    assert [row["base"] for row in found[:1]] == fitted["base"][:1].to_list()
+    parts = {name: data for name, data in contents(copy).items() if name.startswith("tables/")}
+
+    # A queue gets none of it, as one job or as parts.
+    rows = rows_of(["clip", "gda"], ())
+    settings = [*SMALL]
+    params = PROJECT / "params.yaml"
+    work = tables.Work.of(rows, "proctex", [1], params, copy, settings)
+    assert not outstanding(tables_plan(Shared("proctex", params, copy, settings), rows, work, 1))
+    (copy / "tables" / "on_clip" / "evaluations" / "proctex" / "gda-seed1.parquet").unlink()
+    arrays = outstanding(tables_plan(Shared("proctex", params, copy, settings), rows, work, 1))
+    assert [job.name for array in arrays for job in array.jobs] == ["gda-seed1", "table"]
+    # What the parts write is what the whole wrote.
+    for job in (job for array in arrays for job in array.jobs):
+        app(list(job.words), standalone_mode=False)
+    whole = {name: data for name, data in contents(copy).items() if name.startswith("tables/")}
+    assert whole == parts
 
     # Rows of other settings are not shown beside those of these.
     run(copy, "--row", "clip", "--set", "methods.gda.alpha=1.0")
@@ -85,19 +103,3 @@ def test_the_stages_take_a_row_by_its_name(tmp_path: Path) -> None:
 def test_a_data_set_without_novel_classes_has_no_such_table(tmp_path: Path) -> None:
     with pytest.raises(CaptError, match=r"mine: all classes are trained"):
         run(tmp_path, "--dataset", "mine", "--set", "data.root=/photos")
-
-
-def test_rows_side_by_side_are_processes_of_their_own(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    started: list[str] = []
-
-    def command(job: tables._Job, row: str) -> list[str]:
-        started.append(row)
-        return ["false" if row == "gda" else "true"]
-
-    monkeypatch.setattr(tables, "_BETWEEN_LOOKS", 0.01)
-    monkeypatch.setattr(tables._Job, "command", command)
-    with pytest.raises(CaptError, match=r"1 rows failed.*--row gda"):
-        run(tmp_path, "--row", "clip", "--row", "gda", "--row", "coop", "--jobs", "2")
-    assert started == ["clip", "gda", "coop"]

@@ -12,6 +12,7 @@ import polars as pl
 import pytest
 
 from capt_core.artifacts.tensors import load_tensors, write_tensors
+from capt_core.errors import CaptError
 from capt_core.methods.predicting import PREDICT_COLUMNS, predict_images
 from stages import predict
 from stages.cli import app
@@ -192,6 +193,26 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(
     assert "going on: 4 images are classified" in capsys.readouterr().out
     assert parts.read_bytes() == whole.read_bytes()
     assert not list(photos.parent.glob("*.partial"))
+
+
+def test_shards_and_the_call_that_merges_them_write_the_same_bytes(
+    model: Path, photos: Path, classified: Callable[[], int]
+) -> None:
+    whole, parts = (photos.parent / f"{name}.csv" for name in ("whole", "parts"))
+    run(model, photos, "--out", whole)
+    classified()
+    # Of three blocks; the last shard has none.
+    for shard, images in (("2/4", 2), ("1/4", 2), ("1/4", 0), ("4/4", 0)):
+        run(model, photos, "--out", parts, "--shard", shard)
+        assert classified() == images
+        assert not parts.exists()
+    run(model, photos, "--out", parts)
+    assert classified() == 2
+    assert parts.read_bytes() == whole.read_bytes()
+    assert not [path for path in photos.parent.iterdir() if "parts." in path.name[:-4]]
+    for words in (["--shard", "1/2"], ["--out", parts, "--shard", "3/2"], ["--shard", "a"]):
+        with pytest.raises(CaptError, match="--shard"):
+            run(model, photos, *words)
 
 
 @pytest.mark.parametrize("change", ["images", "top", "model"])

@@ -8,6 +8,9 @@ import polars as pl
 import pytest
 
 from capt_core.errors import CaptError
+from stages.job_arrays import outstanding
+from stages.plans import Shared, study_plan
+from tests.conftest import PROJECT
 from tests.pipeline.commands import SMALL, capt, contents
 
 
@@ -31,6 +34,13 @@ def test_a_variant_runs_beside_the_main_artifacts(copy: Path) -> None:
     results = pl.read_parquet(copy / "study" / "results.parquet")
     runs = results.select("method", "variant", "seed").unique().sort("method").rows()
     assert runs == [("capt", "without_statistics", 1), ("clip", "recommended", 1)]
+
+    # A queue gets the cells that are not there, and the tables of all.
+    shared = Shared("proctex", PROJECT / "params.yaml", copy, [*SMALL])
+    arrays = outstanding(study_plan(shared, ["without_statistics"], (), [1], 1))
+    assert not arrays
+    arrays = outstanding(study_plan(shared, ["without_statistics", "paper"], (), [1], 1))
+    assert [job.name for array in arrays for job in array.jobs] == ["paper-seed1", "study-report"]
     page = (copy / "study" / "study.md").read_text()
     assert "Table 6" in page
     assert (copy / "study" / "study.html").is_file()

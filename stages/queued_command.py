@@ -1,0 +1,65 @@
+"""What a job of a queue runs: a command line, in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+_GRACE = 60  # seconds that an interrupted command gets to finish what it must
+
+
+def queued_command(words: Sequence[str], variables: Mapping[str, str | None]) -> QueuedCommand:
+    """A command line of this program, to run in the current folder."""
+    return QueuedCommand(
+        [sys.executable, "-m", f"{__package__}.cli", *words], os.getcwd(), variables
+    )
+
+
+class QueuedCommand:
+    """A command line as submitit calls it: a pickle of words, which holds no environment.
+
+    A job that reaches its time limit is queued again, as every command goes on where it was.
+
+    Attributes:
+        words: the program and its arguments.
+        folder: that it runs in.
+        variables: of its environment, beside those of the job; None takes one away.
+    """
+
+    def __init__(
+        self, words: Sequence[str], folder: str, variables: Mapping[str, str | None]
+    ) -> None:
+        self.words, self.folder, self.variables = list(words), folder, dict(variables)
+
+    def __call__(self) -> None:
+        """Run it.
+
+        Raises:
+            RuntimeError: it failed, so that jobs that wait for this one are not started.
+        """
+        process = subprocess.Popen(self.words, cwd=self.folder, env=self._environment())
+        # submitit ignores this signal, by which queues end jobs.
+        signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+        try:
+            code = process.wait()
+        except BaseException:
+            process.terminate()
+            process.wait(_GRACE)
+            raise
+        if code:
+            sys.tracebacklimit = 0  # the command has said what is wrong
+            raise RuntimeError(f"exit code {code}")
+
+    def checkpoint(self) -> Any:
+        """What submitit queues after the time limit: the same once more."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self)
+
+    def _environment(self) -> dict[str, str]:
+        changed = {**os.environ, **self.variables}
+        return {name: value for name, value in changed.items() if value is not None}

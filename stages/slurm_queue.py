@@ -1,0 +1,87 @@
+"""Jobs in the queue of Slurm, through submitit."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from capt_core.errors import CaptError, reason
+
+from .job_arrays import JobArray
+from .queued_command import queued_command
+from .submitted import Executor, Ledger, Resources, Submitted
+
+_ARRAY = 1000  # jobs of one array: Slurm's usual MaxArraySize allows no more
+
+
+def submit_to_slurm(
+    arrays: Sequence[JobArray], ledger: Ledger, queued: Collection[str], resources: Resources
+) -> list[Submitted]:
+    """Hand arrays to Slurm, each with what it must wait for.
+
+    Args:
+        arrays: in an order in which none comes before one that it is `after`.
+        ledger: gets the jobs, array by array.
+        queued: names of jobs that are in the queue already, which are left as they are.
+        resources: of each job.
+
+    Returns:
+        The new jobs.
+
+    Raises:
+        CaptError: Slurm is not there or takes a job not.
+    """
+    from submitit.helpers import clean_env
+    from submitit.slurm.slurm import SlurmExecutor
+
+    folder = ledger.new_folder()
+    new: list[Submitted] = []
+    ids: dict[str, list[str]] = {}
+    for array in arrays:
+        waiting = [job for job in array.jobs if job.name not in queued]
+        ids[array.name] = [ledger.jobs[job.name].id for job in array.jobs if job.name in queued]
+        needed = ":".join(id_ for name in array.after for id_ in ids.get(name, ()))
+        kind = "afterany" if array.at_any_rate else "afterok"
+        for start in range(0, len(waiting), _ARRAY):
+            jobs = waiting[start : start + _ARRAY]
+            try:
+                executor = SlurmExecutor(folder)
+                executor.update_parameters(
+                    **_parameters(resources),
+                    job_name=f"capt-{array.name}",
+                    **({"dependency": f"{kind}:{needed}"} if needed else {}),
+                )
+                with clean_env():
+                    handed = executor.submit_array(
+                        [queued_command(job.words, resources.threads) for job in jobs]
+                    )
+            except (RuntimeError, OSError) as error:
+                raise CaptError(
+                    f"Slurm does not take the jobs of {array.name} ({reason(error)}); check "
+                    "partition and limits, or --executor local"
+                ) from error
+            found = [
+                Submitted(job.name, job.words, Executor.slurm, str(folder), each.job_id)
+                for job, each in zip(jobs, handed, strict=True)
+            ]
+            ledger.add(found)
+            new += found
+            # Of an array its number stands for all of its jobs.
+            ids[array.name] += dict.fromkeys(each.id.partition("_")[0] for each in found)
+    return new
+
+
+def _parameters(resources: Resources) -> dict[str, Any]:
+    given = {
+        "array_parallelism": resources.at_once,
+        "time": resources.minutes,
+        "cpus_per_task": resources.cpus,
+        "gpus_per_node": resources.gpus,
+        "mem": None if resources.memory is None else f"{round(resources.memory * 1024)}M",
+        "partition": resources.partition,
+        "setup": list(resources.setup) or None,
+        "stderr_to_stdout": True,
+        # What waits for a job that failed would otherwise stay in the queue for ever.
+        "additional_parameters": {"kill-on-invalid-dep": "yes", **(resources.slurm or {})},
+    }
+    return {key: value for key, value in given.items() if value is not None}

@@ -1,0 +1,263 @@
+"""Tool submit: the study, the table of all methods, features or predictions as jobs of a queue."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from capt_core.errors import CaptError, shown
+from capt_core.method_table import rows_of
+from capt_core.user_paths import user_path
+
+from . import options, plans
+from .console import result
+from .sending import Plan, document_of, line_of, records, send
+from .submitted import Executor, Ledger, Resources, states
+from .tables import Work
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None)
+
+_OWN = (
+    "array",
+    "dependency",
+    "error",
+    "kill-on-invalid-dep",
+    "nodes",
+    "ntasks",
+    "ntasks-per-node",
+    "open-mode",
+    "output",
+    "signal",
+)
+"""Options of sbatch that follow from the jobs."""
+
+Many = Annotated[int, typer.Option(min=1, max=100_000, help="Jobs that share the images.")]
+Seeds = Annotated[
+    list[int] | None,
+    typer.Option(
+        "--seed", help="Few-shot draw; all `seeds` of the settings if not given. Repeatable."
+    ),
+]
+
+
+def _queue_options(
+    executor: Annotated[Executor, typer.Option(help="Who runs the jobs.")] = Executor.local,
+    jobs: Annotated[
+        int | None,
+        typer.Option(min=1, help="Jobs at once: 1 on this machine if not given, 256 per array."),
+    ] = None,
+    cpus: Annotated[int | None, typer.Option(min=1, help="Cores, so threads, of a job.")] = None,
+    gpus: Annotated[int | None, typer.Option(min=0, help="GPUs of a job.")] = None,
+    memory: Annotated[
+        float | None, typer.Option(min=0.001, help="Memory of a job in GB (Slurm).")
+    ] = None,
+    minutes: Annotated[
+        int | None,
+        typer.Option(
+            "--time", min=1, metavar="MINUTES", help="Time limit of a job; 720 in Slurm by default."
+        ),
+    ] = None,
+    partition: Annotated[str | None, typer.Option(help="Partition (Slurm).")] = None,
+    slurm: Annotated[
+        list[str] | None,
+        typer.Option(help="Further option of sbatch: account=ours. Repeatable."),
+    ] = None,
+    setup: Annotated[
+        list[str] | None,
+        typer.Option(help="Line of shell before the job: 'module load cuda'. Repeatable (Slurm)."),
+    ] = None,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Wait until Slurm has run the jobs, and say how.")
+    ] = False,
+    json: options.Json = False,
+) -> None:
+    """The options that every command here has beside those of its plan."""
+
+
+def _queued(plan: Callable[..., Plan]) -> Callable[..., None]:
+    """A command that sends a plan, with the options of the queue after the plan's own."""
+
+    @functools.wraps(plan)
+    def call(**values: Any) -> None:
+        queue = {name: values.pop(name) for name in inspect.signature(_queue_options).parameters}
+        queue.pop("json")
+        _send(functools.partial(plan, **values), **queue)
+
+    own = inspect.signature(plan, eval_str=True).parameters
+    more = inspect.signature(_queue_options, eval_str=True).parameters
+    parameters = [
+        each.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+        for each in (*own.values(), *more.values())
+    ]
+    call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    call.__annotations__ = {each.name: each.annotation for each in parameters}
+    return call
+
+
+@app.command()
+@_queued
+def study(
+    dataset: options.Dataset = "proctex",
+    variant: Annotated[
+        list[str] | None,
+        typer.Option(help="Name in capt_core/ablations.yaml; all if not given. Repeatable."),
+    ] = None,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(help="Repeatable; those of the study's tables if not given."),
+    ] = None,
+    seed: Seeds = None,
+    shards: Many = 1,
+    params: options.Params = None,
+    artifacts: options.Artifacts = options.ARTIFACTS,
+    set_: options.Set = None,
+) -> Plan:
+    """Every variant of the study and every draw, then the study's tables."""
+    shared = plans.Shared(dataset, params, artifacts, list(set_ or ()))
+    arrays = plans.study_plan(shared, _once(variant), _once(method), seed or (), shards)
+    return Plan(f"study-{dataset}", artifacts, arrays)
+
+
+@app.command()
+@_queued
+def tables(
+    dataset: options.Dataset = "proctex",
+    method: Annotated[
+        list[str] | None,
+        typer.Option(help="Only the rows of this method. Repeatable; all if not given."),
+    ] = None,
+    row: Annotated[
+        list[str] | None,
+        typer.Option(help="Only this row of capt_core/tables.yaml. Repeatable."),
+    ] = None,
+    seed: Seeds = None,
+    shards: Many = 1,
+    params: options.Params = None,
+    artifacts: options.Artifacts = options.ARTIFACTS,
+    set_: options.Set = None,
+) -> Plan:
+    """Every row and draw of the table of all methods, then the table."""
+    rows = rows_of(row or (), method or ())
+    shared = plans.Shared(dataset, params, artifacts, list(set_ or ()))
+    work = Work.of(rows, dataset, seed, params, artifacts, shared.overrides)
+    return Plan(f"tables-{dataset}", artifacts, plans.tables_plan(shared, rows, work, shards))
+
+
+@app.command()
+@_queued
+def extract_features(
+    dataset: options.Dataset,
+    seed: Seeds = None,
+    shards: Many = 1,
+    params: options.Params = None,
+    artifacts: options.Artifacts = options.ARTIFACTS,
+    set_: options.Set = None,
+) -> Plan:
+    """The data set prepared, its images encoded in shards, and these merged."""
+    shared = plans.Shared(dataset, params, artifacts, list(set_ or ()))
+    arrays = plans.features_plan(shared, plans.drawn(shared, seed or ()), shards)
+    return Plan(f"features-{dataset}", artifacts, arrays)
+
+
+@app.command()
+@_queued
+def predict(
+    model: Annotated[Path, typer.Argument(help="File that train or TrainedModel.save wrote.")],
+    images: Annotated[list[Path], typer.Argument(help="Images, as predict takes them.")],
+    out: Annotated[Path, typer.Option(help="Table to write, .csv or .parquet.")],
+    root: Annotated[Path | None, typer.Option(help="As predict has it.")] = None,
+    top: Annotated[int, typer.Option(min=1, help="How many classes to list per image.")] = 5,
+    shards: Many = 1,
+    params: options.Params = None,
+    artifacts: options.Artifacts = options.ARTIFACTS,
+    set_: options.Set = None,
+) -> Plan:
+    """Images classified in shards, and their table."""
+    user_path(out, "--out")
+    for each in (model, *images):
+        if not each.exists():
+            raise CaptError(f"{each}: no such file or folder; name a model, then images")
+    words = ["--out", str(out), "--top", str(top)]
+    words += [] if root is None else ["--root", str(root)]
+    words += [] if params is None else ["--params", str(params)]
+    words += [word for text in set_ or () for word in ("--set", text)]
+    arrays = plans.prediction_plan(words, [str(each) for each in (model, *images)], shards)
+    return Plan(f"predict-{re.sub(r'[^A-Za-z0-9._-]', '_', out.name)}", artifacts, arrays)
+
+
+@app.command()
+def status(artifacts: options.Artifacts = options.ARTIFACTS, json: options.Json = False) -> None:
+    """What has become of the jobs that were submitted last."""
+    found = [
+        job
+        for path in sorted(records(artifacts).glob("*.json"))
+        for job in Ledger(path).jobs.values()
+    ]
+    known = {(job.folder, job.id): state for job, state in zip(found, states(found), strict=True)}
+    lines = [line_of(job, known[job.folder, job.id]) for job in found]
+    counts = Counter(state.value for state in known.values())
+    told = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
+    result(
+        {"jobs": [document_of(job, known[job.folder, job.id]) for job in found]},
+        *lines,
+        told or f"{records(artifacts)}: nothing was submitted",
+    )
+
+
+def _send(
+    plan: Callable[[], Plan],
+    executor: Executor,
+    jobs: int | None,
+    cpus: int | None,
+    gpus: int | None,
+    memory: float | None,
+    minutes: int | None,
+    partition: str | None,
+    slurm: Sequence[str] | None,
+    setup: Sequence[str] | None,
+    wait: bool,
+) -> None:
+    if executor is Executor.slurm:
+        minutes = minutes or 720
+    else:
+        for name, given in (
+            ("--memory", memory),
+            ("--partition", partition),
+            ("--slurm", slurm),
+            ("--setup", setup),
+        ):
+            if given:
+                raise CaptError(
+                    f"{name}: only Slurm has it; give --executor slurm, or leave it out"
+                )
+    for text in filter(None, (partition, *(slurm or ()), *(setup or ()))):
+        if not text.isprintable():
+            raise CaptError(f"{shown(text)}: must be one line of plain characters")
+    resources = Resources(
+        jobs, minutes, cpus, gpus, memory, partition, _sbatch(slurm or ()), setup or ()
+    )
+    send(plan(), executor, resources, wait)
+
+
+def _sbatch(given: Sequence[str]) -> dict[str, str | bool]:
+    found: dict[str, str | bool] = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        name = name.removeprefix("--")
+        if not re.fullmatch(r"[a-z][a-z0-9-]*", name):
+            raise CaptError(f"--slurm {shown(text)}: expected an option of sbatch, as account=ours")
+        if name in _OWN:
+            raise CaptError(f"--slurm {name}: follows from the jobs; leave it out")
+        found[name] = value if equals else True
+    return found
+
+
+def _once(given: Sequence[str] | None) -> list[str]:
+    return list(dict.fromkeys(given or ()))

@@ -26,9 +26,9 @@ from capt_core.data.protocol import BASE_TO_NOVEL, protocol_of
 from capt_core.data.registry import dataset_spec
 from capt_core.errors import CaptError
 from capt_core.method_table import TableRow, rows_of, table_rows, trials
-from capt_core.methods.registry import check_methods
+from capt_core.methods.registry import check_methods, configured_method
 from capt_core.methods.suitability import check_described
-from capt_core.params import check_seed, load_settings
+from capt_core.params import Settings, check_seed, load_settings
 from capt_core.reporting.method_table import (
     EFFORT,
     in_words,
@@ -39,7 +39,7 @@ from capt_core.reporting.method_table import (
 
 from . import activity, options
 from .console import inner_results, output, result, say, warn
-from .describing import may_ask
+from .describing import describes_names, may_ask
 from .invocation import Run, invocation
 from .steps import Step, steps_to, was_told
 from .updating import bring_up_to_date
@@ -191,7 +191,7 @@ def _bring_row(job: _Job, row: TableRow) -> None:
     with _alone(job.lock(row.base)):
         for step in shared:
             if step.stage not in _FIRST:
-                _bring(job, step, row.base, row.base, row.method)
+                _bring(job, step, row.base, row.base, row)
     for step in steps:
         if step.method:
             _bring(job, step, row.name, row.name)
@@ -210,12 +210,16 @@ def _alone(lock: Path) -> Iterator[None]:
         yield
 
 
-def _bring(job: _Job, step: Step, place: str, variant: str | None, method: str = "") -> None:
-    """Run a step where it is out of date; classes are described for the row's `method`."""
+def _bring(
+    job: _Job, step: Step, place: str, variant: str | None, row: TableRow | None = None
+) -> None:
+    """Run a step where it is out of date; classes are described for the row's method."""
     seed = "" if step.seed is None else f", seed {step.seed}"
     change = variation(variant).change
     settings, _ = load_settings(job.params, job.dataset, job.overrides, change)
-    asks = step.stage == "generate-prompts" and may_ask(settings, [method])
+    given = None
+    if step.stage == "generate-prompts" and row is not None:
+        given = _asked(job, settings, row)
     bring_up_to_date(
         step,
         f"{place}{seed}: {step.stage}",
@@ -224,9 +228,18 @@ def _bring(job: _Job, step: Step, place: str, variant: str | None, method: str =
         job.artifacts,
         job.overrides,
         variant,
-        given={"for_": [method]} if asks else None,
-        at_once=asks,
+        given=given,
+        at_once=given is not None,
     )
+
+
+def _asked(job: _Job, settings: Settings, row: TableRow) -> dict[str, Any] | None:
+    """Options of generate-prompts that have a language model asked what a row's method needs."""
+    change = variation(row.name).change
+    method = configured_method(row.method, job.params, job.dataset, job.overrides, change)
+    if not may_ask(settings, [method]):
+        return None
+    return {"for_": [row.method], "names": describes_names([method])}
 
 
 def _tell(table: pl.DataFrame, row: TableRow) -> None:

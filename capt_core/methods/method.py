@@ -110,6 +110,14 @@ class Method(ABC):
     def __init__(self, settings: Any = None) -> None:
         self.settings: Any = self.Settings() if settings is None else settings
 
+    @property
+    def described_by_name(self) -> float:
+        """Weight of difference prompts in the texts of classes that only their name is known of.
+
+        Their partners are predicted from text features. 0: such a class keeps its prompt.
+        """
+        return 0.0
+
     def check_clip(self, clip: Any) -> None:  # noqa: B027 most methods take any
         """Refuse an open_clip model that the method cannot be fitted on.
 

@@ -28,7 +28,6 @@ import capt_core
 from benchmarks.pseudo_novel_folds import DRAWINGS, FOLDS, SHOTS, drawn_textures, fold_of
 from capt_core.artifacts.files import write_text
 from capt_core.data.proctex.classes import CLASS_NAMES
-from capt_core.data.protocol import halves
 from capt_core.evaluation.metrics import accuracy, harmonic_mean
 from capt_core.evaluation.predictions import prediction_table
 from capt_core.methods.fitting import dataset_features
@@ -49,11 +48,13 @@ def shuffled(store: Mapping[str, Any], seed: int = 0) -> dict[str, Any]:
         store: content of a store file.
         seed: of the permutation.
     """
-    draw, place = random.Random(seed), {}
-    for half in halves(CLASS_NAMES):
+    draw = random.Random(seed)
+    place: dict[str, str] = {}
+    middle = len(CLASS_NAMES) // 2
+    for half in (CLASS_NAMES[:middle], CLASS_NAMES[middle:]):
         others = list(half)
         draw.shuffle(others)
-        place |= dict(zip(half, others, strict=True))
+        place.update(zip(half, others, strict=True))
     by_pair = {frozenset(entry["classes"]): entry for entry in store["pairs"]}
     pairs = []
     for entry in store["pairs"]:
@@ -96,7 +97,7 @@ def accuracies(
     return base, novel
 
 
-def test_features(model: capt_core.TrainedModel, dataset: capt_core.Dataset) -> torch.Tensor:
+def image_features(model: capt_core.TrainedModel, dataset: capt_core.Dataset) -> torch.Tensor:
     """Frozen features of the test images by sample id, zero for others."""
     ids = dataset.samples.filter(split="test")["sample_id"]
     found = dataset_features(model.fitted, dataset, ids, None, None, 128, 2)
@@ -112,7 +113,7 @@ def measure(
     backbone = capt_core.load_backbone()
     plain = capt_core.fit("clip", datasets[0], backbone, shots=SHOTS, calibrate=False)
     frozen = [capt_core.fit("clip", each, backbone, calibrate=False) for each in datasets]
-    features = [test_features(plain, each) for each in datasets]
+    features = [image_features(plain, each) for each in datasets]
     trios = list(zip(frozen, datasets, features, strict=True))
     yield _line("clip", "class prompts", [accuracies(*trio) for trio in trios])
     with tempfile.TemporaryDirectory() as folder:

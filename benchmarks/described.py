@@ -42,19 +42,19 @@ DESCRIBE: Mapping[str, Mapping[str, Any]] = {
 
 
 def shuffled(store: Mapping[str, Any], seed: int = 0) -> dict[str, Any]:
-    """A store whose pairs have the sentences of other pairs: classes trade places in each half.
+    """A store whose pairs have the sentences of other pairs: each class takes those of another.
 
     Args:
         store: content of a store file.
-        seed: of the permutation.
+        seed: of the ring in which the classes of a half stand.
     """
     draw = random.Random(seed)
     place: dict[str, str] = {}
     middle = len(CLASS_NAMES) // 2
     for half in (CLASS_NAMES[:middle], CLASS_NAMES[middle:]):
-        others = list(half)
-        draw.shuffle(others)
-        place.update(zip(half, others, strict=True))
+        order = list(half)
+        draw.shuffle(order)
+        place.update(zip(order, order[1:] + order[:1], strict=True))
     by_pair = {frozenset(entry["classes"]): entry for entry in store["pairs"]}
     pairs = []
     for entry in store["pairs"]:

@@ -76,9 +76,8 @@ def main(
     methods = [settings.fit_teacher.method, *(for_ or run.matrix.compare)]
     check_methods(methods, "--for")
     forms = description_forms(settings, methods)
-    configured = (chosen_method(run, name) for name in methods)
     asked = class_pairs
-    if names or describes_names(configured):
+    if names or describes_names(chosen_method(run, name) for name in methods):
         predicted = _predicted(run, prepared, class_pairs, origin)
         asked = pl.concat([class_pairs, predicted])
     alone = available_descriptions(

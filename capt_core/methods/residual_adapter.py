@@ -96,7 +96,8 @@ class ResidualAdapter(Method):
 
     @property
     def described_by_name(self) -> float:
-        return self.settings.difference_weight if self.settings.describe == "all" else 0.0
+        weight: float = self.settings.difference_weight
+        return weight if self.settings.describe == "all" else 0.0
 
     def fit(self, task: Task) -> AdaptedByResidual:
         settings, backbone = self.settings, task.backbone

@@ -49,7 +49,8 @@ def described_class_ids(prompts: pl.DataFrame) -> list[int]:
 def most_partners(prompts: pl.DataFrame) -> int:
     """The highest number of partners that a class has in the table `prompts`; 0 if it is empty."""
     counted = prompts.group_by("class_id").agg(pl.col("paired_class_id").n_unique())
-    return counted.select(pl.col("paired_class_id").max().fill_null(0)).item() or 0
+    most: int | None = counted.select(pl.col("paired_class_id").max()).item()
+    return most or 0
 
 
 def prompts_of_pairs(class_pairs: pl.DataFrame, descriptions: pl.DataFrame) -> pl.DataFrame:

@@ -92,8 +92,8 @@ class Capt(Method):
 
     @property
     def described_by_name(self) -> float:
-        chosen = self.settings.class_texts
-        return chosen.difference_weight if chosen.describe == "all" else 0.0
+        weight: float = self.settings.class_texts.difference_weight
+        return weight if self.settings.class_texts.describe == "all" else 0.0
 
     def check_clip(self, clip: Any) -> None:
         check_tower(clip.visual)

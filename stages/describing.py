@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-from capt_core.methods.method import Need
+from capt_core.methods.method import Method, Need
 from capt_core.methods.registry import method_class
 from capt_core.params import Settings
 from capt_core.prompts.shapes import DescriptionForm
@@ -27,8 +27,14 @@ def description_forms(settings: Settings, methods: Iterable[str]) -> set[Descrip
     return {each.description_form for each in found if Need.CLASS_DESCRIPTIONS in each.needs}
 
 
-def may_ask(settings: Settings, methods: Iterable[str]) -> bool:
-    """Whether a language model may be asked to describe classes for some methods."""
+def may_ask(settings: Settings, methods: Sequence[Method]) -> bool:
+    """Whether a language model may be asked about classes for some methods, beyond mined pairs."""
     if not settings.generate_prompts.provider.startswith("anthropic"):
         return False
-    return bool(description_forms(settings, methods) - {"pairs"})
+    forms = description_forms(settings, [method.name for method in methods])
+    return bool(forms - {"pairs"}) or describes_names(methods)
+
+
+def describes_names(methods: Iterable[Method]) -> bool:
+    """Whether any of some methods describes classes that only their name is known of."""
+    return any(method.described_by_name > 0 for method in methods)

@@ -46,7 +46,7 @@ STAGE = Stage(
         at.run.model,
         at.run.training_log,
     ),
-    reads_for=lambda at: {at.seed.representatives: Need.CONFUSIONS},
+    reads_for=lambda at: {at.seed.representatives: {Need.CONFUSIONS}},
     writes=lambda at: (at.run.predictions, at.evaluation),
     metrics=lambda at: (at.run.metrics,),
     plots=lambda at: {

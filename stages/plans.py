@@ -157,11 +157,10 @@ def tables_plan(
 def _shared_job(shared: Shared, draw: Work, rows: Sequence[TableRow]) -> Job:
     (seed,) = draw.seeds
     steps = draw.shared_steps(rows)
-    methods = [row.method for row in rows]
 
     def is_done() -> bool:
         # Stages that ask a language model for rows of some methods are not told by settings alone.
-        if any(draw.asks(step, of, methods) for step, of in steps):
+        if any(draw.asked(step, of, rows) is not None for step, of in steps):
             return False
         return all(shared.are_up_to_date([step], of) for step, of in steps)
 

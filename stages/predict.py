@@ -18,13 +18,17 @@ from capt_core.backbone.loading import UNTRAINED_WARNING
 from capt_core.data.image_lists import ImageList, Listed, list_images
 from capt_core.errors import CaptError, cut
 from capt_core.methods.calibrating import described
+from capt_core.methods.other_names import among
 from capt_core.methods.predicting import PREDICT_COLUMNS, no_progress, predict_images
+from capt_core.methods.task import fitted_facts
 from capt_core.methods.trained import TrainedModel
-from capt_core.params import load_settings
+from capt_core.params import load_settings, settings_hash
+from capt_core.prompts.sources import written_store
+from capt_core.text import clean_name
 from capt_core.user_paths import brief
 
 from . import options, shards
-from .console import note, progress, result, say, warn
+from .console import note, progress, reporter, result, say, warn
 from .models import trained_model
 
 _BLOCK = 512  # images that are classified and kept at once
@@ -45,6 +49,13 @@ def main(
     ] = None,
     top: Annotated[int, typer.Option(min=1, help="How many classes to list per image.")] = 5,
     shard: shards.Option = None,
+    class_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--class",
+            help="Name to choose among in place of the model's classes. Repeatable, two or more.",
+        ),
+    ] = None,
     params: options.Params = options.PARAMS,
     set_: options.Set = None,
     json: options.Json = False,
@@ -56,6 +67,10 @@ def main(
     found = list_images(images, root)
     settings, _ = load_settings(params, None, set_ or ())
     loaded = trained_model(model, settings)
+    if class_:
+        dataset = loaded.provenance.dataset
+        store = written_store(settings.generate_prompts, dataset)
+        loaded = among(loaded, list(map(clean_name, class_)), store, reporter())
     backbone = loaded.fitted.backbone
     work = _Work(loaded, found, top, settings.runtime.workers)
     counts, rows = _Counts(), list[dict[str, Any]]()
@@ -63,6 +78,7 @@ def main(
         made_from = {
             "model": content_digest(model),
             "images": found.digest(),
+            "classes": _asked(loaded) if class_ else None,
             "block": _BLOCK,
             "top": top,
             "backbone": backbone.identity,
@@ -82,7 +98,7 @@ def main(
             counts.add(table)
             result(None, *map(_line, table.iter_rows(named=True)))
     if counts.problems < counts.images and shard is None:
-        _summarise(counts, loaded, note if out is None else say)
+        _summarise(counts, loaded, bool(class_), note if out is None else say)
     if backbone.untrained:
         warn(UNTRAINED_WARNING)
     if json:
@@ -97,6 +113,11 @@ def main(
             f"none of {counts.images} images could be used ({counts.first_problem}){where}; give "
             "others"
         )
+
+
+def _asked(model: TrainedModel) -> str:
+    """Digest of classes that the model was not trained with, and of their texts."""
+    return settings_hash(model.class_names, *fitted_facts(model.fitted))
 
 
 def _check_out(out: Path, inputs: list[Path]) -> None:
@@ -231,7 +252,9 @@ class _Counts:
         self.unsure += int(table["unsure"].sum())
 
 
-def _summarise(counts: _Counts, model: TrainedModel, tell: Callable[[str], None]) -> None:
+def _summarise(
+    counts: _Counts, model: TrainedModel, others: bool, tell: Callable[[str], None]
+) -> None:
     if counts.problems:
         warn(
             f"{counts.problems} of {counts.images} images could not be used "
@@ -239,10 +262,10 @@ def _summarise(counts: _Counts, model: TrainedModel, tell: Callable[[str], None]
         )
     tell(f"{counts.changed} answers differ from those of {model.start[0].method.label}")
     if model.calibration is None:
-        tell(
-            "confidences are not calibrated: no (or too few) validation images when the model was "
-            "trained"
-        )
+        reason = "no (or too few) validation images when the model was trained"
+        if others:
+            reason = "the classes are not those that the model was trained with"
+        tell(f"confidences are not calibrated: {reason}")
     else:
         unsure = f"{counts.unsure} unsure" if _tells_unsure(model) else "column unsure is empty"
         tell(f"{unsure}: {described(model.calibration)}")

@@ -134,6 +134,7 @@ def _bring_up_to_date(
     current: int,
 ) -> None:
     settings, _ = load_settings(params, dataset, overrides)
+    configured = configured_methods(methods, params, dataset, overrides)
     again = prepared = False
     for number, step in enumerate(steps, start=1):
         place = f"[{number}/{len(steps)}] {step.label}"
@@ -145,7 +146,7 @@ def _bring_up_to_date(
         report = step.stage == "report"
         given = {"current": current} if report else None
         # Classes are described for these methods, which the stage's settings do not name.
-        asks = step.stage == "generate-prompts" and may_ask(settings, methods)
+        asks = step.stage == "generate-prompts" and may_ask(settings, configured)
         again |= bring_up_to_date(
             step,
             place,

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -80,7 +80,7 @@ class Stage:
         per: what it is run for every combination of.
         params: settings it reads, ``section`` or ``section.key``, in DVC's notation.
         reads: artifacts it reads.
-        reads_for: those of `reads` that only methods with a need are given, by what they need.
+        reads_for: those of `reads` that only methods with one of some needs are given, with these.
         params_for: settings that only methods with a need are given, by what they need.
         sources: files of the project, beside code, that it alone depends on.
         metrics: metrics files it writes, shown by ``dvc metrics show``.
@@ -91,7 +91,7 @@ class Stage:
     per: tuple[Axis, ...] = ()
     params: tuple[str, ...] = ()
     reads: Paths = lambda at: ()
-    reads_for: Callable[[Place], Mapping[Path, Need]] = lambda at: {}
+    reads_for: Callable[[Place], Mapping[Path, Set[Need]]] = lambda at: {}
     params_for: Mapping[str, Need] = field(default_factory=dict)
     sources: tuple[str, ...] = ()
     metrics: Paths = lambda at: ()
@@ -104,4 +104,8 @@ class Stage:
     def needed(self, at: Place, needs: Collection[Need]) -> list[Path]:
         """What a run of a method with these needs reads."""
         special = self.reads_for(at)
-        return [path for path in self.reads(at) if special.get(path) in (None, *needs)]
+        return [
+            path
+            for path in self.reads(at)
+            if path not in special or not special[path].isdisjoint(needs)
+        ]

@@ -25,7 +25,7 @@ from capt_core.data.protocol import BASE_TO_NOVEL, protocol_of
 from capt_core.data.registry import dataset_spec
 from capt_core.errors import CaptError
 from capt_core.method_table import TableRow, rows_of, table_rows, trials
-from capt_core.methods.registry import check_methods
+from capt_core.methods.registry import check_methods, configured_method
 from capt_core.methods.suitability import check_described
 from capt_core.params import check_seed, load_settings
 from capt_core.reporting.method_table import (
@@ -38,7 +38,7 @@ from capt_core.reporting.method_table import (
 
 from . import activity, options
 from .console import inner_results, result, say, warn
-from .describing import may_ask
+from .describing import describes_names, may_ask
 from .invocation import Run, invocation
 from .steps import Step, steps_to, was_told
 from .updating import bring_up_to_date
@@ -104,11 +104,25 @@ class Work:
         steps = steps_to("evaluate", [row.method], self.seeds, self.drawn)
         return [step for step in steps if step.method]
 
-    def asks(self, step: Step, variant: str | None, methods: Sequence[str]) -> bool:
-        """Whether a step may ask a language model to describe classes for methods."""
-        change = variation(variant).change
-        settings, _ = load_settings(self.params, self.dataset, self.overrides, change)
-        return step.stage == "generate-prompts" and may_ask(settings, methods)
+    def asked(
+        self, step: Step, variant: str | None, rows: Sequence[TableRow]
+    ) -> dict[str, Any] | None:
+        """Options of a step that have a language model describe classes for rows; None: no such."""
+        if step.stage != "generate-prompts" or not rows:
+            return None
+        settings, _ = load_settings(
+            self.params, self.dataset, self.overrides, variation(variant).change
+        )
+        methods = [
+            configured_method(
+                row.method, self.params, self.dataset, self.overrides, variation(row.name).change
+            )
+            for row in rows
+        ]
+        if not may_ask(settings, methods):
+            return None
+        names = list(dict.fromkeys(row.method for row in rows))
+        return {"for_": names, "names": describes_names(methods)}
 
     def invocation(self, stage: str, row: TableRow, seed: int) -> Run:
         return invocation(
@@ -206,13 +220,12 @@ def _in_turn(work: Work, rows: Sequence[TableRow], only: Part | None) -> list[st
 def _bring_shared(work: Work, rows: Sequence[TableRow]) -> None:
     """Run every stage that rows of one base model share, where it is out of date."""
     steps = work.shared_steps(rows)
-    methods = list(dict.fromkeys(row.method for row in rows))
     # Commands that run side by side share these: one of them does the work, the others wait for it.
     for first, lock in ((True, "shared"), (False, rows[0].base)):
         with _alone(work.lock(lock)):
             for step, variant in steps:
                 if (step.stage in FIRST) is first:
-                    _bring(work, step, rows[0].base, variant, methods)
+                    _bring(work, step, rows[0].base, variant, rows)
 
 
 def _bring_row(work: Work, row: TableRow) -> None:
@@ -235,11 +248,11 @@ def _alone(lock: Path) -> Iterator[None]:
 
 
 def _bring(
-    work: Work, step: Step, place: str, variant: str | None, methods: Sequence[str] = ()
+    work: Work, step: Step, place: str, variant: str | None, rows: Sequence[TableRow] = ()
 ) -> None:
-    """Run a step where it is out of date; classes are described for the rows' `methods`."""
+    """Run a step where it is out of date; classes are described for the methods of `rows`."""
     seed = "" if step.seed is None else f", seed {step.seed}"
-    asks = work.asks(step, variant, methods)
+    given = work.asked(step, variant, rows)
     bring_up_to_date(
         step,
         f"{place}{seed}: {step.stage}",
@@ -248,8 +261,8 @@ def _bring(
         work.artifacts,
         work.overrides,
         variant,
-        given={"for_": methods} if asks else None,
-        at_once=asks,
+        given=given,
+        at_once=given is not None,
     )
 
 

@@ -53,11 +53,12 @@ STAGE = Stage(
         at.seed.representatives,
     ),
     reads_for=lambda at: {
-        at.seed.base_model: Need.BASE_MODEL,
-        at.seed.prompts: Need.DESCRIPTIONS,
-        at.seed.class_descriptions: Need.CLASS_DESCRIPTIONS,
-        at.seed.prompt_centres: Need.CONFUSIONS,
-        at.seed.representatives: Need.CONFUSIONS,
+        at.seed.base_model: {Need.BASE_MODEL},
+        at.seed.prompts: {Need.DESCRIPTIONS},
+        # With `describe: all`, methods with prompts about pairs take them from both tables.
+        at.seed.class_descriptions: {Need.CLASS_DESCRIPTIONS, Need.DESCRIPTIONS},
+        at.seed.prompt_centres: {Need.CONFUSIONS},
+        at.seed.representatives: {Need.CONFUSIONS},
     },
     writes=lambda at: (at.run.model, at.run.training_log),
     plots=lambda at: {at.run.loss_plot: {"x": "step", "y": "loss", "title": "Training loss"}},

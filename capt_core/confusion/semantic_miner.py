@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import polars as pl
@@ -12,6 +13,9 @@ from capt_core.confusion.bank import count_matrix
 from capt_core.data.dataset import Dataset
 from capt_core.evaluation.predictions import ranked_classes
 from capt_core.params import MinePairs
+
+TEXT_SIMILARITY = "text_similarity"
+"""`source` of a pair that text features gave, not images."""
 
 
 def pseudo_labels(confidences: torch.Tensor) -> torch.Tensor:
@@ -140,7 +144,7 @@ def class_pairs(
     kept = min(pairs, len(class_ids) - 1)
     pseudo = pseudo_labels(confidences) if labels is None else labels
     scores = _scores(confidences, counts, pseudo, use_statistics)
-    similarity = (text_features @ text_features.T).double().fill_diagonal_(float("-inf"))
+    similarity = text_similarities(text_features)
     names = dataset.class_names
     rows = []
     for index, class_id in enumerate(class_ids):
@@ -148,19 +152,62 @@ def class_pairs(
         mined = len(taken) > 0
         mean = taken.mean(dim=0) if mined else similarity[index]
         for rank, partner in enumerate(ranked_classes(mean[None], kept)[0].tolist(), start=1):
-            rows.append(
-                {
-                    "class_id": class_id,
-                    "class_name": names[class_id],
-                    "rank": rank,
-                    "paired_class_id": class_ids[partner],
-                    "paired_class": names[class_ids[partner]],
-                    "score": float(mean[partner]),
-                    "count": int(counts[index, partner]),
-                    "source": "score" if mined else "text_similarity",
-                }
-            )
+            pair, source = (class_id, class_ids[partner]), "score" if mined else TEXT_SIMILARITY
+            score, count = float(mean[partner]), int(counts[index, partner])
+            rows.append(_class_pair(names, pair, rank, score, count, source))
     return CLASS_PAIRS.frame(rows)
+
+
+def text_similarities(texts: torch.Tensor) -> torch.Tensor:
+    """Cosines of text features of unit length, [C, d] to [C, C] in fp64; -inf on the diagonal."""
+    return (texts @ texts.T).double().fill_diagonal_(float("-inf"))
+
+
+def predicted_pairs(
+    names: Sequence[str], texts: torch.Tensor, pairs: int, mined: Collection[int] = ()
+) -> pl.DataFrame:
+    """Confusion pairs of classes that nothing is mined for, predicted from names alone.
+
+    The partners of such a class are the classes, base or novel, whose text features are most
+    similar to its own; no image is looked at.
+
+    Args:
+        names: of the classes, by class id.
+        texts: their text features, unit length, [C, d].
+        pairs: partners per class; a class has at most C - 1.
+        mined: ids of the classes that have pairs by eq. 7, which get none here.
+
+    Returns:
+        Rows as in the table `class_pairs`, by class, then rank; `source` is `text_similarity`.
+    """
+    similarity = text_similarities(texts)
+    top = ranked_classes(similarity, min(pairs, len(texts) - 1))
+    rows = [
+        _class_pair(
+            names, (index, partner), rank, float(similarity[index, partner]), 0, TEXT_SIMILARITY
+        )
+        for index, partners in enumerate(top.tolist())
+        if index not in mined
+        for rank, partner in enumerate(partners, start=1)
+    ]
+    return CLASS_PAIRS.frame(rows)
+
+
+def _class_pair(
+    names: Sequence[str], pair: tuple[int, int], rank: int, score: float, count: int, source: str
+) -> dict[str, object]:
+    """A row of the table `class_pairs`; `pair` holds the ids of the class and its partner."""
+    class_id, paired_id = pair
+    return {
+        "class_id": class_id,
+        "class_name": names[class_id],
+        "rank": rank,
+        "paired_class_id": paired_id,
+        "paired_class": names[paired_id],
+        "score": score,
+        "count": count,
+        "source": source,
+    }
 
 
 @dataclass(frozen=True)

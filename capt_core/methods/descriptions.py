@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 import polars as pl
 import torch
 
+from capt_core.advice import setting
 from capt_core.backbone.loading import Backbone
+from capt_core.confusion.semantic_miner import predicted_pairs
 from capt_core.methods.method import Classes, Fitted
 from capt_core.methods.retention import RetentionNames, retention_texts
 from capt_core.methods.task import Task
-from capt_core.prompts.class_texts import described_class_ids, described_texts
+from capt_core.prompts.class_texts import (
+    described_class_ids,
+    described_texts,
+    most_partners,
+    prompts_of_pairs,
+)
 from capt_core.prompts.clustering import class_means
 from capt_core.prompts.embedding import prompt_embeddings
+from capt_core.prompts.exchange import some_of
 from capt_core.prompts.shapes import alone, attribute_tree, class_phrases, class_sentences
 
 _RETAINED = {
@@ -25,13 +34,23 @@ _RETAINED = {
 """By the names that retention is over; names of trained classes are seen anyway."""
 
 
-def described_vectors(task: Task, base: Fitted, weight: float) -> dict[str, torch.Tensor]:
+Describe = Literal["base", "all"]
+"""Classes that difference prompts are looked up for: those with mined pairs, or novel ones, too."""
+
+
+def described_vectors(
+    task: Task, base: Fitted, weight: float, describe: Describe = "base"
+) -> dict[str, torch.Tensor]:
     """Class texts of a base model moved towards written difference prompts, by class name.
 
+    Base classes have the prompts of their mined pairs. With `all`, novel classes have those of as
+    many pairs, predicted from the class texts (`predicted_pairs`); base ones stay as they are.
+
     Args:
-        task: with the table `prompts`.
+        task: with the table `prompts`, and `class_descriptions` for `all`.
         base: whose class texts are moved.
         weight: of the mean of a class's difference prompts; 0 moves nothing.
+        describe: which classes.
 
     Returns:
         A unit-length vector [d] for every class that something is written about.
@@ -39,17 +58,52 @@ def described_vectors(task: Task, base: Fitted, weight: float) -> dict[str, torc
     if weight == 0:
         return {}
     assert task.prompts is not None
-    prompts = task.prompts()
-    described = described_class_ids(prompts)
-    task.reporter.say(
-        f"class texts: {len(described)} of {len(task.trained_classes)} base classes described"
+    prompts, dataset = task.prompts(), task.dataset
+    texts = base.class_texts(Classes.of(dataset))
+    moved = _moved(task, base, weight, texts, prompts)
+    count = f"{len(moved)} of {len(task.trained_classes)} base classes"
+    if describe == "all" and (novel := dataset.class_ids("novel")):
+        assert task.class_descriptions is not None
+        names, partners = dataset.class_names, most_partners(prompts)
+        pairs = predicted_pairs(names, texts, partners, task.trained_classes)
+        found = prompts_of_pairs(pairs, task.class_descriptions())
+        others = _moved(task, base, weight, texts, found)
+        count += f" and {len(others)} of {len(novel)} novel classes"
+        plain = [names[class_id] for class_id in novel if names[class_id] not in others]
+        task.reporter.say(f"class texts: {count} described")
+        if plain:
+            task.reporter.say(undescribed_names(plain))
+        return moved | others
+    task.reporter.say(f"class texts: {count} described")
+    return moved
+
+
+def undescribed_names(names: Sequence[str]) -> str:
+    """The line about classes that keep their prompt, with the way on."""
+    return (
+        f"class texts: nothing is written to tell {some_of(names)} from the classes most like "
+        f"{'it' if len(names) == 1 else 'them'}: plain prompts stand; "
+        f"{setting('generate_prompts.provider', 'anthropic')} has it written"
     )
+
+
+def _moved(
+    task: Task, base: Fitted, weight: float, texts: torch.Tensor, prompts: pl.DataFrame
+) -> dict[str, torch.Tensor]:
+    """`described_texts` of the classes that have written prompts, by name."""
+    described = described_class_ids(prompts)
     if not described:
         return {}
     embeddings = task_embeddings(task, prompts["prompt"].to_list(), base.text_backbone)
-    texts = base.class_texts(Classes.of(task.dataset))
     moved = described_texts(texts, prompts, embeddings, weight)
     return {task.dataset.class_names[class_id]: moved[class_id] for class_id in described}
+
+
+def names_seen(task: Task, fitted: Fitted) -> list[str]:
+    """What `describe: all` lets a run see beside the texts, as `Method.sees` lists it."""
+    names = task.dataset.class_names
+    novel = {names[class_id] for class_id in task.dataset.class_ids("novel")}
+    return ["novel class names (class texts)"] if novel & {*fitted.vector_names} else []
 
 
 def sentences_by_class(task: Task) -> dict[str, list[str]]:

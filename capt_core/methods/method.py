@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -109,6 +110,14 @@ class Method(ABC):
 
     def __init__(self, settings: Any = None) -> None:
         self.settings: Any = self.Settings() if settings is None else settings
+
+    @property
+    def described_by_name(self) -> float:
+        """Weight of difference prompts in the texts of classes that only their name is known of.
+
+        Their partners are predicted from text features. 0: such a class keeps its prompt.
+        """
+        return 0.0
 
     def check_clip(self, clip: Any) -> None:  # noqa: B027 most methods take any
         """Refuse an open_clip model that the method cannot be fitted on.
@@ -319,6 +328,19 @@ class Fitted(nn.Module):
             texts = texts.clone()
             texts[known] = self.class_vectors[chosen].to(texts)
         return texts
+
+    def with_more_vectors(self, vectors: Mapping[str, torch.Tensor]) -> Fitted:
+        """The same with further `class_vectors`; all else is shared with this one."""
+        if not vectors:
+            return self
+        found = copy.copy(self)
+        found._buffers = dict(self._buffers)
+        found.vector_names = (*self.vector_names, *vectors)
+        own = () if self.class_vectors is None else (self.class_vectors,)
+        device = own[0].device if own else "cpu"
+        stacked = torch.stack(list(vectors.values())).to(device)
+        found.class_vectors = torch.cat([*own, stacked])
+        return found
 
     def scorer(self, classes: Classes) -> Callable[[torch.Tensor], torch.Tensor]:
         """Function from features of `adapt` or `image_features`, [N, d], to logits [N, C].

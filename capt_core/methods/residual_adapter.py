@@ -16,7 +16,13 @@ from torch.nn import functional
 from capt_core.backbone.loading import Backbone
 from capt_core.learning.loop import Batch, Record
 from capt_core.learning.optimisation import Optimisation
-from capt_core.methods.descriptions import described_vectors, retained_texts, retention_seen
+from capt_core.methods.descriptions import (
+    Describe,
+    described_vectors,
+    names_seen,
+    retained_texts,
+    retention_seen,
+)
 from capt_core.methods.feature_training import minimise, trained_images
 from capt_core.methods.method import Classes, Fitted, Method, Need, named_vectors
 from capt_core.methods.retention import distillation_loss
@@ -54,6 +60,7 @@ class ResidualAdapterSettings(Optimisation, path="methods.residual_adapter"):
 
     hidden: int = packaged(ge=1, le=65_536)
     difference_weight: float = packaged(ge=0, le=1e6)
+    describe: Describe = packaged()
     retention_weight: float = packaged(ge=0, le=1e6)
     retention_names: Literal["training", "all", "generic"] = packaged()
 
@@ -87,10 +94,15 @@ class ResidualAdapter(Method):
     needs = frozenset({Need.FEATURES, Need.DESCRIPTIONS})
     Settings = ResidualAdapterSettings
 
+    @property
+    def described_by_name(self) -> float:
+        weight: float = self.settings.difference_weight
+        return weight if self.settings.describe == "all" else 0.0
+
     def fit(self, task: Task) -> AdaptedByResidual:
         settings, backbone = self.settings, task.backbone
         plain = Fitted(self, backbone)
-        vectors = described_vectors(task, plain, settings.difference_weight)
+        vectors = described_vectors(task, plain, settings.difference_weight, settings.describe)
         base = task.trained_classes
         all_texts = plain.class_texts(Classes.of(task.dataset))
         retained = retained_texts(task, all_texts, settings.retention_names)
@@ -127,4 +139,4 @@ class ResidualAdapter(Method):
     def sees(self, task: Task, fitted: Fitted) -> list[str]:
         settings = self.settings
         retention = retention_seen(settings.retention_weight, settings.retention_names)
-        return super().sees(task, fitted) + retention
+        return super().sees(task, fitted) + names_seen(task, fitted) + retention

@@ -18,12 +18,12 @@ def described_texts(
 ) -> torch.Tensor:
     """t_c + weight x the mean of what tells class c apart, scaled to unit length.
 
-    Classes without a written difference prompt keep t_c, and so do novel classes, for which no
-    pair is mined. Prompts filled from templates describe nothing and do not count.
+    Classes without a written difference prompt keep t_c. Prompts filled from templates describe
+    nothing and do not count.
 
     Args:
         texts: text features t of the class prompts (eq. 1), unit length, [C, d].
-        prompts: the table `prompts`.
+        prompts: rows as in the table `prompts`.
         embeddings: of its prompts, unit length, [n, d].
         weight: of the unit-length mean; 0 leaves the texts as they are.
 
@@ -44,3 +44,35 @@ def described_texts(
 def described_class_ids(prompts: pl.DataFrame) -> list[int]:
     """Ids of the classes that have a written difference prompt, ascending."""
     return prompts.filter(_WRITTEN)["class_id"].unique().sort().to_list()
+
+
+def most_partners(prompts: pl.DataFrame) -> int:
+    """The highest number of partners that a class has in the table `prompts`; 0 if it is empty."""
+    counted = prompts.group_by("class_id").agg(pl.col("paired_class_id").n_unique())
+    most: int | None = counted.select(pl.col("paired_class_id").max()).item()
+    return most or 0
+
+
+def prompts_of_pairs(class_pairs: pl.DataFrame, descriptions: pl.DataFrame) -> pl.DataFrame:
+    """What is written to tell classes from given partners, nothing where nothing is.
+
+    Args:
+        class_pairs: rows as in the table `class_pairs`.
+        descriptions: the table `class_descriptions`.
+
+    Returns:
+        Difference prompts, rows as in the table `prompts`, in the order of `class_pairs`.
+    """
+    key = ["class_id", "paired_class_id"]
+    written = descriptions.filter(pl.col("paired_class_id").is_not_null())
+    joined = class_pairs.select(key).join(written, on=key, maintain_order="left_right")
+    return joined.select(
+        "class_id",
+        "class_name",
+        "paired_class_id",
+        "paired_class",
+        kind=pl.lit(DIFFERENCE),
+        position=pl.int_range(pl.len(), dtype=pl.Int64).over(key),
+        prompt="description",
+        source="source",
+    )

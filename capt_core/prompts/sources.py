@@ -34,13 +34,16 @@ def shaping_settings(settings: GeneratePrompts) -> dict[str, Any]:
 def written_store(settings: GeneratePrompts, dataset: str) -> PromptStore | None:
     """The written store that the settings name, or the shipped one; None if there is none.
 
+    Where the package ships another edition of the given name, it is that, and else a file.
+
     Raises:
         CaptError: as `load_store`.
     """
     if settings.store == NO_STORE:
         return None
-    given = settings.store
-    file = user_path(given, "generate_prompts.store") if given else shipped_store(dataset)
+    file = shipped_store(dataset, settings.store or "")
+    if file is None and settings.store:
+        file = user_path(settings.store, "generate_prompts.store")
     return load_store(file, dataset) if file else None
 
 

@@ -127,10 +127,16 @@ def store_text(store: PromptStore) -> str:
     return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
 
 
-def shipped_store(dataset: str) -> Path | None:
-    """File of the store that the package ships for a data set, if it ships one."""
+def shipped_store(dataset: str, edition: str = "") -> Path | None:
+    """File of the store that the package ships for a data set, if it ships one.
+
+    Args:
+        dataset: its name.
+        edition: of a store that was written otherwise; empty for the usual one.
+    """
+    name = f"{dataset}.{edition}.json" if edition else f"{dataset}.json"
     with resources.as_file(resources.files("capt_core.prompts") / "stores") as folder:
-        path = folder / f"{dataset}.json"
+        path = folder / name
     return path if path.is_file() else None
 
 

@@ -15,6 +15,7 @@ from capt_core.confusion.semantic_miner import (
     class_pairs,
     confusion_scores,
     mine_pairs,
+    predicted_pairs,
     pseudo_labels,
 )
 from capt_core.evaluation.predictions import ranked_classes
@@ -210,3 +211,18 @@ def test_similarities_take_the_place_of_scores() -> None:
     assert pairs.select(columns).rows() == [(0, 1, 2, 0.2), (0, 2, 1, 0.3)]
     assert pairs["score"].to_list() == [pytest.approx(0.5), pytest.approx(0.1)]
     assert schema_problem(PAIRS, pairs) is None
+
+
+def test_pairs_predicted_from_names() -> None:
+    # Cosines: A-B 0.8, A-C 0.6, B-C 0; A has mined pairs.
+    texts = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.6, -0.8]])
+    found = predicted_pairs(["A", "B", "C"], texts, 1, mined=[0])
+    assert schema_problem(CLASS_PAIRS, found) is None
+    assert found.select("class_name", "paired_class", "rank", "count", "source").rows() == [
+        ("B", "A", 1, 0, "text_similarity"),
+        ("C", "A", 1, 0, "text_similarity"),
+    ]
+    assert found["score"].to_list() == pytest.approx([0.8, 0.6])
+    more = predicted_pairs(["A", "B", "C"], texts, 9)
+    assert more["paired_class"].to_list() == ["B", "C", "A", "C", "A", "B"]
+    assert predicted_pairs(["A", "B", "C"], texts, 0).is_empty()

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import polars as pl
 import pytest
 import torch
 from torch.nn import functional
 
+from capt_core.artifacts.schemas import CLASS_DESCRIPTIONS
 from capt_core.backbone.encoding import encode_texts
 from capt_core.methods.descriptions import (
     attribute_sentences,
@@ -17,10 +20,12 @@ from capt_core.methods.descriptions import (
     retained_texts,
     sentences_by_class,
 )
+from capt_core.methods.fitting import fit_method
 from capt_core.methods.method import Classes, Fitted
 from capt_core.methods.retention import RetentionNames, known_vocabulary
 from capt_core.methods.task import Task
-from tests.methods.toy_task import quick, written_prompts
+from capt_core.reporter import Reporter
+from tests.methods.toy_task import NAMES, quick, written_prompts
 
 
 def test_base_classes_are_moved_towards_what_is_written_about_them(task: Task) -> None:
@@ -44,6 +49,56 @@ def test_nothing_written_moves_nothing(task: Task) -> None:
     assert described_vectors(task, plain, 0.0) == {}
     templates = written_prompts().with_columns(source=pl.lit("template"))
     assert described_vectors(replace(task, prompts=lambda: templates), plain, 1.0) == {}
+
+
+def told_apart(name: str, others: Sequence[str]) -> pl.DataFrame:
+    """A sentence about a class against each of some others, as in `class_descriptions`."""
+    rows = [
+        (NAMES.index(name), name, NAMES.index(other), other, position, None, f"a photo of {other}s")
+        for position, other in enumerate(others)
+    ]
+    schema = dict(CLASS_DESCRIPTIONS.columns)
+    return pl.DataFrame([(*row, None, "somebody") for row in rows], schema=schema, orient="row")
+
+
+def test_novel_classes_are_described_by_their_names_alone(task: Task) -> None:
+    plain, said = Fitted(quick("clip"), task.backbone), list[str]()
+    others = [name for name in NAMES if name != "dotted"]
+    spoken = replace(
+        task,
+        class_descriptions=lambda: told_apart("dotted", others),
+        reporter=Reporter(say=said.append),
+    )
+    found = described_vectors(spoken, plain, 0.5, "all")
+    base = described_vectors(task, plain, 0.5)
+    assert list(found) == ["woven", "cracked", "dotted"]
+    assert all(torch.equal(found[name], base[name]) for name in base)
+    texts = plain.class_texts(Classes.of(task.dataset))
+    # As many partners as the base classes have: one, the class with the most similar text.
+    nearest = max(others, key=lambda name: float(texts[NAMES.index(name)] @ texts[2]))
+    (written,) = encode_texts([f"a photo of {nearest}s"], task.backbone)
+    torch.testing.assert_close(
+        found["dotted"], functional.normalize(texts[2] + 0.5 * written, dim=0)
+    )
+    assert said[0] == "class texts: 2 of 2 base classes and 1 of 2 novel classes described"
+    assert "nothing is written to tell bumpy" in said[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("clip_prompts", {"describe": "all"}),
+        ("residual_adapter", {"describe": "all"}),
+        ("capt", {"class_texts": {"describe": "all"}}),
+    ],
+)
+def test_novel_names_in_the_texts_are_told(name: str, settings: dict[str, Any], task: Task) -> None:
+    method, usual = quick(name, **settings), quick(name)
+    assert (method.described_by_name, usual.described_by_name) == (1.0, 0.0)
+    rows = told_apart("dotted", ["woven", "cracked", "bumpy"])
+    fitted = fit_method(method, replace(task, class_descriptions=lambda: rows))
+    assert "novel class names (class texts)" in fitted.sees
+    assert fitted.fitted.vector_names == ("woven", "cracked", "dotted")
 
 
 def test_a_bank_of_names_for_retention(task: Task) -> None:

@@ -8,7 +8,12 @@ from typing import Any
 
 import pytest
 
+from capt_core.backbone.loading import load_tokenizer
+from capt_core.backbone.tiny_clip.tokenizer import Tokenizer
+from capt_core.errors import CaptError
+from capt_core.params import Backbone, GeneratePrompts
 from capt_core.prompts.generation import Written
+from capt_core.prompts.sources import written_store
 from capt_core.prompts.store import load_store, shipped_store
 from tests.refusals import refusal
 
@@ -179,3 +184,24 @@ def test_only_some_data_sets_have_a_shipped_store() -> None:
     path = shipped_store("proctex")
     assert path is not None
     assert load_store(path).dataset == "proctex"
+
+
+def test_another_edition_of_a_shipped_store() -> None:
+    usual, sheet = (
+        written_store(GeneratePrompts(store=name), "proctex") for name in (None, "contact_sheet")
+    )
+    assert usual is not None
+    assert sheet is not None
+    assert sheet.by_pair().keys() > usual.by_pair().keys()
+    tokenizer = load_tokenizer(Backbone())
+    assert isinstance(tokenizer, Tokenizer)
+    sentences = [
+        (name, text)
+        for entry in sheet.pairs
+        for name, texts in entry.difference.items()
+        for text in texts
+    ]
+    assert all(text.startswith(f"a photo of a {name} texture, ") for name, text in sentences)
+    assert not {word for _, text in sentences for word in tokenizer.unknown_words(text)}
+    with pytest.raises(CaptError, match=r"generate_prompts\.store"):
+        written_store(GeneratePrompts(store="contact_sheet"), "dtd")

@@ -20,7 +20,12 @@ from capt_core.methods.capt.settings import CaptSettings
 from capt_core.methods.capt.tower import adapted_blocks, check_tower
 from capt_core.methods.capt.training import Trainer, TrainingData
 from capt_core.methods.capt.views import CachedViews, Views, asked_views, live_views
-from capt_core.methods.descriptions import described_vectors, retained_texts, retention_seen
+from capt_core.methods.descriptions import (
+    described_vectors,
+    names_seen,
+    retained_texts,
+    retention_seen,
+)
 from capt_core.methods.method import Classes, Fitted, Method, Need, named_vectors
 from capt_core.methods.model_file import restore_base
 from capt_core.methods.task import Task, fitted_facts
@@ -85,6 +90,11 @@ class Capt(Method):
     )
     Settings = CaptSettings
 
+    @property
+    def described_by_name(self) -> float:
+        weight: float = self.settings.class_texts.difference_weight
+        return weight if self.settings.class_texts.describe == "all" else 0.0
+
     def check_clip(self, clip: Any) -> None:
         check_tower(clip.visual)
         adapted_blocks(self.settings.adapter.blocks, len(clip.visual.transformer.resblocks))
@@ -111,7 +121,8 @@ class Capt(Method):
         processes = Processes(backbone.device)
         mined = task.confusions()
         classes, trained = Classes.of(dataset), task.trained_classes
-        vectors = described_vectors(task, base, settings.class_texts.difference_weight)
+        chosen = settings.class_texts
+        vectors = described_vectors(task, base, chosen.difference_weight, chosen.describe)
         model = CaptModel(
             base.image_tower, mined.centres, settings.adapter, settings.experts, task.seed
         )
@@ -217,7 +228,7 @@ class Capt(Method):
         if task.confusions().bank_source == "full_train":
             found.append("all base training images (bank)")
         retention = retention_seen(losses.retention_weight, losses.retention_names)
-        own = found + fitted.seen_in_texts() + retention
+        own = found + fitted.seen_in_texts() + names_seen(task, fitted) + retention
         # What its base model saw, CAPT has seen too.
         return list(dict.fromkeys([*own, *base.method.sees(task, base)]))
 

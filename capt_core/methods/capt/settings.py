@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from capt_core.learning.optimisation import Optimisation
+from capt_core.methods.descriptions import Describe
 from capt_core.methods.retention import RetentionNames
 from capt_core.settings_file import Section, packaged
 
@@ -71,6 +72,7 @@ class ClassTexts(Section, path="methods.capt.class_texts"):
     """What images are compared with (t of eq. 1 to 3)."""
 
     difference_weight: float = packaged(ge=0, le=1e6)
+    describe: Describe = packaged()
 
 
 class Train(Optimisation, path="methods.capt.train"):

@@ -10,8 +10,10 @@ from typing import Annotated
 
 import typer
 
+from capt_core.addresses import address_of, is_remote
 from capt_core.artifacts.files import write_text
 from capt_core.data.registry import check_dataset_name, dataset_spec
+from capt_core.data.remote.braces import is_pattern
 from capt_core.errors import CaptError, shown
 from capt_core.params import Data, check_seed
 from capt_core.settings_file import PACKAGED_PARAMS
@@ -41,7 +43,8 @@ def main(
     seeds: Annotated[str | None, typer.Option(help="Few-shot draws: 1,2,3.")] = None,
 ) -> None:
     check_dataset_name(dataset, Data(), listed=True)
-    if root is not None and not user_path(root, "--root").exists():
+    given = None if root is None else user_path(root, "--root")
+    if given is not None and not (is_remote(given) or is_pattern(str(given)) or given.exists()):
         raise CaptError(f"--root {root}: no such file or folder")
     files = {
         "params.yaml": _params(dataset, _from(folder, root) if root else None, seeds),
@@ -73,6 +76,8 @@ def main(
 
 def _from(folder: Path, root: Path) -> str:
     """A path seen from the project's folder; absolute if it was given so."""
+    if (address := address_of(root)) is not None:
+        return address
     root = root.expanduser()
     return str(root) if root.is_absolute() else Path(os.path.relpath(root, folder)).as_posix()
 

@@ -18,7 +18,7 @@ from capt_core.artifacts.schemas import CLASSES, FEWSHOT, SAMPLES
 from capt_core.artifacts.tables import read_provenance, read_table
 from capt_core.data.protocol import ALL_CLASSES, BASE_TO_NOVEL
 from capt_core.data.registry import dataset_spec
-from capt_core.data.remote.listed import signatures_below
+from capt_core.data.remote.signatures import signatures_below
 from capt_core.data.splits import checked_root, prompt_name
 from capt_core.errors import CaptError
 

@@ -14,7 +14,7 @@ from capt_core.data.readers.names import numbers_note, untested_note, with_paths
 from capt_core.data.readers.own import read_own
 from capt_core.data.readers.split_json import read_split_json
 from capt_core.data.registry import DatasetSpec
-from capt_core.data.remote.listed import signatures_below
+from capt_core.data.remote.signatures import signatures_below
 from capt_core.data.remote.tree import is_remote_root, original, remote_tree
 from capt_core.data.splits import Rejects, SplitData, check_classes, checked_root
 from capt_core.errors import CaptError

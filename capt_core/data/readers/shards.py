@@ -10,7 +10,6 @@ from typing import Any
 
 from capt_core.addresses import address_of
 from capt_core.data.readers.columns import (
-    column_named,
     label_columns,
     read_labels,
 )
@@ -40,10 +39,13 @@ def read_shards(shards: Sequence[Path], root: Path, data: Data, rejects: Rejects
     splits: list[str | None] = []
     cells: list[dict[str, Any]] = []
     by_shard = file_splits(shards, root)
+    # Looked up here: other threads know nothing of the remote folder that is being read.
+    places = [original(path) for path in by_shard]
     with ThreadPoolExecutor(max_workers=_READ_AHEAD) as pool:
-        for (path, split), found in zip(by_shard.items(), pool.map(_opened, by_shard), strict=True):
+        shards_read = pool.map(_opened, places)
+        for (path, split), place, found in zip(by_shard.items(), places, shards_read, strict=True):
             name = path.relative_to(root).as_posix()
-            where = str(address_of(original(path)) or path)
+            where = str(address_of(place) or place)
             for member, why in found.problems:
                 row = (f"{name}/{member}", None, "", split or "")
                 rejects.add(f"{where}: {member}", row, why, "write the shard anew")
@@ -53,7 +55,7 @@ def read_shards(shards: Sequence[Path], root: Path, data: Data, rejects: Rejects
             for member in _one_image_each(found, data, name, where, split, rejects):
                 paths.append(f"{name}/{member}")
                 splits.append(split)
-                cells.append(_texts(found, member))
+                cells.append(_texts(found, member, data.label_column))
     where = str(address_of(original(root)) or root)
     columns = _columns(cells, data, where)
     found_labels = read_labels(
@@ -67,8 +69,7 @@ def read_shards(shards: Sequence[Path], root: Path, data: Data, rejects: Rejects
     )
 
 
-def _opened(path: Path) -> Shard:
-    place = original(path)
+def _opened(place: Path) -> Shard:
     try:
         return open_shard(place)
     except OSError as error:
@@ -101,11 +102,13 @@ def _one_image_each(
     return taken
 
 
-def _texts(found: Shard, member: str) -> dict[str, Any]:
-    """What a sample's labels say, by ending and by the names of JSON's values."""
+def _texts(found: Shard, member: str, chosen: str | None) -> dict[str, Any]:
+    """What a sample's labels say, by ending and by the name of a value of JSON that may be one."""
     labels = found.labels.get(key_of(member)[0], {})
     texts = {name: text for name, text in labels.items() if name != "json"}
-    return {**labels.get("json", {}), **texts}
+    values = labels.get("json", {})
+    likely = {*label_columns(list(values)), *([chosen.lstrip(".")] if chosen else [])}
+    return {**{name: text for name, text in values.items() if name in likely}, **texts}
 
 
 def _columns(cells: Sequence[dict[str, Any]], data: Data, where: str) -> list[str]:
@@ -133,6 +136,4 @@ def _columns(cells: Sequence[dict[str, Any]], data: Data, where: str) -> list[st
             f"found: {', '.join(list(counts)[:10]) or 'images alone'}; name one with --set "
             "data.label_column=NAME"
         )
-    # Names of several kinds may all be there: one that no column of names has comes last.
-    first = column_named(columns, ["cls"])
-    return columns if first is None else [first, *(name for name in columns if name != first)]
+    return columns

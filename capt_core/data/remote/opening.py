@@ -7,8 +7,8 @@ from pathlib import Path
 from capt_core.addresses import address_of
 from capt_core.data.decoding import LARGEST_FILE, BadImageError
 from capt_core.data.remote import stores
-from capt_core.data.remote.listed import known_signature
 from capt_core.data.remote.shards import open_shard, place_of, read_member
+from capt_core.data.remote.signatures import known_signature
 from capt_core.data.remote.windows import stat_of
 
 

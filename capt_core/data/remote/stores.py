@@ -59,7 +59,7 @@ def entries(address: str, patience: Patience | None = None) -> Iterator[Entry]:
         )
     found = {}
     folder = _file_system(_scheme(address))._strip_protocol(address).strip("/")
-    for entry in _asked(address, "ls", patience=patience):
+    for entry in _asked(address, "ls", True, patience=patience):
         name = str(entry["name"]).rstrip("/")
         if name.strip("/") != folder:  # a key of no bytes that stands for the folder
             found[name.rpartition("/")[2]] = entry

@@ -22,9 +22,12 @@ def expanded(text: str) -> list[str]:
     """
     names = [text]
     while any("{" in name for name in names):
-        names = [each for name in names for each in _once(name, text)]
-        if len(names) > MOST:
-            raise CaptError(f"{cut(text, 200)}: stands for more than {MOST} names; shorten it")
+        more: list[str] = []
+        for name in names:
+            more += _once(name, text)
+            if len(more) > MOST:
+                raise CaptError(f"{cut(text, 200)}: stands for more than {MOST} names; shorten it")
+        names = more
     return list(dict.fromkeys(names))
 
 

@@ -126,6 +126,8 @@ def _opened(address: str, method: str, headers: Mapping[str, str], patience: Pat
             raise FileNotFoundError(why) from None
         if error.code in (401, 403):
             raise PermissionError(f"{why}: no permission") from None
+        if 300 <= error.code < 400:
+            raise RemoteError(f"{why}, and where it redirects to is not followed") from None
         if error.code == 416:  # nothing so far behind: an empty file, or one that became shorter
             raise RemoteError(f"{why}: it is shorter than expected") from None
         raise (TemporaryError if error.code in _TEMPORARY else RemoteError)(why) from None

@@ -61,7 +61,8 @@ def test_redirections(server: Hostile) -> None:
     assert stores.read(server.put("here", b"", f"to {server.address}/a.bin")) == CONTENT
     port = server.address.rpartition(":")[2]
     for target, why in (
-        ("file:///etc/hostname", "no http address"),
+        ("file:///etc/hostname", "not followed"),
+        ("ftp://127.0.0.1/a.bin", "no http address"),
         (f"http://localhost:{port}/a.bin", "private net"),
         ("http://127.0.0.1:9/a.bin", "private net"),
         ("http://169.254.169.254/latest", "private net"),

@@ -167,7 +167,7 @@ def _elsewhere(path: Path, root: Path | None) -> Iterator[Source]:
     """
     given = address_of(path)
     try:
-        if is_shard(path):
+        if is_shard(public(given or str(path))):
             names = expanded(given or str(path))
             for name in names:
                 yield _shard(Path(remember(name)) if given else Path(name))

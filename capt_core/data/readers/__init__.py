@@ -35,7 +35,8 @@ def read_split(spec: DatasetSpec, data: Data) -> tuple[SplitData, Path]:
     """
     signatures_below(data.root)
     if data.root is not None and is_remote_root(data.root):
-        needed = tuple(filter(None, (spec.split, spec.class_names)))
+        folder = f"{spec.images}/" if spec.images else None
+        needed = tuple(filter(None, (spec.split, spec.class_names, folder)))
         with remote_tree(data.root, spec.folder, needed) as source:
             here = data.model_copy(update={"root": str(source)})
             listed, images = _read_local(spec, here)

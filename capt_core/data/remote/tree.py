@@ -91,7 +91,8 @@ def remote_tree(root: str, below: str = "", needed: tuple[str, ...] = ()) -> Ite
     Args:
         root: `data.root`: a folder, a table or split file, or shards in brace notation.
         below: folder in it that is looked at, all others being left out.
-        needed: files in that folder that are wanted with their content.
+        needed: files in that folder that are wanted with their content; and folders, ending in /,
+            that are taken to be there where none are listed.
 
     Raises:
         CaptError: it cannot be listed or read.
@@ -122,7 +123,11 @@ def _fill(tree: _Tree, names: list[str], below: str, needed: tuple[str, ...]) ->
         _expect_images(tree.folder / names[0])
     elif web and needed:
         for name in needed:
-            _document(tree, f"{below}/{name}" if below else name)
+            place = f"{below}/{name}" if below else name
+            if name.endswith("/"):
+                (tree.folder / place).mkdir(parents=True)
+            else:
+                _document(tree, place)
     else:
         address = f"{tree.address}/{below}" if below else tree.address
         try:

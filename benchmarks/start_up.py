@@ -50,12 +50,11 @@ with repo.lock:
     stages = repo.index.stages
     for place in {each.fs_path for stage in stages for each in [*stage.outs, *stage.deps]}:
         path = Path(place)
-        if path.suffix:
+        if not path.suffix:
+            path = path / "file"
+        if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(place)
-        elif not any(path.glob("*")):
-            path.mkdir(parents=True, exist_ok=True)
-            (path / "file").write_text(place)
     for stage in stages:
         stage.save()
         stage.commit()

@@ -23,7 +23,7 @@ from capt_core.user_paths import user_path
 from capt_core.yaml_file import load_yaml, scalar
 
 from .console import result
-from .pipeline import SPLIT, dvc_yaml, split_yaml
+from .pipeline import HEAD, PROJECT_HEAD, SPLIT, dvc_yaml, split_yaml
 
 GITIGNORE = """\
 /artifacts/**
@@ -98,12 +98,13 @@ def _split(folder: Path) -> None:
         raise CaptError(f"{settings.absolute()}: missing; name the folder of a project")
     _, matrix = load_settings(settings, None, ())
     present = folder / "dvc.yaml"
-    if present.exists() and not present.read_text(encoding="utf-8").startswith("# Written by"):
+    text = present.read_text(encoding="utf-8") if present.is_file() else PROJECT_HEAD
+    if not text.startswith((HEAD, PROJECT_HEAD)):
         raise CaptError(
             f"{present.absolute()}: not written by capt-stage init; move it away, and add its own "
             "stages to the new one"
         )
-    files = split_yaml(matrix.datasets)
+    files = split_yaml(matrix.datasets, with_code=text.startswith(HEAD))
     for name, text in (files | _locks(folder / "dvc.lock", matrix.datasets)).items():
         write_text(folder / name, text)
     result(

@@ -31,8 +31,8 @@ SPLIT = "pipelines"
 """Folder of the pipelines of single data sets."""
 
 _AXES = {"dataset": "${datasets}", "method": "${compare}", "seed": "${seeds}"}
-_HEAD = "# Written by `make pipeline` from the declarations in stages/; changes here are lost.\n"
-_PROJECT_HEAD = "# Written by `capt-stage init`; yours to change.\n"
+HEAD = "# Written by `make pipeline` from the declarations in stages/; changes here are lost.\n"
+PROJECT_HEAD = "# Written by `capt-stage init`; yours to change.\n"
 _TABLE = "<!-- The table is written by `make pipeline`. -->\n", "<!-- End of the table. -->\n"
 
 
@@ -49,7 +49,7 @@ def dvc_yaml(with_code: bool = True) -> str:
         with_code: whether stages depend on the source files that they import; without, for a
             project beside an installed package.
     """
-    return (_HEAD if with_code else _PROJECT_HEAD) + _dump(_pipeline(with_code))
+    return (HEAD if with_code else PROJECT_HEAD) + _dump(_pipeline(with_code))
 
 
 def split_yaml(datasets: Sequence[str], with_code: bool = False) -> dict[str, str]:
@@ -64,7 +64,7 @@ def split_yaml(datasets: Sequence[str], with_code: bool = False) -> dict[str, st
     """
     stages = _pipeline(with_code)
     above = {name: stage for name, stage in stages.items() if "matrix" not in stage}
-    head = _HEAD if with_code else _PROJECT_HEAD
+    head = HEAD if with_code else PROJECT_HEAD
     files = {"dvc.yaml": head + _dump(above)}
     for dataset in datasets:
         own = {
@@ -116,7 +116,7 @@ def study_yaml() -> str:
     ablations = ABLATIONS.relative_to(ROOT).as_posix()
     own.append({ablations: ["ablations.${item.variant}.change"]})
     folder = StudyLayout(ARTIFACTS)
-    return _HEAD + _dump(
+    return HEAD + _dump(
         {
             "variant": {
                 "wdir": "..",

@@ -22,6 +22,7 @@ from capt_core.data.splits import QUARANTINE, SplitData, prompt_name
 from capt_core.errors import CaptError, one_line, reason
 from capt_core.params import Settings
 from capt_core.torchvision_ops import operators_declared
+from capt_core.user_paths import brief
 
 LOW_SPACE = 2 * 1024**3
 _EXAMPLES = 3
@@ -158,7 +159,7 @@ def check_data(
         if root and spec.reader != "own":
             findings += _layout(spec, root)
         return findings, None
-    detail = f"{len(listed[0].samples)} images listed, below {listed[1]}"
+    detail = f"{len(listed[0].samples)} images listed, below {brief(listed[1])}"
     return [Finding(name, "ok", detail)], listed
 
 

@@ -51,7 +51,7 @@ class Data(Section, path="data"):
     root: str | None = packaged(min_length=1)
     on_bad_image: Literal["error", "quarantine"] = packaged()
     layout: Literal[
-        "auto", "class_folders", "split_folders", "table", "image_table", "split_json"
+        "auto", "class_folders", "split_folders", "table", "image_table", "split_json", "shards"
     ] = packaged()
     table: str | None = packaged(min_length=1)
     image_column: str | None = packaged(min_length=1)

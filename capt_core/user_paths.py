@@ -7,13 +7,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from capt_core.addresses import address_of, is_address, without_credentials
 from capt_core.errors import CaptError, reason, shown
 from capt_core.text import unfit_character
 
 
 def brief(path: Path | str, limit: int = 200) -> str:
-    """A path as a message shows it: of more than `limit` characters, its end."""
-    text = str(path)
+    """A path or address as a message shows it: of more than `limit` characters, its end."""
+    text = address_of(path) or str(path)
     return text if len(text) <= limit else f"...{text[3 - limit :]}"
 
 
@@ -21,10 +22,13 @@ def usable_path(path: str | None) -> str | None:
     """A path of the settings, unchanged, if a file could have it at all.
 
     Raises:
-        ValueError: control characters, a name too long for any file system, an unknown ``~user``.
+        ValueError: control characters, a name too long for any file system, an unknown ``~user``;
+            an address with credentials in it.
     """
     if path is None:
         return path
+    if is_address(path):
+        without_credentials(path)
     if unfit := unfit_character(path):
         raise ValueError(f"no path holds the character {unfit}")
     names = path.split(os.sep)

@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 
 from capt_core import advice
+from capt_core.addresses import without_secrets
 from capt_core.errors import CaptError, cut, one_line, reason
 
 from .console import discard, first_process, output
@@ -114,7 +115,7 @@ def run_to_end(call: Callable[[], object], words: Sequence[str]) -> int:
 
 def interruption(number: int, words: Sequence[str]) -> str:
     """What is said after a signal: what is kept, and how to go on."""
-    again = " ".join(map(advice.quoted, ("capt-stage", *words)))
+    again = " ".join(advice.quoted(without_secrets(word)) for word in ("capt-stage", *words))
     return f"{_SIGNALS[signal.Signals(number)]}; {kept(words)}; to go on, run: {again}"
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +27,12 @@ ROOT = Path(__file__).resolve().parents[1]
 STAGES = Path(__file__).resolve().parent.name
 ARTIFACTS = Path("artifacts")
 STUDY_DATASET = "proctex"
+SPLIT = "pipelines"
+"""Folder of the pipelines of single data sets."""
 
 _AXES = {"dataset": "${datasets}", "method": "${compare}", "seed": "${seeds}"}
-_HEAD = "# Written by `make pipeline` from the declarations in stages/; changes here are lost.\n"
-_PROJECT_HEAD = "# Written by `capt-stage init`; yours to change.\n"
+HEAD = "# Written by `make pipeline` from the declarations in stages/; changes here are lost.\n"
+PROJECT_HEAD = "# Written by `capt-stage init`; yours to change.\n"
 _TABLE = "<!-- The table is written by `make pipeline`. -->\n", "<!-- End of the table. -->\n"
 
 
@@ -47,6 +49,35 @@ def dvc_yaml(with_code: bool = True) -> str:
         with_code: whether stages depend on the source files that they import; without, for a
             project beside an installed package.
     """
+    return (HEAD if with_code else PROJECT_HEAD) + _dump(_pipeline(with_code))
+
+
+def split_yaml(datasets: Sequence[str], with_code: bool = False) -> dict[str, str]:
+    """The same pipeline as files of its own for every data set, by their paths in the project.
+
+    DVC reads and writes the whole ``dvc.lock`` beside a file after every stage of it, so that the
+    cost of one stage grows with the stages in its file.
+
+    Args:
+        datasets: names of the data sets.
+        with_code: see `dvc_yaml`.
+    """
+    stages = _pipeline(with_code)
+    above = {name: stage for name, stage in stages.items() if "matrix" not in stage}
+    head = HEAD if with_code else PROJECT_HEAD
+    files = {"dvc.yaml": head + _dump(above)}
+    for dataset in datasets:
+        own = {
+            name: {"wdir": "../..", **stage, "matrix": {**stage["matrix"], "dataset": [dataset]}}
+            for name, stage in stages.items()
+            if "matrix" in stage
+        }
+        settings = yaml.safe_dump({"vars": ["../../params.yaml"]})
+        files[f"{SPLIT}/{dataset}/dvc.yaml"] = f"{head}{settings}{_dump(own)}"
+    return files
+
+
+def _pipeline(with_code: bool) -> dict[str, dict[str, Any]]:
     at = Place.of(
         ARTIFACTS, "${item.dataset}", "${item.method}", "${item.seed}", "${fewshot.shots}"
     )
@@ -66,7 +97,7 @@ def dvc_yaml(with_code: bool = True) -> str:
             "plots": [{path.as_posix(): dict(of)} for path, of in stage.plots(at).items()],
         }
         stages[name] = {key: value for key, value in entry.items() if value}
-    return (_HEAD if with_code else _PROJECT_HEAD) + _dump(stages)
+    return stages
 
 
 def study_yaml() -> str:
@@ -85,7 +116,7 @@ def study_yaml() -> str:
     ablations = ABLATIONS.relative_to(ROOT).as_posix()
     own.append({ablations: ["ablations.${item.variant}.change"]})
     folder = StudyLayout(ARTIFACTS)
-    return _HEAD + _dump(
+    return HEAD + _dump(
         {
             "variant": {
                 "wdir": "..",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,6 +17,7 @@ from capt_core.artifacts.digests import content_digest
 from capt_core.artifacts.locks import exclusive
 from capt_core.backbone.loading import UNTRAINED_WARNING
 from capt_core.data.image_lists import ImageList, Listed, list_images
+from capt_core.data.remote.opening import is_elsewhere, modified
 from capt_core.errors import CaptError, cut
 from capt_core.methods.calibrating import described
 from capt_core.methods.other_names import among
@@ -32,13 +34,18 @@ from .console import note, progress, reporter, result, say, warn
 from .models import trained_model
 
 _BLOCK = 512  # images that are classified and kept at once
+_CLOCKS_APART = 300.0  # seconds
+_ASKED_AT_ONCE = 16  # servers and stores, about images that were classified before
 
 
 def main(
     model: Annotated[Path, typer.Argument(help="File that train or TrainedModel.save wrote.")],
     images: Annotated[
         list[Path],
-        typer.Argument(help="Image files, folders of images, and tables with a column path."),
+        typer.Argument(
+            help="Image files, folders of images, tables with a column path, and tar shards; also "
+            "behind s3://, gs:// and https://."
+        ),
     ],
     out: Annotated[
         Path | None, typer.Option(help="Table to write, .csv or .parquet; printed if not given.")
@@ -167,14 +174,27 @@ class _Work:
         """Whether images of a block were changed, came or went since it was answered."""
         listed = self.listed(number)
         unusable = answers["problem"].is_not_null()
-        return any(
-            image.problem is None and _touched(image.file, since, missing=not known_bad)
+        asked = [
+            (image.file, not known_bad)
             for image, known_bad in zip(listed, unusable, strict=True)
-        )
+            if image.problem is None and not image.versioned
+        ]
+        if not any(is_elsewhere(file) for file, _ in asked):
+            return any(_touched(file, since, missing=missing) for file, missing in asked)
+        with ThreadPoolExecutor(_ASKED_AT_ONCE) as pool:
+            touched = pool.map(lambda each: _touched(each[0], since, missing=each[1]), asked)
+            return any(touched)
 
 
 def _touched(file: Path, since: int, *, missing: bool) -> bool:
     """Whether a file is as new as a time in ns, or newer; `missing` if there is none."""
+    if is_elsewhere(file):
+        # Clocks of servers differ from this one; what tells no time may be new.
+        try:
+            when = modified(file)
+        except OSError:
+            return missing
+        return when is None or (when + _CLOCKS_APART) * 1e9 >= since
     try:
         status = file.stat()
     except NotADirectoryError:

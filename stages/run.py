@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import polars as pl
 import typer
 
+from capt_core.addresses import address_of, is_remote
 from capt_core.advice import command, quoted
 from capt_core.artifacts.layout import Layout, ReportLayout
 from capt_core.artifacts.report_tables import PAIR_RESULTS, SUMMARY
@@ -17,6 +18,7 @@ from capt_core.artifacts.tables import read_table
 from capt_core.backbone.loading import shared_backbones
 from capt_core.confusion.imported import refuse_replacing
 from capt_core.data.registry import DATASETS, TAKEN
+from capt_core.data.remote.braces import is_pattern
 from capt_core.errors import CaptError, shown
 from capt_core.methods.method import Method
 from capt_core.methods.registry import BASE_METHOD, check_methods, configured_methods
@@ -43,7 +45,10 @@ _SHOWN_PAIRS = 3
 def main(
     folder: Annotated[
         Path | None,
-        typer.Argument(metavar="[PHOTOS]", help="Folder or table of images: data.root, for short."),
+        typer.Argument(
+            metavar="[PHOTOS]",
+            help="Folder, table or shards of images, or their address: data.root, for short.",
+        ),
     ] = None,
     dataset: Annotated[
         str | None, typer.Option(help="Data set; named after the folder if not given.")
@@ -72,7 +77,9 @@ def main(
         raise CaptError(f"--until {shown(until)}: no stage; stages: {', '.join(PIPELINE)}")
     overrides = list(set_ or ())
     if folder is not None:
-        if not user_path(folder, "PHOTOS").exists():
+        user_path(folder, "PHOTOS")
+        known = is_remote(folder) or is_pattern(str(folder)) or folder.expanduser().exists()
+        if not known:
             raise CaptError(f"{folder}: no such file or folder; name the folder of the photographs")
         # Text as it stands, whatever it looks like; only `null` would mean none.
         overrides.append(f"data.root={_in_folder(folder)}")
@@ -121,6 +128,8 @@ def _predicting(model: Path, params: Path | None, overrides: Sequence[str]) -> s
 
 
 def _in_folder(folder: Path) -> str:
+    if (address := address_of(folder)) is not None:
+        return address
     return str(folder) if folder.name != "null" else f"{folder.parent}/{folder.name}"
 
 
@@ -218,5 +227,6 @@ def _mean(summary: pl.DataFrame, column: str, seeds: int) -> float | None:
 
 def _named_after(folder: Path) -> str:
     """A name for a data set of one's own, from that of its folder."""
-    name = re.sub(r"[^a-z0-9]+", "-", folder.resolve().stem.lower()).strip("-") or "images"
+    named = Path(address_of(folder) or folder.resolve()).stem
+    name = re.sub(r"[^a-z0-9]+", "-", named.lower()).strip("-") or "images"
     return f"{name}-images" if name in DATASETS or name in TAKEN else name

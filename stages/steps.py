@@ -14,11 +14,14 @@ from typing import Any
 import polars as pl
 
 from capt_core import __version__
+from capt_core.addresses import is_remote
 from capt_core.artifacts.digests import content_digest
 from capt_core.artifacts.files import write_json
 from capt_core.data.dataset import image_root
 from capt_core.data.registry import dataset_spec
-from capt_core.errors import CaptError
+from capt_core.data.remote.braces import is_pattern, shards_of
+from capt_core.data.remote.state import state_of
+from capt_core.errors import CaptError, reason
 from capt_core.methods.registry import method_class
 
 from .commands import PIPELINE, module_of
@@ -180,9 +183,20 @@ def _outside(run: Run, stage: Stage) -> dict[str, str]:
     told = _told(run, stage)
     outside = {key: _files(Path(told[key]).expanduser()) for key in _OUTSIDE if told.get(key)}
     if run.dataset and not stage.reads(_place(run)) and run.settings.data.root:
-        root = Path(run.settings.data.root).expanduser()
-        outside["data.root"] = _files(root / dataset_spec(run.dataset).folder)
+        outside["data.root"] = _data_state(run.settings.data.root, dataset_spec(run.dataset).folder)
     return outside
+
+
+def _data_state(root: str, folder: str) -> str:
+    """Digest of the names and times of a data set's files, wherever they are."""
+    if is_remote(root):
+        try:
+            return state_of(root, folder)
+        except (CaptError, OSError) as error:
+            return f"unknown: {reason(error)}"
+    if is_pattern(root):
+        return _digest_of(line for path in shards_of(root) for line in _listed(path))
+    return _files(Path(root).expanduser() / folder)
 
 
 def _below(run: Run, path: Path) -> str:

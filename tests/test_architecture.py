@@ -14,6 +14,7 @@ from tests.processes import python
 
 LAYERS = (
     {"advice", "errors", "reporter", "text", "torchvision_ops"},
+    {"addresses"},
     {"user_paths"},
     {"text_file"},
     {"yaml_file"},

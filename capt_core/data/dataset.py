@@ -18,6 +18,7 @@ from capt_core.artifacts.schemas import CLASSES, FEWSHOT, SAMPLES
 from capt_core.artifacts.tables import read_provenance, read_table
 from capt_core.data.protocol import ALL_CLASSES, BASE_TO_NOVEL
 from capt_core.data.registry import dataset_spec
+from capt_core.data.remote.signatures import signatures_below
 from capt_core.data.splits import checked_root, prompt_name
 from capt_core.errors import CaptError
 
@@ -198,7 +199,7 @@ def load_fewshot(layout: Layout, dataset: Dataset, shots: int, seed: int) -> pl.
 
 
 def image_root(layout: Layout, data_root: str | None) -> Path:
-    """Folder that sample paths are relative to.
+    """Folder that sample paths are relative to; a path that stands for an address, where it is one.
 
     Raises:
         CaptError: a part of the data set's layout is missing.
@@ -206,4 +207,5 @@ def image_root(layout: Layout, data_root: str | None) -> Path:
     spec = dataset_spec(layout.dataset)
     if spec.reader == "proctex":
         return layout.images
+    signatures_below(data_root)
     return checked_root(spec, data_root) / spec.images

@@ -16,11 +16,13 @@ import numpy as np
 import polars as pl
 from PIL import Image
 
+from capt_core.addresses import is_remote
 from capt_core.advice import setting
 from capt_core.data.dataset import iter_values
 from capt_core.data.decoding import BadImageError, file_size, is_deep, problem_of, to_rgb
 from capt_core.data.images import opened_image
 from capt_core.data.parquet_images import in_table, read_row
+from capt_core.data.remote.opening import is_elsewhere, read_elsewhere, version_of
 from capt_core.data.splits import QUARANTINE
 from capt_core.errors import CaptError
 from capt_core.user_paths import brief
@@ -52,6 +54,7 @@ CHANGES_APPEARANCE = ("EXIF-rotated", "animated", "transparent", "CMYK", "nearly
 _ORIENTATION = 0x0112
 _DARK = 16  # of 255
 _CHUNK = 1024
+_AT_ONCE = 16  # remote images
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,8 @@ class ImageCheck:
 
     Attributes:
         problem: why it cannot be used; None if it can.
-        digest: SHA-256 of its bytes; its size in bytes if its content was not read.
+        digest: SHA-256 of its bytes; if its content was not read, its size in bytes or what its
+            store tells contents apart by.
         remarks: keys of `REMARKS`.
     """
 
@@ -122,7 +126,7 @@ def check_samples(
     contents = hashlib.sha256()
     paths = samples["path"]
     checks = check_images(
-        (image_root / path for path in iter_values(paths)), level, os.cpu_count() or 1
+        (image_root / path for path in iter_values(paths)), level, _workers(image_root, paths)
     )
     for row, (path, check) in enumerate(zip(iter_values(paths), checks, strict=True)):
         advance(1)
@@ -143,6 +147,12 @@ def check_samples(
     return found
 
 
+def _workers(image_root: Path, paths: pl.Series) -> int:
+    """Threads that check images: servers answer many at once, and are waited for meanwhile."""
+    remote = len(paths) > 0 and is_remote(image_root / str(paths[0]))
+    return max(_AT_ONCE if remote else 1, os.cpu_count() or 1)
+
+
 def _remedy(problem: str) -> str:
     if problem == "missing":
         return "add it or correct the list"
@@ -160,6 +170,9 @@ def check_image(path: Path, level: CheckLevel) -> ImageCheck:
     if level == "none":
         return ImageCheck(None, "")
     try:
+        if level == "exists" and is_elsewhere(path):
+            digest = version_of(path) or hashlib.sha256(read_elsewhere(path)).hexdigest()
+            return ImageCheck(None, digest)
         if level == "exists":
             size = len(read_row(path)) if in_table(path) else file_size(path)
             return ImageCheck(None, str(size))

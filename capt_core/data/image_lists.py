@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import polars as pl
 
+from capt_core.addresses import address_of, ambiguous, is_remote, public, remember
 from capt_core.data.column_files import TABLE_ENDINGS, open_table
 from capt_core.data.parquet_images import image_columns, row_path
 from capt_core.data.readers.columns import (
@@ -23,7 +24,13 @@ from capt_core.data.readers.columns import (
 )
 from capt_core.data.readers.layouts import listed
 from capt_core.data.readers.text_tables import TEXT_ENDINGS, read_text_columns, text_columns
-from capt_core.data.scan import as_text, find_images, is_utf8
+from capt_core.data.remote import stores
+from capt_core.data.remote.braces import expanded, is_pattern
+from capt_core.data.remote.listed import listed_address, looks_like_address
+from capt_core.data.remote.shards import is_shard, open_shard
+from capt_core.data.remote.tree import original, remote_tree
+from capt_core.data.remote.windows import stat_of
+from capt_core.data.scan import as_text, find_images, is_image_name, is_system_folder, is_utf8
 from capt_core.errors import CaptError
 from capt_core.reporter import active
 from capt_core.user_paths import brief, naming_files
@@ -40,11 +47,13 @@ class Listed(NamedTuple):
         path: as tables show it; None for a row that names none.
         file: to open.
         problem: why there is nothing to open; None if there is.
+        versioned: whether the list's digest changes with the image's content.
     """
 
     path: str | None
     file: Path
     problem: str | None
+    versioned: bool = False
 
 
 @dataclass(frozen=True)
@@ -70,8 +79,10 @@ class Source:
         name = self.names[position]
         if name is None:
             return Listed(None, self.folder, _NO_PATH)
-        path = name if self.shown is None else as_text(str(self.shown / name))
-        return Listed(path, self.folder / name, self.problems.get(position))
+        shown = None if self.shown is None else self.shown / name
+        path = name if shown is None else as_text(address_of(shown) or str(shown))
+        problem = self.problems.get(position)
+        return Listed(path, self.folder / name, problem, bool(self.stamp))
 
 
 class ImageList:
@@ -110,7 +121,7 @@ def list_images(given: Sequence[Path], root: Path | None = None) -> ImageList:
     sets use for it, such as `file_name`) names images, or a column of Parquet or Arrow holds them.
 
     Args:
-        given: image files, folders and tables.
+        given: image files, folders, tables and shards, here or behind addresses.
         root: folder that the paths in tables are relative to; None takes the table's own.
 
     Raises:
@@ -127,7 +138,12 @@ def list_images(given: Sequence[Path], root: Path | None = None) -> ImageList:
 
     for path in given:
         ending = path.suffix.lower()
-        if _kind(path) == "folder":
+        if is_remote(path) or is_shard(path) or is_pattern(str(path)):
+            flush()
+            found = list(_elsewhere(path, root))
+            used |= any(not source.stamp for source in found)
+            sources += found
+        elif _kind(path) == "folder":
             flush()
             sources.append(_folder(path))
         elif ending in (*TEXT_ENDINGS, *TABLE_ENDINGS):
@@ -141,6 +157,67 @@ def list_images(given: Sequence[Path], root: Path | None = None) -> ImageList:
     if root is not None and not used:
         raise CaptError("--root: there is no table whose paths it could be for; leave it out")
     return ImageList(sources)
+
+
+def _elsewhere(path: Path, root: Path | None) -> Iterator[Source]:
+    """Images of shards, or behind an address: a folder, a table, or an image itself.
+
+    Raises:
+        CaptError: it cannot be listed or read, or holds no images.
+    """
+    given = address_of(path)
+    try:
+        if is_shard(public(given or str(path))):
+            names = expanded(given or str(path))
+            for name in names:
+                yield _shard(Path(remember(name)) if given else Path(name))
+            return
+        address = remember(str(given))
+        ending = Path(address).suffix.lower()
+        if ending in (*TEXT_ENDINGS, *TABLE_ENDINGS):
+            with remote_tree(address) as table:
+                folder = original(table.parent) if root is None else root
+                yield replace(_table(table, None), folder=folder)
+        elif stores.is_folder(address):
+            yield _remote_folder(address)
+        else:
+            yield Source(Path(), _texts([address]))
+    except OSError as error:
+        why = "missing" if isinstance(error, FileNotFoundError) else error.strerror or error
+        raise CaptError(
+            f"{brief(public(given or str(path)))}: cannot be read ({why}); check the address, and "
+            "the credentials in the environment"
+        ) from None
+
+
+def _shard(path: Path) -> Source:
+    found = open_shard(path)
+    if found.cut:
+        raise CaptError(f"{brief(path)}: {found.cut}: it is cut off; get it again")
+    bad = dict(found.problems)
+    names = [*found.images, *(name for name in bad if name not in found.images)]
+    if not names:
+        raise CaptError(f"{brief(path)}: no images in this shard; give another")
+    problems = {at: bad[name] for at, name in enumerate(names) if at >= len(found.images)}
+    return Source(path, _texts(names), path, problems, stat_of(path).stamp)
+
+
+def _remote_folder(address: str) -> Source:
+    names, versions = [], hashlib.sha256()
+    waiting = [""]
+    while waiting:
+        below = waiting.pop()
+        for entry in stores.entries(f"{address}/{below}".rstrip("/")):
+            name = f"{below}{entry.name}"
+            if entry.is_folder:
+                waiting += [] if is_system_folder(entry.name) else [f"{name}/"]
+            elif is_image_name(name) and not entry.name.startswith("."):
+                names.append(name)
+                versions.update(f"{name} {entry.stat.stamp}\n".encode("utf-8", "replace"))
+    if not names:
+        raise CaptError(f"{address}: no images in this folder; give another")
+    folder = Path(address)
+    return Source(folder, _texts(sorted(names)), folder, stamp=versions.hexdigest())
 
 
 @naming_files("IMAGES")
@@ -192,8 +269,22 @@ def _table(path: Path, root: Path | None) -> Source:
         cells = table.values(column)
     if not cells:
         raise CaptError(f"{path}: a table without rows")
-    names = pl.Series("name", [_named(cell) for cell in cells], dtype=pl.String)
-    return Source(path.parent if root is None else root, names)
+    texts = [_named(cell) for cell in cells]
+    listed = [text for text in texts if text is not None and looks_like_address(text)]
+    if (twice := ambiguous(listed)) is not None:
+        raise CaptError(
+            f"{path}: several addresses differ from {brief(twice)} only behind the ?, which may be "
+            "secret and is never kept; give the images addresses of their own"
+        )
+    problems = {}
+    for at, text in enumerate(texts):
+        if text is not None and looks_like_address(text):
+            try:
+                texts[at] = listed_address(text, path)
+            except CaptError as error:
+                texts[at], problems[at] = public(text), str(error)
+    names = pl.Series("name", texts, dtype=pl.String)
+    return Source(path.parent if root is None else root, names, problems=problems)
 
 
 def _path_column(path: Path, columns: Sequence[str]) -> str:

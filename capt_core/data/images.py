@@ -26,6 +26,7 @@ from capt_core.data.decoding import (
     to_rgb,
 )
 from capt_core.data.parquet_images import in_table, read_row
+from capt_core.data.remote.opening import is_elsewhere, read_elsewhere
 from capt_core.data.scan import is_utf8
 from capt_core.errors import CaptError
 from capt_core.user_paths import brief
@@ -38,7 +39,9 @@ _Loaded = TypeVar("_Loaded")
 
 @contextmanager
 def opened_image(path: Path) -> Iterator[tuple[Image.Image, bytes]]:
-    """Open an image file, or a row of a Parquet file: the image, not yet decoded, and its bytes.
+    """Open an image, not yet decoded, and its bytes.
+
+    It is a file, a row of a Parquet file, a remote file or a member of a tar shard.
 
     Every image that is used passes through here, so the bounds of `capt_core.data.decoding` hold
     for all.
@@ -48,7 +51,9 @@ def opened_image(path: Path) -> Iterator[tuple[Image.Image, bytes]]:
         OSError, ValueError: it cannot be looked up or read.
     """
     with ExitStack() as stack:
-        if in_table(path):
+        if is_elsewhere(path):
+            content = read_elsewhere(path)
+        elif in_table(path):
             content = read_row(path)
         else:
             stack.enter_context(large_turn(file_size(path)))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import polars as pl
 
+from capt_core.addresses import is_remote
 from capt_core.data.image_checks import REMARKS, CheckLevel, check_samples
 from capt_core.data.readers import read_split
 from capt_core.data.registry import DatasetSpec
@@ -131,7 +132,7 @@ def _duplicates(groups: pl.DataFrame) -> Iterator[_Row]:
 
 def _extra(spec: DatasetSpec, image_root: Path, listed: pl.Series) -> Iterator[_Row]:
     """Images that the split does not list; there are none where the folders are the list."""
-    if spec.reader == "class_folders":
+    if spec.reader == "class_folders" or is_remote(image_root):
         return
     found = pl.Series(find_images(image_root).images, dtype=pl.String)
     for path in found.filter(~found.is_in(listed.implode())):

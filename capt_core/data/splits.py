@@ -12,6 +12,8 @@ import polars as pl
 from capt_core.advice import setting, tool
 from capt_core.artifacts.schemas import REJECTED
 from capt_core.data.registry import DatasetSpec
+from capt_core.data.remote.braces import is_pattern, shards_of
+from capt_core.data.remote.tree import is_remote_root, parts_of
 from capt_core.data.scan import is_utf8
 from capt_core.errors import CaptError, one_line, shown
 from capt_core.text import name_key, spoken
@@ -98,7 +100,8 @@ def path_problem(path: str) -> str | None:
 def checked_root(spec: DatasetSpec, data_root: str | None) -> Path:
     """Folder of a data set, after checking that the usual layout is there.
 
-    A data set of the user's own is `data_root` itself, or the folder of the table it names.
+    A data set of the user's own is `data_root` itself, or the folder of the table or the shards
+    that it names. A remote folder is not looked at.
 
     Raises:
         CaptError: a part of the layout is missing.
@@ -106,6 +109,11 @@ def checked_root(spec: DatasetSpec, data_root: str | None) -> Path:
     if data_root is None:
         holds = f", where DIR holds {spec.folder}/" if spec.folder else ""
         raise CaptError(f"data.root is not set; give {setting('data.root', 'DIR')}{holds}")
+    if is_remote_root(data_root):
+        folder, _ = parts_of(data_root)
+        return Path(folder) / spec.folder
+    if spec.reader == "own" and is_pattern(data_root):
+        return shards_of(data_root)[0].parent
     # Not pathlib's: it raises for names that are too long and for homes of unknown users.
     base = Path(os.path.expanduser(data_root))
     if not os.path.exists(base) or (spec.reader != "own" and not os.path.isdir(base)):

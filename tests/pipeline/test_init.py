@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -98,3 +99,57 @@ def test_what_cannot_be_used_is_refused(tmp_path: Path, words: list[str], messag
     with pytest.raises(CaptError, match=message):
         app(["init", str(tmp_path), "--dataset", "leaves", *words], standalone_mode=False)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_split_pipeline_is_the_same_in_a_file_per_data_set(tmp_path: Path) -> None:
+    init(str(tmp_path), "--dataset", "leaves")
+    settings = tmp_path / "params.yaml"
+    names = ["leaves", "leaves-wet"]
+    text = settings.read_text().replace("datasets: [leaves]", f"datasets: [{', '.join(names)}]")
+    settings.write_text(text.replace("  leaves:\n", "  leaves: {}\n  leaves-wet:\n"))
+    whole = yaml.safe_load((tmp_path / "dvc.yaml").read_text())["stages"]
+    known = ["prepare@leaves", "train@leaves-capt-1", "train@leaves-wet-capt-1", "report"]
+    lock = {"schema": "2.0", "stages": {name: {"cmd": name} for name in known}}
+    (tmp_path / "dvc.lock").write_text(yaml.safe_dump(lock))
+    for _ in range(2):
+        init(str(tmp_path), "--split")
+        found = {
+            each: yaml.safe_load((tmp_path / "pipelines" / each / "dvc.yaml").read_text())
+            for each in names
+        }
+        rest = yaml.safe_load((tmp_path / "dvc.yaml").read_text())["stages"]
+        for name, pipeline in found.items():
+            assert pipeline["vars"] == ["../../params.yaml"]
+            for stage, entry in pipeline["stages"].items():
+                assert entry.pop("wdir") == "../.."
+                assert entry["matrix"].pop("dataset") == [name]
+                del whole_matrix(whole, stage)["dataset"]
+                assert entry == whole[stage]
+                whole_matrix(whole, stage)["dataset"] = "${datasets}"
+            assert set(pipeline["stages"]) | set(rest) == set(whole)
+        locks = {
+            place: list(yaml.safe_load((tmp_path / place / "dvc.lock").read_text())["stages"])
+            for place in (".", "pipelines/leaves", "pipelines/leaves-wet")
+        }
+        assert locks == {
+            ".": ["report"],
+            "pipelines/leaves": ["prepare@leaves", "train@leaves-capt-1"],
+            "pipelines/leaves-wet": ["train@leaves-wet-capt-1"],
+        }
+
+
+def whole_matrix(stages: dict[str, Any], name: str) -> dict[str, Any]:
+    found: dict[str, Any] = stages[name]["matrix"]
+    return found
+
+
+def test_a_pipeline_of_one_s_own_is_not_split(tmp_path: Path) -> None:
+    with pytest.raises(CaptError, match="missing; name the folder of a project"):
+        init(str(tmp_path), "--split")
+    init(str(tmp_path), "--dataset", "leaves")
+    (tmp_path / "dvc.yaml").write_text("stages: {}\n")
+    with pytest.raises(CaptError, match="not written by capt-stage init"):
+        init(str(tmp_path), "--split")
+    assert (tmp_path / "dvc.yaml").read_text() == "stages: {}\n"
+    with pytest.raises(CaptError, match="name the data set"):
+        init(str(tmp_path / "other"))

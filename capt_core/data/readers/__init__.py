@@ -7,13 +7,17 @@ from dataclasses import replace
 from pathlib import Path
 
 from capt_core.data.class_file import CLASS_FILE, find_class_file, read_class_file, renamed
+from capt_core.data.column_files import TABLE_ENDINGS
 from capt_core.data.readers.aircraft import read_aircraft
 from capt_core.data.readers.class_folders import read_class_folders
 from capt_core.data.readers.names import numbers_note, untested_note, with_paths_on_disk
 from capt_core.data.readers.own import read_own
 from capt_core.data.readers.split_json import read_split_json
 from capt_core.data.registry import DatasetSpec
+from capt_core.data.remote.signatures import signatures_below
+from capt_core.data.remote.tree import is_remote_root, original, remote_tree
 from capt_core.data.splits import Rejects, SplitData, check_classes, checked_root
+from capt_core.errors import CaptError
 from capt_core.params import Data
 from capt_core.text import clean_name
 from capt_core.user_paths import naming_files
@@ -21,12 +25,38 @@ from capt_core.user_paths import naming_files
 
 @naming_files("data.root")
 def read_split(spec: DatasetSpec, data: Data) -> tuple[SplitData, Path]:
-    """List a data set on disk; returns it with the folder that its paths are relative to.
+    """List a data set; returns it with the folder that its paths are relative to.
+
+    That of a remote one stands for its address, see `capt_core.addresses`.
 
     Raises:
         CaptError: missing root, wrong layout or damaged lists; the message names what was expected
             and where.
     """
+    signatures_below(data.root)
+    if data.root is not None and is_remote_root(data.root):
+        folder = f"{spec.images}/" if spec.images else None
+        needed = tuple(filter(None, (spec.split, spec.class_names, folder)))
+        with remote_tree(data.root, spec.folder, needed) as source:
+            here = data.model_copy(update={"root": str(source)})
+            listed, images = _read_local(spec, here)
+            _refuse_tables_of_images(listed, data.root)
+            return listed, original(images)
+    return _read_local(spec, data)
+
+
+def _refuse_tables_of_images(listed: SplitData, root: str) -> None:
+    """Refuse images in the rows of a remote table, whose groups of rows are read from disks."""
+    parents = listed.samples["path"].str.extract(r"^(.*)/[0-9]+$").drop_nulls().unique()
+    held = [name for name in parents.to_list() if Path(name).suffix.lower() in TABLE_ENDINGS]
+    if held:
+        raise CaptError(
+            f"{root}: {held[0]} holds the images themselves, which is read from local disks only; "
+            "copy it"
+        )
+
+
+def _read_local(spec: DatasetSpec, data: Data) -> tuple[SplitData, Path]:
     root = checked_root(spec, data.root)
     images = root / spec.images
     rejects = Rejects(data.on_bad_image == "quarantine")

@@ -27,10 +27,13 @@ from capt_core.data.readers.layouts import (
     split_folders,
 )
 from capt_core.data.readers.listing import to_split
+from capt_core.data.readers.shards import read_shards
 from capt_core.data.readers.split_json import read_split_json
 from capt_core.data.readers.table_files import is_one_set, missing_parts, split_of_file
 from capt_core.data.readers.tables import lists_images, read_tables
 from capt_core.data.readers.text_tables import TEXT_ENDINGS
+from capt_core.data.remote.braces import is_pattern, shards_of
+from capt_core.data.remote.shards import is_shard
 from capt_core.data.scan import files_in, own_images, subfolders
 from capt_core.data.scan import holds_images as has_images
 from capt_core.data.splits import Rejects, SplitData
@@ -52,9 +55,10 @@ def read_own(source: Path, data: Data, rejects: Rejects) -> tuple[SplitData, str
     Raises:
         CaptError: no known layout, or what the layout's reader refuses.
     """
-    root = source if source.is_dir() else source.parent
+    shards = shards_of(str(source)) if is_pattern(str(source)) else []
+    root = shards[0].parent if shards else source if source.is_dir() else source.parent
     reading = _reading(source, root, data)
-    files = list(reading.files)
+    files = shards or list(reading.files)
     if source.is_dir() and data.table is None:
         reading = replace(reading, notes=[*reading.notes, *missing_parts(files)])
     where = str(files[0]) if len(files) == 1 else str(source)
@@ -73,6 +77,8 @@ def read_own(source: Path, data: Data, rejects: Rejects) -> tuple[SplitData, str
     elif reading.layout == "split_json":
         split = _with_image_folder(read_split_json(files[0], rejects), root, files[0])
         return replace(split, notes=[*reading.notes, *split.notes]), where
+    elif reading.layout == "shards":
+        listing = read_shards(files, root, data, rejects)
     elif reading.layout == "image_table":
         listing = read_image_tables(files, root, data, rejects)
         unread = unread_tables(root, files) if data.table is None and source.is_dir() else []
@@ -113,6 +119,11 @@ def _reading(source: Path, root: Path, data: Data) -> _Reading:
         return _Reading(data.layout, every_folder(root))
     if data.layout == "split_folders":
         return _Reading(data.layout, split_folders(root))
+    if is_pattern(str(source)) or (source.is_file() and is_shard(source)):
+        return _Reading("shards", None, [source])
+    shards = _shards(root) if data.layout in ("auto", "shards") and data.table is None else []
+    if shards and source.is_dir() and (data.layout == "shards" or not has_images(root)):
+        return _Reading("shards", None, shards)
     files = [source] if source.is_file() else _tables(root, data)
     if data.layout != "auto":
         _check_one_set(root, files)
@@ -134,6 +145,12 @@ def _reading(source: Path, root: Path, data: Data) -> _Reading:
     if folders is None or (files and not _has_classes(root, folders)):
         return _by_tables(root, files, data)
     return _beside_folders(root, folders, files, data)
+
+
+def _shards(root: Path) -> list[Path]:
+    """Tar files in a folder, or in the folders in it."""
+    folders = [root, *(root / name for name in subfolders(root))]
+    return [folder / name for folder in folders for name in files_in(folder) if is_shard(name)]
 
 
 def _by_tables(root: Path, files: Sequence[Path], data: Data) -> _Reading:
@@ -245,8 +262,8 @@ def _layout_of(path: Path, data: Data) -> str:
         return "split_json"
     if ending not in _TABLE_ENDINGS:
         raise CaptError(
-            f"{path}: expected a folder, or a file ending in .csv, .tsv, .jsonl, .parquet or "
-            ".json; unpack an archive, save a spreadsheet as CSV"
+            f"{path}: expected a folder, or a file ending in .csv, .tsv, .jsonl, .parquet, "
+            ".json or .tar; unpack another archive, save a spreadsheet as CSV"
         )
     return (
         "image_table"

@@ -13,6 +13,7 @@ from typing import Any
 
 import polars as pl
 
+from capt_core.addresses import is_address
 from capt_core.data.column_files import TABLE_ENDINGS, open_table
 from capt_core.data.parquet_images import can_hold_images, is_nested
 from capt_core.data.readers.columns import (
@@ -35,6 +36,7 @@ from capt_core.data.readers.hub import label_names
 from capt_core.data.readers.listing import SPLIT_WORDS, Listing, listing_rows
 from capt_core.data.readers.table_files import file_splits, row_split
 from capt_core.data.readers.text_tables import TEXT_ENDINGS, read_text_columns, text_columns
+from capt_core.data.remote.listed import listed_address, looks_like_address
 from capt_core.data.scan import holds_images, is_image_name, spelled_on_disk, subfolders
 from capt_core.data.splits import Rejects
 from capt_core.errors import CaptError, shown
@@ -43,7 +45,7 @@ from capt_core.text import name_key
 
 _FIRST = 20  # paths that are looked for
 _LONGEST_PATH = 4096  # of Linux
-_ADDRESS = re.compile(r"(?:data:|[a-z][a-z0-9+.-]*://)", re.I)
+_DATA = re.compile(r"data:", re.I)
 _BASE64 = re.compile(r"(?:iVBORw0KGgo|/9j/|R0lGOD|UklGR|Qk0)[A-Za-z0-9+/=\s]{40,}")
 
 
@@ -220,8 +222,13 @@ def _path_text(cell: Any, table: Path, column: str, place: str) -> str:
         cell = cell.decode("utf-8", "replace") if len(cell) < _LONGEST_PATH else cell
     if not isinstance(cell, str | int):
         kind = f"a {type(cell).__name__}, not a path; write the images to files, and list those"
-    elif _ADDRESS.match(str(cell)):
-        kind = f"an address ({shown(cell, 40)}); download the images, and list their paths"
+    elif _DATA.match(str(cell)):
+        kind = f"an image as text ({shown(cell, 40)}); write the images to files, and list those"
+    elif looks_like_address(cell):
+        try:
+            return listed_address(str(cell), table)
+        except CaptError as error:
+            raise CaptError(f"{table}: {place}: {error}") from error
     elif len(str(cell)) > _LONGEST_PATH or _BASE64.fullmatch(str(cell)):
         kind = "the image as text, not image bytes or a path; write base64.b64decode(text) to files"
     else:
@@ -267,6 +274,8 @@ def _folder_of_paths(
 
 
 def _relative(name: str, root: Path, below: str) -> str:
+    if is_address(name):
+        return name
     base = os.path.join(root, below)
     stripped = name.strip()
     if name != stripped and not os.path.exists(os.path.join(base, name)):

@@ -7,7 +7,7 @@ import tarfile
 import threading
 import zipfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from typing import Any
@@ -23,13 +23,17 @@ class Hostile:
     and knows no ranges; `longer` sends more than it should; `html` answers with a page; `busy`
     answers 503 twice; a number is an answer of that status; `to PATH` redirects; `wrong_range`
     answers another range than asked for; `unsized` gives no length; `insistent` sends the range
-    asked for though the file has changed; `forgets` breaks off, and has no ranges the next time.
+    asked for though the file has changed; `forgets` breaks off, and has no ranges the next time;
+    `dead` never answers and `trickles` sends a byte now and then, both until `released`; `signed`
+    wants the query ``key=SECRET``.
     """
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
         self.behaviour: dict[str, str] = {}
         self.asked: list[tuple[str, str | None]] = []
+        self.headers: list[dict[str, str]] = []
+        self.released = threading.Event()
         self.address = ""
 
     def put(self, name: str, content: bytes, behaviour: str = "ranges") -> str:
@@ -48,8 +52,23 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:
         pass
 
+    def do_HEAD(self) -> None:
+        name = self.path.partition("?")[0].lstrip("/")
+        content = self.hostile.files.get(name)
+        if content is None or self.hostile.behaviour[name].isdecimal():
+            self._answer(404, b"", {})
+            return
+        tag = f'"{hashlib.md5(content).hexdigest()}"'
+        self.send_response(200)
+        self.send_header("ETag", tag)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.close_connection = True
+
     def do_GET(self) -> None:
-        name = self.path.lstrip("/")
+        self.hostile.headers.append(dict(self.headers))
+        path, _, query = self.path.partition("?")
+        name = path.lstrip("/")
         asked = self.headers.get("Range")
         self.hostile.asked.append((name, asked))
         behaviour = self.hostile.behaviour.get(name, "404")
@@ -57,6 +76,20 @@ class _Handler(BaseHTTPRequestHandler):
         times = len(self.hostile.ranges(name))
         if behaviour.isdecimal() or (behaviour == "busy" and times <= 2):
             self._answer(503 if behaviour == "busy" else int(behaviour), b"no", {})
+        elif behaviour == "signed" and query != "key=SECRET":
+            self._answer(403, b"no", {})
+        elif behaviour == "dead":
+            self.hostile.released.wait(10)
+            self.close_connection = True
+        elif behaviour == "trickles":
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            with suppress(OSError):
+                for at in range(len(content)):
+                    self.wfile.write(content[at : at + 1])
+                    if self.hostile.released.wait(0.02):
+                        return
         elif behaviour.startswith("to "):
             self._answer(302, b"", {"Location": behaviour.removeprefix("to ")})
         elif behaviour == "html":
@@ -73,7 +106,10 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(416, b"", {})
             return
         if asked and fits and behaviour not in ("plain", "stuck"):
-            start, status = int(asked.removeprefix("bytes=").rstrip("-")), 206
+            first_byte, _, last_byte = asked.removeprefix("bytes=").partition("-")
+            start, status = int(first_byte), 206
+            if last_byte:
+                content = content[: int(last_byte) + 1]
             if start >= len(content):
                 self._answer(416, b"", {"Content-Range": f"bytes */{len(content)}"})
                 return
@@ -119,6 +155,7 @@ def serving() -> Iterator[Hostile]:
     try:
         yield hostile
     finally:
+        hostile.released.set()
         server.shutdown()
         server.server_close()
         thread.join()

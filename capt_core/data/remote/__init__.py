@@ -1,0 +1,1 @@
+"""Images that are not files of this machine: in object stores, behind http(s), in tar shards."""

@@ -12,15 +12,42 @@ from hypothesis import strategies as st
 from capt_core.artifacts.schemas import CLASS_PAIRS, PAIRS
 from capt_core.artifacts.tables import schema_problem
 from capt_core.confusion.semantic_miner import (
-    class_pairs,
+    PairMiner,
     confusion_scores,
-    mine_pairs,
     pseudo_labels,
+    score_weights,
 )
+from capt_core.data.dataset import Dataset
 from capt_core.evaluation.predictions import ranked_classes
 from tests.toys import toy_dataset
 
 INF = float("inf")
+
+
+def mine_pairs(
+    dataset: Dataset,
+    sample_ids: pl.Series,
+    confidences: torch.Tensor,
+    counts: torch.Tensor,
+    pairs: int,
+    use_statistics: bool = True,
+    **chosen: torch.Tensor,
+) -> pl.DataFrame:
+    miner = PairMiner(dataset, counts, pairs, use_statistics)
+    return miner.pairs(sample_ids, confidences, **chosen)
+
+
+def class_pairs(
+    dataset: Dataset,
+    confidences: torch.Tensor,
+    counts: torch.Tensor,
+    texts: torch.Tensor,
+    pairs: int,
+    labels: torch.Tensor | None = None,
+) -> pl.DataFrame:
+    miner = PairMiner(dataset, counts, pairs)
+    miner.pairs(pl.Series(range(len(confidences)), dtype=pl.Int64), confidences, labels)
+    return miner.class_pairs(texts)
 
 
 def test_the_pseudo_label_is_the_most_confident_class() -> None:
@@ -39,19 +66,19 @@ def test_scores_by_hand() -> None:
     # Method facts 8.5: counts (0, 3, 5), confidences (0.5, 0.2, 0.25), pseudo-label 0.
     counts = torch.tensor([[0, 3, 5], [9, 0, 9], [9, 9, 0]])
     confidences = torch.tensor([[0.5, 0.2, 0.25]], dtype=torch.float64)
-    scores = confusion_scores(confidences, counts, torch.tensor([0]))
+    scores = confusion_scores(confidences, score_weights(counts), torch.tensor([0]))
     torch.testing.assert_close(
         scores, torch.tensor([[-INF, 0.275, 0.40625]], dtype=torch.float64), rtol=0, atol=1e-12
     )
     # An empty row leaves the confidences.
-    scores = confusion_scores(confidences, 0 * counts, torch.tensor([0]))
+    scores = confusion_scores(confidences, score_weights(0 * counts), torch.tensor([0]))
     assert scores.tolist() == [[-INF, 0.2, 0.25]]
 
 
 def test_scores_take_the_row_of_the_pseudo_label_not_its_column() -> None:
     counts = torch.tensor([[0, 4, 0], [0, 0, 0], [7, 0, 0]])
     confidences = torch.tensor([[0.4, 0.25, 0.35], [0.3, 0.1, 0.6]], dtype=torch.float64)
-    scores = confusion_scores(confidences, counts, torch.tensor([0, 2]))
+    scores = confusion_scores(confidences, score_weights(counts), torch.tensor([0, 2]))
     expected = torch.tensor([[-INF, 0.5, 0.35], [0.6, 0.1, -INF]], dtype=torch.float64)
     torch.testing.assert_close(scores, expected, rtol=0, atol=1e-12)
 

@@ -61,9 +61,9 @@ def main(run: Run) -> None:
     fewshot = load_fewshot(layout, prepared, settings.fewshot.shots, run.seed)
     base = prepared.class_ids("base")
     ids = fewshot.filter(pl.col("split") == "train", pl.col("class_id").is_in(base))["sample_id"]
-    texts = read_base_text_features(paths.base_text_features, origin)[base]
+    texts = read_base_text_features(paths.base_text_features, origin)
     stored = ImageFeatures(layout.image_features, origin)
-    scorer = group_scorers(model.fitted, prepared)["base"]
+    scorer = group_scorers(model.fitted, prepared, texts)["base"]
     miner, chosen = miner_of_draw(prepared, statistics, settings.mine_pairs), settings.mine_pairs
     bank = None
     if chosen.selection == "any":
@@ -80,5 +80,5 @@ def main(run: Run) -> None:
             )
 
     count = write_groups(PAIRS, blocks(), paths.pairs, origin)
-    write_table(CLASS_PAIRS, miner.class_pairs(texts), paths.class_pairs, origin)
+    write_table(CLASS_PAIRS, miner.class_pairs(texts[base]), paths.class_pairs, origin)
     say(f"{count} pairs of {len(ids)} images -> {paths.pairs}")

@@ -119,12 +119,15 @@ def model_features(
     run: Run, model: TrainedModel, dataset: Dataset, ids: pl.Series, stored: ImageFeatures
 ) -> Iterator[tuple[pl.Series, torch.Tensor]]:
     """A model's features of some samples a block at a time; see `feature_blocks`."""
+    # Where stored features are taken, the images need not be there any more.
+    frozen = model.fitted.frozen_tower
+    root = None if frozen else image_root(run.layout, run.settings.data.root)
     return feature_blocks(
         model.fitted,
         dataset,
         ids,
         stored,
-        image_root(run.layout, run.settings.data.root),
+        root,
         run.settings.evaluate.batch_size,
         run.settings.runtime.workers,
         reporter(),

@@ -126,10 +126,15 @@ def dataset_logits(fitted: Fitted, features: torch.Tensor, dataset: Dataset) -> 
     return logits
 
 
-def group_scorers(fitted: Fitted, dataset: Dataset) -> Scorers:
+def group_scorers(fitted: Fitted, dataset: Dataset, texts: torch.Tensor | None = None) -> Scorers:
     """What scores a fitted method's features [n, d] within each half of a data set's classes.
 
     The logits are those that `dataset_logits` holds in the columns of the half.
+
+    Args:
+        fitted: any.
+        dataset: classes.
+        texts: `Fitted.class_texts` of all classes, [C, d], where they are at hand.
 
     Raises:
         CaptError: as `Fitted.scorer`.
@@ -141,7 +146,8 @@ def group_scorers(fitted: Fitted, dataset: Dataset) -> Scorers:
     if not fitted.method.compares_texts:
         scorer = fitted.scorer(classes)
         return {group: partial(_columns, scorer, members) for group, members in halves.items()}
-    texts, scale = fitted.class_texts(classes), fitted.backbone.logit_scale
+    texts = fitted.class_texts(classes) if texts is None else texts
+    scale = fitted.backbone.logit_scale
     return {group: partial(_against, texts[members], scale) for group, members in halves.items()}
 
 

@@ -99,7 +99,6 @@ def make(folder: Path, size: Size) -> None:
 
     from capt_core.artifacts.layout import Layout
     from capt_core.artifacts.provenance import Provenance
-    from capt_core.artifacts.row_groups import spans, write_groups
     from capt_core.artifacts.schemas import (
         BASE_TEXT_FEATURES,
         CLASSES,
@@ -107,6 +106,7 @@ def make(folder: Path, size: Size) -> None:
         IMAGE_FEATURES,
         SAMPLES,
     )
+    from capt_core.artifacts.table_blocks import spans, write_groups
     from capt_core.artifacts.tables import write_table
     from capt_core.backbone.identity import backbone_identity
     from capt_core.params import Settings

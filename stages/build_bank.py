@@ -8,8 +8,8 @@ import polars as pl
 import torch
 
 from capt_core.artifacts.provenance import Provenance
-from capt_core.artifacts.row_groups import read_groups
 from capt_core.artifacts.schemas import CONFUSION_BANK, CONFUSION_STATISTICS, PREDICTIONS
+from capt_core.artifacts.table_blocks import read_groups
 from capt_core.artifacts.tables import write_table
 from capt_core.backbone.encoding import encode_images
 from capt_core.backbone.identity import backbone_identity

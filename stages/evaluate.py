@@ -10,8 +10,8 @@ import polars as pl
 from capt_core.advice import run_stage
 from capt_core.artifacts.features import ImageFeatures
 from capt_core.artifacts.files import write_json, write_text
-from capt_core.artifacts.row_groups import read_columns, write_groups
 from capt_core.artifacts.schemas import CONFUSION_BANK, EVALUATION, PREDICTIONS, RUN_PREDICTIONS
+from capt_core.artifacts.table_blocks import read_columns, write_groups
 from capt_core.artifacts.tables import write_table
 from capt_core.backbone.loading import UNTRAINED_WARNING, load_backbone
 from capt_core.data.dataset import load_dataset, load_fewshot

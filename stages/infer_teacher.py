@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import polars as pl
 
 from capt_core.artifacts.features import ImageFeatures
-from capt_core.artifacts.row_groups import write_groups
 from capt_core.artifacts.schemas import PREDICTIONS
+from capt_core.artifacts.table_blocks import write_groups
 from capt_core.backbone.loading import load_backbone
 from capt_core.confusion.imported import imported_identity
 from capt_core.data.dataset import load_dataset

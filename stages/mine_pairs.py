@@ -7,13 +7,13 @@ from collections.abc import Iterator
 import polars as pl
 
 from capt_core.artifacts.features import ImageFeatures, read_base_text_features
-from capt_core.artifacts.row_groups import write_groups
 from capt_core.artifacts.schemas import (
     CLASS_PAIRS,
     CONFUSION_BANK,
     CONFUSION_STATISTICS,
     PAIRS,
 )
+from capt_core.artifacts.table_blocks import write_groups
 from capt_core.artifacts.tables import read_table, write_table
 from capt_core.backbone.loading import load_backbone
 from capt_core.confusion.sample_miner import WholeBank

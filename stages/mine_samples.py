@@ -5,8 +5,8 @@ from __future__ import annotations
 import polars as pl
 
 from capt_core.artifacts.features import ImageFeatures
-from capt_core.artifacts.row_groups import read_columns, write_groups
 from capt_core.artifacts.schemas import CONFUSION_BANK, PAIRS, REPRESENTATIVES
+from capt_core.artifacts.table_blocks import read_columns, write_groups
 from capt_core.backbone.identity import backbone_identity
 from capt_core.confusion.sample_miner import mine_representatives
 from capt_core.data.dataset import load_dataset, load_fewshot

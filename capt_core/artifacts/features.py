@@ -11,9 +11,9 @@ import polars as pl
 
 from capt_core.advice import Remedy, run_stage
 from capt_core.artifacts.provenance import Provenance
-from capt_core.artifacts.row_groups import BLOCK_ROWS, open_record, spans
 from capt_core.artifacts.schemas import BASE_TEXT_FEATURES, IMAGE_FEATURES
 from capt_core.artifacts.stored_vectors import StoredVectors
+from capt_core.artifacts.table_blocks import BLOCK_ROWS, open_record, spans
 from capt_core.artifacts.tables import Table, parsing, read_table, vector_problem
 from capt_core.errors import CaptError
 

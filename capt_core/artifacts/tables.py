@@ -82,7 +82,10 @@ class Table:
 
     @property
     def group_rows(self) -> int:
-        """Rows of a row group of its files; the last one holds what is left."""
+        """Rows of a row group of its files; the last one holds what is left.
+
+        Left to itself, Polars lets the number of its threads decide.
+        """
         return 1 << (15 if self.holds_vectors else 17)
 
     def frame(
@@ -131,12 +134,14 @@ def write_table(table: Table, frame: pl.DataFrame, path: Path, provenance: Prove
     if problem:
         raise ValueError(f"table {table.name}: {problem}")
     with atomic_path(path) as temporary:
-        frame.write_parquet(temporary, **parquet_options(table, provenance))
+        frame.write_parquet(
+            temporary, row_group_size=table.group_rows, **file_options(table, provenance)
+        )
         seal(temporary)
 
 
-def parquet_options(table: Table, provenance: Provenance) -> dict[str, Any]:
-    """How Polars writes a table: layout, and the record with a place for the digest."""
+def file_options(table: Table, provenance: Provenance) -> dict[str, Any]:
+    """How Polars is to write a table's file: compression, and a record that awaits its digest."""
     record = {
         "table": table.name,
         "version": table.version,
@@ -148,8 +153,6 @@ def parquet_options(table: Table, provenance: Provenance) -> dict[str, Any]:
     return {
         "compression": "uncompressed" if plain else "zstd",
         "statistics": not plain,
-        # Left to itself, Polars lets the number of its threads decide.
-        "row_group_size": table.group_rows,
         "metadata": {METADATA_KEY: json.dumps(record, sort_keys=True)},
     }
 

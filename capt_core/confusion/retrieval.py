@@ -87,7 +87,7 @@ def nearest(
         Indices and cosines [m, min(count, n)], the most similar first.
     """
     cosines = anchors @ candidates.T
-    cosines[torch.from_numpy(barred)] = float("-inf")
+    cosines.masked_fill_(torch.from_numpy(barred), float("-inf"))
     if count == 1:
         values, index = cosines.max(dim=1, keepdim=True)
     else:
@@ -187,18 +187,18 @@ def _loads(
 ) -> Iterator[list[_Cell]]:
     """Cells in the order of `pairs`, as many at a time as have their features in memory."""
     most = max(_HELD // (4 * width), _ANCHORS)
-    load, rows, known = list[_Cell](), 0, list[int]()
+    load, rows, known = list[_Cell](), 0, 0
     for group in groups:
         members = pairs[group]
         candidates = cells.candidates(int(pseudo[members[0]]), int(paired[members[0]]), source)
         if not len(candidates):
             continue
-        if load and (rows + len(members) > most or sum(known) + len(candidates) > most):
+        if load and (rows + len(members) > most or known + len(candidates) > most):
             yield load
-            load, rows, known = [], 0, []
+            load, rows, known = [], 0, 0
         load.append(_Cell(members, candidates))
         rows += len(members)
-        known.append(len(candidates))
+        known += len(candidates)
     if load:
         yield load
 

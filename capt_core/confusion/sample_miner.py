@@ -12,8 +12,8 @@ import torch
 
 from capt_core import params
 from capt_core.artifacts.features import Features
-from capt_core.artifacts.row_groups import spans
 from capt_core.artifacts.schemas import REPRESENTATIVES
+from capt_core.artifacts.table_blocks import spans
 from capt_core.confusion.bank_cells import BankCells
 from capt_core.confusion.retrieval import Chosen, retrieve, retrieve_each
 from capt_core.data.dataset import Dataset

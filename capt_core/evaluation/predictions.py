@@ -58,6 +58,7 @@ def prediction_table(
     return pl.concat([PREDICTIONS.frame(), *parts]).sort("sample_id")
 
 
+@torch.no_grad()
 def classified(
     dataset: Dataset,
     sample_ids: pl.Series,

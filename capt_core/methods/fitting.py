@@ -11,7 +11,7 @@ import polars as pl
 import torch
 
 from capt_core.artifacts.features import ImageFeatures
-from capt_core.artifacts.row_groups import spans
+from capt_core.artifacts.table_blocks import spans
 from capt_core.backbone.encoding import encode_images
 from capt_core.backbone.loading import Backbone
 from capt_core.data.dataset import Dataset
@@ -126,6 +126,7 @@ def dataset_logits(fitted: Fitted, features: torch.Tensor, dataset: Dataset) -> 
     return logits
 
 
+@torch.no_grad()
 def group_scorers(fitted: Fitted, dataset: Dataset, texts: torch.Tensor | None = None) -> Scorers:
     """What scores a fitted method's features [n, d] within each half of a data set's classes.
 
@@ -175,9 +176,12 @@ def feature_blocks(
     """`dataset_features` a block of samples at a time, with their ids, in order."""
     blocks = [sample_ids[span.start : span.stop] for span in spans(len(sample_ids))]
     if fitted.frozen_tower:
-        for ids in blocks:
-            features = stored.rows(ids)
-            yield ids, fitted.adapt(features.to(fitted.backbone.device)).cpu()
+        long = len(blocks) > 1
+        with (reporter if long else SILENT).progress("images", len(sample_ids)) as advance:
+            for ids in blocks:
+                features = stored.rows(ids)
+                yield ids, fitted.adapt(features.to(fitted.backbone.device)).cpu()
+                advance(len(ids))
         return
     with reporter.progress("encoded", len(sample_ids)) as advance:
         for ids in blocks:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from capt_core.artifacts.features import HeldFeatures
 from capt_core.artifacts.schemas import REPRESENTATIVES
 from capt_core.artifacts.tables import schema_problem
+from capt_core.confusion import retrieval, sample_miner
 from capt_core.confusion.bank_cells import BankCells
 from capt_core.confusion.retrieval import most_similar
 from capt_core.confusion.sample_miner import SOURCES, WholeBank, mine_representatives
@@ -236,3 +237,29 @@ def test_representatives_of_any_bank(
                 cosine(anchor, row["representative_id"]), abs=1e-6
             )
     assert not rows_of
+
+
+@given(cases(), st.integers(1, 5), st.booleans(), st.integers(0, 99))
+def test_cells_of_many_pairs_give_what_single_pairs_give(
+    case: Case, count: int, whole_bank: bool, seed: int
+) -> None:
+    class_of, cells, pairs = case
+    dataset = toy_dataset(class_of, 8)
+    features = torch.nn.functional.normalize(
+        torch.randn(len(class_of), 3, generator=torch.Generator().manual_seed(seed)), dim=1
+    )
+
+    def found() -> pl.DataFrame:
+        return mine(
+            dataset, pairs_of(*pairs), cells, features, seed, whole_bank, representatives=count
+        )
+
+    single = found()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sample_miner, "FEW_PAIRS", -1)
+        # So little memory that cells are read one after the other and products cut in two.
+        patch.setattr(retrieval, "_HELD", 0)
+        patch.setattr(retrieval, "_ANCHORS", 2)
+        many = found()
+    assert many.drop("cosine").equals(single.drop("cosine"))
+    torch.testing.assert_close(many["cosine"].to_torch(), single["cosine"].to_torch())

@@ -62,6 +62,16 @@ def test_ties_go_to_the_lowest_class() -> None:
     assert ranked_classes(torch.tensor([[0.1, 0.4, 0.1, 0.4]]), 3).tolist() == [[1, 3, 0]]
 
 
+@given(st.integers(0, 6), st.integers(1, 30), st.integers(0, 30), st.integers(0, 9999))
+def test_the_highest_are_those_of_a_stable_sort(
+    rows: int, columns: int, count: int, seed: int
+) -> None:
+    scores = torch.randint(0, 12, (rows, columns), generator=torch.Generator().manual_seed(seed))
+    scores = scores.double().masked_fill(scores == 11, -INF)
+    expected = scores.argsort(dim=1, descending=True, stable=True)[:, :count]
+    assert torch.equal(ranked_classes(scores, count), expected)
+
+
 def test_scores_by_hand() -> None:
     # Method facts 8.5: counts (0, 3, 5), confidences (0.5, 0.2, 0.25), pseudo-label 0.
     counts = torch.tensor([[0, 3, 5], [9, 0, 9], [9, 9, 0]])
@@ -193,6 +203,23 @@ def test_class_pairs_of_any_predictions(images: int, base: int, asked: int, seed
     for _, rows in pairs.group_by("class_id"):
         assert rows["score"].is_sorted(descending=True)
         assert rows["paired_class_id"].n_unique() == rows.height
+
+
+@given(st.integers(1, 9), st.integers(1, 4), st.integers(0, 9999))
+def test_blocks_of_samples_give_what_all_give(images: int, block: int, seed: int) -> None:
+    confidences, counts = random_case(images, 5, seed, coarse=False)
+    dataset = toy_dataset([0] * images, 10)
+    ids, texts = dataset.samples["sample_id"], torch.eye(5)
+    whole, parts = PairMiner(dataset, counts, 3), PairMiner(dataset, counts, 3)
+    together = whole.pairs(ids, confidences)
+    rows = [
+        parts.pairs(ids[start : start + block], confidences[start : start + block])
+        for start in range(0, images, block)
+    ]
+    assert pl.concat(rows).equals(together)
+    one, other = whole.class_pairs(texts), parts.class_pairs(texts)
+    assert one.drop("score").equals(other.drop("score"))
+    torch.testing.assert_close(one["score"].to_torch(), other["score"].to_torch())
 
 
 def test_without_statistics_confidence_ranks_and_the_counts_are_still_told() -> None:

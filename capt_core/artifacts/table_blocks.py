@@ -19,9 +19,9 @@ from capt_core.artifacts.provenance import Provenance
 from capt_core.artifacts.tables import (
     Table,
     check_record,
+    file_options,
     key_problem,
     null_problem,
-    parquet_options,
     read_record,
     readable,
     type_problem,
@@ -131,7 +131,7 @@ def write_groups(
         ValueError: the rows break their own schema (a bug of the stage).
         CaptError: the file cannot be written; whatever making the blocks raises.
     """
-    options = parquet_options(table, provenance)
+    options = file_options(table, provenance) | {"row_group_size": table.group_rows}
     given = iter(blocks)
     first = next(given, table.frame())
     keys = list[pl.DataFrame]()

@@ -70,8 +70,10 @@ def classified(
     parts = []
     for group, rows in _members(dataset, sample_ids):
         # A product of a few rows may round differently from one of many.
-        few = len(rows) < _FEW
-        logits = scorers[group](features)[rows] if few else scorers[group](features[rows])
+        whole = len(rows) < _FEW or len(rows) == len(features)
+        logits = scorers[group](features if whole else features[rows])
+        if len(logits) != len(rows):
+            logits = logits[rows]
         parts.append(_group_table(dataset, sample_ids.gather(rows), group, logits, top_classes))
     return pl.concat([PREDICTIONS.frame(), *parts]).sort("sample_id")
 

@@ -92,7 +92,7 @@ def test_what_cannot_be_written_ends_in_one_line(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(pl.LazyFrame, "sink_parquet", full)
-    many = (steps(1).with_columns(step=pl.lit(number)) for number in range(20))
+    many = (steps(1).with_columns(step=pl.lit(number, dtype=pl.Int64)) for number in range(20))
     with pytest.raises(CaptError, match="No space left"):
         write_groups(STEPS, many, tmp_path / "steps.parquet", ORIGIN)
 

@@ -112,7 +112,7 @@ def _read(descriptor: int, out: np.ndarray, offset: int) -> None:
     Raises:
         OSError: the file ends before.
     """
-    view = memoryview(out).cast("B")
+    view = out.data.cast("B")
     while view:
         count = os.preadv(descriptor, [view], offset)
         if not count:

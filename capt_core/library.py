@@ -16,6 +16,7 @@ from typing import Any, Literal
 import polars as pl
 import torch
 
+from capt_core.artifacts.features import HeldFeatures
 from capt_core.backbone import loading
 from capt_core.backbone.loading import Backbone
 from capt_core.confusion import bank as banks
@@ -297,7 +298,7 @@ def mine_pairs(found: ConfusionBank, *, pairs: int = 5) -> MinedPairs:
     return pairs_of_draw(
         found.dataset,
         found.images,
-        logits[:, base].softmax(dim=-1).double(),
+        logits[:, base].softmax(dim=-1),
         fitted.class_texts(classes).cpu()[base],
         found.statistics,
         chosen,
@@ -342,10 +343,10 @@ class _Mined:
             self.pairs.pairs,
             found.bank,
             task.fewshot.filter(pl.col("split") == "train"),
-            task.features(),
+            HeldFeatures(task.features()),
             settings.mine_samples,
             task.seed,
-        )
+        ).table()
         centres = {kind: torch.from_numpy(value) for kind, value in clusters.centres.items()}
         return Confusions(centres, representatives, "full_train" if task.shots == 0 else "fewshot")
 

@@ -9,7 +9,8 @@ import torch
 
 from capt_core.artifacts.provenance import Provenance
 from capt_core.artifacts.schemas import CONFUSION_BANK, CONFUSION_STATISTICS, PREDICTIONS
-from capt_core.artifacts.tables import read_table, write_table
+from capt_core.artifacts.table_blocks import read_groups
+from capt_core.artifacts.tables import write_table
 from capt_core.backbone.encoding import encode_images
 from capt_core.backbone.identity import backbone_identity
 from capt_core.backbone.loading import load_backbone
@@ -37,6 +38,12 @@ STAGE = Stage(
     writes=lambda at: (at.seed.confusion_bank, at.seed.confusion_statistics),
 )
 
+# What the bank and its statistics say of an image.
+_COUNTED = (
+    *("path", "split", "true_class_id", "true_class", "pseudo_label_id", "pseudo_label"),
+    *("correct", "confidence", "true_confidence"),
+)
+
 
 def main(run: Run) -> None:
     settings, layout, paths = run.settings, run.layout, run.seed_layout
@@ -48,15 +55,16 @@ def main(run: Run) -> None:
     if imported is not None:
         _bank_of_imported(run, prepared, replace(origin, backbone=imported, settings=""))
         return
-    predictions = read_table(PREDICTIONS, paths.predictions, origin)
+    groups = read_groups(PREDICTIONS, paths.predictions, origin, _COUNTED)
     ids = prepared.samples["sample_id"]
     if settings.build_bank.source != "full_train":
         fewshot = load_fewshot(layout, prepared, settings.fewshot.shots, run.seed)
         ids = fewshot.filter(pl.col("split") == "train")["sample_id"]
-    images = training_predictions(prepared, predictions, ids)
+    images = pl.concat([training_predictions(prepared, part, ids) for part in groups])
     augmented = []
     if settings.build_bank.source == "augmented_views":
-        augmented = _augmented(run, prepared, images["sample_id"], origin)
+        views = _augmented(run, prepared, images["sample_id"], origin)
+        augmented = [view.select(images.columns) for view in views]
     bank = confusion_bank(images, augmented)
     statistics = confusion_statistics(bank, images)
     write_table(CONFUSION_STATISTICS, statistics, paths.confusion_statistics, origin)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
+import numpy as np
 import polars as pl
 import torch
 
-from capt_core.artifacts.features import read_image_features
+from capt_core.artifacts.features import ImageFeatures
 from capt_core.artifacts.schemas import PROMPT_CLUSTERS, PROMPT_SEPARATION, PROMPTS
 from capt_core.artifacts.tables import read_table, write_table
 from capt_core.artifacts.tensors import write_tensors
@@ -30,6 +33,8 @@ STAGE = Stage(
     ),
 )
 
+_CLASSES_HELD = 32  # classes whose features are in memory at once
+
 
 def main(run: Run) -> None:
     settings, layout = run.settings, run.layout
@@ -48,11 +53,19 @@ def main(run: Run) -> None:
     write_table(PROMPT_CLUSTERS, found.table, paths.prompt_clusters, origin)
 
     drawn = load_fewshot(layout, prepared, settings.fewshot.shots, run.seed)
-    features = read_image_features(layout.image_features, origin).numpy()
-    images = {
-        class_id: features[drawn.filter(class_id=class_id, split="train")["sample_id"]]
-        for class_id in prepared.class_ids("base")
+    base = prepared.class_ids("base")
+    listed = drawn.filter(pl.col("split") == "train", pl.col("class_id").is_in(base))
+    members = {
+        int(str(class_id)): part["sample_id"]
+        for (class_id,), part in listed.group_by("class_id", maintain_order=True)
     }
+    stored = ImageFeatures(layout.image_features, origin)
+
+    @lru_cache(maxsize=_CLASSES_HELD)
+    def images(class_id: int) -> np.ndarray | None:
+        ids = members.get(class_id)
+        return None if ids is None else stored.rows(ids).numpy()
+
     separation = separation_table(prompts, embeddings, images)
     write_table(PROMPT_SEPARATION, separation, paths.prompt_separation, origin)
     write_tensors(paths.prompt_centres, centres, {}, origin)

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 
 import polars as pl
 
 from capt_core.advice import run_stage
-from capt_core.artifacts.features import read_image_features
+from capt_core.artifacts.features import ImageFeatures
 from capt_core.artifacts.files import write_json, write_text
 from capt_core.artifacts.schemas import CONFUSION_BANK, EVALUATION, PREDICTIONS, RUN_PREDICTIONS
-from capt_core.artifacts.tables import read_table, write_table
+from capt_core.artifacts.table_blocks import read_columns, write_groups
+from capt_core.artifacts.tables import write_table
 from capt_core.backbone.loading import UNTRAINED_WARNING, load_backbone
 from capt_core.data.dataset import load_dataset, load_fewshot
 from capt_core.evaluation.metrics import evaluate_predictions, evaluation_rows
-from capt_core.evaluation.predictions import prediction_table
-from capt_core.methods.fitting import dataset_logits
+from capt_core.evaluation.predictions import classified, tempered
+from capt_core.methods.fitting import group_scorers
 from capt_core.methods.method import Need
 from capt_core.methods.model_file import load_model
 
@@ -59,6 +61,9 @@ STAGE = Stage(
     },
 )
 
+_KEY = ("sample_id",)
+_COUNTED = ("split", "group", "correct")
+
 
 def main(run: Run, json: options.Json = False) -> None:
     settings, layout, paths = run.settings, run.layout, run.method_layout
@@ -69,8 +74,9 @@ def main(run: Run, json: options.Json = False) -> None:
     model = load_model(paths.model, backbone, expected=origin, remedy=remedy)
     # The report shows what the model was fitted with.
     origin = replace(origin, settings=model.provenance.settings)
-    before = read_table(PREDICTIONS, run.seed_layout.predictions, origin)
-    bank = read_table(CONFUSION_BANK, run.seed_layout.confusion_bank, origin)
+    mined = run.seed_layout
+    before = read_columns(PREDICTIONS, mined.predictions, origin, *_COUNTED)
+    bank = read_columns(CONFUSION_BANK, mined.confusion_bank, origin, *_KEY)
     # The bank's correction rate needs the images that could have entered the bank; which of
     # them did must not matter for the predictions.
     banked = pl.col("split") == "train"
@@ -78,19 +84,26 @@ def main(run: Run, json: options.Json = False) -> None:
         drawn = load_fewshot(layout, prepared, settings.fewshot.shots, run.seed)
         banked &= pl.col("sample_id").is_in(drawn["sample_id"].implode())
     ids = prepared.samples.filter((pl.col("split") == "test") | banked)["sample_id"]
-    stored = read_image_features(layout.image_features, origin)
-    features = model_features(run, model, prepared, ids, stored)
-    logits = dataset_logits(model.fitted, features, prepared)
-    after = prediction_table(prepared, ids, logits, top_classes=5)
     temperature = None if model.calibration is None else model.calibration.temperature
-    calibrated = pl.lit(None, dtype=pl.Float64)
-    if temperature is not None:
-        table = prediction_table(prepared, ids, logits / temperature, top_classes=1)
-        calibrated = pl.lit(table["confidence"])
-    after = after.with_columns(calibrated_confidence=calibrated)
+    scorers = group_scorers(model.fitted, prepared)
+    softened = {} if temperature is None else tempered(scorers, temperature)
+    stored = ImageFeatures(layout.image_features, origin)
+    counted = list[pl.DataFrame]()
+
+    def blocks() -> Iterator[pl.DataFrame]:
+        for part, features in model_features(run, model, prepared, ids, stored):
+            table = classified(prepared, part, features, scorers, top_classes=5)
+            calibrated = pl.lit(None, dtype=pl.Float64)
+            if softened:
+                soft = classified(prepared, part, features, softened, top_classes=1)
+                calibrated = pl.lit(soft["confidence"])
+            counted.append(table.select("true_class", "pseudo_label", *_KEY, *_COUNTED))
+            yield table.with_columns(calibrated_confidence=calibrated)
+
+    write_groups(RUN_PREDICTIONS, blocks(), paths.predictions, origin)
+    after = pl.concat(counted)
     metrics = evaluate_predictions(before, after, bank, prepared.protocol)
     values = {name: metric.value for name, metric in metrics.items()}
-    write_table(RUN_PREDICTIONS, after, paths.predictions, origin)
     test = after.filter(split="test").select(
         pl.col("true_class").alias("actual"), pl.col("pseudo_label").alias("predicted")
     )

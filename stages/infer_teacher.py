@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from capt_core.artifacts.features import read_image_features
+from collections.abc import Iterator
+
+import polars as pl
+
+from capt_core.artifacts.features import ImageFeatures
 from capt_core.artifacts.schemas import PREDICTIONS
-from capt_core.artifacts.tables import write_table
+from capt_core.artifacts.table_blocks import write_groups
 from capt_core.backbone.loading import load_backbone
 from capt_core.confusion.imported import imported_identity
 from capt_core.data.dataset import load_dataset
 from capt_core.data.protocol import ALL_CLASSES
 from capt_core.evaluation.doubts import doubts
 from capt_core.evaluation.metrics import accuracy
-from capt_core.evaluation.predictions import prediction_table
+from capt_core.evaluation.predictions import classified
+from capt_core.methods.fitting import group_scorers
 from capt_core.params import settings_hash
 
 from .invocation import Run, say, warn
@@ -37,27 +42,31 @@ def main(run: Run) -> None:
     backbone = load_backbone(settings.backbone, settings.runtime)
     origin = prepared.provenance(backbone.identity, settings_hash(settings.infer_teacher, run.seed))
     model = base_model(run, backbone, origin)
-    ids = prepared.samples["sample_id"]
-    features = model_features(
-        run, model, prepared, ids, read_image_features(layout.image_features, origin)
-    )
-    predictions = prediction_table(
-        prepared,
-        ids,
-        model.fitted.logits(features, model.classes),
-        settings.infer_teacher.top_classes,
-    )
+    scorers = group_scorers(model.fitted, prepared)
+    stored = ImageFeatures(layout.image_features, origin)
+    counted = list[pl.DataFrame]()
+
+    def blocks() -> Iterator[pl.DataFrame]:
+        ids = prepared.samples["sample_id"]
+        for part, features in model_features(run, model, prepared, ids, stored):
+            table = classified(
+                prepared, part, features, scorers, settings.infer_teacher.top_classes
+            )
+            counted.append(table.select("split", "group", "correct"))
+            yield table
+
     if imported := imported_identity(paths.predictions):
         warn(
             f"{paths.predictions}: replaces imported predictions ({imported}); "
             "import them again, or into a --run NAME of their own, to have both"
         )
-    write_table(PREDICTIONS, predictions, paths.predictions, origin)
-    for (split, group), part in predictions.group_by("split", "group", maintain_order=True):
+    write_groups(PREDICTIONS, blocks(), paths.predictions, origin)
+    answers = pl.concat(counted)
+    for (split, group), part in answers.group_by("split", "group", maintain_order=True):
         named = split if prepared.protocol == ALL_CLASSES else f"{split} {group}"
         say(f"{named}: {accuracy(part).value:.1f} % of {len(part)} images right")
     for doubt in doubts(
-        prepared.name, backbone.identity, backbone.untrained, predictions, prepared.classes
+        prepared.name, backbone.identity, backbone.untrained, answers, prepared.classes
     ):
         say(doubt)
     say(f"-> {paths.predictions}")

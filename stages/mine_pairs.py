@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import polars as pl
 
-from capt_core.artifacts.features import read_base_text_features, read_image_features
+from capt_core.artifacts.features import ImageFeatures, read_base_text_features
 from capt_core.artifacts.schemas import (
     CLASS_PAIRS,
     CONFUSION_BANK,
     CONFUSION_STATISTICS,
     PAIRS,
 )
+from capt_core.artifacts.table_blocks import write_groups
 from capt_core.artifacts.tables import read_table, write_table
 from capt_core.backbone.loading import load_backbone
-from capt_core.confusion.sample_miner import whole_bank_similarities
-from capt_core.confusion.semantic_miner import pairs_of_draw
+from capt_core.confusion.sample_miner import WholeBank
+from capt_core.confusion.semantic_miner import labels_of_draw, miner_of_draw
 from capt_core.data.dataset import load_dataset, load_fewshot
+from capt_core.methods.fitting import group_scorers
 from capt_core.params import settings_hash
 
 from .invocation import Run, say
@@ -56,19 +60,25 @@ def main(run: Run) -> None:
     statistics = read_table(CONFUSION_STATISTICS, paths.confusion_statistics, origin)
     fewshot = load_fewshot(layout, prepared, settings.fewshot.shots, run.seed)
     base = prepared.class_ids("base")
-    drawn = fewshot.filter(pl.col("split") == "train", pl.col("class_id").is_in(base))
-    ids = drawn["sample_id"]
-    texts = read_base_text_features(paths.base_text_features, origin)[base]
-    images = read_image_features(layout.image_features, origin)
-    logits = model.fitted.logits(model_features(run, model, prepared, ids, images), model.classes)
-    confidences = logits[:, base].softmax(dim=-1).double()
-    similarities = None
-    if settings.mine_pairs.selection == "any":
-        bank = read_table(CONFUSION_BANK, paths.confusion_bank, origin)
-        similarities = whole_bank_similarities(ids.to_list(), bank, images, base)
-    mined = pairs_of_draw(
-        prepared, drawn, confidences, texts, statistics, settings.mine_pairs, similarities
-    )
-    write_table(CLASS_PAIRS, mined.class_pairs, paths.class_pairs, origin)
-    write_table(PAIRS, mined.pairs, paths.pairs, origin)
-    say(f"{len(mined.pairs)} pairs of {len(ids)} images -> {paths.pairs}")
+    ids = fewshot.filter(pl.col("split") == "train", pl.col("class_id").is_in(base))["sample_id"]
+    texts = read_base_text_features(paths.base_text_features, origin)
+    stored = ImageFeatures(layout.image_features, origin)
+    scorer = group_scorers(model.fitted, prepared, texts)["base"]
+    miner, chosen = miner_of_draw(prepared, statistics, settings.mine_pairs), settings.mine_pairs
+    bank = None
+    if chosen.selection == "any":
+        table = read_table(CONFUSION_BANK, paths.confusion_bank, origin)
+        bank = WholeBank(table, stored, base)
+
+    def blocks() -> Iterator[pl.DataFrame]:
+        for part, features in model_features(run, model, prepared, ids, stored):
+            yield miner.pairs(
+                part,
+                scorer(features).softmax(dim=-1),
+                labels_of_draw(prepared, part, chosen),
+                None if bank is None else bank.similarities(part),
+            )
+
+    count = write_groups(PAIRS, blocks(), paths.pairs, origin)
+    write_table(CLASS_PAIRS, miner.class_pairs(texts[base]), paths.class_pairs, origin)
+    say(f"{count} pairs of {len(ids)} images -> {paths.pairs}")

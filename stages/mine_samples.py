@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import polars as pl
 
-from capt_core.artifacts.features import read_image_features
+from capt_core.artifacts.features import ImageFeatures
 from capt_core.artifacts.schemas import CONFUSION_BANK, PAIRS, REPRESENTATIVES
-from capt_core.artifacts.tables import read_table, write_table
+from capt_core.artifacts.table_blocks import read_columns, write_groups
 from capt_core.backbone.identity import backbone_identity
 from capt_core.confusion.sample_miner import mine_representatives
 from capt_core.data.dataset import load_dataset, load_fewshot
@@ -36,20 +36,20 @@ def main(run: Run) -> None:
         backbone_identity(settings.backbone), settings_hash(settings.mine_samples, run.seed)
     )
     paths = run.seed_layout
-    pairs = read_table(PAIRS, paths.pairs, origin)
-    bank = read_table(CONFUSION_BANK, paths.confusion_bank, origin)
+    pairs = read_columns(PAIRS, paths.pairs, origin, "pseudo_label_id", "class_id")
+    bank = read_columns(CONFUSION_BANK, paths.confusion_bank, origin, "true_class_id")
     fewshot = load_fewshot(layout, prepared, settings.fewshot.shots, run.seed)
     found = mine_representatives(
         prepared,
         pairs,
         bank,
         fewshot.filter(pl.col("split") == "train"),
-        read_image_features(layout.image_features, origin),
+        ImageFeatures(layout.image_features, origin),
         settings.mine_samples,
         run.seed,
         whole_bank=settings.mine_pairs.selection == "any",
     )
-    write_table(REPRESENTATIVES, found, paths.representatives, origin)
+    write_groups(REPRESENTATIVES, found.blocks(), paths.representatives, origin)
     say(f"{len(found)} representatives of {len(pairs)} pairs -> {paths.representatives}")
-    for source, count in found.group_by("source").len().sort("source").iter_rows():
+    for source, count in found.counts():
         say(f"  {source}: {count}")

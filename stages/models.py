@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -10,13 +11,13 @@ import polars as pl
 import torch
 
 from capt_core.advice import quoted, run_stage
-from capt_core.artifacts.features import read_image_features
+from capt_core.artifacts.features import ImageFeatures, read_image_features
 from capt_core.artifacts.provenance import Provenance
 from capt_core.backbone.identity import backbone_identity
 from capt_core.backbone.loading import Backbone, load_backbone, shared_backbones
 from capt_core.data.dataset import Dataset, image_root, load_fewshot
 from capt_core.errors import CaptError, cut, shown
-from capt_core.methods.fitting import dataset_features, takes_teacher
+from capt_core.methods.fitting import feature_blocks, takes_teacher
 from capt_core.methods.method import Fitted, Method
 from capt_core.methods.model_file import load_model, open_model
 from capt_core.methods.registry import configured_method
@@ -115,15 +116,18 @@ def teacher_of(run: Run, method: Method, task: Task) -> Fitted | None:
 
 
 def model_features(
-    run: Run, model: TrainedModel, dataset: Dataset, ids: pl.Series, stored: torch.Tensor
-) -> torch.Tensor:
-    """A model's features of some samples; see `dataset_features`."""
-    return dataset_features(
+    run: Run, model: TrainedModel, dataset: Dataset, ids: pl.Series, stored: ImageFeatures
+) -> Iterator[tuple[pl.Series, torch.Tensor]]:
+    """A model's features of some samples a block at a time; see `feature_blocks`."""
+    # Where stored features are taken, the images need not be there any more.
+    frozen = model.fitted.frozen_tower
+    root = None if frozen else image_root(run.layout, run.settings.data.root)
+    return feature_blocks(
         model.fitted,
         dataset,
         ids,
         stored,
-        image_root(run.layout, run.settings.data.root),
+        root,
         run.settings.evaluate.batch_size,
         run.settings.runtime.workers,
         reporter(),

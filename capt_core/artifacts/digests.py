@@ -80,10 +80,11 @@ def _digest(stream: BinaryIO, place: int) -> bytes:
     digest = hashlib.sha256()
     stream.seek(0)
     position = 0
-    while chunk := bytearray(stream.read(_CHUNK)):
+    while chunk := stream.read(_CHUNK):
         first, last = max(place, position), min(place + _LENGTH, position + len(chunk))
         if first < last:
-            chunk[first - position : last - position] = b"0" * (last - first)
+            begin, end = first - position, last - position
+            chunk = chunk[:begin] + b"0" * (last - first) + chunk[end:]
         digest.update(chunk)
         position += len(chunk)
     return digest.hexdigest().encode()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,19 @@ class Table:
         """Column name to Polars type, in order, optional columns included."""
         return {column.name: column.kind for column in self.declared}
 
+    @property
+    def holds_vectors(self) -> bool:
+        """Whether a column holds vectors."""
+        return any(isinstance(column.kind, pl.Array) for column in self.declared)
+
+    @property
+    def group_rows(self) -> int:
+        """Rows of a row group of its files; the last one holds what is left.
+
+        Left to itself, Polars lets the number of its threads decide.
+        """
+        return 1 << (15 if self.holds_vectors else 17)
+
     def frame(
         self, rows: Sequence[Mapping[str, Any]] | Mapping[str, Sequence[Any] | pl.Series] = ()
     ) -> pl.DataFrame:
@@ -119,6 +133,15 @@ def write_table(table: Table, frame: pl.DataFrame, path: Path, provenance: Prove
     problem = schema_problem(table, frame)
     if problem:
         raise ValueError(f"table {table.name}: {problem}")
+    with atomic_path(path) as temporary:
+        frame.write_parquet(
+            temporary, row_group_size=table.group_rows, **file_options(table, provenance)
+        )
+        seal(temporary)
+
+
+def file_options(table: Table, provenance: Provenance) -> dict[str, Any]:
+    """How Polars is to write a table's file: compression, and a record that awaits its digest."""
     record = {
         "table": table.name,
         "version": table.version,
@@ -126,15 +149,12 @@ def write_table(table: Table, frame: pl.DataFrame, path: Path, provenance: Prove
         **lineage.recorded(provenance),
     }
     # Statistics and dictionaries cost much and save nothing on float vectors.
-    plain = any(isinstance(column.kind, pl.Array) for column in table.declared)
-    with atomic_path(path) as temporary:
-        frame.write_parquet(
-            temporary,
-            compression="uncompressed" if plain else "zstd",
-            statistics=not plain,
-            metadata={METADATA_KEY: json.dumps(record, sort_keys=True)},
-        )
-        seal(temporary)
+    plain = table.holds_vectors
+    return {
+        "compression": "uncompressed" if plain else "zstd",
+        "statistics": not plain,
+        "metadata": {METADATA_KEY: json.dumps(record, sort_keys=True)},
+    }
 
 
 def read_table(table: Table, path: Path, expected: Provenance | None = None) -> pl.DataFrame:
@@ -165,6 +185,24 @@ def load_table(path: Path, remedy: str | Remedy) -> tuple[pl.DataFrame, dict[str
     Raises:
         CaptError: missing or damaged file, or one that the system does not let be read.
     """
+    with readable(path, remedy) as sealed:
+        frame, record = pl.read_parquet(path, glob=False), read_record(path)
+    if not sealed:
+        record.pop("digest", None)
+    return frame, record
+
+
+@contextlib.contextmanager
+def readable(path: Path, remedy: str | Remedy) -> Iterator[bool]:
+    """A block that reads a Parquet file whose content is as its digest says.
+
+    Yields:
+        Whether it carries a digest.
+
+    Raises:
+        CaptError: missing or damaged file, or one that the system does not let be read; whatever
+            reading raises in the block.
+    """
     check_file(path, remedy)
     try:
         intact = is_intact(path)
@@ -172,13 +210,21 @@ def load_table(path: Path, remedy: str | Remedy) -> tuple[pl.DataFrame, dict[str
         raise unreadable(path, error) from error
     if intact is False:
         raise CaptError(f"{path}: damaged, its content is not what was written; {remedy}")
+    with parsing(path, remedy):
+        yield bool(intact)
+
+
+@contextlib.contextmanager
+def parsing(path: Path, remedy: str | Remedy) -> Iterator[None]:
+    """A block that reads a Parquet file; what goes wrong in it is the file's fault.
+
+    Raises:
+        CaptError: whatever reading raises.
+    """
     try:
-        frame, record = pl.read_parquet(path, glob=False), read_record(path)
+        yield
     except (*_POLARS_ERRORS, OSError, ValueError) as error:
         raise CaptError(f"{path}: not a readable Parquet table; {remedy}") from error
-    if not intact:
-        record.pop("digest", None)
-    return frame, record
 
 
 _POLARS_ERRORS = (pl.exceptions.PolarsError, pl.exceptions.PanicException)
@@ -192,6 +238,18 @@ def check_table(
     Raises:
         CaptError: another table or version, no digest, or what breaks the schema.
     """
+    check_record(table, path, record, remedy)
+    problem = schema_problem(table, frame) or value_problem(table, frame)
+    if problem:
+        raise CaptError(f"{path}: {problem}; {remedy}")
+
+
+def check_record(table: Table, path: Path, record: Mapping[str, Any], remedy: str | Remedy) -> None:
+    """Refuse a file whose record is not that of the table.
+
+    Raises:
+        CaptError: another table or version, or no digest.
+    """
     if record.get("table") != table.name or record.get("version") != table.version:
         raise CaptError(
             f"{path}: holds {shown(record.get('table', 'an unknown table'))} in version "
@@ -202,9 +260,6 @@ def check_table(
         raise CaptError(
             f"{path}: not written by this project: it carries no digest of its content; {remedy}"
         )
-    problem = schema_problem(table, frame) or value_problem(table, frame)
-    if problem:
-        raise CaptError(f"{path}: {problem}; {remedy}")
 
 
 def read_record(path: Path) -> dict[str, Any]:
@@ -223,6 +278,11 @@ def read_provenance(path: Path) -> Provenance:
 
 def schema_problem(table: Table, frame: pl.DataFrame) -> str | None:
     """First way in which a frame departs from its schema, or None."""
+    return type_problem(table, frame) or null_problem(table, frame) or key_problem(table, frame)
+
+
+def type_problem(table: Table, frame: pl.DataFrame) -> str | None:
+    """First column that a frame lacks, has of another type or should not have, or None."""
     for column in table.declared:
         name, kind = column.name, column.kind
         if name not in frame.columns:
@@ -237,8 +297,6 @@ def schema_problem(table: Table, frame: pl.DataFrame) -> str | None:
         )
         if not same:
             return f"column {name} has type {found}, expected {kind}"
-        if not column.nullable and frame[name].null_count():
-            return f"column {name} holds nulls"
     for name in frame.columns:
         if name in table.columns:
             continue
@@ -246,6 +304,19 @@ def schema_problem(table: Table, frame: pl.DataFrame) -> str | None:
             return f"unknown column {name}"
         if frame.schema[name] != pl.Float64:
             return f"column {name} has type {frame.schema[name]}, expected Float64"
+    return None
+
+
+def null_problem(table: Table, frame: pl.DataFrame) -> str | None:
+    """First column of a frame that holds nulls and must not, or None."""
+    for column in table.declared:
+        if column.name in frame.columns and not column.nullable and frame[column.name].null_count():
+            return f"column {column.name} holds nulls"
+    return None
+
+
+def key_problem(table: Table, frame: pl.DataFrame) -> str | None:
+    """Whether two rows of a frame, which holds at least the key, have the same one."""
     keys = list(table.key)
     if keys and frame.select(keys).is_duplicated().any():
         return f"two rows share the key ({', '.join(keys)})"
@@ -266,13 +337,24 @@ def value_problem(table: Table, frame: pl.DataFrame) -> str | None:
             inside = series.drop_nulls().is_between(low - _ROUNDING, high + _ROUNDING)
             if not inside.all():
                 return f"column {column.name} holds a value outside of {low} to {high}"
-        if isinstance(column.kind, pl.Array):
-            values = series.to_numpy()
-            if not np.isfinite(values).all():
-                return f"column {column.name} holds numbers that are not finite"
-            norms = np.linalg.norm(values, axis=1) if len(values) else np.ones(0)
-            if column.unit == UNIT_LENGTH and (np.abs(norms - 1) > _LENGTH_ROUNDING).any():
-                return f"column {column.name} holds vectors that are not of unit length"
+        if isinstance(column.kind, pl.Array) and (
+            problem := vector_problem(column, series.to_numpy())
+        ):
+            return problem
+    return None
+
+
+def vector_problem(column: Column, values: np.ndarray) -> str | None:
+    """Whether a column may not hold some vectors [n, d]: what is wrong with them, or None."""
+    if column.unit == UNIT_LENGTH:
+        # What is of unit length is finite.
+        squares = np.einsum("nd,nd->n", values, values) if len(values) else np.ones(0)
+        if (np.abs(np.sqrt(squares) - 1) <= _LENGTH_ROUNDING).all():
+            return None
+    if not np.isfinite(values).all():
+        return f"column {column.name} holds numbers that are not finite"
+    if column.unit == UNIT_LENGTH:
+        return f"column {column.name} holds vectors that are not of unit length"
     return None
 
 

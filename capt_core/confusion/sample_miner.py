@@ -3,98 +3,113 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
+import numpy as np
 import polars as pl
 import torch
 
 from capt_core import params
+from capt_core.artifacts.features import Features
 from capt_core.artifacts.schemas import REPRESENTATIVES
+from capt_core.artifacts.table_blocks import spans
+from capt_core.confusion.bank_cells import BankCells
+from capt_core.confusion.retrieval import Chosen, retrieve, retrieve_each
 from capt_core.data.dataset import Dataset
 
 SOURCES = ("confused_with_anchor", "confused_class", "anchor_class_confused", "random_train")
+"""Where representatives come from, the best source first."""
+
+FEW_PAIRS = 20_000
+FEW_IMAGES = 1 << 17
+_BLOCK_PAIRS = 65_536
 
 
-def most_similar(
-    anchor: torch.Tensor, candidates: torch.Tensor, count: int = 1
-) -> list[tuple[int, float]]:
-    """Eq. 8: the candidates with the highest cosine to the anchor, lowest index on ties.
-
-    Args:
-        anchor: feature [d], unit length.
-        candidates: features [n, d], unit length.
-        count: how many; all if there are fewer.
-
-    Returns:
-        Index and cosine of each, the most similar first.
-    """
-    cosines = candidates @ anchor
-    order = cosines.argsort(descending=True, stable=True)[:count].tolist()
-    return [(index, float(cosines[index])) for index in order]
-
-
-def whole_bank_similarities(
-    sample_ids: Sequence[int], bank: pl.DataFrame, features: torch.Tensor, class_ids: Sequence[int]
-) -> torch.Tensor:
-    """Eq. 8 over the whole bank: cosine of the most similar misclassified image of each class.
+class WholeBank:
+    """Eq. 8 over the whole bank, whatever an image was taken for.
 
     Args:
-        sample_ids: N anchors; an anchor is never compared with itself.
         bank: the table `confusion_bank`.
-        features: of all samples of the data set, unit length, indexed by sample id.
+        features: of all samples of the data set, by sample id.
         class_ids: B classes, in the order of the columns.
-
-    Returns:
-        Cosines [N, B] in fp64; -inf where the bank holds no other image of the class.
     """
-    found = torch.full((len(sample_ids), len(class_ids)), float("-inf"), dtype=torch.float64)
-    anchors = torch.tensor(list(sample_ids), dtype=torch.long)
-    for column, class_id in enumerate(class_ids):
-        members = bank.filter(pl.col("true_class_id") == class_id)["sample_id"].unique().sort()
-        if members.is_empty():
-            continue
-        others = torch.tensor(members.to_list(), dtype=torch.long)
-        cosines = (features[anchors] @ features[others].T).double()
-        cosines[anchors[:, None] == others] = float("-inf")
-        found[:, column] = cosines.amax(dim=1)
-    return found
+
+    def __init__(self, bank: pl.DataFrame, features: Features, class_ids: Sequence[int]) -> None:
+        members = bank.select("true_class_id", "sample_id").unique().sort("sample_id")
+        self._members = [members.filter(true_class_id=each)["sample_id"] for each in class_ids]
+        self._features = features
+
+    def similarities(self, sample_ids: pl.Series) -> torch.Tensor:
+        """Cosine of the most similar misclassified image of each class.
+
+        Args:
+            sample_ids: N anchors; an anchor is never compared with itself.
+
+        Returns:
+            Cosines [N, B] in fp64; -inf where the bank holds no other image of the class.
+        """
+        shape = len(sample_ids), len(self._members)
+        found = torch.full(shape, float("-inf"), dtype=torch.float64)
+        anchors, ids = self._features.rows(sample_ids), sample_ids.to_numpy()[:, None]
+        for column, members in enumerate(self._members):
+            if members.is_empty():
+                continue
+            cosines = (anchors @ self._features.rows(members).T).double()
+            cosines[torch.from_numpy(ids == members.to_numpy())] = float("-inf")
+            found[:, column] = cosines.amax(dim=1)
+        return found
 
 
 @dataclass(frozen=True)
-class BankCells:
-    """Samples of the bank by cell: `cells[g][p]` lists those of class g taken for class p."""
+class Representatives:
+    """Most representative confusing samples of pairs.
 
-    cells: dict[tuple[int, int], list[int]]
+    Attributes:
+        dataset: samples and classes.
+        pairs: rows of the table `pairs`, P of them.
+        chosen: for each pair.
+    """
 
-    @staticmethod
-    def from_bank(bank: pl.DataFrame) -> BankCells:
-        cells: dict[tuple[int, int], list[int]] = {}
-        rows = bank.select("true_class_id", "predicted_class_id", "sample_id").iter_rows()
-        for true_class, predicted, sample_id in rows:
-            cells.setdefault((true_class, predicted), []).append(sample_id)
-        return BankCells(cells)
+    dataset: Dataset
+    pairs: pl.DataFrame
+    chosen: Chosen
 
-    @cached_property
-    def rows(self) -> dict[int, list[int]]:
-        """All misclassified samples of each class, each once, ascending."""
-        found: dict[int, set[int]] = {}
-        for (true_class, _), samples in self.cells.items():
-            found.setdefault(true_class, set()).update(samples)
-        return {true_class: sorted(samples) for true_class, samples in found.items()}
+    def __len__(self) -> int:
+        return int(self.chosen.found.sum())
 
-    def candidates(self, pseudo_label: int, paired_class: int) -> list[tuple[str, list[int]]]:
-        """Samples that may represent a pair, by where they come from, the best source first.
+    def counts(self) -> list[tuple[str, int]]:
+        """Sources by name, and how many representatives are from each."""
+        source = self.chosen.source[self.chosen.sample >= 0]
+        counted = zip(SOURCES, np.bincount(source, minlength=len(SOURCES)).tolist(), strict=True)
+        return sorted((name, count) for name, count in counted if count)
 
-        In order: images of the paired class taken for the pseudo-label; any misclassified image
-        of the paired class; images of the pseudo-label's class taken for the paired class.
-        """
-        return [
-            (SOURCES[0], self.cells.get((paired_class, pseudo_label), [])),
-            (SOURCES[1], self.rows.get(paired_class, [])),
-            (SOURCES[2], self.cells.get((pseudo_label, paired_class), [])),
-        ]
+    def blocks(self) -> Iterator[pl.DataFrame]:
+        """Rows as in the table `representatives`, in the order of `pairs`, then of choice."""
+        names, paths = self.dataset.classes["class_name"], self.dataset.samples["path"]
+        sources, chosen = pl.Series(SOURCES), self.chosen
+        for span in spans(len(self.pairs), _BLOCK_PAIRS):
+            pairs = self.pairs[span.start : span.stop]
+            row, order = np.nonzero(chosen.sample[span.start : span.stop] >= 0)
+            place = row + span.start, order
+            samples, classes = chosen.sample[place], pairs["class_id"].gather(row)
+            yield REPRESENTATIVES.frame(
+                {
+                    "sample_id": pairs["sample_id"].gather(row),
+                    "rank": pairs["rank"].gather(row),
+                    "class_id": classes,
+                    "class_name": names.gather(classes),
+                    "order": order + 1,
+                    "representative_id": samples,
+                    "representative_path": paths.gather(samples),
+                    "cosine": chosen.cosine[place],
+                    "source": sources.gather(chosen.source[place]),
+                }
+            )
+
+    def table(self) -> pl.DataFrame:
+        """All `blocks` as one frame."""
+        return pl.concat([REPRESENTATIVES.frame(), *self.blocks()])
 
 
 def mine_representatives(
@@ -102,75 +117,86 @@ def mine_representatives(
     pairs: pl.DataFrame,
     bank: pl.DataFrame,
     train_samples: pl.DataFrame,
-    features: torch.Tensor,
+    features: Features,
     settings: params.MineSamples,
     seed: int,
     whole_bank: bool = False,
-) -> pl.DataFrame:
+) -> Representatives:
     """Most representative confusing samples of every (sample, pair).
 
     Better sources come first (`BankCells.candidates`), the most similar images of a source first;
     an image represents a pair once, and the anchor itself never.
 
+    The pairs of a few-shot draw are looked at one by one, so that what an image gets does not
+    depend, not even in the last bit of a cosine, on which other images are drawn. Of more pairs
+    those of one cell of the bank are one matrix product.
+
     Args:
         dataset: samples and classes.
-        pairs: the table `pairs`.
-        bank: the table `confusion_bank`.
+        pairs: the table `pairs`: `sample_id`, `pseudo_label_id`, `rank`, `class_id`.
+        bank: the table `confusion_bank`: `sample_id`, `true_class_id`, `predicted_class_id`.
         train_samples: the training images (`sample_id`, `class_id`) that random images of the
             paired class are drawn from.
-        features: of all samples of the data set, unit length, indexed by sample id.
+        features: of all samples of the data set, by sample id.
         settings: `choice` `random` draws instead of looking into the bank; `representatives` per
             pair; `fallback` `random_train` draws what the bank lacks, `skip` does without.
         seed: of the random draws.
         whole_bank: take any misclassified image of the paired class, whatever it was taken for.
-
-    Returns:
-        Rows as in the table `representatives`, in the order of `pairs`, then of choice.
     """
-    cells = BankCells.from_bank(bank)
-    by_class: dict[int, list[int]] = {}
-    for sample_id, class_id in train_samples.select("sample_id", "class_id").iter_rows():
-        by_class.setdefault(class_id, []).append(sample_id)
+    anchors, pseudo, paired = (
+        pairs[name].to_numpy() for name in ("sample_id", "pseudo_label_id", "class_id")
+    )
+    chosen = Chosen.none(len(pairs), settings.representatives)
+    cells = BankCells.from_bank(bank, len(dataset.classes))
+    sources = range(1, 2) if whole_bank else range(3)
+    few = len(pairs) <= FEW_PAIRS and len(cells.samples) <= FEW_IMAGES
+    if settings.choice != "random":
+        search = retrieve_each if few else retrieve
+        search(chosen, anchors, pseudo, paired, cells, sources, features)
+    if settings.choice == "random" or settings.fallback == "random_train":
+        _draw(chosen, anchors, paired, train_samples, seed)
+        _compare(chosen, anchors, features)
+    return Representatives(dataset, pairs, chosen)
+
+
+def _draw(
+    chosen: Chosen, anchors: np.ndarray, paired: np.ndarray, train_samples: pl.DataFrame, seed: int
+) -> None:
+    """Fill up with random training images of the paired class, none of them twice."""
+    count = chosen.sample.shape[1]
+    lacking = np.flatnonzero(chosen.found < count).tolist()
+    if not lacking:
+        return
+    lists = train_samples.group_by("class_id", maintain_order=True).agg("sample_id")
+    members = {
+        int(class_id): samples.to_numpy()
+        for class_id, samples in zip(lists["class_id"], lists["sample_id"], strict=True)
+    }
+    sizes = [len(each) for each in members.values()]
+    listed = np.concatenate([*members.values(), np.zeros(0, dtype=np.int64)])
+    # Where each training image stands in the list of its class.
+    place = np.full(int(max(listed.max(initial=0), chosen.sample.max(), anchors.max())) + 1, -1)
+    place[listed] = np.concatenate([np.arange(size) for size in (*sizes, 0)])
     generator = random.Random(seed)
-    names, paths = dataset.class_names, dataset.samples["path"]
-    rows = []
-    columns = ("sample_id", "pseudo_label_id", "rank", "class_id")
-    for anchor, pseudo_label, rank, paired in pairs.select(columns).iter_rows():
-        options = [] if settings.choice == "random" else cells.candidates(pseudo_label, paired)
-        if whole_bank:
-            options = options[1:2]
-        chosen = _from_bank(options, anchor, features, settings.representatives)
-        missing = settings.representatives - len(chosen)
-        if missing and (settings.choice == "random" or settings.fallback == "random_train"):
-            rest = [s for s in by_class.get(paired, []) if s != anchor and s not in chosen]
-            for sample in generator.sample(rest, min(missing, len(rest))):
-                chosen[sample] = (float(features[sample] @ features[anchor]), SOURCES[3])
-        rows += [
-            {
-                "sample_id": anchor,
-                "rank": rank,
-                "class_id": paired,
-                "class_name": names[paired],
-                "order": order,
-                "representative_id": sample,
-                "representative_path": paths[sample],
-                "cosine": cosine,
-                "source": source,
-            }
-            for order, (sample, (cosine, source)) in enumerate(chosen.items(), start=1)
-        ]
-    return REPRESENTATIVES.frame(rows)
+    for pair in lacking:
+        own, found = members.get(int(paired[pair]), listed[:0]), int(chosen.found[pair])
+        taken = {int(anchors[pair]), *chosen.sample[pair, :found].tolist()}
+        spots = ((sample, int(place[sample])) for sample in taken)
+        out = sorted(spot for sample, spot in spots if 0 <= spot < len(own) and own[spot] == sample)
+        left = len(own) - len(out)
+        for index in generator.sample(range(left), min(count - found, left)):
+            spot = index
+            for skipped in out:
+                spot += spot >= skipped
+            chosen.add(pair, int(own[spot]), len(SOURCES) - 1)
 
 
-def _from_bank(
-    options: Sequence[tuple[str, Sequence[int]]], anchor: int, features: torch.Tensor, count: int
-) -> dict[int, tuple[float, str]]:
-    """Cosine and source of up to `count` candidates, in the order they were chosen."""
-    chosen: dict[int, tuple[float, str]] = {}
-    for source, samples in options:
-        if len(chosen) == count:
-            break
-        rest = [sample for sample in samples if sample != anchor and sample not in chosen]
-        nearest = most_similar(features[anchor], features[rest], count - len(chosen))
-        chosen |= {rest[index]: (cosine, source) for index, cosine in nearest}
-    return chosen
+def _compare(chosen: Chosen, anchors: np.ndarray, features: Features) -> None:
+    """Fill in the cosines of the images that were drawn."""
+    pair, order = np.nonzero(chosen.source == len(SOURCES) - 1)
+    for span in spans(len(pair)):
+        part = slice(span.start, span.stop)
+        others = features.rows(pl.Series(chosen.sample[pair[part], order[part]]))
+        own = features.rows(pl.Series(anchors[pair[part]]))
+        cosines = torch.stack([other @ anchor for other, anchor in zip(others, own, strict=True)])
+        chosen.cosine[pair[part], order[part]] = cosines.double().numpy()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import polars as pl
 import torch
 
@@ -27,135 +28,139 @@ def pseudo_labels(confidences: torch.Tensor) -> torch.Tensor:
     Returns:
         Class indices [N].
     """
-    return ranked_classes(confidences, 1)[:, 0]
+    return confidences.argmax(dim=1)
+
+
+def score_weights(counts: torch.Tensor, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+    """The factors of eq. 7, 1 + n_i / sum_j n_j, where n is the count row of a pseudo-label.
+
+    Args:
+        counts: N[true class][class predicted], [C, C].
+        dtype: of the factors.
+
+    Returns:
+        Factors [C, C], row = pseudo-label; those of an empty row are 1.
+    """
+    rows = counts.to(dtype)
+    return 1 + rows / rows.sum(dim=1, keepdim=True).clamp(min=1)
 
 
 def confusion_scores(
-    confidences: torch.Tensor, counts: torch.Tensor, pseudo: torch.Tensor
+    confidences: torch.Tensor, weights: torch.Tensor, pseudo: torch.Tensor
 ) -> torch.Tensor:
-    """Eq. 7: S_i = (1 + n_i / sum_j n_j) C_i, where n is the count row of the pseudo-label.
+    """Eq. 7: S_i = (1 + n_i / sum_j n_j) C_i.
 
     An empty row leaves the confidences as they are. The pseudo-label itself scores -inf.
 
     Args:
         confidences: C, [N, C].
-        counts: N[true class][class predicted], [C, C].
+        weights: the factors by pseudo-label, [C, C]; see `score_weights`.
         pseudo: pseudo-labels, [N].
 
     Returns:
-        Scores [N, C] in the type of `confidences`.
+        Scores [N, C] in the wider type of the two.
     """
-    rows = counts[pseudo].to(confidences.dtype)
-    weights = 1 + rows / rows.sum(dim=1, keepdim=True).clamp(min=1)
-    scores = weights * confidences
-    return scores.scatter(1, pseudo[:, None], float("-inf"))
+    scores = weights[pseudo].mul_(confidences)
+    return scores.scatter_(1, pseudo[:, None], float("-inf"))
 
 
-def _scores(
-    confidences: torch.Tensor, counts: torch.Tensor, pseudo: torch.Tensor, use_statistics: bool
-) -> torch.Tensor:
-    # An all-zero matrix has only empty rows, which leave the confidences as they are.
-    weighing = counts if use_statistics else torch.zeros_like(counts)
-    return confusion_scores(confidences, weighing, pseudo)
-
-
-def mine_pairs(
-    dataset: Dataset,
-    sample_ids: pl.Series,
-    confidences: torch.Tensor,
-    counts: torch.Tensor,
-    pairs: int,
-    use_statistics: bool = True,
-    labels: torch.Tensor | None = None,
-    similarities: torch.Tensor | None = None,
-) -> pl.DataFrame:
-    """Confusion pairs of each sample among the base classes.
+class PairMiner:
+    """Confusion pairs of samples, a block of them at a time, and then of the base classes.
 
     Args:
         dataset: samples and classes.
-        sample_ids: the samples, in the order of `confidences`.
-        confidences: over the base classes, [N, B].
         counts: confusion counts among the base classes, [B, B].
-        pairs: pairs per sample, at most B - 1.
+        pairs: pairs per sample and per class, at most B - 1.
         use_statistics: weight confidences by the counts (eq. 7); otherwise rank by confidence.
-        labels: positions [N] of the true classes, to mine for these; None mines for the
-            pseudo-labels (eq. 6).
-        similarities: scores [N, B] that take the place of eq. 7, such as `whole_bank_similarities`;
-            classes that score -inf make no pair.
-
-    Returns:
-        Rows as in the table `pairs`, by sample in the given order, then rank.
     """
-    class_ids = torch.tensor(dataset.class_ids("base"), dtype=torch.long)
-    kept = min(pairs, len(class_ids) - 1)
-    pseudo = pseudo_labels(confidences) if labels is None else labels
-    if similarities is None:
-        scores = _scores(confidences, counts, pseudo, use_statistics)
-    else:
-        scores = similarities.scatter(1, pseudo[:, None], float("-inf"))
-    top = ranked_classes(scores, kept)
-    names = dataset.class_names
-    anchors = class_ids[pseudo].repeat_interleave(kept).tolist()
-    partners = class_ids[top].flatten().tolist()
-    return PAIRS.frame(
-        {
-            "sample_id": sample_ids.gather(
-                [i for i in range(len(sample_ids)) for _ in range(kept)]
-            ),
-            "pseudo_label_id": anchors,
-            "pseudo_label": [names[class_id] for class_id in anchors],
-            "rank": list(range(1, kept + 1)) * len(sample_ids),
-            "class_id": partners,
-            "class_name": [names[class_id] for class_id in partners],
-            "confidence": confidences.gather(1, top).flatten().tolist(),
-            "count": counts[pseudo[:, None], top].flatten().tolist(),
-            "score": scores.gather(1, top).flatten().tolist(),
-        }
-    ).filter(pl.col("score").is_finite())
 
+    def __init__(
+        self, dataset: Dataset, counts: torch.Tensor, pairs: int, use_statistics: bool = True
+    ) -> None:
+        self._class_ids = np.array(dataset.class_ids("base"), dtype=np.int64)
+        size = len(self._class_ids)
+        self._names = dataset.classes["class_name"]
+        self._counts, self._kept = counts, min(pairs, size - 1)
+        # An all-zero matrix has only empty rows, which leave the confidences as they are.
+        self._weights = score_weights(counts if use_statistics else torch.zeros_like(counts))
+        self._sums = torch.zeros(size, size, dtype=torch.float64)
+        self._taken = torch.zeros(size, dtype=torch.long)
 
-def class_pairs(
-    dataset: Dataset,
-    confidences: torch.Tensor,
-    counts: torch.Tensor,
-    text_features: torch.Tensor,
-    pairs: int,
-    use_statistics: bool = True,
-    labels: torch.Tensor | None = None,
-) -> pl.DataFrame:
-    """Confusion pairs per base class: highest mean score over the samples taken for it.
+    def pairs(
+        self,
+        sample_ids: pl.Series,
+        confidences: torch.Tensor,
+        labels: torch.Tensor | None = None,
+        similarities: torch.Tensor | None = None,
+    ) -> pl.DataFrame:
+        """Confusion pairs of each sample among the base classes.
 
-    A class that no sample was taken for has no scores; its partners are then the classes whose
-    text features are most similar (`source` says which of the two was used).
+        Args:
+            sample_ids: the samples, in the order of `confidences`.
+            confidences: over the base classes, [N, B].
+            labels: positions [N] of the true classes, to mine for these; None mines for the
+                pseudo-labels (eq. 6).
+            similarities: scores [N, B] that take the place of eq. 7, such as
+                `whole_bank_similarities`; classes that score -inf make no pair.
 
-    Args:
-        dataset: samples and classes.
-        confidences: of the mined samples over the base classes, [N, B].
-        counts: confusion counts among the base classes, [B, B].
-        text_features: of the base classes, unit length, [B, d].
-        pairs: partners per class, at most B - 1.
-        use_statistics: as in `mine_pairs`.
-        labels: as in `mine_pairs`.
+        Returns:
+            Rows as in the table `pairs`, by sample in the given order, then rank.
+        """
+        pseudo = pseudo_labels(confidences) if labels is None else labels
+        scores = confusion_scores(confidences, self._weights, pseudo)
+        self._add(scores, pseudo)
+        if similarities is not None:
+            scores = similarities.scatter(1, pseudo[:, None], float("-inf"))
+        top = ranked_classes(scores, self._kept)
+        anchors = self._class_ids[pseudo.repeat_interleave(self._kept).numpy()]
+        partners = self._class_ids[top.flatten().numpy()]
+        return PAIRS.frame(
+            {
+                "sample_id": sample_ids.gather(np.arange(len(sample_ids)).repeat(self._kept)),
+                "pseudo_label_id": anchors,
+                "pseudo_label": self._names.gather(anchors),
+                "rank": np.tile(np.arange(1, self._kept + 1), len(sample_ids)),
+                "class_id": partners,
+                "class_name": self._names.gather(partners),
+                "confidence": confidences.gather(1, top).double().flatten().numpy(),
+                "count": self._counts[pseudo[:, None], top].flatten().numpy(),
+                "score": scores.gather(1, top).flatten().numpy(),
+            }
+        ).filter(pl.col("score").is_finite())
 
-    Returns:
-        Rows as in the table `class_pairs`, by class, then rank.
-    """
-    class_ids = dataset.class_ids("base")
-    kept = min(pairs, len(class_ids) - 1)
-    pseudo = pseudo_labels(confidences) if labels is None else labels
-    scores = _scores(confidences, counts, pseudo, use_statistics)
-    similarity = text_similarities(text_features)
-    names = dataset.class_names
-    rows = []
-    for index, class_id in enumerate(class_ids):
-        taken = scores[pseudo == index]
-        mined = len(taken) > 0
-        mean = taken.mean(dim=0) if mined else similarity[index]
-        for rank, partner in enumerate(ranked_classes(mean[None], kept)[0].tolist(), start=1):
-            pair, source = (class_id, class_ids[partner]), "score" if mined else TEXT_SIMILARITY
-            score, count = float(mean[partner]), int(counts[index, partner])
-            rows.append(_class_pair(names, pair, rank, score, count, source))
-    return CLASS_PAIRS.frame(rows)
+    def _add(self, scores: torch.Tensor, pseudo: torch.Tensor) -> None:
+        """Add scores [N, B] to the sums of the classes that the samples were taken for."""
+        order = pseudo.argsort(stable=True)
+        taken, numbers = pseudo[order].unique_consecutive(return_counts=True)
+        for index, rows in zip(taken.tolist(), order.split(numbers.tolist()), strict=True):
+            self._sums[index] += scores[rows].sum(dim=0)
+        self._taken[taken] += numbers
+
+    def class_pairs(self, text_features: torch.Tensor) -> pl.DataFrame:
+        """Confusion pairs per base class: highest mean score over the samples taken for it.
+
+        The samples are those whose `pairs` were mined. A class that none of them was taken for has
+        no scores; its partners are then the classes whose text features are most similar (`source`
+        says which of the two was used).
+
+        Args:
+            text_features: of the base classes, unit length, [B, d].
+
+        Returns:
+            Rows as in the table `class_pairs`, by class, then rank.
+        """
+        class_ids, names = self._class_ids.tolist(), self._names.to_list()
+        similarity = text_similarities(text_features)
+        rows = []
+        for index in range(len(class_ids)):
+            taken = int(self._taken[index])
+            mean = self._sums[index] / taken if taken else similarity[index]
+            for rank, partner in enumerate(ranked_classes(mean[None], self._kept)[0].tolist(), 1):
+                pair = class_ids[index], class_ids[partner]
+                score, count = float(mean[partner]), int(self._counts[index, partner])
+                source = "score" if taken else TEXT_SIMILARITY
+                rows.append(_class_pair(names, pair, rank, score, count, source))
+        return CLASS_PAIRS.frame(rows)
 
 
 def text_similarities(texts: torch.Tensor) -> torch.Tensor:
@@ -218,6 +223,23 @@ class MinedPairs:
     class_pairs: pl.DataFrame
 
 
+def miner_of_draw(dataset: Dataset, statistics: pl.DataFrame, settings: MinePairs) -> PairMiner:
+    """What mines a few-shot draw with the settings `mine_pairs`, by `confusion_statistics`."""
+    base = dataset.class_ids("base")
+    counts = torch.from_numpy(count_matrix(statistics, len(dataset.classes))[base][:, base])
+    return PairMiner(dataset, counts, settings.pairs, settings.use_statistics)
+
+
+def labels_of_draw(
+    dataset: Dataset, sample_ids: pl.Series, settings: MinePairs
+) -> torch.Tensor | None:
+    """Positions [N] of the classes that some samples are mined for, if not their pseudo-labels."""
+    if settings.pseudo_label != "real_gt":
+        return None
+    labels = dataset.samples["class_id"].gather(sample_ids).to_numpy()
+    return torch.from_numpy(np.searchsorted(np.array(dataset.class_ids("base")), labels))
+
+
 def pairs_of_draw(
     dataset: Dataset,
     drawn: pl.DataFrame,
@@ -225,28 +247,17 @@ def pairs_of_draw(
     texts: torch.Tensor,
     statistics: pl.DataFrame,
     settings: MinePairs,
-    similarities: torch.Tensor | None = None,
 ) -> MinedPairs:
     """Confusion pairs of the few-shot training images and of the classes (eq. 6, 7).
 
     Args:
         dataset: samples and classes.
         drawn: rows of the table `fewshot`, N training images of trained classes.
-        confidences: of these images over the B trained classes, [N, B], fp64.
+        confidences: of these images over the B trained classes, [N, B].
         texts: class texts of the base model of the trained classes, unit length, [B, d].
         statistics: the table `confusion_statistics`.
         settings: the section `mine_pairs`.
-        similarities: what ranks classes with ``selection: any``, [N, B]; see
-            `whole_bank_similarities`.
     """
-    base = dataset.class_ids("base")
-    counts = torch.from_numpy(count_matrix(statistics, len(dataset.classes))[base][:, base])
-    kept, weighted = settings.pairs, settings.use_statistics
-    labels = None
-    if settings.pseudo_label == "real_gt":
-        labels = torch.tensor([base.index(label) for label in drawn["class_id"].to_list()])
-    ids = drawn["sample_id"]
-    return MinedPairs(
-        mine_pairs(dataset, ids, confidences, counts, kept, weighted, labels, similarities),
-        class_pairs(dataset, confidences, counts, texts, kept, weighted, labels),
-    )
+    miner, ids = miner_of_draw(dataset, statistics, settings), drawn["sample_id"]
+    pairs = miner.pairs(ids, confidences, labels_of_draw(dataset, ids, settings))
+    return MinedPairs(pairs, miner.class_pairs(texts))

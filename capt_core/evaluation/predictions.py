@@ -2,16 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from functools import partial
+
+import numpy as np
 import polars as pl
 import torch
 
 from capt_core.artifacts.schemas import PREDICTIONS
 from capt_core.data.dataset import Dataset
 
+GROUPS = ("base", "novel")
+
+Scorers = Mapping[str, Callable[[torch.Tensor], torch.Tensor]]
+"""By group: function from features [n, d] to logits [n, G] over the classes of the group."""
+
+_FEW = 16
+
 
 def ranked_classes(scores: torch.Tensor, count: int) -> torch.Tensor:
     """Indices [N, count] of the highest scores, best first, lowest index on ties."""
-    return scores.argsort(dim=1, descending=True, stable=True)[:, :count]
+    columns = scores.shape[1]
+    if count >= columns:
+        return scores.argsort(dim=1, descending=True, stable=True)
+    values, order = scores.topk(count + 1, dim=1)
+    # Which of several equal values topk takes, and in which order, is its own choice.
+    tied = ~(values[:, :-1] > values[:, 1:]).all(dim=1)
+    order = order[:, :count]
+    if tied.any():
+        order[tied] = scores[tied].argsort(dim=1, descending=True, stable=True)[:, :count]
+    return order
 
 
 def prediction_table(
@@ -31,36 +51,88 @@ def prediction_table(
     Returns:
         Rows as in the table `predictions`, sorted by `sample_id`.
     """
-    images = pl.DataFrame({"sample_id": sample_ids, "row": range(len(sample_ids))}).join(
-        dataset.samples.join(dataset.classes.select("class_id", "group"), on="class_id"),
-        on="sample_id",
-        maintain_order="left",
-    )
-    class_names = dataset.class_names
     parts = []
-    for group in ("base", "novel"):
-        members = images.filter(pl.col("group") == group)
-        class_ids = torch.tensor(dataset.class_ids(group), dtype=torch.long)
-        if members.is_empty():
-            continue
-        rows = torch.from_numpy(members["row"].to_numpy().copy())
-        confidences = logits[rows][:, class_ids].softmax(dim=-1).double()
-        top = ranked_classes(confidences, min(top_classes, len(class_ids)))
-        position = {int(class_id): index for index, class_id in enumerate(class_ids)}
-        true = torch.tensor([position[label] for label in members["class_id"].to_list()])
-        top_ids = class_ids[top].tolist()
-        names = [[class_names[i] for i in row] for row in top_ids]
-        table = members.with_columns(
-            pl.col("class_id").alias("true_class_id"),
-            pl.col("class_name").alias("true_class"),
-            pl.Series("pseudo_label_id", [row[0] for row in top_ids]),
-            pl.Series("pseudo_label", [row[0] for row in names]),
-            pl.Series("correct", (top[:, 0] == true).tolist()),
-            pl.Series("confidence", confidences.gather(1, top[:, :1])[:, 0].tolist()),
-            pl.Series("true_confidence", confidences.gather(1, true[:, None])[:, 0].tolist()),
-            pl.Series("top_class_ids", top_ids),
-            pl.Series("top_classes", names),
-            pl.Series("top_confidences", confidences.gather(1, top).tolist()),
-        )
-        parts.append(PREDICTIONS.select(table))
+    for group, rows in _members(dataset, sample_ids):
+        own = logits[rows][:, dataset.class_ids(group)]
+        parts.append(_group_table(dataset, sample_ids.gather(rows), group, own, top_classes))
     return pl.concat([PREDICTIONS.frame(), *parts]).sort("sample_id")
+
+
+@torch.no_grad()
+def classified(
+    dataset: Dataset,
+    sample_ids: pl.Series,
+    features: torch.Tensor,
+    scorers: Scorers,
+    top_classes: int,
+) -> pl.DataFrame:
+    """`prediction_table` of images by their features [N, d]: each group is scored by itself."""
+    parts = []
+    for group, rows in _members(dataset, sample_ids):
+        # A product of a few rows may round differently from one of many.
+        whole = len(rows) < _FEW or len(rows) == len(features)
+        logits = scorers[group](features if whole else features[rows])
+        if len(logits) != len(rows):
+            logits = logits[rows]
+        parts.append(_group_table(dataset, sample_ids.gather(rows), group, logits, top_classes))
+    return pl.concat([PREDICTIONS.frame(), *parts]).sort("sample_id")
+
+
+def tempered(scorers: Scorers, temperature: float) -> Scorers:
+    """Scorers whose logits are divided by a temperature."""
+    return {group: partial(_divided, scorer, temperature) for group, scorer in scorers.items()}
+
+
+def _divided(
+    scorer: Callable[[torch.Tensor], torch.Tensor], temperature: float, features: torch.Tensor
+) -> torch.Tensor:
+    return scorer(features) / temperature
+
+
+def _members(dataset: Dataset, sample_ids: pl.Series) -> list[tuple[str, np.ndarray]]:
+    """Groups that some images are of, and the rows of these images."""
+    groups = dataset.classes["group"].gather(dataset.samples["class_id"].gather(sample_ids))
+    found = ((group, np.flatnonzero((groups == group).to_numpy())) for group in GROUPS)
+    return [(group, rows) for group, rows in found if len(rows)]
+
+
+def _group_table(
+    dataset: Dataset, sample_ids: pl.Series, group: str, logits: torch.Tensor, top_classes: int
+) -> pl.DataFrame:
+    """Rows as in the table `predictions` of images of one group, [n, G] logits over its classes."""
+    class_ids = np.array(dataset.class_ids(group), dtype=np.int64)
+    names = dataset.classes["class_name"]
+    images = dataset.samples.select("path", "class_id", "class_name", "split")[
+        sample_ids.to_numpy()
+    ]
+    true = torch.from_numpy(np.searchsorted(class_ids, images["class_id"].to_numpy()))
+    confidences = logits.softmax(dim=-1)
+    top = ranked_classes(confidences, min(top_classes, len(class_ids)))
+    top_ids = class_ids[top.numpy()]
+    pseudo = pl.Series(top_ids[:, 0])
+    table = images.with_columns(
+        sample_ids.alias("sample_id"),
+        pl.lit(group).alias("group"),
+        pl.col("class_id").alias("true_class_id"),
+        pl.col("class_name").alias("true_class"),
+        pseudo.alias("pseudo_label_id"),
+        names.gather(pseudo).alias("pseudo_label"),
+        pl.Series("correct", (top[:, 0] == true).numpy()),
+        pl.Series("confidence", _values(confidences, top[:, :1])[:, 0]),
+        pl.Series("true_confidence", _values(confidences, true[:, None])[:, 0]),
+        _lists("top_class_ids", pl.Series(top_ids.reshape(-1)), top.shape[1]),
+        _lists("top_classes", names.gather(top_ids.reshape(-1)), top.shape[1]),
+        _lists("top_confidences", pl.Series(_values(confidences, top).reshape(-1)), top.shape[1]),
+    )
+    return PREDICTIONS.select(table)
+
+
+def _values(confidences: torch.Tensor, columns: torch.Tensor) -> np.ndarray:
+    """Entries [n, k] of confidences [n, G] in fp64."""
+    found: np.ndarray = confidences.gather(1, columns).double().numpy()
+    return found
+
+
+def _lists(name: str, values: pl.Series, length: int) -> pl.Series:
+    """Values in lists of one length."""
+    return values.reshape((-1, length)).arr.to_list().alias(name)

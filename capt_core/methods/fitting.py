@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import polars as pl
 import torch
 
+from capt_core.artifacts.features import ImageFeatures
+from capt_core.artifacts.table_blocks import spans
 from capt_core.backbone.encoding import encode_images
 from capt_core.backbone.loading import Backbone
 from capt_core.data.dataset import Dataset
 from capt_core.data.images import image_batches
 from capt_core.errors import CaptError
+from capt_core.evaluation.predictions import GROUPS, Scorers
 from capt_core.methods.method import BASE_ONLY, Classes, Fitted, Method, Need
 from capt_core.methods.registry import BASE_METHOD, method_class
 from capt_core.methods.task import Task
 from capt_core.methods.trained import TrainedModel
+from capt_core.methods.zero_shot import class_logits
 from capt_core.params import settings_hash
 from capt_core.reporter import SILENT, Reporter
 
@@ -119,6 +124,72 @@ def dataset_logits(fitted: Fitted, features: torch.Tensor, dataset: Dataset) -> 
         if members := dataset.class_ids(group):
             logits[:, members] = fitted.logits(features, classes.only(members))
     return logits
+
+
+@torch.no_grad()
+def group_scorers(fitted: Fitted, dataset: Dataset, texts: torch.Tensor | None = None) -> Scorers:
+    """What scores a fitted method's features [n, d] within each half of a data set's classes.
+
+    The logits are those that `dataset_logits` holds in the columns of the half.
+
+    Args:
+        fitted: any.
+        dataset: classes.
+        texts: `Fitted.class_texts` of all classes, [C, d], where they are at hand.
+
+    Raises:
+        CaptError: as `Fitted.scorer`.
+    """
+    classes = Classes.of(dataset)
+    halves = {group: members for group in GROUPS if (members := dataset.class_ids(group))}
+    if fitted.rivals_matter:
+        return {group: fitted.scorer(classes.only(halves[group])) for group in halves}
+    if not fitted.method.compares_texts:
+        scorer = fitted.scorer(classes)
+        return {group: partial(_columns, scorer, members) for group, members in halves.items()}
+    texts = fitted.class_texts(classes) if texts is None else texts
+    scale = fitted.backbone.logit_scale
+    return {group: partial(_against, texts[members], scale) for group, members in halves.items()}
+
+
+def _columns(
+    scorer: Callable[[torch.Tensor], torch.Tensor], columns: list[int], features: torch.Tensor
+) -> torch.Tensor:
+    return scorer(features)[:, columns]
+
+
+def _against(texts: torch.Tensor, scale: float, features: torch.Tensor) -> torch.Tensor:
+    return class_logits(features, texts.to(features), scale)
+
+
+@torch.no_grad()
+def feature_blocks(
+    fitted: Fitted,
+    dataset: Dataset,
+    sample_ids: pl.Series,
+    stored: ImageFeatures,
+    image_root: Path | None,
+    batch_size: int,
+    workers: int,
+    reporter: Reporter = SILENT,
+) -> Iterator[tuple[pl.Series, torch.Tensor]]:
+    """`dataset_features` a block of samples at a time, with their ids, in order."""
+    blocks = [sample_ids[span.start : span.stop] for span in spans(len(sample_ids))]
+    if fitted.frozen_tower:
+        long = len(blocks) > 1
+        with (reporter if long else SILENT).progress("images", len(sample_ids)) as advance:
+            for ids in blocks:
+                features = stored.rows(ids)
+                yield ids, fitted.adapt(features.to(fitted.backbone.device)).cpu()
+                advance(len(ids))
+        return
+    with reporter.progress("encoded", len(sample_ids)) as advance:
+        for ids in blocks:
+            backbone = fitted.backbone
+            images = dataset.images(ids, image_root)
+            batches = image_batches(images, backbone.preprocess, batch_size, workers)
+            features = encode_images(batches, backbone, fitted.encode, advance)
+            yield ids, fitted.adapt(features.to(backbone.device)).cpu()
 
 
 @torch.no_grad()

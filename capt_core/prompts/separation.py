@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
 
 import numpy as np
 import polars as pl
@@ -28,15 +28,15 @@ def auc(own: np.ndarray, other: np.ndarray) -> float:
 
 
 def separation_table(
-    prompts: pl.DataFrame, embeddings: np.ndarray, images: Mapping[int, np.ndarray]
+    prompts: pl.DataFrame, embeddings: np.ndarray, images: Callable[[int], np.ndarray | None]
 ) -> pl.DataFrame:
     """For every ordered pair: are a class's difference prompts nearer its own images?
 
     Args:
         prompts: the table `prompts`.
         embeddings: unit-length embedding of each row's prompt, [n, d].
-        images: class id to unit-length features [m, d] of training images of base classes. A pair
-            without images of both classes has no row.
+        images: gives the unit-length features [m, d] of training images of a base class, by its
+            id; None where there are none. A pair without images of both classes has no row.
 
     Returns:
         Rows as in the table `prompt_separation`, worst separated first.
@@ -46,7 +46,7 @@ def separation_table(
     keys = ["class_id", "class_name", "paired_class_id", "paired_class"]
     for key, group in numbered.group_by(keys, maintain_order=True):
         class_id, name, paired_id, paired = key
-        own, other = images.get(int(class_id)), images.get(int(paired_id))
+        own, other = images(int(class_id)), images(int(paired_id))
         if own is None or other is None or not len(own) or not len(other):
             continue
         texts = embeddings[group["row"].to_numpy()]

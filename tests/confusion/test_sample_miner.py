@@ -10,15 +10,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from capt_core.artifacts.features import HeldFeatures
 from capt_core.artifacts.schemas import REPRESENTATIVES
 from capt_core.artifacts.tables import schema_problem
-from capt_core.confusion.sample_miner import (
-    SOURCES,
-    BankCells,
-    mine_representatives,
-    most_similar,
-    whole_bank_similarities,
-)
+from capt_core.confusion import retrieval, sample_miner
+from capt_core.confusion.bank_cells import BankCells
+from capt_core.confusion.retrieval import most_similar
+from capt_core.confusion.sample_miner import SOURCES, WholeBank, mine_representatives
 from capt_core.data.dataset import Dataset
 from capt_core.params import MineSamples
 from tests.toys import toy_dataset
@@ -59,13 +57,14 @@ def bank_of(cells: dict[Cell, list[int]]) -> pl.DataFrame:
 
 def test_candidates_by_source_the_best_first() -> None:
     cells = {(1, 0): [3, 4], (1, 2): [5, 3], (0, 1): [6], (0, 2): [7], (2, 0): [8]}
-    found = BankCells.from_bank(bank_of(cells)).candidates(pseudo_label=0, paired_class=1)
-    assert found == [
-        ("confused_with_anchor", [3, 4]),
-        ("confused_class", [3, 4, 5]),
-        ("anchor_class_confused", [6]),
-    ]
-    assert [samples for _, samples in BankCells({}).candidates(0, 1)] == [[], [], []]
+
+    def candidates(cells: dict[Cell, list[int]]) -> list[list[int]]:
+        bank = BankCells.from_bank(bank_of(cells), classes=3)
+        return [bank.candidates(0, 1, source).tolist() for source in range(3)]
+
+    # Of class 1 and taken for 0; any of class 1; of class 0 and taken for 1.
+    assert candidates(cells) == [[3, 4], [3, 4, 5], [6]]
+    assert candidates({}) == [[], [], []]
 
 
 def pairs_of(*rows: Pair) -> pl.DataFrame:
@@ -84,9 +83,10 @@ def mine(
 ) -> pl.DataFrame:
     section = MineSamples.model_validate(settings)
     bank = bank_of(cells)
+    held = HeldFeatures(features)
     return mine_representatives(
-        dataset, pairs, bank, dataset.samples, features, section, seed, whole_bank
-    )
+        dataset, pairs, bank, dataset.samples, held, section, seed, whole_bank
+    ).table()
 
 
 def test_representatives_by_hand() -> None:
@@ -165,7 +165,8 @@ def test_several_representatives_by_hand() -> None:
 
 def test_similarities_to_the_whole_bank_by_hand() -> None:
     bank = bank_of({(1, 0): [3], (1, 2): [1], (0, 1): [0, 4]})
-    found = whole_bank_similarities([0, 4], bank, FEATURES, [0, 1, 2])
+    whole = WholeBank(bank, HeldFeatures(FEATURES), [0, 1, 2])
+    found = whole.similarities(pl.Series([0, 4]))
     inf = float("inf")
     # Anchor 0 against 4 (itself left out) and 1; anchor 4 against 0 and 3.
     expected = torch.tensor([[0.0, 0.96, -inf], [0.0, 0.8, -inf]], dtype=torch.float64)
@@ -236,3 +237,29 @@ def test_representatives_of_any_bank(
                 cosine(anchor, row["representative_id"]), abs=1e-6
             )
     assert not rows_of
+
+
+@given(cases(), st.integers(1, 5), st.booleans(), st.integers(0, 99))
+def test_cells_of_many_pairs_give_what_single_pairs_give(
+    case: Case, count: int, whole_bank: bool, seed: int
+) -> None:
+    class_of, cells, pairs = case
+    dataset = toy_dataset(class_of, 8)
+    features = torch.nn.functional.normalize(
+        torch.randn(len(class_of), 3, generator=torch.Generator().manual_seed(seed)), dim=1
+    )
+
+    def found() -> pl.DataFrame:
+        return mine(
+            dataset, pairs_of(*pairs), cells, features, seed, whole_bank, representatives=count
+        )
+
+    single = found()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sample_miner, "FEW_PAIRS", -1)
+        # So little memory that cells are read one after the other and products cut in two.
+        patch.setattr(retrieval, "_HELD", 0)
+        patch.setattr(retrieval, "_ANCHORS", 2)
+        many = found()
+    assert many.drop("cosine").equals(single.drop("cosine"))
+    torch.testing.assert_close(many["cosine"].to_torch(), single["cosine"].to_torch())

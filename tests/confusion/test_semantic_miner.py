@@ -12,16 +12,43 @@ from hypothesis import strategies as st
 from capt_core.artifacts.schemas import CLASS_PAIRS, PAIRS
 from capt_core.artifacts.tables import schema_problem
 from capt_core.confusion.semantic_miner import (
-    class_pairs,
+    PairMiner,
     confusion_scores,
-    mine_pairs,
     predicted_pairs,
     pseudo_labels,
+    score_weights,
 )
+from capt_core.data.dataset import Dataset
 from capt_core.evaluation.predictions import ranked_classes
 from tests.toys import toy_dataset
 
 INF = float("inf")
+
+
+def mine_pairs(
+    dataset: Dataset,
+    sample_ids: pl.Series,
+    confidences: torch.Tensor,
+    counts: torch.Tensor,
+    pairs: int,
+    use_statistics: bool = True,
+    **chosen: torch.Tensor,
+) -> pl.DataFrame:
+    miner = PairMiner(dataset, counts, pairs, use_statistics)
+    return miner.pairs(sample_ids, confidences, **chosen)
+
+
+def class_pairs(
+    dataset: Dataset,
+    confidences: torch.Tensor,
+    counts: torch.Tensor,
+    texts: torch.Tensor,
+    pairs: int,
+    labels: torch.Tensor | None = None,
+) -> pl.DataFrame:
+    miner = PairMiner(dataset, counts, pairs)
+    miner.pairs(pl.Series(range(len(confidences)), dtype=pl.Int64), confidences, labels)
+    return miner.class_pairs(texts)
 
 
 def test_the_pseudo_label_is_the_most_confident_class() -> None:
@@ -36,23 +63,33 @@ def test_ties_go_to_the_lowest_class() -> None:
     assert ranked_classes(torch.tensor([[0.1, 0.4, 0.1, 0.4]]), 3).tolist() == [[1, 3, 0]]
 
 
+@given(st.integers(0, 6), st.integers(1, 30), st.integers(0, 30), st.integers(0, 9999))
+def test_the_highest_are_those_of_a_stable_sort(
+    rows: int, columns: int, count: int, seed: int
+) -> None:
+    scores = torch.randint(0, 12, (rows, columns), generator=torch.Generator().manual_seed(seed))
+    scores = scores.double().masked_fill(scores == 11, -INF)
+    expected = scores.argsort(dim=1, descending=True, stable=True)[:, :count]
+    assert torch.equal(ranked_classes(scores, count), expected)
+
+
 def test_scores_by_hand() -> None:
     # Method facts 8.5: counts (0, 3, 5), confidences (0.5, 0.2, 0.25), pseudo-label 0.
     counts = torch.tensor([[0, 3, 5], [9, 0, 9], [9, 9, 0]])
     confidences = torch.tensor([[0.5, 0.2, 0.25]], dtype=torch.float64)
-    scores = confusion_scores(confidences, counts, torch.tensor([0]))
+    scores = confusion_scores(confidences, score_weights(counts), torch.tensor([0]))
     torch.testing.assert_close(
         scores, torch.tensor([[-INF, 0.275, 0.40625]], dtype=torch.float64), rtol=0, atol=1e-12
     )
     # An empty row leaves the confidences.
-    scores = confusion_scores(confidences, 0 * counts, torch.tensor([0]))
+    scores = confusion_scores(confidences, score_weights(0 * counts), torch.tensor([0]))
     assert scores.tolist() == [[-INF, 0.2, 0.25]]
 
 
 def test_scores_take_the_row_of_the_pseudo_label_not_its_column() -> None:
     counts = torch.tensor([[0, 4, 0], [0, 0, 0], [7, 0, 0]])
     confidences = torch.tensor([[0.4, 0.25, 0.35], [0.3, 0.1, 0.6]], dtype=torch.float64)
-    scores = confusion_scores(confidences, counts, torch.tensor([0, 2]))
+    scores = confusion_scores(confidences, score_weights(counts), torch.tensor([0, 2]))
     expected = torch.tensor([[-INF, 0.5, 0.35], [0.6, 0.1, -INF]], dtype=torch.float64)
     torch.testing.assert_close(scores, expected, rtol=0, atol=1e-12)
 
@@ -167,6 +204,23 @@ def test_class_pairs_of_any_predictions(images: int, base: int, asked: int, seed
     for _, rows in pairs.group_by("class_id"):
         assert rows["score"].is_sorted(descending=True)
         assert rows["paired_class_id"].n_unique() == rows.height
+
+
+@given(st.integers(1, 9), st.integers(1, 4), st.integers(0, 9999))
+def test_blocks_of_samples_give_what_all_give(images: int, block: int, seed: int) -> None:
+    confidences, counts = random_case(images, 5, seed, coarse=False)
+    dataset = toy_dataset([0] * images, 10)
+    ids, texts = dataset.samples["sample_id"], torch.eye(5)
+    whole, parts = PairMiner(dataset, counts, 3), PairMiner(dataset, counts, 3)
+    together = whole.pairs(ids, confidences)
+    rows = [
+        parts.pairs(ids[start : start + block], confidences[start : start + block])
+        for start in range(0, images, block)
+    ]
+    assert pl.concat(rows).equals(together)
+    one, other = whole.class_pairs(texts), parts.class_pairs(texts)
+    assert one.drop("score").equals(other.drop("score"))
+    torch.testing.assert_close(one["score"].to_torch(), other["score"].to_torch())
 
 
 def test_without_statistics_confidence_ranks_and_the_counts_are_still_told() -> None:

@@ -54,7 +54,7 @@ def test_separation_by_hand() -> None:
     x, y = [1.0, 0.0], [0.0, 1.0]
     embeddings = np.array([x, x, y, x, x])
     images = {0: np.array([x, [0.8, 0.6]]), 1: np.array([y])}
-    table = separation_table(PROMPTS, embeddings, images)
+    table = separation_table(PROMPTS, embeddings, images.get)
     assert schema_problem(PROMPT_SEPARATION, table) is None
     assert table.select(
         "class_name", "paired_class", "auc", "weakest_prompt", "weakest_auc"
@@ -70,7 +70,7 @@ def test_separation_by_hand() -> None:
 
 
 def test_no_difference_prompts_give_no_rows() -> None:
-    table = separation_table(PROMPTS.clear(), np.zeros((0, 2)), {})
+    table = separation_table(PROMPTS.clear(), np.zeros((0, 2)), {}.get)
     assert table.is_empty()
     assert schema_problem(PROMPT_SEPARATION, table) is None
 

@@ -1,0 +1,241 @@
+"""Exact retrieval of the most similar images of a cell of the bank (eq. 8).
+
+`nearest` is where candidates are compared with anchors: an approximate index would take its place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import polars as pl
+import torch
+
+from capt_core.artifacts.features import Features
+from capt_core.confusion.bank_cells import BankCells
+from capt_core.evaluation.predictions import ranked_classes
+
+_HELD = 1 << 28  # bytes of features of anchors, or of candidates, that are in memory at once
+_ANCHORS = 8192  # rows of a matrix product
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What represents each of P pairs, up to R images, the first found first.
+
+    Attributes:
+        sample: ids [P, R]; -1 where there is none.
+        cosine: to the anchor, [P, R].
+        source: number of the source, [P, R]; -1 where there is none.
+        found: how many there are, [P].
+    """
+
+    sample: np.ndarray
+    cosine: np.ndarray
+    source: np.ndarray
+    found: np.ndarray
+
+    @staticmethod
+    def none(pairs: int, count: int) -> Chosen:
+        """Nothing chosen yet for some pairs, up to `count` each."""
+        return Chosen(
+            np.full((pairs, count), -1, dtype=np.int64),
+            np.zeros((pairs, count)),
+            np.full((pairs, count), -1, dtype=np.int8),
+            np.zeros(pairs, dtype=np.int64),
+        )
+
+    def add(self, pair: int, sample: int, source: int, cosine: float = 0.0) -> None:
+        """One more image for a pair."""
+        place = pair, int(self.found[pair])
+        self.sample[place], self.cosine[place], self.source[place] = sample, cosine, source
+        self.found[pair] += 1
+
+
+def most_similar(
+    anchor: torch.Tensor, candidates: torch.Tensor, count: int = 1
+) -> list[tuple[int, float]]:
+    """Eq. 8: the candidates with the highest cosine to the anchor, lowest index on ties.
+
+    Args:
+        anchor: feature [d], unit length.
+        candidates: features [n, d], unit length.
+        count: how many; all if there are fewer.
+
+    Returns:
+        Index and cosine of each, the most similar first.
+    """
+    cosines = candidates @ anchor
+    order = cosines.argsort(descending=True, stable=True)[:count].tolist()
+    return [(index, float(cosines[index])) for index in order]
+
+
+def nearest(
+    anchors: torch.Tensor, candidates: torch.Tensor, barred: np.ndarray, count: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Eq. 8 of many anchors: the candidates with the highest cosines, lowest index on ties.
+
+    Args:
+        anchors: features [m, d], unit length.
+        candidates: features [n, d], unit length.
+        barred: candidates that an anchor may not get, [m, n]; their cosine is -inf.
+        count: how many; all if there are fewer.
+
+    Returns:
+        Indices and cosines [m, min(count, n)], the most similar first.
+    """
+    cosines = anchors @ candidates.T
+    cosines.masked_fill_(torch.from_numpy(barred), float("-inf"))
+    if count == 1:
+        values, index = cosines.max(dim=1, keepdim=True)
+    else:
+        index = ranked_classes(cosines, count)
+        values = cosines.gather(1, index)
+    return index.numpy(), values.double().numpy()
+
+
+def retrieve_each(
+    chosen: Chosen,
+    anchors: np.ndarray,
+    pseudo: np.ndarray,
+    paired: np.ndarray,
+    cells: BankCells,
+    sources: Sequence[int],
+    features: Features,
+) -> None:
+    """`retrieve`, pair by pair; all features that are needed are in memory at once."""
+    needed = np.unique(np.concatenate([anchors, cells.samples]))
+    held = features.rows(pl.Series(needed))
+    count = chosen.sample.shape[1]
+    for pair, (anchor, label, other) in enumerate(
+        zip(anchors.tolist(), pseudo.tolist(), paired.tolist(), strict=True)
+    ):
+        own = held[int(np.searchsorted(needed, anchor))]
+        for source in sources:
+            found = int(chosen.found[pair])
+            if found == count:
+                break
+            samples = cells.candidates(label, other, source)
+            rest = samples[(samples != anchor) & ~np.isin(samples, chosen.sample[pair, :found])]
+            candidates = held[torch.from_numpy(np.searchsorted(needed, rest))]
+            for index, cosine in most_similar(own, candidates, count - found):
+                chosen.add(pair, int(rest[index]), source, cosine)
+
+
+def retrieve(
+    chosen: Chosen,
+    anchors: np.ndarray,
+    pseudo: np.ndarray,
+    paired: np.ndarray,
+    cells: BankCells,
+    sources: Sequence[int],
+    features: Features,
+) -> None:
+    """Choose from the bank for P pairs, one matrix product for all pairs of a cell.
+
+    Args:
+        chosen: what has been chosen; is added to.
+        anchors: sample ids [P].
+        pseudo: pseudo-labels of the anchors, [P].
+        paired: classes of the pairs, [P].
+        cells: of the bank.
+        sources: of `BankCells.candidates`, in order.
+        features: by sample id.
+    """
+    for source in sources:
+        pairs = np.flatnonzero(chosen.found < chosen.sample.shape[1])
+        # Side by side stand the pairs whose candidates are read together.
+        first, second = (paired, pseudo) if source == 1 else (pseudo, paired)
+        pairs = pairs[np.lexsort((second[pairs], first[pairs]))]
+        groups = _groups(pseudo[pairs], paired[pairs])
+        for part in _loads(pairs, groups, anchors, cells, pseudo, paired, source, features.width):
+            _fill(chosen, part, anchors, source, features)
+
+
+@dataclass(frozen=True)
+class _Cell:
+    """Pairs [m] with the same candidates [n]."""
+
+    pairs: np.ndarray
+    candidates: np.ndarray
+
+
+def _groups(pseudo: np.ndarray, paired: np.ndarray) -> list[slice]:
+    """Runs of equal (pseudo-label, class), none of them longer than a product takes rows."""
+    if not len(pseudo):
+        return []
+    change = (pseudo[1:] != pseudo[:-1]) | (paired[1:] != paired[:-1])
+    edges = [0, *(np.flatnonzero(change) + 1).tolist(), len(pseudo)]
+    return [
+        slice(start, min(start + _ANCHORS, end))
+        for begin, end in pairwise(edges)
+        for start in range(begin, end, _ANCHORS)
+    ]
+
+
+def _loads(
+    pairs: np.ndarray,
+    groups: Sequence[slice],
+    anchors: np.ndarray,
+    cells: BankCells,
+    pseudo: np.ndarray,
+    paired: np.ndarray,
+    source: int,
+    width: int,
+) -> Iterator[list[_Cell]]:
+    """Cells in the order of `pairs`, as many at a time as have their features in memory."""
+    most = max(_HELD // (4 * width), _ANCHORS)
+    load, rows, known = list[_Cell](), 0, 0
+    for group in groups:
+        members = pairs[group]
+        candidates = cells.candidates(int(pseudo[members[0]]), int(paired[members[0]]), source)
+        if not len(candidates):
+            continue
+        if load and (rows + len(members) > most or known + len(candidates) > most):
+            yield load
+            load, rows, known = [], 0, 0
+        load.append(_Cell(members, candidates))
+        rows += len(members)
+        known += len(candidates)
+    if load:
+        yield load
+
+
+def _fill(
+    chosen: Chosen,
+    load: Sequence[_Cell],
+    anchors: np.ndarray,
+    source: int,
+    features: Features,
+) -> None:
+    """Choose for the pairs of some cells."""
+    owners, own = _read(features, [anchors[cell.pairs] for cell in load])
+    samples, others = _read(features, [cell.candidates for cell in load])
+    count = chosen.sample.shape[1]
+    for cell in load:
+        ids = anchors[cell.pairs]
+        barred = ids[:, None] == cell.candidates
+        for column in range(int(chosen.found[cell.pairs].max())):
+            barred |= chosen.sample[cell.pairs, column, None] == cell.candidates
+        index, cosines = nearest(
+            own[torch.from_numpy(np.searchsorted(owners, ids))],
+            others[torch.from_numpy(np.searchsorted(samples, cell.candidates))],
+            barred,
+            count,
+        )
+        for column in range(index.shape[1]):
+            free = np.isfinite(cosines[:, column]) & (chosen.found[cell.pairs] < count)
+            taken = cell.pairs[free]
+            place = taken, chosen.found[taken]
+            chosen.sample[place] = cell.candidates[index[free, column]]
+            chosen.cosine[place] = cosines[free, column]
+            chosen.source[place] = source
+            chosen.found[taken] += 1
+
+
+def _read(features: Features, ids: Sequence[np.ndarray]) -> tuple[np.ndarray, torch.Tensor]:
+    """Sample ids, ascending, each once, and their features."""
+    found = np.unique(np.concatenate(ids))
+    return found, features.rows(pl.Series(found))

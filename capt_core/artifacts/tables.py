@@ -119,6 +119,13 @@ def write_table(table: Table, frame: pl.DataFrame, path: Path, provenance: Prove
     problem = schema_problem(table, frame)
     if problem:
         raise ValueError(f"table {table.name}: {problem}")
+    with atomic_path(path) as temporary:
+        frame.write_parquet(temporary, **file_options(table, provenance))
+        seal(temporary)
+
+
+def file_options(table: Table, provenance: Provenance) -> dict[str, Any]:
+    """How Polars is to write a table's file: compression, and a record that awaits its digest."""
     record = {
         "table": table.name,
         "version": table.version,
@@ -127,14 +134,11 @@ def write_table(table: Table, frame: pl.DataFrame, path: Path, provenance: Prove
     }
     # Statistics and dictionaries cost much and save nothing on float vectors.
     plain = any(isinstance(column.kind, pl.Array) for column in table.declared)
-    with atomic_path(path) as temporary:
-        frame.write_parquet(
-            temporary,
-            compression="uncompressed" if plain else "zstd",
-            statistics=not plain,
-            metadata={METADATA_KEY: json.dumps(record, sort_keys=True)},
-        )
-        seal(temporary)
+    return {
+        "compression": "uncompressed" if plain else "zstd",
+        "statistics": not plain,
+        "metadata": {METADATA_KEY: json.dumps(record, sort_keys=True)},
+    }
 
 
 def read_table(table: Table, path: Path, expected: Provenance | None = None) -> pl.DataFrame:

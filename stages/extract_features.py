@@ -26,6 +26,7 @@ from capt_core.data.loading import touched
 from capt_core.errors import CaptError, shown
 from capt_core.params import Settings, settings_hash
 
+from .activity import doing
 from .console import first_process, problem, progress, say
 from .invocation import Run
 from .stage import Stage
@@ -133,7 +134,8 @@ def _images(prepared: Dataset, run: Run) -> Images:
     files = prepared.paths(
         prepared.samples["sample_id"], image_root(run.layout, run.settings.data.root)
     )
-    times = pl.Series((touched(file) for file in files), dtype=pl.Int64)
+    with doing("looking up the images"):
+        times = pl.Series((touched(file) for file in files), dtype=pl.Int64)
     return Images(paths, files, times)
 
 

@@ -27,9 +27,6 @@ from capt_core.errors import CaptError
 from capt_core.reporter import active
 
 Features = np.ndarray[Any, np.dtype[np.float32]]
-NEVER = -1
-"""Time of a file that is not there, or is not on a file system."""
-
 _INDEX = {
     "path": pl.String(),
     "digest": pl.String(),
@@ -79,9 +76,8 @@ class FeatureParts:
     def refresh(self) -> None:
         """Take note of parts that have come, from other processes too, since the last time."""
         found = [self.index]
-        for path in sorted(self.folder.glob("[0-9a-f]*.parquet")):
-            if path.name in self._seen:
-                continue
+        here = sorted(self.folder.glob("[0-9a-f]*.parquet"))
+        for path in (path for path in here if path.name not in self._seen):
             try:
                 read_at = path.stat().st_mtime_ns
                 part = self._read(path)
@@ -109,7 +105,7 @@ class FeatureParts:
 
         Args:
             paths: of the images.
-            touched: when each image's file was last touched, or `NEVER`.
+            touched: when each image's file was last touched.
         """
         return self._rows(paths, touched)["part"].is_not_null()
 
@@ -163,9 +159,9 @@ class FeatureParts:
         Raises:
             CaptError: a part has been damaged meanwhile.
         """
-        for start in range(0, len(paths), ROW_GROUP):
-            stop = start + ROW_GROUP
-            yield start, self._gathered(self._rows(paths[start:stop], touched[start:stop]))
+        rows = self._rows(paths, touched)
+        for start in range(0, len(rows), ROW_GROUP):
+            yield start, self._gathered(rows[start : start + ROW_GROUP])
 
     def drop_unused(self, paths: pl.Series, touched: pl.Series) -> None:
         """Remove the parts that hold features of none of these images."""

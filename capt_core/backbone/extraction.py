@@ -53,35 +53,47 @@ class PixelEncoder:
 
     def __init__(self, backbone: Backbone, batch_size: int) -> None:
         self._backbone, self._batch_size = backbone, batch_size
-        sides = (batch_size, 3, *(backbone.preprocess.size,) * 2)
-        on_gpu = backbone.device.type == "cuda"
-        # Two in turn: the first has been copied when the second pass is started and read.
-        self._pinned = deque(
-            torch.zeros(sides, dtype=torch.uint8, pin_memory=True) for _ in range(2 * on_gpu)
-        )
+        self._channels = backbone.preprocess.channels(backbone.device)
+        self._pinned = deque[torch.Tensor]()
+        self._copying: torch.cuda.Stream | None = None
+        if backbone.device.type == "cuda":
+            torch.cuda.set_device(backbone.device)
+            # Two in turn: the first has been copied when the second pass is started and read.
+            sides = (batch_size, 3, *(backbone.preprocess.size,) * 2)
+            for _ in range(2):
+                self._pinned.append(torch.zeros(sides, dtype=torch.uint8, pin_memory=True))
+            self._copying = torch.cuda.Stream()
 
     @torch.no_grad()
     def start(self, images: Sequence[Pixels]) -> Started:
         """Set the tower to work on images; at most one earlier batch may be under way."""
         rows = rows_of_pass(len(images), self._batch_size, self._backbone.device)
-        if self._pinned:
-            self._pinned.rotate()
-            pixels = self._pinned[0][:rows]
-        else:
+        if self._copying is None:
             pixels = torch.zeros((rows, *images[0].shape), dtype=torch.uint8)
+            np.stack(images, out=pixels.numpy()[: len(images)])
+            return Started(self._encode(pixels)[: len(images)], None)
+        self._pinned.rotate()
+        pixels = self._pinned[0][:rows]
         np.stack(images, out=pixels.numpy()[: len(images)])
-        on_device = pixels.to(self._backbone.device, non_blocking=True)
-        batch = normalised(on_device, self._backbone.preprocess)
-        with self._backbone.precision():
-            encoded: torch.Tensor = self._backbone.clip.encode_image(batch)[: len(images)]
-        if not self._pinned:
-            return Started(encoded, None)
+        computing = torch.cuda.current_stream()
+        # On a stream of its own, the copy goes on beside the pass before.
+        with torch.cuda.stream(self._copying):
+            on_device = pixels.to(self._backbone.device, non_blocking=True)
+        computing.wait_stream(self._copying)
+        on_device.record_stream(computing)
+        encoded = self._encode(on_device)[: len(images)]
         # An event of its own: to read it back plainly would wait for the batch behind it, too.
         there = torch.empty(encoded.shape, dtype=encoded.dtype, pin_memory=True)
         there.copy_(encoded, non_blocking=True)
         done = torch.cuda.Event()
-        done.record(torch.cuda.current_stream(self._backbone.device))
+        done.record(computing)
         return Started(there, done)
+
+    def _encode(self, pixels: torch.Tensor) -> torch.Tensor:
+        batch = normalised(pixels, *self._channels)
+        with self._backbone.precision():
+            encoded: torch.Tensor = self._backbone.clip.encode_image(batch)
+        return encoded
 
     def finish(self, batch: Started) -> Features:
         """Unit-length features [n, d] of a batch that was started.
@@ -101,6 +113,9 @@ class Share:
 
     index: int = 0
     count: int = 1
+
+
+WHOLE = Share()
 
 
 @dataclass(frozen=True)

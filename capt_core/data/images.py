@@ -125,6 +125,15 @@ class Preprocess:
         check_sides(image.size)
         return self._transform(to_rgb(image))  # type: ignore[no-any-return]
 
+    def channels(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and standard deviation, each [3, 1, 1], on a device."""
+        import torch
+
+        mean, std = (
+            torch.tensor(values, device=device).view(-1, 1, 1) for values in (self.mean, self.std)
+        )
+        return mean, std
+
     @cached_property
     def _transform(self) -> Any:
         return test_transform(self)
@@ -153,14 +162,13 @@ def pixel_transform(size: int) -> Any:
     )
 
 
-def normalised(pixels: torch.Tensor, preprocess: Preprocess) -> torch.Tensor:
-    """Pixels [B, 3, S, S] in uint8 as `test_transform` leaves them, on their device, in fp32."""
-    import torch
+def normalised(pixels: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
+    """Pixels [B, 3, S, S] in uint8 as `test_transform` leaves them, in fp32.
 
-    mean, std = (
-        torch.tensor(values, device=pixels.device).view(-1, 1, 1)
-        for values in (preprocess.mean, preprocess.std)
-    )
+    Args:
+        pixels: as `pixel_transform` leaves them.
+        mean, std: `Preprocess.channels`, on the same device.
+    """
     return pixels.float().div_(255).sub_(mean).div_(std)
 
 

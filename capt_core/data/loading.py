@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import warnings
 from collections import deque
 from collections.abc import Container, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -176,5 +177,9 @@ def _by_processes(
         collate_fn=list,
         prefetch_factor=max(2, ahead // (_AT_ONCE * workers)),
     )
-    for images in loader:
+    with warnings.catch_warnings():
+        # Polars warns of forks, in every one: its threads are not used there.
+        warnings.simplefilter("ignore", RuntimeWarning)
+        batches = iter(loader)
+    for images in batches:
         yield from images

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,7 @@ def frames(*lengths: int) -> list[pl.DataFrame]:
             {"sample_id": range(start, stop), "feature": [[0.6, 0.8]] * (stop - start)},
             schema=SCHEMA,
         )
-        for start, stop in zip(starts[:-1], starts[1:], strict=True)
+        for start, stop in pairwise(starts)
     ]
 
 

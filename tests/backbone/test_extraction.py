@@ -18,6 +18,7 @@ from PIL import Image
 from capt_core.artifacts.feature_parts import FeatureParts, Features
 from capt_core.artifacts.provenance import Provenance
 from capt_core.backbone.extraction import (
+    WHOLE,
     Effort,
     Images,
     PixelEncoder,
@@ -62,7 +63,6 @@ def photos(folder: Path, names: Sequence[str]) -> None:
 def listed(folder: Path) -> Images:
     names = sorted(path.name for path in folder.iterdir())
     files = [folder / name for name in names]
-    # A part is older than what is touched in the same tick of a coarse clock.
     return Images(pl.Series(names), files, pl.Series([touched(file) for file in files]))
 
 
@@ -74,7 +74,7 @@ def extract(tmp_path: Path, backbone: Backbone) -> Extract:
     """Encode a folder, with parts of four images in batches of three."""
     photos(tmp_path / "photos", [f"{number}.png" for number in range(10, 20)])
 
-    def run(store: str = "parts", share: Share = Share(), **named: int) -> tuple[Effort, Features]:  # noqa: B008
+    def run(store: str = "parts", share: Share = WHOLE, **named: int) -> tuple[Effort, Features]:
         parts = FeatureParts(tmp_path / store, ORIGIN)
         settings = {"batch_size": 3, "part_images": 4, "workers": 1, **named}
         found = listed(tmp_path / "photos")
@@ -206,7 +206,8 @@ def test_pixels_are_normalised_to_the_bit() -> None:
     image = Image.open(BytesIO(photo_bytes(3, side=50))).crop((0, 0, 50, 41))
     read = PixelReader(32)._pixels(image)
     expected = transform_of(STYLE)(image)
-    assert torch.equal(normalised(torch.from_numpy(read)[None], STYLE)[0], expected)
+    channels = STYLE.channels(torch.device("cpu"))
+    assert torch.equal(normalised(torch.from_numpy(read)[None], *channels)[0], expected)
 
 
 @pytest.mark.parametrize("sides", [(50, 41), (41, 90), (32, 32), (300, 200)])

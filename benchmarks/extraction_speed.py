@@ -36,7 +36,7 @@ from capt_core.data.images import normalised
 from capt_core.data.loading import Loaded, PixelReader, load_ahead
 from capt_core.params import load_settings
 
-DISTINCT = 64  # files, read over and over from the page cache
+DISTINCT = 48  # files, read over and over from the page cache
 
 
 def photographs(folder: Path) -> list[Path]:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -62,7 +63,7 @@ class PixelEncoder:
             sides = (batch_size, 3, *(backbone.preprocess.size,) * 2)
             for _ in range(2):
                 self._pinned.append(torch.zeros(sides, dtype=torch.uint8, pin_memory=True))
-            self._copying = torch.cuda.Stream()
+            self._copying = torch.cuda.Stream()  # type: ignore[no-untyped-call]
 
     @torch.no_grad()
     def start(self, images: Sequence[Pixels]) -> Started:
@@ -85,7 +86,7 @@ class PixelEncoder:
         # An event of its own: to read it back plainly would wait for the batch behind it, too.
         there = torch.empty(encoded.shape, dtype=encoded.dtype, pin_memory=True)
         there.copy_(encoded, non_blocking=True)
-        done = torch.cuda.Event()
+        done = torch.cuda.Event()  # type: ignore[no-untyped-call]
         done.record(computing)
         return Started(there, done)
 
@@ -207,7 +208,7 @@ def encode_parts(
     files = _Chosen(images.files, rows)
     loaded = _timed(load_ahead(files, reader, workers, 2 * batch_size, on_gpu), effort)
     encoder = PixelEncoder(backbone, batch_size)
-    cuts = np.flatnonzero(np.diff(number[rows])) + 1
+    cuts = (np.flatnonzero(np.diff(number[rows])) + 1).tolist()
     with ThreadPoolExecutor(1) as writing:
         written: Future[None] | None = None
         started: deque[tuple[_Part, Started]] = deque()
@@ -253,11 +254,11 @@ def encode_parts(
 
 
 @dataclass(frozen=True)
-class _Chosen(Sequence[Path]):  # type: ignore[misc]
+class _Chosen(Sequence[Path]):
     """Files at some positions, each asked for when it is read."""
 
     files: Sequence[Path]
-    rows: np.ndarray  # type: ignore[type-arg]
+    rows: np.ndarray[Any, np.dtype[np.intp]]
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -268,9 +269,8 @@ class _Chosen(Sequence[Path]):  # type: ignore[misc]
 
 def _cut(names: pl.Series, cuts: Sequence[int]) -> Iterator[list[str]]:
     """Names between cuts; none for no names."""
-    ends = [*map(int, cuts), len(names)]
     start = 0
-    for end in ends:
+    for end in [*cuts, len(names)]:
         if end > start:
             yield names[start:end].to_list()
         start = end

@@ -74,11 +74,10 @@ def extract(tmp_path: Path, backbone: Backbone) -> Extract:
     """Encode a folder, with parts of four images in batches of three."""
     photos(tmp_path / "photos", [f"{number}.png" for number in range(10, 20)])
 
-    def run(store: str = "parts", share: Share = WHOLE, **named: int) -> tuple[Effort, Features]:
+    def run(store: str = "parts", share: Share = WHOLE) -> tuple[Effort, Features]:
         parts = FeatureParts(tmp_path / store, ORIGIN)
-        settings = {"batch_size": 3, "part_images": 4, "workers": 1, **named}
         found = listed(tmp_path / "photos")
-        effort, images = encode_parts(found, parts, backbone, share=share, **settings)
+        effort, images = encode_parts(found, parts, backbone, 3, 4, workers=1, share=share)
         known = parts.known(images.paths, images.touched)
         if not known.all():
             return effort, np.empty((0, 0), dtype=np.float32)
@@ -256,6 +255,7 @@ def test_images_come_in_order_and_known_ones_without_pixels(
     assert "gone.png: image missing" in found[6].problem
     one = PixelReader(32)(paths[5])
     assert one.pixels is not None
+    assert found[5].pixels is not None
     assert found[5].digest == one.digest
     assert np.array_equal(found[5].pixels, one.pixels)
     assert touched(paths[6]) == GONE

@@ -47,11 +47,13 @@ def extract_share(
 
     from stages import extract_features
 
-    extract_features.FeatureParts = Mortal  # type: ignore[misc]
+    setattr(extract_features, "FeatureParts", Mortal)  # noqa: B010  (a name it imports)
     capt("extract-features", "mine", folder, settings)
 
 
-def run_both(folder: Path, settings: Sequence[str], *parts_before_death: int | None) -> list[int]:
+def run_both(
+    folder: Path, settings: Sequence[str], *parts_before_death: int | None
+) -> list[int | None]:
     processes = [
         PROCESSES.Process(target=extract_share, args=(folder, settings, rank, parts))
         for rank, parts in enumerate(parts_before_death)

@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -185,6 +185,7 @@ def test_parts_of_other_settings_are_not_taken(extract: Extract, tmp_path: Path)
     assert other.index.is_empty()
 
 
+@settings(max_examples=20)
 @given(count=st.integers(1, 3), beside=st.integers(0, 2), seed=st.integers(0, 9))
 def test_neighbours_change_no_bit(backbone: Backbone, count: int, beside: int, seed: int) -> None:
     encoder = PixelEncoder(backbone, 32)

@@ -1,11 +1,16 @@
 """Speed and memory of reading images, against torchvision's ImageFolder and DataLoader.
 
     python -m benchmarks.image_reading [--images 1000] [--rounds 3] [--listed 10000 100000]
+    python -m benchmarks.image_reading --change FOLDER [--backbone tiny-clip ViT-B-32]
 
-Draws photograph-sized JPEGs into a temporary folder, decodes and transforms all of them with both
-readers in turn, and prints the images per second of each round. Then measures the peak memory of a
+Draws photograph-sized JPEGs into a temporary folder, decodes and transforms all of them with every
+reader in turn, and prints the images per second of each round. Then measures the peak memory of a
 process that decodes, and of one that prepares a data set without looking at its images, for
 growing numbers of images.
+
+The second form reads the photographs below a folder, and mosaics of sixteen of them, exactly and
+in faster ways, and prints how far that moves their features, and how often the nearest other
+photograph is another one.
 """
 
 from __future__ import annotations
@@ -17,26 +22,31 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
+
+if TYPE_CHECKING:
+    import torch
 
 BATCH = 128
 CLASSES = 10
 DISTINCT = 20  # files behind the hard links of a long listing, below the file system's limit
 
 
-def draw(root: Path, count: int) -> None:
-    """Write smooth random JPEGs of 500 x 375 pixels, `CLASSES` folders of them."""
+def draw(root: Path, count: int, scale: int = 1) -> None:
+    """Write smooth random JPEGs of 500 x 375 pixels or a multiple, `CLASSES` folders of them."""
     random = np.random.default_rng(0)
     for index in range(count):
         folder = root / f"class{index % CLASSES}"
         folder.mkdir(parents=True, exist_ok=True)
         coarse = random.integers(0, 256, (48, 64, 3), dtype=np.uint8)
-        image = Image.fromarray(coarse).resize((500, 375), Image.Resampling.BICUBIC)
+        image = Image.fromarray(coarse).resize((500 * scale, 375 * scale), Image.Resampling.BICUBIC)
         image.save(folder / f"{index:07d}.jpg", quality=90)
 
 
@@ -64,6 +74,95 @@ def read_with_capt(root: Path, count: int, workers: int) -> None:
         pass
 
 
+def read_ahead(root: Path, count: int, workers: int, fast: bool, processes: bool) -> None:
+    """Decode `count` images with `load_ahead`, the same files over and over."""
+    from capt_core.data.loading import PixelReader, load_ahead
+
+    paths = list(islice(cycle(sorted(root.rglob("*.jpg"))), count))
+    for _ in load_ahead(paths, PixelReader(224, fast), workers, 2 * BATCH, processes):
+        pass
+
+
+def read_with_torchvision_io(root: Path, count: int, workers: int) -> None:
+    """Decode with torchvision's own JPEG decoder and resize with torch, in threads."""
+    import torch
+    from torchvision.io import decode_jpeg, read_file
+
+    from capt_core.data.loading import resized
+
+    def read(path: Path) -> object:
+        return resized(decode_jpeg(read_file(str(path))).permute(1, 2, 0).numpy(), 224)
+
+    paths = list(islice(cycle(sorted(root.rglob("*.jpg"))), count))
+    torch.set_num_threads(1)
+    with ThreadPoolExecutor(workers) as pool:
+        for _ in pool.map(read, paths):
+            pass
+
+
+def feature_change(root: Path, backbone: str, count: int) -> None:
+    """Print how far faster ways of reading move the features of photographs below a folder."""
+    import torch
+
+    from benchmarks.capt_speed import random_weights
+    from capt_core.backbone.extraction import PixelEncoder
+    from capt_core.backbone.identity import EMBEDDED
+    from capt_core.data.loading import PixelReader, resized
+    from capt_core.library import load_backbone
+
+    paths = sorted(root.rglob("*.jpg"))
+    paths = [paths[place] for place in np.random.default_rng(0).permutation(len(paths))]
+    with tempfile.TemporaryDirectory() as folder:
+        weights = None
+        if backbone not in EMBEDDED:
+            weights = Path(folder) / "random.safetensors"
+            random_weights(backbone, weights)
+        loaded = load_backbone(backbone, checkpoint=weights, device="cpu")
+        mosaics = [Path(folder) / f"{number}.jpg" for number in range(count // 4)]
+        for number, path in enumerate(mosaics):
+            _mosaic(paths[16 * number : 16 * (number + 1)], path)
+        size, encoder = loaded.preprocess.size, PixelEncoder(loaded, 32)
+
+        def features(files: list[Path], read: Callable[[Path], object]) -> torch.Tensor:
+            pixels = [np.asarray(read(file)) for file in files]
+            parts = [
+                encoder.finish(encoder.start(pixels[start : start + 32]))
+                for start in range(0, len(pixels), 32)
+            ]
+            return torch.from_numpy(np.concatenate(parts))
+
+        def whole(path: Path) -> object:
+            return resized(np.asarray(Image.open(path).convert("RGB")), size)
+
+        for name, files in (("photographs", paths[:count]), ("mosaics", mosaics)):
+            exact = features(files, lambda path: PixelReader(size)(path).pixels)
+            ways: dict[str, Callable[[Path], object]] = {
+                "resized by torch": whole,
+                "fast": lambda path: PixelReader(size, fast=True)(path).pixels,
+            }
+            for way, read in ways.items():
+                found = features(files, read)
+                cosines = (found * exact).sum(1)
+                changed = int((_nearest(found) != _nearest(exact)).sum())
+                print(
+                    f"{backbone}, {len(files)} {name}, {way}: cosine {cosines.median():.6f}, "
+                    f"least {cosines.min():.6f}; {changed} have another nearest neighbour"
+                )
+
+
+def _nearest(features: torch.Tensor) -> torch.Tensor:
+    return (features @ features.T).fill_diagonal_(-1).argmax(1)
+
+
+def _mosaic(files: list[Path], path: Path) -> None:
+    """Photographs side by side, 1,024 pixels square: a large one with details of its own."""
+    image = Image.new("RGB", (1024, 1024))
+    for place, file in enumerate(files):
+        part = Image.open(file).convert("RGB").crop((0, 0, 256, 256))
+        image.paste(part, (place % 4 * 256, place // 4 * 256))
+    image.save(path, quality=92)
+
+
 def list_images(root: Path, count: int, workers: int) -> None:
     """Prepare `count` hard links, 1,000 to a folder, by their names; draw a few-shot list."""
     from capt_core.data.preparation import Source, draw_list, prepare_dataset
@@ -88,8 +187,20 @@ Work = Callable[[Path, int, int], None]
 
 
 def compare(root: Path, count: int, rounds: int, workers: int) -> None:
-    """Print both readers' speed, taking turns so that neither has the quieter machine."""
-    readers = {"ImageFolder + DataLoader": read_with_torchvision, "image_batches": read_with_capt}
+    """Print the readers' speed, taking turns so that none has the quieter machine."""
+    readers: dict[str, Work] = {
+        "ImageFolder + DataLoader": read_with_torchvision,
+        "image_batches": read_with_capt,
+        "load_ahead, threads": partial(read_ahead, fast=False, processes=False),
+        "load_ahead, processes": partial(read_ahead, fast=False, processes=True),
+        "load_ahead, fast, threads": partial(read_ahead, fast=True, processes=False),
+        "torchvision.io, threads": read_with_torchvision_io,
+    }
+    try:
+        read_with_torchvision_io(root, 1, 1)
+    except (ImportError, RuntimeError) as error:
+        del readers["torchvision.io, threads"]
+        print(f"torchvision.io cannot decode here: {str(error).partition('.')[0]}")
     speeds: dict[str, list[float]] = {name: [] for name in readers}
     for _ in range(rounds + 1):
         for name, reader in readers.items():
@@ -121,12 +232,19 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--large", action="store_true", help="JPEGs of 2,000 x 1,500 pixels")
+    parser.add_argument("--change", type=Path, help="folder of photographs")
+    parser.add_argument("--backbone", nargs="*", default=["tiny-clip", "ViT-B-32"])
     parser.add_argument("--decoded", type=int, nargs="*", default=[500, 2000])
     parser.add_argument("--listed", type=int, nargs="*", default=[10_000, 100_000])
     options = parser.parse_args()
+    if options.change is not None:
+        for backbone in options.backbone:
+            feature_change(options.change, backbone, min(options.images, 200))
+        return
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "images"
-        draw(root, options.images)
+        draw(root, options.images, 4 if options.large else 1)
         compare(root, options.images, options.rounds, options.workers)
         for count in options.decoded:
             used = peak(read_with_capt, root, count, options.workers)

@@ -94,6 +94,8 @@ class Prepare(Section, path="prepare"):
 
 class ExtractFeatures(Section, path="extract_features"):
     batch_size: int = packaged(ge=1, le=MOST_IN_BATCH)
+    part_images: int = packaged(ge=1, le=1_000_000)
+    reading: Literal["exact", "fast"] = packaged()
 
 
 class FitTeacher(Section, path="fit_teacher"):

@@ -97,7 +97,7 @@ def run_stage(
         recorded(
             invocation(name, dataset, seed, params, artifacts, overrides, method, variant)
         ) as run,
-        traced(run, name, module.STAGE),
+        traced(run, name, module.STAGE, (given or {}).get("shard")),
     ):
         if "seed" in module.STAGE.per and PIPELINE.index(name) > PIPELINE.index("build-bank"):
             refuse_imported(run.seed_layout.predictions, run.seed_layout.confusion_bank)

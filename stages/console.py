@@ -98,6 +98,11 @@ def warn(text: str) -> None:
     note(f"warning: {text}")
 
 
+def problem(text: str) -> None:
+    """Print what stops this process alone, of several that have work of their own."""
+    _print_aside(f"error: process {os.environ.get('RANK', '0')}: {text}")
+
+
 def _print(text: str) -> None:
     """Print on standard output.
 

@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import astuple
+from typing import Annotated
+
 import polars as pl
+import torch
+import typer
 
+from capt_core.artifacts.feature_parts import FeatureParts, Features
 from capt_core.artifacts.features import feature_column
+from capt_core.artifacts.provenance import Provenance
 from capt_core.artifacts.schemas import IMAGE_FEATURES, TEXT_FEATURES
+from capt_core.artifacts.table_blocks import write_groups
 from capt_core.artifacts.tables import write_table
-from capt_core.backbone.encoding import encode_images, encode_texts
-from capt_core.backbone.loading import load_backbone
-from capt_core.data.dataset import image_root, load_dataset
-from capt_core.data.images import image_batches, test_transform
-from capt_core.params import settings_hash
+from capt_core.backbone.encoding import encode_texts
+from capt_core.backbone.extraction import Effort, Images, Share, encode_parts
+from capt_core.backbone.loading import Backbone, load_backbone
+from capt_core.data.dataset import Dataset, image_root, load_dataset
+from capt_core.data.loading import all_touched
+from capt_core.errors import CaptError, shown
+from capt_core.params import Settings, settings_hash
 
-from .console import progress, say
+from .activity import doing
+from .console import first_process, problem, progress, say
 from .invocation import Run
 from .stage import Stage
 
@@ -25,31 +39,114 @@ STAGE = Stage(
 )
 
 
-def main(run: Run) -> None:
+def main(
+    run: Run,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            metavar="I/N",
+            help="Encode only this share of the images, from 1/N to N/N; the run that finds all "
+            "shares there writes the tables.",
+        ),
+    ] = None,
+) -> None:
+    share = share_of(shard)
     settings, layout = run.settings, run.layout
     prepared = load_dataset(layout)
     backbone = load_backbone(settings.backbone, settings.runtime)
-    origin = prepared.provenance(backbone.identity, settings_hash(settings.extract_features))
-    ids = prepared.samples["sample_id"]
-    batches = image_batches(
-        prepared.paths(ids, image_root(layout, settings.data.root)),
-        test_transform(backbone.preprocess),
-        settings.extract_features.batch_size,
-        settings.runtime.workers,
-    )
     texts = encode_texts(prepared.prompts, backbone)
-    with progress("encoded", len(ids)) as advance:
-        images = encode_images(batches, backbone, advance=advance)
+    images = _images(prepared, run)
+    kept = _kept_for(settings, backbone)
+    parts = FeatureParts(
+        layout.feature_parts / kept, Provenance(layout.dataset, "", backbone.identity, kept)
+    )
+    own = settings.extract_features
+    numbers = range(len(images.paths))
+    mine = sum(number // own.part_images % share.count == share.index for number in numbers)
+    try:
+        with progress("encoded", mine) as advance:
+            effort, images = encode_parts(
+                images,
+                parts,
+                backbone,
+                own.batch_size,
+                own.part_images,
+                fast=own.reading == "fast",
+                workers=settings.runtime.workers,
+                share=share,
+                advance=advance,
+            )
+    except CaptError as error:
+        if not first_process():
+            problem(str(error))
+        raise
+    _tell(effort, mine)
+    missing = len(images.paths) - int(parts.known(images.paths, images.touched).sum())
+    if missing:
+        say(f"{missing} images are left to other shares; the last to finish writes the tables")
+        return
+    origin = prepared.provenance(backbone.identity, settings_hash(shaping(settings)))
     write_table(
         TEXT_FEATURES,
         prepared.text_table(prepared.prompts).with_columns(feature_column(texts)),
         layout.text_features,
         origin,
     )
-    write_table(
-        IMAGE_FEATURES,
-        pl.DataFrame([ids, feature_column(images)]),
-        layout.image_features,
-        origin,
-    )
+    ids = prepared.samples["sample_id"]
+    frames = _frames(ids, parts.in_order(images.paths, images.touched))
+    write_groups(IMAGE_FEATURES, frames, layout.image_features, origin)
+    parts.drop_unused(images.paths, images.touched)
     say(f"{len(ids)} images, {len(texts)} prompts -> {layout.image_features}")
+
+
+def share_of(shard: str | None) -> Share:
+    """The share that `--shard` names; several processes of torchrun divide it among them.
+
+    Raises:
+        CaptError: no share.
+    """
+    found = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", shard or "1/1")
+    number, count = (int(text) for text in found.groups()) if found else (0, 0)
+    if not 1 <= number <= count:
+        raise CaptError(f"--shard {shown(shard)}: expected I/N with I from 1 to N, such as 1/4")
+    rank, processes = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    return Share((number - 1) * processes + rank, count * processes)
+
+
+def shaping(settings: Settings) -> dict[str, object]:
+    """What of the section shapes the features; how they are kept does not."""
+    own = settings.extract_features
+    fast = {"reading": own.reading} if own.reading != "exact" else {}
+    return {"batch_size": own.batch_size, **fast}
+
+
+def _kept_for(settings: Settings, backbone: Backbone) -> str:
+    """Digest of all that features depend on, beside the images."""
+    precision = f"{backbone.device.type} {backbone.autocast}"
+    style = list(astuple(backbone.preprocess))
+    return settings_hash(backbone.identity, style, precision, shaping(settings))
+
+
+def _images(prepared: Dataset, run: Run) -> Images:
+    paths = prepared.samples["path"]
+    files = prepared.paths(
+        prepared.samples["sample_id"], image_root(run.layout, run.settings.data.root)
+    )
+    with doing("looking up the images"):
+        times = pl.Series(all_touched(files), dtype=pl.Int64)
+    return Images(paths, files, times)
+
+
+def _frames(ids: pl.Series, groups: Iterator[tuple[int, Features]]) -> Iterator[pl.DataFrame]:
+    for start, features in groups:
+        found = feature_column(torch.from_numpy(features))
+        yield pl.DataFrame([ids[start : start + len(found)], found])
+
+
+def _tell(effort: Effort, images: int) -> None:
+    if images and not effort.encoded:
+        say(f"{images} images had been encoded")
+    elif images:
+        waiting = f"{effort.waited / effort.seconds:.0%} of the time waiting for images"
+        rate = f"{effort.encoded / effort.seconds:.3g} a second"
+        say(f"{effort.encoded} of {images} images encoded, {rate}, {waiting}")

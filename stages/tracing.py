@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -33,8 +34,14 @@ _STILL = ("generate_prompts.prompts",)
 
 
 @contextlib.contextmanager
-def traced(run: Run, name: str, stage: Stage) -> Iterator[None]:
+def traced(run: Run, name: str, stage: Stage, share: str | None = None) -> Iterator[None]:
     """Run a stage alone, record its settings in what it writes, and compare what it reads.
+
+    Args:
+        run: of the stage.
+        name: of the stage.
+        stage: its declaration.
+        share: of the stage's work, where others may be done at the same time.
 
     Raises:
         CaptError: the same stage is running already.
@@ -52,7 +59,8 @@ def traced(run: Run, name: str, stage: Stage) -> Iterator[None]:
     settings = shaping_settings(run)
     names = declared(run, stage, settings)
     used = {key: value for key, value in settings.items() if below(key, names)}
-    lock = run.artifacts / "runs" / f"{'-'.join(words).replace('--', '')}.lock"
+    told = "" if share is None else f"-{re.sub('[^0-9]+', '-', share)}"
+    lock = run.artifacts / "runs" / f"{'-'.join(words).replace('--', '')}{told}.lock"
     with contextlib.ExitStack() as stack:
         if first_process():
             stack.enter_context(exclusive(lock, f"capt-stage {' '.join(words)}"))

@@ -61,6 +61,11 @@ class Layout:
         """Files that interrupted work resumes from; not an output of any stage."""
         return (self.shared or self.root) / "work"
 
+    @property
+    def feature_parts(self) -> Path:
+        """Image features as they were encoded, part by part; below `work`, so not an output."""
+        return self.work / "features" / self.dataset
+
     def fewshot(self, shots: int | str, seed: int | str) -> Path:
         return self.fewshot_lists / f"shots{shots}-seed{seed}.parquet"
 

@@ -112,6 +112,16 @@ IMAGE_FEATURES = Table(
     key=["sample_id"],
 )
 
+IMAGE_FEATURE_PARTS = Table(
+    "image_feature_parts",
+    "extract-features",
+    f"{_DATA.feature_parts}/<settings>/<digest>.parquet",
+    "One row per image of a part of `image_features`, kept for runs that go on or meet the same "
+    "images again; may be deleted.",
+    [PATH, Column("digest", TEXT, "first 32 hex digits of the SHA-256 of its bytes"), FEATURE],
+    key=["path"],
+)
+
 TEXT_FEATURES = Table(
     "text_features",
     "extract-features",

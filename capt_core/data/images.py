@@ -91,15 +91,20 @@ def open_image(path: Path | Image.Image, remedy: str | None = None) -> Image.Ima
     try:
         with opened_image(path) as (image, _):
             return to_rgb(image)
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise CaptError(
-            f"{brief(path)}: image missing; " + (remedy or f"check data.root, then {prepare()}")
-        ) from error
     except (BadImageError, OSError, ValueError) as error:
-        raise CaptError(
-            f"{brief(path)}: not a readable image ({problem_of(error)}); "
-            + (remedy or f"replace it, or leave it out: {prepare('data.on_bad_image=quarantine')}")
-        ) from error
+        raise refused_image(path, error, remedy) from error
+
+
+def refused_image(path: Path, error: BaseException, remedy: str | None = None) -> CaptError:
+    """What `open_image` raises about an image whose reading raised an error."""
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        return CaptError(
+            f"{brief(path)}: image missing; " + (remedy or f"check data.root, then {prepare()}")
+        )
+    return CaptError(
+        f"{brief(path)}: not a readable image ({problem_of(error)}); "
+        + (remedy or f"replace it, or leave it out: {prepare('data.on_bad_image=quarantine')}")
+    )
 
 
 @dataclass(frozen=True)
@@ -125,6 +130,15 @@ class Preprocess:
         check_sides(image.size)
         return self._transform(to_rgb(image))  # type: ignore[no-any-return]
 
+    def channels(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and standard deviation, each [3, 1, 1], on a device."""
+        import torch
+
+        mean, std = (
+            torch.tensor(values, device=device).view(-1, 1, 1) for values in (self.mean, self.std)
+        )
+        return mean, std
+
     @cached_property
     def _transform(self) -> Any:
         return test_transform(self)
@@ -135,12 +149,32 @@ def test_transform(preprocess: Preprocess) -> Any:
     transforms = _torchvision_transforms()
     return transforms.Compose(
         [
-            transforms.Resize(preprocess.size, interpolation=transforms.InterpolationMode.BICUBIC),
-            transforms.CenterCrop(preprocess.size),
+            *pixel_transform(preprocess.size).transforms,
             transforms.ToTensor(),
             transforms.Normalize(preprocess.mean, preprocess.std),
         ]
     )
+
+
+def pixel_transform(size: int) -> Any:
+    """`test_transform` before it normalises: PIL image to PIL image of sides `size`."""
+    transforms = _torchvision_transforms()
+    return transforms.Compose(
+        [
+            transforms.Resize(size, interpolation=transforms.InterpolationMode.BICUBIC),
+            transforms.CenterCrop(size),
+        ]
+    )
+
+
+def normalised(pixels: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
+    """Pixels [B, 3, S, S] in uint8 as `test_transform` leaves them, in fp32.
+
+    Args:
+        pixels: as `pixel_transform` leaves them.
+        mean, std: `Preprocess.channels`, on the same device.
+    """
+    return pixels.float().div_(255).sub_(mean).div_(std)
 
 
 def square_transform(preprocess: Preprocess) -> Any:

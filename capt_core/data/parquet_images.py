@@ -34,6 +34,12 @@ def in_table(path: Path) -> bool:
     return _place(path) is not None
 
 
+def table_file(path: Path) -> Path | None:
+    """The Parquet or Arrow file that a row's path names; None for other paths."""
+    place = _place(path)
+    return None if place is None else place[0]
+
+
 def image_columns(table: Table) -> list[str]:
     """Columns that hold images: bytes named for it, or a struct with `bytes` and maybe `path`."""
     found = []

@@ -347,7 +347,8 @@ class _Mined:
             task.seed,
         )
         centres = {kind: torch.from_numpy(value) for kind, value in clusters.centres.items()}
-        return Confusions(centres, representatives, "full_train" if task.shots == 0 else "fewshot")
+        source = "full_train" if task.shots == 0 else "fewshot"
+        return Confusions(centres, representatives, found.statistics, source)
 
 
 def _written(dataset: Dataset, settings: GeneratePrompts) -> list[PromptStore]:

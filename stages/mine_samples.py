@@ -8,7 +8,7 @@ from capt_core.artifacts.features import read_image_features
 from capt_core.artifacts.schemas import CONFUSION_BANK, PAIRS, REPRESENTATIVES
 from capt_core.artifacts.tables import read_table, write_table
 from capt_core.backbone.identity import backbone_identity
-from capt_core.confusion.sample_miner import mine_representatives
+from capt_core.confusion.sample_miner import error_share, mine_representatives
 from capt_core.data.dataset import load_dataset, load_fewshot
 from capt_core.params import settings_hash
 
@@ -53,3 +53,6 @@ def main(run: Run) -> None:
     say(f"{len(found)} representatives of {len(pairs)} pairs -> {paths.representatives}")
     for source, count in found.group_by("source").len().sort("source").iter_rows():
         say(f"  {source}: {count}")
+    share = error_share(found, bank)
+    if share is not None:
+        say(f"  {share:.1%} of them are errors of the base model")

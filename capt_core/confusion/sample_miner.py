@@ -14,7 +14,14 @@ from capt_core import params
 from capt_core.artifacts.schemas import REPRESENTATIVES
 from capt_core.data.dataset import Dataset
 
-SOURCES = ("confused_with_anchor", "confused_class", "anchor_class_confused", "random_train")
+SOURCES = (
+    "confused_with_anchor",
+    "confused_class",
+    "anchor_class_confused",
+    "random_train",
+    "zone",
+    "nearest",
+)
 
 
 def most_similar(
@@ -97,6 +104,29 @@ class BankCells:
         ]
 
 
+def confusion_zones(pairs: pl.DataFrame) -> dict[int, set[int]]:
+    """Of each image, the two classes that it lies between: its pseudo-label and its first pair.
+
+    Args:
+        pairs: the table `pairs`.
+    """
+    first = pairs.filter(rank=1).select("sample_id", "pseudo_label_id", "class_id")
+    return {sample_id: {pseudo, paired} for sample_id, pseudo, paired in first.iter_rows()}
+
+
+def error_share(representatives: pl.DataFrame, bank: pl.DataFrame) -> float | None:
+    """Share of representatives that the base model misclassifies, from 0 to 1; None of none.
+
+    Args:
+        representatives: the table `representatives`.
+        bank: the table `confusion_bank`.
+    """
+    if representatives.is_empty():
+        return None
+    wrong = representatives["representative_id"].is_in(bank["sample_id"].implode())
+    return wrong.sum() / len(wrong)
+
+
 def mine_representatives(
     dataset: Dataset,
     pairs: pl.DataFrame,
@@ -119,15 +149,21 @@ def mine_representatives(
         train_samples: the training images (`sample_id`, `class_id`) that random images of the
             paired class are drawn from.
         features: of all samples of the data set, unit length, indexed by sample id.
-        settings: `choice` `random` draws instead of looking into the bank; `representatives` per
-            pair; `fallback` `random_train` draws what the bank lacks, `skip` does without.
+        settings: `choice` other than `representative` looks for training images, right or wrong,
+            instead of into the bank: `nearest` takes the most similar ones of the paired class,
+            `zone` those of them whose pseudo-label and first pair are the pair's two classes,
+            `random` draws, `none` takes nothing; `representatives` per pair; `fallback`
+            `random_train` draws what is lacking, `skip` does without.
         seed: of the random draws.
         whole_bank: take any misclassified image of the paired class, whatever it was taken for.
 
     Returns:
         Rows as in the table `representatives`, in the order of `pairs`, then of choice.
     """
+    if settings.choice == "none":
+        return REPRESENTATIVES.frame([])
     cells = BankCells.from_bank(bank)
+    zones = confusion_zones(pairs)
     by_class: dict[int, list[int]] = {}
     for sample_id, class_id in train_samples.select("sample_id", "class_id").iter_rows():
         by_class.setdefault(class_id, []).append(sample_id)
@@ -136,13 +172,19 @@ def mine_representatives(
     rows = []
     columns = ("sample_id", "pseudo_label_id", "rank", "class_id")
     for anchor, pseudo_label, rank, paired in pairs.select(columns).iter_rows():
-        options = [] if settings.choice == "random" else cells.candidates(pseudo_label, paired)
-        if whole_bank:
-            options = options[1:2]
+        members = by_class.get(paired, [])
+        zone = [each for each in members if zones.get(each) == {pseudo_label, paired}]
+        options = {
+            "representative": cells.candidates(pseudo_label, paired)[1:2]
+            if whole_bank
+            else cells.candidates(pseudo_label, paired),
+            "zone": [(SOURCES[4], zone)],
+            "nearest": [(SOURCES[5], members)],
+        }.get(settings.choice, [])
         chosen = _from_bank(options, anchor, features, settings.representatives)
         missing = settings.representatives - len(chosen)
         if missing and (settings.choice == "random" or settings.fallback == "random_train"):
-            rest = [s for s in by_class.get(paired, []) if s != anchor and s not in chosen]
+            rest = [s for s in members if s != anchor and s not in chosen]
             for sample in generator.sample(rest, min(missing, len(rest))):
                 chosen[sample] = (float(features[sample] @ features[anchor]), SOURCES[3])
         rows += [

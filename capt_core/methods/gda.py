@@ -12,13 +12,14 @@ import torch
 
 from capt_core.backbone.loading import Backbone
 from capt_core.errors import CaptError
+from capt_core.methods.descriptions import described_vectors
 from capt_core.methods.image_evidence import (
     LabelledImages,
     WithEvidence,
     chosen,
     open_settings,
 )
-from capt_core.methods.method import Fitted, Method
+from capt_core.methods.method import Fitted, Method, Need, named_vectors
 from capt_core.methods.task import Task
 from capt_core.settings_file import Section, packaged
 
@@ -63,10 +64,36 @@ def discriminant(means: torch.Tensor, precision: torch.Tensor) -> tuple[torch.Te
     return weight, prior - (weight * means).sum(dim=1) / 2
 
 
+def fitted_discriminant(
+    features: torch.Tensor, labels: torch.Tensor, where: str
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The `discriminant` of labelled features, in fp32.
+
+    Args:
+        features: unit length, [n, d].
+        labels: 0 to K - 1, all there, [n].
+        where: data set and method, for the message.
+
+    Raises:
+        CaptError: no class has two different features.
+    """
+    values = features.double()
+    means = class_means(values, labels)
+    deviations = values - means[labels]
+    if not deviations.any():
+        raise CaptError(
+            f"{where} needs classes with two or more different images to see how images of a "
+            "class differ; raise fewshot.shots"
+        )
+    weight, bias = discriminant(means, shrunk_precision(deviations))
+    return weight.float(), bias.float()
+
+
 class GdaSettings(Section, path="methods.gda"):
     """The section ``methods.gda``."""
 
     alpha: float | None = packaged(ge=0, le=1e6)
+    difference_weight: float = packaged(ge=0, le=1e6)
 
 
 class FittedDiscriminant(WithEvidence):
@@ -76,6 +103,7 @@ class FittedDiscriminant(WithEvidence):
         method, backbone, names, alpha: see `WithEvidence`.
         weight: [K, d].
         bias: [K].
+        class_vectors: see `Fitted`.
     """
 
     def __init__(
@@ -86,8 +114,9 @@ class FittedDiscriminant(WithEvidence):
         alpha: float,
         weight: torch.Tensor,
         bias: torch.Tensor,
+        class_vectors: Mapping[str, torch.Tensor] | None = None,
     ) -> None:
-        super().__init__(method, backbone, names, alpha)
+        super().__init__(method, backbone, names, alpha, class_vectors)
         self.weight: torch.Tensor
         self.bias: torch.Tensor
         self.register_buffer("weight", weight)
@@ -112,20 +141,21 @@ class Gda(Method):
     compares_texts = False
     Settings = GdaSettings
 
+    def __init__(self, settings: Any = None) -> None:
+        super().__init__(settings)
+        if self.settings.difference_weight:
+            self.needs = self.needs | {Need.DESCRIPTIONS}
+
     def fit(self, task: Task) -> FittedDiscriminant:
         images = LabelledImages.of(task)
-        features = images.features.double()
-        means = class_means(features, images.labels)
-        deviations = features - means[images.labels]
-        if not deviations.any():
-            raise CaptError(
-                f"{task.dataset.name}: gda needs classes with two or more different images to see "
-                "how images of a class differ; raise fewshot.shots"
-            )
-        weight, bias = discriminant(means, shrunk_precision(deviations))
+        where = f"{task.dataset.name}: gda"
+        weight, bias = fitted_discriminant(images.features, images.labels, where)
+        vectors = described_vectors(
+            task, Fitted(self, task.backbone), self.settings.difference_weight
+        )
         alpha = self.settings.alpha
         fitted = FittedDiscriminant(
-            self, task.backbone, images.names, alpha or 0.0, weight.float(), bias.float()
+            self, task.backbone, images.names, alpha or 0.0, weight, bias, vectors
         )
         if alpha is None:
             tried = [{"alpha": alpha} for alpha in ALPHAS]
@@ -139,7 +169,8 @@ class Gda(Method):
         self, backbone: Backbone, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]
     ) -> FittedDiscriminant:
         parts = (tensors[name] for name in ("weight", "bias"))
-        return FittedDiscriminant(self, backbone, facts["names"], facts["alpha"], *parts)
+        vectors = named_vectors(tensors, facts)
+        return FittedDiscriminant(self, backbone, facts["names"], facts["alpha"], *parts, vectors)
 
     def sees(self, task: Task, fitted: Fitted) -> list[str]:
         return super().sees(task, fitted) + open_settings(self.settings, "alpha")

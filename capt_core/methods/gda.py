@@ -6,7 +6,7 @@ Wang et al., "A Hard-to-Beat Baseline for Training-free CLIP-based Adaptation", 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -93,6 +93,12 @@ class GdaSettings(Section, path="methods.gda"):
     """The section ``methods.gda``."""
 
     alpha: float | None = packaged(ge=0, le=1e6)
+
+
+class GdaPromptsSettings(Section, path="methods.gda_prompts"):
+    """The section ``methods.gda_prompts``."""
+
+    alpha: float | None = packaged(ge=0, le=1e6)
     difference_weight: float = packaged(ge=0, le=1e6)
 
 
@@ -139,28 +145,28 @@ class Gda(Method):
     label = "GDA"
     citation = "Wang et al., ICLR 2024"
     compares_texts = False
-    Settings = GdaSettings
+    Settings: ClassVar[type[Section]] = GdaSettings
 
-    def __init__(self, settings: Any = None) -> None:
-        super().__init__(settings)
-        if self.settings.difference_weight:
-            self.needs = self.needs | {Need.DESCRIPTIONS}
+    def vectors(self, task: Task) -> dict[str, torch.Tensor]:
+        """Class texts of its own, by class name."""
+        return {}
 
     def fit(self, task: Task) -> FittedDiscriminant:
         images = LabelledImages.of(task)
-        where = f"{task.dataset.name}: gda"
+        where = f"{task.dataset.name}: {self.name}"
         weight, bias = fitted_discriminant(images.features, images.labels, where)
-        vectors = described_vectors(
-            task, Fitted(self, task.backbone), self.settings.difference_weight
-        )
         alpha = self.settings.alpha
         fitted = FittedDiscriminant(
-            self, task.backbone, images.names, alpha or 0.0, weight, bias, vectors
+            self, task.backbone, images.names, alpha or 0.0, weight, bias, self.vectors(task)
         )
         if alpha is None:
             tried = [{"alpha": alpha} for alpha in ALPHAS]
             found = chosen(
-                task, fitted, "methods.gda.alpha", tried, lambda _, given: fitted.evidence(given)
+                task,
+                fitted,
+                f"methods.{self.name}.alpha",
+                tried,
+                lambda _, given: fitted.evidence(given),
             )
             fitted.alpha = found["alpha"]
         return fitted
@@ -174,3 +180,19 @@ class Gda(Method):
 
     def sees(self, task: Task, fitted: Fitted) -> list[str]:
         return super().sees(task, fitted) + open_settings(self.settings, "alpha")
+
+
+class GdaPrompts(Gda):
+    """`Gda` whose zero-shot logits are of class texts with difference prompts, as CAPT's are.
+
+    It is what the prompts and the few-shot images are worth together without any training.
+    """
+
+    name = "gda_prompts"
+    label = "GDA on difference prompts"
+    needs = frozenset({Need.FEATURES, Need.DESCRIPTIONS})
+    Settings = GdaPromptsSettings
+
+    def vectors(self, task: Task) -> dict[str, torch.Tensor]:
+        plain = Fitted(self, task.backbone)
+        return described_vectors(task, plain, self.settings.difference_weight)

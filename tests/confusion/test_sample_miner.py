@@ -15,6 +15,8 @@ from capt_core.artifacts.tables import schema_problem
 from capt_core.confusion.sample_miner import (
     SOURCES,
     BankCells,
+    confusion_zones,
+    error_share,
     mine_representatives,
     most_similar,
     whole_bank_similarities,
@@ -110,6 +112,34 @@ def test_representatives_by_hand() -> None:
     ]
     assert found["cosine"].to_list() == [pytest.approx(value) for value in (0.8, 0.0, 0.8, -0.6)]
     assert schema_problem(REPRESENTATIVES, found) is None
+
+
+def test_images_right_or_wrong_by_hand() -> None:
+    dataset = toy_dataset([0, 1, 1, 1], 5)
+    features = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.8, 0.6], [0.0, 1.0]])
+    # Image 0 is taken for class 0 and confused with 1. Of class 1, image 1 lies between the same
+    # two, 2 between 1 and 2, and 3 is an error of another kind.
+    pairs = pairs_of((0, 0, 1, 1), (1, 1, 1, 0), (2, 1, 1, 2), (3, 2, 1, 1)).head(4)
+    assert confusion_zones(pairs) == {0: {0, 1}, 1: {0, 1}, 2: {1, 2}, 3: {1, 2}}
+    bank = {(1, 2): [3]}
+
+    def first(choice: str) -> list[tuple[int, str]]:
+        found = mine(dataset, pairs, bank, features, choice=choice).filter(sample_id=0)
+        return found.select("representative_id", "source").rows()
+
+    assert first("representative") == [(3, "confused_class")]
+    assert first("nearest") == [(2, "nearest")]
+    assert first("zone") == [(1, "zone")]
+    assert first("none") == []
+    # Where the zone is empty, another image of the class is drawn.
+    outside = pairs.filter(pl.col("sample_id") != 1)
+    assert mine(dataset, outside, bank, features, choice="zone")["source"][0] == "random_train"
+
+
+def test_the_share_of_errors_counts_rows() -> None:
+    rows = pl.DataFrame({"representative_id": [3, 3, 1, 2]})
+    assert error_share(rows, bank_of({(1, 2): [3], (1, 0): [3]})) == 0.5
+    assert error_share(rows.clear(), bank_of({(1, 2): [3]})) is None
 
 
 def test_random_draws_repeat_under_a_seed() -> None:

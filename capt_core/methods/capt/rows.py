@@ -183,7 +183,7 @@ def redrawn(
         replace(
             anchor,
             representatives=tuple(
-                drawn_of_class(each, members[labels[each]], draws, anchor.sample_id)
+                drawn_of_class(each, members.get(labels[each], ()), draws, anchor.sample_id)
                 for each in anchor.representatives
             ),
         )

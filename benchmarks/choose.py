@@ -37,6 +37,7 @@ from capt_core.artifacts.files import write_text
 from capt_core.data.images import image_batches
 from capt_core.data.preparation import draw_list
 from capt_core.data.protocol import BASE_TO_NOVEL
+from capt_core.errors import CaptError
 from capt_core.evaluation.metrics import evaluate_predictions
 from capt_core.evaluation.predictions import prediction_table
 from capt_core.library import Mined, bank_of
@@ -135,6 +136,13 @@ class Case:
             method = _configured(name, merge(sections, dict(extra)) if name == METHOD else sections)
             settings = Settings().model_dump(exclude={"methods"})
             general = {key: value for key, value in change.items() if key != "methods"}
+            if general.get("mine_pairs", {}).get("selection") == "any" or (
+                general.keys() - {"mine_pairs", "mine_samples", "generate_prompts"}
+            ):
+                raise CaptError(
+                    f"--variant {title}: changes more than methods, pairs and representatives; "
+                    "capt-stage study runs it"
+                )
             mined = Mined(found, task, None, validate(Settings, merge(settings, general), "choose"))
             model = fit_method(method, mined.task_of(clip))
             logits = self._logits(model, fold, ids)
@@ -229,7 +237,8 @@ def main(arguments: list[str] | None = None) -> None:
     backbone = capt_core.load_backbone()
     found: list[dict[str, Any]] = []
     for number in options.drawing or DRAWINGS:
-        with drawn_textures(number, options.work) as textures:
+        folder = options.work and options.work / str(number)
+        with drawn_textures(number, folder) as textures:
             drawing = Drawing.of(textures, backbone)
             for place, families in enumerate(FOLDS[: options.folds], start=1):
                 for seed in options.seed or (1,):

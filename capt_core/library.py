@@ -44,7 +44,15 @@ from capt_core.methods.task import Confusions, Task
 from capt_core.methods.teaching import fitted_teacher
 from capt_core.methods.trained import TrainedModel
 from capt_core.params import Backbone as BackboneSettings
-from capt_core.params import FewShot, GeneratePrompts, Runtime, Settings, Teacher, check_seed
+from capt_core.params import (
+    FewShot,
+    GeneratePrompts,
+    MinePairs,
+    Runtime,
+    Settings,
+    Teacher,
+    check_seed,
+)
 from capt_core.prompts.clustering import cluster_prompts
 from capt_core.prompts.generation import pair_prompts
 from capt_core.prompts.sources import written_descriptions, written_store
@@ -296,6 +304,10 @@ def mine_pairs(found: ConfusionBank, *, pairs: int = 5) -> MinedPairs:
     """
     settings = Settings().mine_pairs
     chosen = validate(type(settings), {**settings.model_dump(), "pairs": pairs}, "mine_pairs")
+    return _pairs_of(found, chosen)
+
+
+def _pairs_of(found: ConfusionBank, chosen: MinePairs) -> MinedPairs:
     base = found.dataset.class_ids("base")
     fitted, classes = found.model.fitted, found.model.classes
     logits = fitted.logits(found.features, classes)
@@ -336,7 +348,7 @@ class Mined:
 
     @cached_property
     def pairs(self) -> MinedPairs:
-        return mine_pairs(self.found, pairs=self.settings.mine_pairs.pairs)
+        return _pairs_of(self.found, self.settings.mine_pairs)
 
     @cached_property
     def prompts(self) -> pl.DataFrame:

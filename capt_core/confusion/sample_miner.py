@@ -173,14 +173,15 @@ def mine_representatives(
     columns = ("sample_id", "pseudo_label_id", "rank", "class_id")
     for anchor, pseudo_label, rank, paired in pairs.select(columns).iter_rows():
         members = by_class.get(paired, [])
-        zone = [each for each in members if zones.get(each) == {pseudo_label, paired}]
-        options = {
-            "representative": cells.candidates(pseudo_label, paired)[1:2]
-            if whole_bank
-            else cells.candidates(pseudo_label, paired),
-            "zone": [(SOURCES[4], zone)],
-            "nearest": [(SOURCES[5], members)],
-        }.get(settings.choice, [])
+        options: list[tuple[str, list[int]]] = []
+        if settings.choice == "representative":
+            options = cells.candidates(pseudo_label, paired)
+            options = options[1:2] if whole_bank else options
+        elif settings.choice == "zone":
+            between = {pseudo_label, paired}
+            options = [(SOURCES[4], [each for each in members if zones.get(each) == between])]
+        elif settings.choice == "nearest":
+            options = [(SOURCES[5], members)]
         chosen = _from_bank(options, anchor, features, settings.representatives)
         missing = settings.representatives - len(chosen)
         if missing and (settings.choice == "random" or settings.fallback == "random_train"):

@@ -124,7 +124,7 @@ def error_share(representatives: pl.DataFrame, bank: pl.DataFrame) -> float | No
     if representatives.is_empty():
         return None
     wrong = representatives["representative_id"].is_in(bank["sample_id"].implode())
-    return wrong.sum() / len(wrong)
+    return int(wrong.sum()) / len(wrong)
 
 
 def mine_representatives(

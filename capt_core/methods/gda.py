@@ -174,9 +174,8 @@ class Gda(Method):
     def restore(
         self, backbone: Backbone, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]
     ) -> FittedDiscriminant:
-        parts = (tensors[name] for name in ("weight", "bias"))
-        vectors = named_vectors(tensors, facts)
-        return FittedDiscriminant(self, backbone, facts["names"], facts["alpha"], *parts, vectors)
+        learnt = tensors["weight"], tensors["bias"], named_vectors(tensors, facts)
+        return FittedDiscriminant(self, backbone, facts["names"], facts["alpha"], *learnt)
 
     def sees(self, task: Task, fitted: Fitted) -> list[str]:
         return super().sees(task, fitted) + open_settings(self.settings, "alpha")

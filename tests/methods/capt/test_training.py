@@ -288,7 +288,7 @@ def test_mixed_precision_trains_alike_with_losses_in_full(tmp_path: Path) -> Non
     objective = trainer.data.objective
 
     class Watched(Objective):
-        def __call__(self, images: torch.Tensor, base: Any, *rest: torch.Tensor) -> Any:
+        def __call__(self, images: torch.Tensor, base: Any, *rest: Any) -> Any:
             seen.extend((images.dtype, base.dtype, rest[0].dtype))
             return super().__call__(images, base, *rest)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -45,7 +45,15 @@ from capt_core.methods.task import Confusions, Task
 from capt_core.methods.teaching import fitted_teacher
 from capt_core.methods.trained import TrainedModel
 from capt_core.params import Backbone as BackboneSettings
-from capt_core.params import FewShot, GeneratePrompts, Runtime, Settings, Teacher, check_seed
+from capt_core.params import (
+    FewShot,
+    GeneratePrompts,
+    MinePairs,
+    Runtime,
+    Settings,
+    Teacher,
+    check_seed,
+)
 from capt_core.prompts.clustering import cluster_prompts
 from capt_core.prompts.generation import pair_prompts
 from capt_core.prompts.sources import written_descriptions, written_store
@@ -165,17 +173,8 @@ def fit(
         if chosen.needs & AFTER_BASE_MODEL:
             started = base_model if base is None else fit_method(base, task)
             assert isinstance(started, TrainedModel)
-            mined = _Mined(
-                build_bank(started, dataset, shots=shots, seed=seed),
-                task,
-                store,
-            )
-            task = replace(
-                task,
-                base_model=started.fitted,
-                prompts=lambda: mined.prompts,
-                confusions=lambda: mined.confusions,
-            )
+            found_bank = build_bank(started, dataset, shots=shots, seed=seed)
+            task = Mined(found_bank, task, store).task_of(started)
         model = fit_method(chosen, task)
         if calibrate:
             model.calibration = _calibrate(model, dataset, reporter)
@@ -270,8 +269,22 @@ def build_bank(
     )
     ids = drawn["sample_id"]
     features = dataset_features(model.fitted, dataset, ids, None, None, _BATCH, 2)
+    return bank_of(model, dataset, drawn, features)
+
+
+def bank_of(
+    model: TrainedModel, dataset: Dataset, drawn: pl.DataFrame, features: torch.Tensor
+) -> ConfusionBank:
+    """A model's errors on images whose features are known.
+
+    Args:
+        model: whose errors.
+        dataset: samples and classes.
+        drawn: rows of the table `fewshot` of N training images of trained classes.
+        features: the model's features of them, unit length, [N, d].
+    """
     logits = model.fitted.logits(features, model.classes)
-    predictions = prediction_table(dataset, ids, logits, top_classes=5)
+    predictions = prediction_table(dataset, drawn["sample_id"], logits, top_classes=5)
     bank = banks.confusion_bank(predictions)
     statistics = banks.confusion_statistics(bank, predictions)
     return ConfusionBank(model, dataset, drawn, features, predictions, bank, statistics)
@@ -292,6 +305,10 @@ def mine_pairs(found: ConfusionBank, *, pairs: int = 5) -> MinedPairs:
     """
     settings = Settings().mine_pairs
     chosen = validate(type(settings), {**settings.model_dump(), "pairs": pairs}, "mine_pairs")
+    return _pairs_of(found, chosen)
+
+
+def _pairs_of(found: ConfusionBank, chosen: MinePairs) -> MinedPairs:
     base = found.dataset.class_ids("base")
     fitted, classes = found.model.fitted, found.model.classes
     logits = fitted.logits(found.features, classes)
@@ -306,20 +323,38 @@ def mine_pairs(found: ConfusionBank, *, pairs: int = 5) -> MinedPairs:
 
 
 @dataclass(frozen=True)
-class _Mined:
-    """What CAPT learns from, mined when it is asked for."""
+class Mined:
+    """What CAPT learns from, mined when it is asked for.
+
+    Attributes:
+        found: the errors of the base model on the few-shot images.
+        task: with features.
+        store: JSON store of written prompts; None takes the shipped one.
+        settings: of mining, prompts and clustering.
+    """
 
     found: ConfusionBank
     task: Task
     store: str | None
+    settings: Settings = field(default_factory=Settings)
+
+    def task_of(self, base: TrainedModel) -> Task:
+        """The task with a base model and what was mined from it."""
+        return replace(
+            self.task,
+            base_model=base.fitted,
+            prompts=lambda: self.prompts,
+            confusions=lambda: self.confusions,
+        )
 
     @cached_property
     def pairs(self) -> MinedPairs:
-        return mine_pairs(self.found, pairs=Settings().mine_pairs.pairs)
+        return _pairs_of(self.found, self.settings.mine_pairs)
 
     @cached_property
     def prompts(self) -> pl.DataFrame:
-        dataset, settings = self.found.dataset, GeneratePrompts(store=self.store)
+        dataset = self.found.dataset
+        settings = self.settings.generate_prompts.model_copy(update={"store": self.store})
         return pair_prompts(
             self.pairs.class_pairs,
             dict(dataset.classes.select("class_name", "template").iter_rows()),
@@ -330,7 +365,7 @@ class _Mined:
 
     @cached_property
     def confusions(self) -> Confusions:
-        settings, task, found = Settings(), self.task, self.found
+        settings, task, found = self.settings, self.task, self.found
         assert task.features is not None
         chosen = settings.cluster_prompts
         texts = self.prompts["prompt"].to_list()
@@ -348,7 +383,8 @@ class _Mined:
             task.seed,
         ).table()
         centres = {kind: torch.from_numpy(value) for kind, value in clusters.centres.items()}
-        return Confusions(centres, representatives, "full_train" if task.shots == 0 else "fewshot")
+        source = "full_train" if task.shots == 0 else "fewshot"
+        return Confusions(centres, representatives, found.statistics, source)
 
 
 def _written(dataset: Dataset, settings: GeneratePrompts) -> list[PromptStore]:

@@ -185,7 +185,7 @@ class ClusterPrompts(Section, path="cluster_prompts"):
 
 
 class MineSamples(Section, path="mine_samples"):
-    choice: Literal["representative", "random"] = packaged()
+    choice: Literal["representative", "random", "nearest", "zone", "none"] = packaged()
     representatives: int = packaged(ge=1, le=5)
     fallback: Literal["random_train", "skip"] = packaged()
 

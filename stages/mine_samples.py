@@ -53,3 +53,6 @@ def main(run: Run) -> None:
     say(f"{len(found)} representatives of {len(pairs)} pairs -> {paths.representatives}")
     for source, count in found.counts():
         say(f"  {source}: {count}")
+    share = found.error_share(bank)
+    if share is not None:
+        say(f"  {share:.1%} of them are errors of the base model")

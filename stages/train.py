@@ -10,6 +10,7 @@ from capt_core.artifacts.features import read_prompt_centres
 from capt_core.artifacts.files import write_json, write_text
 from capt_core.artifacts.schemas import (
     CLASS_DESCRIPTIONS,
+    CONFUSION_STATISTICS,
     PROMPTS,
     REPRESENTATIVES,
     TRAINING_LOG,
@@ -51,6 +52,7 @@ STAGE = Stage(
         at.seed.class_descriptions,
         at.seed.prompt_centres,
         at.seed.representatives,
+        at.seed.confusion_statistics,
     ),
     reads_for=lambda at: {
         at.seed.base_model: {Need.BASE_MODEL},
@@ -59,6 +61,7 @@ STAGE = Stage(
         at.seed.class_descriptions: {Need.CLASS_DESCRIPTIONS, Need.DESCRIPTIONS},
         at.seed.prompt_centres: {Need.CONFUSIONS},
         at.seed.representatives: {Need.CONFUSIONS},
+        at.seed.confusion_statistics: {Need.CONFUSIONS},
     },
     writes=lambda at: (at.run.model, at.run.training_log),
     plots=lambda at: {at.run.loss_plot: {"x": "step", "y": "loss", "title": "Training loss"}},
@@ -80,6 +83,7 @@ def main(run: Run) -> None:
         return Confusions(
             read_prompt_centres(paths.prompt_centres, origin),
             read_table(REPRESENTATIVES, paths.representatives, origin),
+            read_table(CONFUSION_STATISTICS, paths.confusion_statistics, origin),
             settings.build_bank.source,
         )
 

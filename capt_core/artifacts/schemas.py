@@ -362,7 +362,8 @@ REPRESENTATIVES = Table(
             "`confused_class`: any misclassified image of the confusing class; "
             "`anchor_class_confused`: of the pseudo-label's class, taken for the confusing one; "
             "`random_train`: no (further) misclassified image, or `mine_samples.choice=random`: "
-            "drawn from the few-shot images of the confusing class",
+            "drawn from the few-shot images of the confusing class; `zone`, `nearest`: right or "
+            "wrong, by `mine_samples.choice`",
         ),
     ],
     key=["sample_id", "rank", "order"],

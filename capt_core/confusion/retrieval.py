@@ -8,17 +8,28 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Protocol
 
 import numpy as np
 import polars as pl
 import torch
 
 from capt_core.artifacts.features import Features
-from capt_core.confusion.bank_cells import BankCells
 from capt_core.evaluation.predictions import ranked_classes
 
 _HELD = 1 << 28  # bytes of features of anchors, or of candidates, that are in memory at once
 _ANCHORS = 8192  # rows of a matrix product
+
+
+class Cells(Protocol):
+    """Images that may represent a pair."""
+
+    @property
+    def samples(self) -> np.ndarray:
+        """All of them."""
+
+    def candidates(self, pseudo_label: int, paired_class: int, source: int) -> np.ndarray:
+        """Those for a pair, from one source."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +112,7 @@ def retrieve_each(
     anchors: np.ndarray,
     pseudo: np.ndarray,
     paired: np.ndarray,
-    cells: BankCells,
+    cells: Cells,
     sources: Sequence[int],
     features: Features,
 ) -> None:
@@ -129,7 +140,7 @@ def retrieve(
     anchors: np.ndarray,
     pseudo: np.ndarray,
     paired: np.ndarray,
-    cells: BankCells,
+    cells: Cells,
     sources: Sequence[int],
     features: Features,
 ) -> None:
@@ -179,7 +190,7 @@ def _loads(
     pairs: np.ndarray,
     groups: Sequence[slice],
     anchors: np.ndarray,
-    cells: BankCells,
+    cells: Cells,
     pseudo: np.ndarray,
     paired: np.ndarray,
     source: int,

@@ -16,14 +16,20 @@ from capt_core.artifacts.schemas import REPRESENTATIVES
 from capt_core.artifacts.table_blocks import spans
 from capt_core.confusion.bank_cells import BankCells
 from capt_core.confusion.retrieval import Chosen, retrieve, retrieve_each
+from capt_core.confusion.training_cells import TrainingCells
 from capt_core.data.dataset import Dataset
 
-SOURCES = ("confused_with_anchor", "confused_class", "anchor_class_confused", "random_train")
-"""Where representatives come from, the best source first."""
+SOURCES = (
+    *("confused_with_anchor", "confused_class", "anchor_class_confused"),
+    *("random_train", "zone", "nearest"),
+)
+"""Where representatives come from: the bank, the best source first, or training images."""
 
 FEW_PAIRS = 20_000
 FEW_IMAGES = 1 << 17
 _BLOCK_PAIRS = 65_536
+_FROM_BANK = range(3)
+_RANDOM = SOURCES.index("random_train")
 
 
 class WholeBank:
@@ -84,6 +90,17 @@ class Representatives:
         counted = zip(SOURCES, np.bincount(source, minlength=len(SOURCES)).tolist(), strict=True)
         return sorted((name, count) for name, count in counted if count)
 
+    def error_share(self, bank: pl.DataFrame) -> float | None:
+        """Share of rows whose image the base model misclassifies, from 0 to 1; None of no rows.
+
+        Args:
+            bank: the table `confusion_bank`.
+        """
+        chosen = self.chosen.sample[self.chosen.sample >= 0]
+        if not len(chosen):
+            return None
+        return float(np.isin(chosen, bank["sample_id"].to_numpy()).mean())
+
     def blocks(self) -> Iterator[pl.DataFrame]:
         """Rows as in the table `representatives`, in the order of `pairs`, then of choice."""
         names, paths = self.dataset.classes["class_name"], self.dataset.samples["path"]
@@ -138,8 +155,11 @@ def mine_representatives(
         train_samples: the training images (`sample_id`, `class_id`) that random images of the
             paired class are drawn from.
         features: of all samples of the data set, by sample id.
-        settings: `choice` `random` draws instead of looking into the bank; `representatives` per
-            pair; `fallback` `random_train` draws what the bank lacks, `skip` does without.
+        settings: `choice` other than `representative` looks for training images, right or wrong,
+            instead of into the bank: `nearest` takes the most similar ones of the paired class,
+            `zone` those of them whose pseudo-label and first pair are the pair's two classes,
+            `random` draws, `none` takes nothing; `representatives` per pair; `fallback`
+            `random_train` draws what is lacking, `skip` does without.
         seed: of the random draws.
         whole_bank: take any misclassified image of the paired class, whatever it was taken for.
     """
@@ -147,8 +167,15 @@ def mine_representatives(
         pairs[name].to_numpy() for name in ("sample_id", "pseudo_label_id", "class_id")
     )
     chosen = Chosen.none(len(pairs), settings.representatives)
-    cells = BankCells.from_bank(bank, len(dataset.classes))
-    sources = range(1, 2) if whole_bank else range(3)
+    if settings.choice == "none":
+        return Representatives(dataset, pairs, chosen)
+    cells: BankCells | TrainingCells = BankCells.from_bank(bank, len(dataset.classes))
+    sources = _FROM_BANK[1:2] if whole_bank else _FROM_BANK
+    if settings.choice in ("zone", "nearest"):
+        cells = TrainingCells.of(train_samples, pairs, settings.choice == "zone")
+        sources = (
+            range(_ZONE, _ZONE + 1) if settings.choice == "zone" else range(_NEAREST, _NEAREST + 1)
+        )
     few = len(pairs) <= FEW_PAIRS and len(cells.samples) <= FEW_IMAGES
     if settings.choice != "random":
         search = retrieve_each if few else retrieve
@@ -188,12 +215,12 @@ def _draw(
             spot = index
             for skipped in out:
                 spot += spot >= skipped
-            chosen.add(pair, int(own[spot]), len(SOURCES) - 1)
+            chosen.add(pair, int(own[spot]), _RANDOM)
 
 
 def _compare(chosen: Chosen, anchors: np.ndarray, features: Features) -> None:
     """Fill in the cosines of the images that were drawn."""
-    pair, order = np.nonzero(chosen.source == len(SOURCES) - 1)
+    pair, order = np.nonzero(chosen.source == _RANDOM)
     for span in spans(len(pair)):
         part = slice(span.start, span.stop)
         others = features.rows(pl.Series(chosen.sample[pair[part], order[part]]))

@@ -6,19 +6,20 @@ Wang et al., "A Hard-to-Beat Baseline for Training-free CLIP-based Adaptation", 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
 from capt_core.backbone.loading import Backbone
 from capt_core.errors import CaptError
+from capt_core.methods.descriptions import described_vectors
 from capt_core.methods.image_evidence import (
     LabelledImages,
     WithEvidence,
     chosen,
     open_settings,
 )
-from capt_core.methods.method import Fitted, Method
+from capt_core.methods.method import Fitted, Method, Need, named_vectors
 from capt_core.methods.task import Task
 from capt_core.settings_file import Section, packaged
 
@@ -63,10 +64,42 @@ def discriminant(means: torch.Tensor, precision: torch.Tensor) -> tuple[torch.Te
     return weight, prior - (weight * means).sum(dim=1) / 2
 
 
+def fitted_discriminant(
+    features: torch.Tensor, labels: torch.Tensor, where: str
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The `discriminant` of labelled features, in fp32.
+
+    Args:
+        features: unit length, [n, d].
+        labels: 0 to K - 1, all there, [n].
+        where: data set and method, for the message.
+
+    Raises:
+        CaptError: no class has two different features.
+    """
+    values = features.double()
+    means = class_means(values, labels)
+    deviations = values - means[labels]
+    if not deviations.any():
+        raise CaptError(
+            f"{where} needs classes with two or more different images to see how images of a "
+            "class differ; raise fewshot.shots"
+        )
+    weight, bias = discriminant(means, shrunk_precision(deviations))
+    return weight.float(), bias.float()
+
+
 class GdaSettings(Section, path="methods.gda"):
     """The section ``methods.gda``."""
 
     alpha: float | None = packaged(ge=0, le=1e6)
+
+
+class GdaPromptsSettings(Section, path="methods.gda_prompts"):
+    """The section ``methods.gda_prompts``."""
+
+    alpha: float | None = packaged(ge=0, le=1e6)
+    difference_weight: float = packaged(ge=0, le=1e6)
 
 
 class FittedDiscriminant(WithEvidence):
@@ -76,6 +109,7 @@ class FittedDiscriminant(WithEvidence):
         method, backbone, names, alpha: see `WithEvidence`.
         weight: [K, d].
         bias: [K].
+        class_vectors: see `Fitted`.
     """
 
     def __init__(
@@ -86,8 +120,9 @@ class FittedDiscriminant(WithEvidence):
         alpha: float,
         weight: torch.Tensor,
         bias: torch.Tensor,
+        class_vectors: Mapping[str, torch.Tensor] | None = None,
     ) -> None:
-        super().__init__(method, backbone, names, alpha)
+        super().__init__(method, backbone, names, alpha, class_vectors)
         self.weight: torch.Tensor
         self.bias: torch.Tensor
         self.register_buffer("weight", weight)
@@ -110,27 +145,28 @@ class Gda(Method):
     label = "GDA"
     citation = "Wang et al., ICLR 2024"
     compares_texts = False
-    Settings = GdaSettings
+    Settings: ClassVar[type[Section]] = GdaSettings
+
+    def vectors(self, task: Task) -> dict[str, torch.Tensor]:
+        """Class texts of its own, by class name."""
+        return {}
 
     def fit(self, task: Task) -> FittedDiscriminant:
         images = LabelledImages.of(task)
-        features = images.features.double()
-        means = class_means(features, images.labels)
-        deviations = features - means[images.labels]
-        if not deviations.any():
-            raise CaptError(
-                f"{task.dataset.name}: gda needs classes with two or more different images to see "
-                "how images of a class differ; raise fewshot.shots"
-            )
-        weight, bias = discriminant(means, shrunk_precision(deviations))
+        where = f"{task.dataset.name}: {self.name}"
+        weight, bias = fitted_discriminant(images.features, images.labels, where)
         alpha = self.settings.alpha
         fitted = FittedDiscriminant(
-            self, task.backbone, images.names, alpha or 0.0, weight.float(), bias.float()
+            self, task.backbone, images.names, alpha or 0.0, weight, bias, self.vectors(task)
         )
         if alpha is None:
             tried = [{"alpha": alpha} for alpha in ALPHAS]
             found = chosen(
-                task, fitted, "methods.gda.alpha", tried, lambda _, given: fitted.evidence(given)
+                task,
+                fitted,
+                f"methods.{self.name}.alpha",
+                tried,
+                lambda _, given: fitted.evidence(given),
             )
             fitted.alpha = found["alpha"]
         return fitted
@@ -138,8 +174,24 @@ class Gda(Method):
     def restore(
         self, backbone: Backbone, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]
     ) -> FittedDiscriminant:
-        parts = (tensors[name] for name in ("weight", "bias"))
-        return FittedDiscriminant(self, backbone, facts["names"], facts["alpha"], *parts)
+        learnt = tensors["weight"], tensors["bias"], named_vectors(tensors, facts)
+        return FittedDiscriminant(self, backbone, facts["names"], facts["alpha"], *learnt)
 
     def sees(self, task: Task, fitted: Fitted) -> list[str]:
         return super().sees(task, fitted) + open_settings(self.settings, "alpha")
+
+
+class GdaPrompts(Gda):
+    """`Gda` whose zero-shot logits are of class texts with difference prompts, as CAPT's are.
+
+    It is what the prompts and the few-shot images are worth together without any training.
+    """
+
+    name = "gda_prompts"
+    label = "GDA on difference prompts"
+    needs = frozenset({Need.FEATURES, Need.DESCRIPTIONS})
+    Settings = GdaPromptsSettings
+
+    def vectors(self, task: Task) -> dict[str, torch.Tensor]:
+        plain = Fitted(self, task.backbone)
+        return described_vectors(task, plain, self.settings.difference_weight)

@@ -58,12 +58,18 @@ class WithEvidence(Fitted):
         backbone: frozen.
         names: the K classes with images.
         alpha: weight of the evidence.
+        class_vectors: see `Fitted`.
     """
 
     def __init__(
-        self, method: Method, backbone: Backbone, names: Sequence[str], alpha: float
+        self,
+        method: Method,
+        backbone: Backbone,
+        names: Sequence[str],
+        alpha: float,
+        class_vectors: Mapping[str, torch.Tensor] | None = None,
     ) -> None:
-        super().__init__(method, backbone)
+        super().__init__(method, backbone, class_vectors)
         self.names = tuple(names)
         self.alpha = alpha
 
@@ -72,7 +78,7 @@ class WithEvidence(Fitted):
         """What images say of the K classes, [N, K], by features [N, d]."""
 
     def facts(self) -> dict[str, Any]:
-        return {"names": list(self.names), "alpha": self.alpha}
+        return {**super().facts(), "names": list(self.names), "alpha": self.alpha}
 
     def scorer(self, classes: Classes) -> Callable[[torch.Tensor], torch.Tensor]:
         zero_shot = super().scorer(classes)
@@ -139,7 +145,7 @@ def chosen(
     """
     val = validation_images(task, "base", setting)
     classes = trained_classes(task)
-    zero_shot = Fitted(fitted.method, task.backbone).logits(val.features, classes)
+    zero_shot = Fitted.scorer(fitted, classes)(val.features)
     rows, columns = shared_classes(fitted.names, classes)
 
     def logits_of(candidate: Mapping[str, float]) -> torch.Tensor:

@@ -30,6 +30,7 @@ _BUILT_IN = {
     "linear_probe": "capt_core.methods.linear_probe:LinearProbe",
     "tip_adapter": "capt_core.methods.tip_adapter:TipAdapter",
     "gda": "capt_core.methods.gda:Gda",
+    "gda_prompts": "capt_core.methods.gda:GdaPrompts",
     "coop": "capt_core.methods.coop:CoOp",
     "maple": "capt_core.methods.maple:Maple",
     "promptsrc": "capt_core.methods.promptsrc:PromptSRC",

@@ -7,7 +7,7 @@ zero-shot predictions by distillation. There are no pairs, no adapters and no ex
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
@@ -25,7 +25,7 @@ from capt_core.methods.descriptions import (
 )
 from capt_core.methods.feature_training import minimise, trained_images
 from capt_core.methods.method import Classes, Fitted, Method, Need, named_vectors
-from capt_core.methods.retention import distillation_loss
+from capt_core.methods.retention import RetentionNames, distillation_loss
 from capt_core.methods.task import Task
 from capt_core.methods.zero_shot import class_logits
 from capt_core.settings_file import packaged
@@ -49,6 +49,12 @@ class Residual(nn.Module):
         nn.init.zeros_(self.outer.weight)
         nn.init.zeros_(self.outer.bias)
 
+    @torch.no_grad()
+    def interpolate(self, share: float) -> None:
+        """Scale what is added to the feature: 1 leaves it, 0 would give the frozen feature."""
+        self.outer.weight.mul_(share)
+        self.outer.bias.mul_(share)
+
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Unit-length features [N, d] to unit-length features [N, d]."""
         moved = features + self.outer(functional.gelu(self.inner(features)))
@@ -62,7 +68,8 @@ class ResidualAdapterSettings(Optimisation, path="methods.residual_adapter"):
     difference_weight: float = packaged(ge=0, le=1e6)
     describe: Describe = packaged()
     retention_weight: float = packaged(ge=0, le=1e6)
-    retention_names: Literal["training", "all", "generic"] = packaged()
+    retention_names: RetentionNames = packaged()
+    interpolation: float = packaged(gt=0, le=1)
 
 
 class AdaptedByResidual(Fitted):
@@ -125,7 +132,9 @@ class ResidualAdapter(Method):
         parameters = list(fitted.residual.parameters())
         given = {"texts": texts, "retained": retained}
         count = len(images.labels)
-        return minimise(self, task, fitted, parameters, count, loss_of, given)
+        trained = minimise(self, task, fitted, parameters, count, loss_of, given)
+        trained.residual.interpolate(settings.interpolation)
+        return trained
 
     def restore(
         self, backbone: Backbone, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]

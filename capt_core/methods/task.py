@@ -43,11 +43,13 @@ class Confusions:
     Attributes:
         centres: K-means centres of `commonality` and `difference` prompts, each [M, d].
         representatives: the table `representatives`.
+        statistics: the table `confusion_statistics`.
         bank_source: `build_bank.source`, which images could enter the bank.
     """
 
     centres: Mapping[str, torch.Tensor]
     representatives: pl.DataFrame
+    statistics: pl.DataFrame
     bank_source: str
 
 

@@ -17,6 +17,7 @@ from capt_core.confusion import retrieval, sample_miner
 from capt_core.confusion.bank_cells import BankCells
 from capt_core.confusion.retrieval import most_similar
 from capt_core.confusion.sample_miner import SOURCES, WholeBank, mine_representatives
+from capt_core.confusion.training_cells import confusion_zones
 from capt_core.data.dataset import Dataset
 from capt_core.params import MineSamples
 from tests.toys import toy_dataset
@@ -110,6 +111,45 @@ def test_representatives_by_hand() -> None:
     ]
     assert found["cosine"].to_list() == [pytest.approx(value) for value in (0.8, 0.0, 0.8, -0.6)]
     assert schema_problem(REPRESENTATIVES, found) is None
+
+
+def test_images_right_or_wrong_by_hand() -> None:
+    dataset = toy_dataset([0, 1, 1, 1], 5)
+    features = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.8, 0.6], [0.0, 1.0]])
+    # Image 0 is taken for class 0 and confused with 1. Of class 1, image 1 lies between the same
+    # two, 2 between 1 and 2, and 3 is an error of another kind.
+    pairs = pairs_of((0, 0, 1, 1), (1, 1, 1, 0), (2, 1, 1, 2), (3, 2, 1, 1)).head(4)
+    assert confusion_zones(pairs) == {0: {0, 1}, 1: {0, 1}, 2: {1, 2}, 3: {1, 2}}
+    bank = {(1, 2): [3]}
+
+    def first(choice: str) -> list[tuple[int, str]]:
+        found = mine(dataset, pairs, bank, features, choice=choice).filter(sample_id=0)
+        return found.select("representative_id", "source").rows()
+
+    assert first("representative") == [(3, "confused_class")]
+    assert first("nearest") == [(2, "nearest")]
+    assert first("zone") == [(1, "zone")]
+    assert first("none") == []
+    # Where the zone is empty, another image of the class is drawn.
+    outside = pairs.filter(pl.col("sample_id") != 1)
+    assert mine(dataset, outside, bank, features, choice="zone")["source"][0] == "random_train"
+
+
+def test_the_share_of_errors_counts_rows() -> None:
+    dataset = toy_dataset([0, 1, 1], 5)
+    features = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.6, 0.8]])
+    settings = MineSamples(choice="nearest", representatives=2)
+    pairs, bank = pairs_of((0, 0, 1, 1)), bank_of({(1, 0): [2]})
+    train = dataset.samples.select("sample_id", "class_id")
+    found = mine_representatives(
+        dataset, pairs, bank, train, HeldFeatures(features), settings, seed=1
+    )
+    assert found.error_share(bank) == 0.5
+    none = settings.model_copy(update={"choice": "none"})
+    nothing = mine_representatives(
+        dataset, pairs, bank, train, HeldFeatures(features), none, seed=1
+    )
+    assert nothing.error_share(bank) is None
 
 
 def test_random_draws_repeat_under_a_seed() -> None:

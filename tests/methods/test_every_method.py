@@ -50,10 +50,10 @@ FROZEN = ("clip", "clip_prompts", "cupl", "fudd")
 NOVEL_UNSEEN = (
     *("coop", "maple", "promptsrc", "dpc", "tac", "twosfs", "spotlighter", "clip_lora"),
     *("clip_adapter", "residual_adapter"),
-    *("tip_adapter", "tip_adapter_f", "gda"),
+    *("tip_adapter", "tip_adapter_f", "gda", "gda_prompts"),
 )
 """Learn from images and names of base classes alone."""
-CLOSED_FORM = ("linear_probe", "tip_adapter", "gda")
+CLOSED_FORM = ("linear_probe", "tip_adapter", "gda", "gda_prompts")
 """Fitted to images without steps, and the same for every seed."""
 
 _fitted: dict[str, TrainedModel] = {}

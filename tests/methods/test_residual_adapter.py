@@ -69,3 +69,17 @@ def test_it_learns_and_retention_holds_it_back(task: Task) -> None:
     held, _ = kept_and_right(task, 100.0)
     assert right == 1.0
     assert held < 0.1 * free
+
+
+def test_a_share_of_what_was_learnt_is_added() -> None:
+    model = Residual(2, 1).requires_grad_(False)
+    model.inner.weight[:] = torch.tensor([[1.0, 0.0]])
+    model.inner.bias[:] = 0
+    model.outer.weight[:] = torch.tensor([[0.0], [2.0]])
+    model.outer.bias[:] = torch.tensor([0.0, 0.4])
+    feature = torch.tensor([[1.0, 0.0]])
+    moved = model(feature)
+    added = moved[0, 1] / moved[0, 0]
+    model.interpolate(0.5)
+    half = model(feature)
+    assert (half[0, 1] / half[0, 0]).item() == pytest.approx(added.item() / 2)

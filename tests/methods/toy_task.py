@@ -13,7 +13,12 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
-from capt_core.artifacts.schemas import CLASS_DESCRIPTIONS, PROMPTS, REPRESENTATIVES
+from capt_core.artifacts.schemas import (
+    CLASS_DESCRIPTIONS,
+    CONFUSION_STATISTICS,
+    PROMPTS,
+    REPRESENTATIVES,
+)
 from capt_core.backbone.encoding import encode_texts
 from capt_core.backbone.loading import Backbone
 from capt_core.data.dataset import Dataset
@@ -142,7 +147,19 @@ def mined(width: int, bank_source: str = "fewshot") -> Confusions:
         }
         for anchor in range(0, 24, 4)
     ]
-    return Confusions(centres, REPRESENTATIVES.frame(rows), bank_source)
+    counts = CONFUSION_STATISTICS.frame(
+        [
+            {
+                "true_class_id": 0,
+                "true_class": "woven",
+                "predicted_class_id": 1,
+                "predicted_class": "cracked",
+                "count": 3,
+                "rate": 0.25,
+            }
+        ]
+    )
+    return Confusions(centres, REPRESENTATIVES.frame(rows), counts, bank_source)
 
 
 def toy_task(backbone: Backbone, images: Path, dataset: Dataset | None = None) -> Task:

@@ -13,6 +13,7 @@ def original_loss(
     text_features: torch.Tensor,
     labels: torch.Tensor,
     logit_scale: float,
+    margin: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Eq. 2, L_ori: cross-entropy of eq. 1 over the visible classes.
 
@@ -21,8 +22,10 @@ def original_loss(
         text_features: [C, d], unit length.
         labels: row of `text_features` that is right for each image, [L].
         logit_scale: inverse temperature.
+        margin: added to the logits of images of each class, [C, C]; see `confusion_margin`.
     """
-    return functional.cross_entropy(logit_scale * image_features @ text_features.T, labels)
+    logits = logit_scale * image_features @ text_features.T
+    return functional.cross_entropy(logits if margin is None else logits + margin[labels], labels)
 
 
 def equal_rows(labels: torch.Tensor) -> torch.Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import polars as pl
@@ -10,9 +10,11 @@ import torch
 
 from capt_core.artifacts.tensors import tensors_digest
 from capt_core.backbone.loading import Backbone
+from capt_core.confusion.bank import count_matrix
 from capt_core.data.dataset import Dataset
 from capt_core.errors import CaptError
 from capt_core.learning.processes import Processes
+from capt_core.methods.capt.margin import confusion_margin, permuted_margin
 from capt_core.methods.capt.model import CaptModel
 from capt_core.methods.capt.objective import Objective
 from capt_core.methods.capt.rows import Anchor, build_anchors
@@ -26,9 +28,13 @@ from capt_core.methods.descriptions import (
     retained_texts,
     retention_seen,
 )
+from capt_core.methods.feature_training import class_positions
+from capt_core.methods.fitting import dataset_features
+from capt_core.methods.gda import fitted_discriminant
+from capt_core.methods.image_evidence import shared_classes, with_evidence
 from capt_core.methods.method import Classes, Fitted, Method, Need, named_vectors
 from capt_core.methods.model_file import restore_base
-from capt_core.methods.task import Task, fitted_facts
+from capt_core.methods.task import Confusions, Task, fitted_facts
 from capt_core.methods.views import ViewSource
 from capt_core.params import settings_hash
 
@@ -41,6 +47,8 @@ class FittedCapt(Fitted):
         base: the base model; its class texts and what it does to features stay.
         model: adapters and experts around the base model's tower.
         class_vectors: see `Fitted`.
+        told: names of the K classes that few-shot images tell apart, and the weight [K, d] and
+            bias [K] of their discriminant; None where texts alone do.
     """
 
     frozen_tower = False
@@ -51,10 +59,22 @@ class FittedCapt(Fitted):
         base: Fitted,
         model: CaptModel,
         class_vectors: Mapping[str, torch.Tensor] | None = None,
+        told: tuple[Sequence[str], torch.Tensor, torch.Tensor] | None = None,
     ) -> None:
         super().__init__(method, base.backbone, class_vectors)
         self.base = base.requires_grad_(False)
         self.model = model
+        self.told_names: tuple[str, ...] = ()
+        self.told_weight: torch.Tensor | None
+        self.told_bias: torch.Tensor | None
+        self.tell(told)
+
+    def tell(self, told: tuple[Sequence[str], torch.Tensor, torch.Tensor] | None) -> None:
+        """Tell classes by their few-shot images, too; `told` as in the constructor."""
+        names, weight, bias = told or ((), None, None)
+        self.told_names = tuple(names)
+        self.register_buffer("told_weight", weight)
+        self.register_buffer("told_bias", bias)
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:
         features: torch.Tensor = self.model(images)
@@ -75,8 +95,23 @@ class FittedCapt(Fitted):
     def class_texts(self, classes: Classes) -> torch.Tensor:
         return self.with_vectors(classes, self.base.class_texts(classes))
 
+    def scorer(self, classes: Classes) -> Callable[[torch.Tensor], torch.Tensor]:
+        texts = super().scorer(classes)
+        weight, bias = self.told_weight, self.told_bias
+        if weight is None or bias is None:
+            return texts
+        rows, columns = shared_classes(self.told_names, classes)
+
+        def score(features: torch.Tensor) -> torch.Tensor:
+            evidence = features @ weight.T.to(features) + bias.to(features)
+            alpha = self.method.settings.discriminant.weight
+            return with_evidence(texts(features), evidence, rows, columns, alpha)
+
+        return score
+
     def facts(self) -> dict[str, Any]:
-        return {**super().facts(), "base": self.base.record()}
+        told = {"told_names": list(self.told_names)} if self.told_names else {}
+        return {**super().facts(), "base": self.base.record(), **told}
 
 
 class Capt(Method):
@@ -134,7 +169,8 @@ class Capt(Method):
             names = settings.losses.retention_names
             kept = retained_texts(task, texts, names, base.text_backbone)
         compared = fitted.with_vectors(classes, texts)[trained]
-        objective = Objective(settings.losses, compared, kept, backbone.logit_scale)
+        margin = self._margin(task, mined).to(backbone.device)
+        objective = Objective(settings.losses, compared, kept, backbone.logit_scale, margin)
         anchors = build_anchors(
             task.few_shot_rows()["sample_id"].to_list(),
             mined.representatives,
@@ -151,6 +187,7 @@ class Capt(Method):
             tensors_digest(
                 {
                     "texts": compared,
+                    "margin": margin,
                     **({} if kept is None else {"retained": kept}),
                     **mined.centres,
                 }
@@ -170,7 +207,33 @@ class Capt(Method):
         task.reporter.say(f"{len(anchors)} anchors, {count} trainable values, on {backbone.device}")
         with task.reporter.progress("steps", trainer.loop().step_count) as trainer.advance:
             fitted.training_run = trainer.fit()
+        if settings.discriminant.weight:
+            fitted.tell(self._discriminant(task, fitted))
         return fitted
+
+    def _margin(self, task: Task, mined: Confusions) -> torch.Tensor:
+        losses, trained = self.settings.losses, task.trained_classes
+        counts = count_matrix(mined.statistics, len(task.dataset.classes))
+        margin = confusion_margin(torch.from_numpy(counts)[trained][:, trained], losses.margin)
+        return permuted_margin(margin, task.seed) if losses.margin_counts == "permuted" else margin
+
+    def _discriminant(
+        self, task: Task, fitted: FittedCapt
+    ) -> tuple[list[str], torch.Tensor, torch.Tensor]:
+        """Of the tuned features of the few-shot images, as they are at inference."""
+        drawn, trained = task.few_shot_rows(), task.trained_classes
+        features = dataset_features(
+            fitted, task.dataset, drawn["sample_id"], None, task.image_root, 64, task.workers
+        )
+        given = set(drawn["class_id"].to_list())
+        class_ids = [class_id for class_id in trained if class_id in given]
+        labels = class_positions(torch.tensor(drawn["class_id"].to_list()), class_ids)
+        weight, bias = fitted_discriminant(
+            features, labels, f"{task.dataset.name}: methods.capt.discriminant"
+        )
+        names = [task.dataset.class_names[class_id] for class_id in class_ids]
+        device = task.backbone.device
+        return names, weight.to(device), bias.to(device)
 
     def _views(
         self, task: Task, fitted: FittedCapt, anchors: list[Anchor], with_features: bool
@@ -215,7 +278,10 @@ class Capt(Method):
             if f"model.experts.experts.{name}.centres" in tensors
         }
         model = CaptModel(base.image_tower, centres, self.settings.adapter, self.settings.experts)
-        fitted = FittedCapt(self, base, model, named_vectors(tensors, facts))
+        told = None
+        if "told_names" in facts:
+            told = facts["told_names"], tensors["told_weight"], tensors["told_bias"]
+        fitted = FittedCapt(self, base, model, named_vectors(tensors, facts), told)
         fitted.load_state_dict(dict(tensors))
         return fitted
 

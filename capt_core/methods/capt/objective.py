@@ -24,12 +24,14 @@ class Objective:
         retention_texts: of the names over which the base model's predictions are kept, unit
             length, [V, d]; None without retention.
         logit_scale: inverse temperature.
+        margin: of L_ori between the visible classes, [B, B]; None for none.
     """
 
     settings: Losses
     text_features: torch.Tensor
     retention_texts: torch.Tensor | None
     logit_scale: float
+    margin: torch.Tensor | None = None
 
     @property
     def needs_base(self) -> bool:
@@ -43,6 +45,7 @@ class Objective:
         gates: torch.Tensor,
         labels: torch.Tensor,
         anchors: torch.Tensor,
+        mixtures: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, dict[str, float | None]]:
         """Weighted sum, and each part before weighting (None where its inputs are not given).
 
@@ -54,19 +57,23 @@ class Objective:
             labels: class of each row, [L].
             anchors: rows that are anchors, [L] bool. Representatives are hard by choice and few:
                 only anchors stand for the classes evenly, so L_ori and retention look at them.
+            mixtures: rows that are mixtures of two images of a class, [L] bool, which take the
+                place of the anchors in L_ori and no other part; None where there are none.
         """
         weights, scale = self.settings, self.logit_scale
+        original = anchors if mixtures is None else mixtures
+        single = slice(None) if mixtures is None else ~mixtures
         parts: dict[str, torch.Tensor | None] = {
             "confusion_loss": confusion_loss(
-                images,
-                self.text_features[labels],
-                labels,
+                images[single],
+                self.text_features[labels[single]],
+                labels[single],
                 scale,
                 weights.false_negatives,
                 weights.factor,
             ),
             "original_loss": original_loss(
-                images[anchors], self.text_features, labels[anchors], scale
+                images[original], self.text_features, labels[original], scale, self.margin
             ),
             "load_balance_loss": load_balance_loss(gates) if gates.shape[1] else None,
             "retention_loss": None,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import polars as pl
@@ -37,6 +37,7 @@ class Rows:
         alphas: adapter weight of each row, [L].
         retrieved: rows whose weight comes from a retrieval, [L] bool.
         anchors: rows that are anchors, not representatives, [L] bool.
+        partners: of each row, the image that it is mixed with, or None.
     """
 
     sample_ids: list[int]
@@ -44,6 +45,13 @@ class Rows:
     alphas: torch.Tensor
     retrieved: torch.Tensor
     anchors: torch.Tensor
+    partners: list[int | None]
+
+    @property
+    def mixtures(self) -> torch.Tensor | None:
+        """Rows that are mixtures, [L] bool; None where there are none."""
+        mixed = torch.tensor([partner is not None for partner in self.partners])
+        return mixed if mixed.any() else None
 
 
 def build_anchors(
@@ -120,4 +128,94 @@ def build_rows(
         torch.tensor(alphas, dtype=torch.float32),
         torch.tensor(retrieved),
         torch.tensor(is_anchor),
+        [None] * len(sample_ids),
+    )
+
+
+def by_class(anchors: Sequence[Anchor], labels: Sequence[int]) -> dict[int, list[int]]:
+    """Sample ids of the anchors of each class.
+
+    Args:
+        anchors: all training images.
+        labels: class id of every sample of the data set, by sample id.
+    """
+    found: dict[int, list[int]] = {}
+    for anchor in anchors:
+        found.setdefault(labels[anchor.sample_id], []).append(anchor.sample_id)
+    return found
+
+
+def drawn_of_class(
+    sample_id: int, members: Sequence[int], draws: torch.Generator, avoided: int | None = None
+) -> int:
+    """Another image of a class, drawn evenly; the image itself where there is no other.
+
+    Args:
+        sample_id: an image that is not to be drawn.
+        members: images of the class, by sample id.
+        draws: source of the draw.
+        avoided: another that is not to be drawn.
+    """
+    others = [member for member in members if member not in (sample_id, avoided)]
+    if not others:
+        return sample_id
+    return others[int(torch.randint(len(others), (1,), generator=draws))]
+
+
+def redrawn(
+    anchors: Sequence[Anchor],
+    members: Mapping[int, Sequence[int]],
+    labels: Sequence[int],
+    draws: torch.Generator,
+) -> list[Anchor]:
+    """Anchors whose representatives are other images of the same classes, drawn evenly.
+
+    What differs from the retrieved ones is which images stand for the confusing classes; which
+    classes those are, how many rows each has and the weights of eq. 13 stay.
+
+    Args:
+        anchors: of a step.
+        members: of `by_class`.
+        labels: class id of every sample of the data set, by sample id.
+        draws: of the step.
+    """
+    return [
+        replace(
+            anchor,
+            representatives=tuple(
+                drawn_of_class(each, members.get(labels[each], ()), draws, anchor.sample_id)
+                for each in anchor.representatives
+            ),
+        )
+        for anchor in anchors
+    ]
+
+
+def with_mixtures(
+    rows: Rows,
+    members: Mapping[int, Sequence[int]],
+    labels: Sequence[int],
+    draws: torch.Generator,
+) -> Rows:
+    """Rows followed by a mixture for each anchor: the mean of it and another image of its class.
+
+    Mixtures of one class keep the label (as Chawla et al., JAIR 2002, make samples of a rare
+    class), where those of two classes, as in mixup, blur it.
+
+    Args:
+        rows: of `build_rows`.
+        members: of `by_class`.
+        labels: class id of every sample of the data set, by sample id.
+        draws: of the step.
+    """
+    chosen = rows.anchors.nonzero()[:, 0]
+    ids = [rows.sample_ids[row] for row in chosen.tolist()]
+    none = torch.zeros(len(ids), dtype=torch.bool)
+    return Rows(
+        [*rows.sample_ids, *ids],
+        torch.cat([rows.labels, rows.labels[chosen]]),
+        torch.cat([rows.alphas, rows.alphas[chosen]]),
+        torch.cat([rows.retrieved, none]),
+        torch.cat([rows.anchors, none]),
+        [*rows.partners, *(drawn_of_class(i, members[labels[i]], draws) for i in ids)],
     )

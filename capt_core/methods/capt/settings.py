@@ -56,6 +56,9 @@ class Losses(Section, path="methods.capt.losses"):
     false_negatives: Literal["masked", "multi_positive", "class_unique"] = packaged()
     factor: Literal["half", "sum"] = packaged()
     original_weight: float = packaged(ge=0, le=1e6)
+    original_images: Literal["anchors", "mixtures"] = packaged()
+    margin: float = packaged(ge=0, le=100)
+    margin_counts: Literal["bank", "permuted"] = packaged()
     load_balance_weight: float = packaged(ge=0, le=1e6)
     retention_weight: float = packaged(ge=0, le=1e6)
     retention_names: RetentionNames = packaged()
@@ -75,6 +78,12 @@ class ClassTexts(Section, path="methods.capt.class_texts"):
     describe: Describe = packaged()
 
 
+class Discriminant(Section, path="methods.capt.discriminant"):
+    """Few-shot images as Gaussians beside the class texts of trained classes."""
+
+    weight: float = packaged(ge=0, le=1e6)
+
+
 class Train(Optimisation, path="methods.capt.train"):
     """Schedule, views and noise of the training."""
 
@@ -83,6 +92,7 @@ class Train(Optimisation, path="methods.capt.train"):
     views: int = packaged(ge=0, le=1000)
     cache_prefix: bool = packaged()
     representative_noise: float = packaged(ge=0, le=1)
+    redraw: bool = packaged()
     interpolation: float = packaged(gt=0, le=1)
 
     @model_validator(mode="after")
@@ -102,4 +112,5 @@ class CaptSettings(Section):
     experts: Experts = Experts()
     losses: Losses = Losses()
     class_texts: ClassTexts = ClassTexts()
+    discriminant: Discriminant = Discriminant()
     train: Train = Train()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import torch
 from torch.nn import functional
@@ -18,9 +19,9 @@ from capt_core.learning.randomness import generator
 from capt_core.methods.capt.experts import Masks
 from capt_core.methods.capt.model import CaptModel
 from capt_core.methods.capt.objective import Objective, gate_statistics
-from capt_core.methods.capt.rows import Anchor, build_rows
+from capt_core.methods.capt.rows import Anchor, build_rows, by_class, redrawn, with_mixtures
 from capt_core.methods.capt.settings import Train
-from capt_core.methods.capt.views import Views
+from capt_core.methods.capt.views import Prefix, Views
 from capt_core.methods.views import View
 from capt_core.reporter import Advance
 
@@ -44,6 +45,11 @@ class TrainingData:
     objective: Objective
     views: Views
     adapt: Callable[[torch.Tensor], torch.Tensor] = lambda features: features
+
+    @cached_property
+    def members(self) -> dict[int, list[int]]:
+        """Training images of each class, by sample id."""
+        return by_class(self.anchors, self.labels)
 
 
 @dataclass
@@ -104,12 +110,22 @@ class Trainer:
         model, device, data = self.model, self.backbone.device, self.data
         adapter, processes = model.adapter_settings, self.processes
         anchors = [data.anchors[index] for index in batch.samples]
+        if self.settings.redraw:
+            draws = generator("representatives", self.seed, batch.step, batch.number)
+            anchors = redrawn(anchors, data.members, data.labels, draws)
         rows = build_rows(anchors, data.labels, model.running_alpha.item(), adapter.anchor_alpha)
         model.observe_alpha(rows.alphas[rows.retrieved], adapter.momentum)
+        if data.objective.settings.original_images == "mixtures":
+            draws = generator("mixtures", self.seed, batch.step, batch.number)
+            rows = with_mixtures(rows, data.members, data.labels, draws)
         count = len(rows.sample_ids)
         mine = processes.share(count)
-        views = self._views_of(batch, rows.sample_ids, rows.anchors)
-        prefix = data.views([views[row] for row in mine])
+        noisy = [
+            partner is None and not anchor
+            for partner, anchor in zip(rows.partners, rows.anchors.tolist(), strict=True)
+        ]
+        views = self._views_of(batch, rows.sample_ids, noisy)
+        prefix = self._prefix([views[row] for row in mine], [rows.partners[row] for row in mine])
         masks = self._masks(batch, count)
         with self.backbone.precision():
             features, gates = model.features(
@@ -124,7 +140,12 @@ class Trainer:
         if prefix.features is not None and data.objective.needs_base:
             base = data.adapt(processes.gather(prefix.features, count))
         loss, parts = data.objective(
-            data.adapt(images), base, gates, rows.labels.to(device), rows.anchors.to(device)
+            data.adapt(images),
+            base,
+            gates,
+            rows.labels.to(device),
+            rows.anchors.to(device),
+            None if (mixtures := rows.mixtures) is None else mixtures.to(device),
         )
         alphas = model.used_alpha(rows.alphas.to(device)).detach()
         return loss, {
@@ -138,10 +159,32 @@ class Trainer:
             **gate_statistics(gates.detach(), model.experts.names),
         }
 
+    def _prefix(self, views: Sequence[View], partners: Sequence[int | None]) -> Prefix:
+        """What enters the first block that learns; of a mixture, the mean of both images'."""
+        prefix = self.data.views(views)
+        mixed = [row for row, partner in enumerate(partners) if partner is not None]
+        if not mixed:
+            return prefix
+        others = [
+            replace(views[row], sample_id=partner)
+            for row, partner in enumerate(partners)
+            if partner is not None
+        ]
+        tokens = prefix.tokens.clone()
+        tokens[mixed] = (tokens[mixed] + self.data.views(others).tokens) / 2
+        # Of a mixture no loss asks what the base model makes of it.
+        return Prefix(tokens, prefix.features)
+
     def _views_of(
-        self, batch: Batch, sample_ids: Sequence[int], anchors: torch.Tensor
+        self, batch: Batch, sample_ids: Sequence[int], noisy: Sequence[bool]
     ) -> list[View]:
-        """Which view of each row is seen: drawn among a fixed number, or never seen before."""
+        """Which view of each row is seen: drawn among a fixed number, or never seen before.
+
+        Args:
+            batch: of the step.
+            sample_ids: of its rows.
+            noisy: rows that noise is added to where training asks for it, the representatives.
+        """
         count = len(sample_ids)
         if self.settings.augmentation == "none":
             numbers = [0] * count
@@ -153,8 +196,8 @@ class Trainer:
             numbers = list(range(first, first + count))
         noise = self.settings.representative_noise > 0
         return [
-            View(sample_id, chosen, noise and not anchor)
-            for sample_id, chosen, anchor in zip(sample_ids, numbers, anchors.tolist(), strict=True)
+            View(sample_id, chosen, noise and each)
+            for sample_id, chosen, each in zip(sample_ids, numbers, noisy, strict=True)
         ]
 
     def _masks(self, batch: Batch, rows: int) -> Masks | None:

@@ -49,6 +49,8 @@ def asked_views(anchors: Sequence[Anchor], settings: Train) -> list[View]:
     noise = settings.representative_noise > 0
     found = {(anchor.sample_id, False) for anchor in anchors}
     found |= {(i, noise) for anchor in anchors for i in anchor.representatives}
+    if settings.redraw:
+        found |= {(anchor.sample_id, noise) for anchor in anchors}
     return [View(i, number, noisy) for i, noisy in sorted(found) for number in numbers]
 
 

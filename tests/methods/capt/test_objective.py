@@ -164,3 +164,20 @@ def test_gate_statistics_without_experts_are_all_zero() -> None:
         found.keys()
         == gate_statistics(torch.eye(3), ["sample", "commonality", "difference"]).keys()
     )
+
+
+def test_mixtures_take_the_place_of_anchors_in_the_original_loss_alone() -> None:
+    mixtures = torch.tensor([False, False, False, False, True])
+    of_step = objective(LOSSES_OF_MIXTURES)
+    _, parts = of_step(IMAGES, BASE, GATES, LABELS, ANCHORS, mixtures)
+    single = slice(0, 4)
+    _, without = of_step(
+        IMAGES[single], BASE[single], GATES[single], LABELS[single], ANCHORS[single]
+    )
+    mixed = original_loss(IMAGES[4:], CLASSES, LABELS[4:], SCALE)
+    assert parts["original_loss"] == pytest.approx(mixed.item())
+    for name in ("confusion_loss", "retention_loss", "feature_loss"):
+        assert parts[name] == pytest.approx(without[name])
+
+
+LOSSES_OF_MIXTURES = paper_preset.losses(original_weight=1.0, original_images="mixtures")

@@ -5,12 +5,17 @@ from __future__ import annotations
 import polars as pl
 import pytest
 
+from capt_core.learning.randomness import generator
 from capt_core.methods.capt.rows import (
     Anchor,
     AnchorAlpha,
     anchor_weight,
     build_anchors,
     build_rows,
+    by_class,
+    drawn_of_class,
+    redrawn,
+    with_mixtures,
 )
 
 LABELS = [0, 0, 1, 2]
@@ -42,3 +47,35 @@ def test_the_alpha_of_an_anchor(choice: AnchorAlpha, alpha: float) -> None:
     rows = build_rows([Anchor(0, (2, 3, 1), alphas)], LABELS, 9.0, choice)
     # Representatives keep their own, whatever the anchor takes.
     assert rows.alphas.tolist() == [alpha, *alphas]
+
+
+def test_another_image_of_the_class_is_drawn_never_those_named() -> None:
+    drawn = {drawn_of_class(4, [1, 2, 3, 4], generator("test", i), 1) for i in range(40)}
+    assert drawn == {2, 3}
+    assert drawn_of_class(4, [4], generator("test", 0)) == 4
+
+
+def test_redrawn_representatives_keep_classes_and_weights() -> None:
+    labels = [0, 0, 0, 1, 1, 1]
+    anchors = [Anchor(sample_id, (), ()) for sample_id in range(6)]
+    members = by_class(anchors, labels)
+    assert members == {0: [0, 1, 2], 1: [3, 4, 5]}
+    anchor = Anchor(0, (3, 1), (4.5, 2.5))
+    found = {redrawn([anchor], members, labels, generator("test", i))[0] for i in range(40)}
+    assert {each.representatives for each in found} == {(4, 2), (5, 2)}
+    assert {each.alphas for each in found} == {(4.5, 2.5)}
+
+
+def test_a_mixture_for_each_anchor_with_another_image_of_its_class() -> None:
+    labels = [0, 0, 1, 1]
+    anchors = [Anchor(0, (2,), (4.5,)), Anchor(3, (), ())]
+    members = {0: [0, 1], 1: [2, 3]}
+    rows = with_mixtures(build_rows(anchors, labels, 3.0), members, labels, generator("test"))
+    assert rows.sample_ids == [0, 2, 3, 0, 3]
+    assert rows.partners == [None, None, None, 1, 2]
+    assert rows.labels.tolist() == [0, 1, 1, 0, 1]
+    assert rows.alphas.tolist() == [4.5, 4.5, 3.0, 4.5, 3.0]
+    assert rows.anchors.tolist() == [True, False, True, False, False]
+    assert rows.mixtures is not None
+    assert rows.mixtures.tolist() == [False, False, False, True, True]
+    assert build_rows(anchors, labels, 3.0).mixtures is None

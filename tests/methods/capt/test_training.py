@@ -288,7 +288,7 @@ def test_mixed_precision_trains_alike_with_losses_in_full(tmp_path: Path) -> Non
     objective = trainer.data.objective
 
     class Watched(Objective):
-        def __call__(self, images: torch.Tensor, base: Any, *rest: torch.Tensor) -> Any:
+        def __call__(self, images: torch.Tensor, base: Any, *rest: Any) -> Any:
             seen.extend((images.dtype, base.dtype, rest[0].dtype))
             return super().__call__(images, base, *rest)
 
@@ -310,3 +310,29 @@ def test_a_model_without_experts_or_without_adapters_trains(tmp_path: Path) -> N
         fresh = toy_model(trainer.backbone, **arguments)
         moved = [n for n, v in weights(trainer).items() if not v.equal(fresh.state_dict()[n])]
         assert moved, arguments
+
+
+def test_mixtures_and_redrawn_representatives_are_trained_on(tmp_path: Path) -> None:
+    settings = paper_preset.train(
+        epochs=2, batch_size=2, learning_rate=0.01, augmentation="none", redraw=True
+    )
+    mixed = LOSSES.model_copy(update={"original_images": "mixtures"})
+    asked: list[list[int]] = []
+
+    def noting(views: Any) -> Any:
+        def look(given: Any) -> Any:
+            asked.append([view.sample_id for view in given])
+            return views(given)
+
+        return look
+
+    trainer, trained = fit(tmp_path, settings, losses=mixed, cached=True, wrap=noting)
+    # Of each step first the rows, then the partners of the mixtures, one for each of two anchors.
+    assert {len(each) for each in asked[1::2]} == {2}
+    for rows, partners in zip(asked[::2], asked[1::2], strict=True):
+        assert [LABELS[i] for i in rows[-2:]] == [LABELS[i] for i in partners]
+    # Representatives are drawn among the anchors.
+    assert set().union(*asked) <= {anchor.sample_id for anchor in ANCHORS} | {3, 7, 8, 9}
+    plain, log = fit(tmp_path, settings, cached=True)
+    assert not trained.log["original_loss"].equals(log.log["original_loss"])
+    assert any(not torch.equal(v, weights(plain)[n]) for n, v in weights(trainer).items())

@@ -13,6 +13,7 @@ from capt_core.methods.capt.pair_expert import ConfusedPairExpert, ConfusedPairs
 from capt_core.methods.capt.settings import Experts
 from capt_core.methods.capt.training import TrainingData
 from capt_core.methods.descriptions import retained_texts
+from capt_core.methods.image_tower import ImageTower
 from capt_core.methods.method import Fitted
 from capt_core.methods.task import Task
 from capt_core.methods.views import View
@@ -22,8 +23,8 @@ BATCH = 128
 
 def shares_space(base: Fitted) -> bool:
     """Whether a base model compares what its tower gives with texts as they are."""
-    own = type(base).adapt is Fitted.adapt
-    return own and base.text_backbone is base.backbone
+    plain = type(base).adapt is Fitted.adapt and type(base.image_tower()).head is ImageTower.head
+    return plain and base.text_backbone is base.backbone
 
 
 def check_pair_expert(base: Fitted, model: CaptModel) -> None:

@@ -16,7 +16,7 @@ from capt_core.methods.capt.settings import EXPERTS
 
 def output_norm(outputs: torch.Tensor) -> float:
     """Mean length of an expert's outputs [L, D]."""
-    return outputs.norm(dim=-1).mean().item()
+    return float(outputs.norm(dim=-1).mean())
 
 
 def common_share(outputs: torch.Tensor) -> float:

@@ -111,7 +111,8 @@ def quiet_values(differences: torch.Tensor, others: torch.Tensor) -> torch.Tenso
     moment += RIDGE * moment.diagonal().mean() * torch.eye(len(moment)).to(moment)
     values = torch.linalg.solve(moment, differences.T).T
     moved = (values * differences).sum(dim=1, keepdim=True)
-    return values / moved.clamp(min=SMALL)  # equal texts cannot be told apart: 0
+    quiet: torch.Tensor = values / moved.clamp(min=SMALL)  # equal texts cannot be told apart: 0
+    return quiet
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,7 @@ class ConfusedPairs:
         rows = torch.tensor(self.pairs, device=self.texts.device)
         differences = self.texts[rows[:, 0]] - self.texts[rows[:, 1]]
         values = quiet_values(differences, self.others) @ inverse.matrix.to(differences).double()
-        found = ConfusedPairExpert(len(rows), len(self.texts), *keys.shape[1:], values.shape[1])
+        found = ConfusedPairExpert(len(rows), len(self.texts), keys.shape[1], values.shape[1])
         found.load_state_dict(
             {
                 "pairs": rows,

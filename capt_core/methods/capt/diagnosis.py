@@ -16,7 +16,8 @@ from capt_core.methods.capt.settings import EXPERTS
 
 def output_norm(outputs: torch.Tensor) -> float:
     """Mean length of an expert's outputs [L, D]."""
-    return float(outputs.norm(dim=-1).mean())
+    length: float = outputs.norm(dim=-1).mean().item()
+    return length
 
 
 def common_share(outputs: torch.Tensor) -> float:

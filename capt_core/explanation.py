@@ -41,6 +41,7 @@ _PART_NAMES = {
     "adapter_global": "adapter, global part",
     "adapter": "adapter",
     "experts": "experts",
+    "pair_expert": "confused-pair expert",
 }
 
 Score = Callable[[torch.Tensor], torch.Tensor]

@@ -141,7 +141,6 @@ def _of_capt(name: str, meaning: str, unit: str = "", kind: pl.DataType = FLOAT)
 CAPT_LOG_COLUMNS = (
     _of_capt("confusion_loss", "L_confuse (eq. 3)"),
     _of_capt("original_loss", "L_ori (eq. 2), over anchors"),
-    _of_capt("load_balance_loss", "1 when all experts are used alike"),
     _of_capt("retention_loss", "over anchors, divergence from the base model", "nats"),
     _of_capt("feature_loss", "over anchors, 1 - cosine to the base model's features"),
     _of_capt("rows", "images forwarded: anchors and their representatives", "images", INT),
@@ -159,4 +158,29 @@ CAPT_LOG_COLUMNS = (
         for expert in ("sample", "commonality", "difference")
     ),
     _of_capt("gate_entropy", "of the gates", "nats"),
+    *(
+        _of_capt(f"{expert}_expert_norm", f"mean length of what the {expert} expert gives")
+        for expert in ("sample", "commonality", "difference")
+    ),
+    *(
+        _of_capt(
+            f"{expert}_expert_common",
+            f"of the {expert} expert's output, what all images have alike: |mean|² / mean |·|²",
+            "share",
+        )
+        for expert in ("sample", "commonality", "difference")
+    ),
+    *(
+        _of_capt(
+            f"{expert}_expert_entropy",
+            f"of the {expert} expert's softmax over K centres, over log K; 1: no choice",
+            "share",
+        )
+        for expert in ("commonality", "difference")
+    ),
+    _of_capt(
+        "projection_condition",
+        "condition number of what is inverted of the tower's output map, to bring texts to the "
+        "class token; null where they are in another space",
+    ),
 )

@@ -173,9 +173,8 @@ def mine_representatives(
     sources = _FROM_BANK[1:2] if whole_bank else _FROM_BANK
     if settings.choice in ("zone", "nearest"):
         cells = TrainingCells.of(train_samples, pairs, settings.choice == "zone")
-        sources = (
-            range(_ZONE, _ZONE + 1) if settings.choice == "zone" else range(_NEAREST, _NEAREST + 1)
-        )
+        source = SOURCES.index(settings.choice)
+        sources = range(source, source + 1)
     few = len(pairs) <= FEW_PAIRS and len(cells.samples) <= FEW_IMAGES
     if settings.choice != "random":
         search = retrieve_each if few else retrieve

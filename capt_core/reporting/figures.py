@@ -81,14 +81,15 @@ def training_curves(logs: Mapping[int, pl.DataFrame]) -> list[Panel]:
             _plot(axes, log, "alpha_mean", color=colour, alpha=0.35, linewidth=0.7)
             _plot(axes, log, "alpha_running", color=colour, label=f"seed {seed}")
 
-    def by_expert(what: str) -> Callable[[Axes], None]:
+    def by_expert(what: str, is_share: bool = True) -> Callable[[Axes], None]:
         def draw(axes: Axes) -> None:
             for name, colour in _EXPERTS.items():
                 for index, log in enumerate(drawn.values()):
                     label = name if index == 0 else "_"
                     column = f"{name}_expert_{what}"
                     _plot(axes, log, column, color=colour, label=label, linewidth=0.9)
-            axes.set_ylim(0, 1)
+            if is_share:
+                axes.set_ylim(0, 1)
 
         return draw
 
@@ -98,6 +99,8 @@ def training_curves(logs: Mapping[int, pl.DataFrame]) -> list[Panel]:
         ("Adapter weight α", "batch mean (faint), running mean", alpha),
         ("Expert weights", "mean gate; one line per expert and seed", by_expert("weight")),
         ("Expert use", "share of images the expert is active for", by_expert("share")),
+        ("Expert outputs", "mean length of what each expert gives", by_expert("norm", False)),
+        ("Common output", "share of it that all images have alike", by_expert("common")),
         ("Gate entropy", "in nats; 0: one expert takes all", by_seed("gate_entropy")),
         ("Residual gate", "share of the experts' output that is added", by_seed("residual_gate")),
     )

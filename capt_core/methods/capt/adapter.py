@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 
 import torch
@@ -10,7 +9,7 @@ from torch import nn
 from torch.nn import functional
 
 from capt_core.errors import CaptError
-from capt_core.methods.capt.context import global_vector, swapped_context, unsummed_attention
+from capt_core.methods.capt.context import global_vector, unsummed_attention
 from capt_core.methods.capt.settings import Adapter
 
 MIN_COSINE = 1e-4
@@ -55,7 +54,6 @@ class DiffMannerAdapter(nn.Module):
     The kernel starts at zero, so that the model starts as the frozen base model.
 
     Args:
-        attention: the block's own frozen attention.
         width: D of the tower.
         patch_count: N, must be a square number.
         settings: the `adapter` section. `parts: global` keeps one number per channel in place
@@ -65,9 +63,7 @@ class DiffMannerAdapter(nn.Module):
         CaptError: the patch grid is not square.
     """
 
-    def __init__(
-        self, attention: nn.MultiheadAttention, width: int, patch_count: int, settings: Adapter
-    ) -> None:
+    def __init__(self, width: int, patch_count: int, settings: Adapter) -> None:
         super().__init__()
         if math.isqrt(patch_count) ** 2 != patch_count:
             raise CaptError(
@@ -78,9 +74,6 @@ class DiffMannerAdapter(nn.Module):
         self.settings = settings
         size = 1 if settings.parts == "global" else settings.kernel_size
         self.kernel = nn.Parameter(torch.zeros(width, 1, size, size))
-        self.own_attention: nn.MultiheadAttention | None = None
-        if settings.attention == "own" and settings.parts != "local":
-            self.own_attention = copy.deepcopy(attention).requires_grad_(True)
 
     def forward(
         self,
@@ -102,8 +95,7 @@ class DiffMannerAdapter(nn.Module):
         """
         end = 1 + self.patch_count
         normalised = norm(tokens[:, :end])
-        used = attention if self.own_attention is None else self.own_attention
-        context = self._context(used, normalised[:, 0], normalised[:, 1:])
+        context = self._context(attention, normalised[:, 0], normalised[:, 1:])
         patches = add_local_detail(tokens[:, 1:end], context, self.kernel, alpha)
         return torch.cat([tokens[:, :1], patches, tokens[:, end:]], dim=1)
 
@@ -117,6 +109,4 @@ class DiffMannerAdapter(nn.Module):
             return global_vector(attention, class_token, patches)[:, None].expand_as(patches)
         if self.settings.form == "unsummed":
             return unsummed_attention(attention, class_token, patches)
-        if self.settings.form == "swapped":
-            return swapped_context(attention, class_token, patches)
         return patches + global_vector(attention, class_token, patches)[:, None]

@@ -1,8 +1,7 @@
 """X-hat of eq. 10: how eq. 9's attention reaches each patch.
 
-Eq. 9 has one query, so it gives one vector, while eq. 10 convolves a map. Three readings:
-(a) the vector is added to every patch, (b) each patch keeps its own term of the attention's sum,
-(c) query and keys change places.
+Eq. 9 has one query, so it gives one vector, while eq. 10 convolves a map. Two readings:
+(a) the vector is added to every patch, (b) each patch keeps its own term of the attention's sum.
 """
 
 from __future__ import annotations
@@ -61,21 +60,3 @@ def unsummed_attention(
     output = attention.out_proj
     projected = functional.linear(terms.flatten(2), output.weight)
     return projected if output.bias is None else projected + output.bias / patches.shape[1]
-
-
-def swapped_context(
-    attention: nn.MultiheadAttention, class_token: torch.Tensor, patches: torch.Tensor
-) -> torch.Tensor:
-    """Eq. 9 with its roles swapped (reading c): Q = patches, K = V = class token and patches.
-
-    Args:
-        attention: batch-first multi-head attention of width D.
-        class_token: [L, D].
-        patches: [L, N, D].
-
-    Returns:
-        [L, N, D].
-    """
-    keys = torch.cat([class_token[:, None], patches], dim=1)
-    attended: torch.Tensor = attention(patches, keys, keys, need_weights=False)[0]
-    return attended

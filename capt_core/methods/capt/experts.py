@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from capt_core.methods.capt.projection import OutputInverse, text_projection
 from capt_core.methods.capt.semantic_expert import SemanticExpert
 from capt_core.methods.capt.settings import EXPERTS, Experts
 
@@ -61,18 +62,6 @@ def replace_cues(features: torch.Tensor, kept: torch.Tensor, noise: torch.Tensor
     return kept * features + (1 - kept) * noise * features.std(dim=1, keepdim=True)
 
 
-def load_balance_loss(gates: torch.Tensor) -> torch.Tensor:
-    """Switch-transformer load balance: K sum_k share_k weight_k; 1 when all experts are used alike.
-
-    Args:
-        gates: [L, K]. share_k is expert k's share of all activations, weight_k its mean gate.
-    """
-    activated = (gates > 0).float()
-    shares = activated.sum(dim=0) / activated.sum()
-    balance: torch.Tensor = gates.shape[1] * (shares * gates.mean(dim=0)).sum()
-    return balance
-
-
 def gate_entropy(gates: torch.Tensor) -> torch.Tensor:
     """Mean entropy of the gates [L, K] in nats: 0 for one expert, log k for k even ones."""
     return -(gates * gates.clamp(min=1e-12).log()).sum(dim=1).mean()
@@ -109,6 +98,7 @@ class MultiGranularityDiscrepancyExpert(nn.Module):
         settings: the `experts` section; experts it does not list are left out, and with
             `routing: mean` those listed weigh alike, without a router.
         generator: of all random starts.
+        inverse: of the tower's output map, where the prompts' texts are in its joint space.
     """
 
     def __init__(
@@ -118,6 +108,7 @@ class MultiGranularityDiscrepancyExpert(nn.Module):
         width: int,
         settings: Experts,
         generator: torch.Generator,
+        inverse: OutputInverse | None = None,
     ) -> None:
         super().__init__()
         self.names = tuple(name for name in EXPERTS if name in settings.granularities)
@@ -127,9 +118,9 @@ class MultiGranularityDiscrepancyExpert(nn.Module):
             if name == "sample":
                 self.experts[name] = copy.deepcopy(feed_forward).requires_grad_(True)
             else:
-                self.experts[name] = SemanticExpert(
-                    centres[name], width, settings.semantic_form, generator
-                )
+                own = centres[name]
+                start = text_projection(own.shape[1], width, inverse, generator)
+                self.experts[name] = SemanticExpert(own, start)
         self.router: nn.Parameter | None = None
         if settings.routing == "top_k" and self.names:
             start = torch.randn(width, len(self.names), generator=generator) * ROUTER_STD

@@ -17,6 +17,12 @@ from capt_core.learning.processes import Processes
 from capt_core.methods.capt.margin import confusion_margin, permuted_margin
 from capt_core.methods.capt.model import CaptModel
 from capt_core.methods.capt.objective import Objective
+from capt_core.methods.capt.pairing import (
+    check_pair_expert,
+    pair_expert,
+    restored_expert,
+    shares_space,
+)
 from capt_core.methods.capt.rows import Anchor, build_anchors
 from capt_core.methods.capt.settings import CaptSettings
 from capt_core.methods.capt.tower import adapted_blocks, check_tower
@@ -37,6 +43,9 @@ from capt_core.methods.model_file import restore_base
 from capt_core.methods.task import Confusions, Task, fitted_facts
 from capt_core.methods.views import ViewSource
 from capt_core.params import settings_hash
+
+PAIR_EXPERT = "model.pair_expert."
+"""Place of the confused-pair expert's tensors in the state of a fitted model."""
 
 
 class FittedCapt(Fitted):
@@ -159,8 +168,16 @@ class Capt(Method):
         chosen = settings.class_texts
         vectors = described_vectors(task, base, chosen.difference_weight, chosen.describe)
         model = CaptModel(
-            base.image_tower, mined.centres, settings.adapter, settings.experts, task.seed
+            base.image_tower,
+            mined.centres,
+            settings.adapter,
+            settings.experts,
+            task.seed,
+            shares_space(base),
         )
+        with_pairs = "confused_pair" in settings.experts.granularities
+        if with_pairs:
+            check_pair_expert(base, model)
         base.to(backbone.device)
         fitted = FittedCapt(self, base, model, vectors).to(backbone.device)
         texts = base.class_texts(classes).to(backbone.device)
@@ -207,6 +224,8 @@ class Capt(Method):
         task.reporter.say(f"{len(anchors)} anchors, {count} trainable values, on {backbone.device}")
         with task.reporter.progress("steps", trainer.loop().step_count) as trainer.advance:
             fitted.training_run = trainer.fit()
+        if with_pairs:
+            model.pair_expert = pair_expert(task, base, model, data, settings.experts)
         if settings.discriminant.weight:
             fitted.tell(self._discriminant(task, fitted))
         return fitted
@@ -278,6 +297,12 @@ class Capt(Method):
             if f"model.experts.experts.{name}.centres" in tensors
         }
         model = CaptModel(base.image_tower, centres, self.settings.adapter, self.settings.experts)
+        if own := {
+            name.removeprefix(PAIR_EXPERT): value
+            for name, value in tensors.items()
+            if name.startswith(PAIR_EXPERT)
+        }:
+            model.pair_expert = restored_expert(own)
         told = None
         if "told_names" in facts:
             told = facts["told_names"], tensors["told_weight"], tensors["told_bias"]

@@ -9,6 +9,8 @@ from torch import nn
 
 from capt_core.methods.capt.adapter import DiffMannerAdapter
 from capt_core.methods.capt.experts import Masks, MultiGranularityDiscrepancyExpert
+from capt_core.methods.capt.pair_expert import ConfusedPairExpert
+from capt_core.methods.capt.projection import OutputInverse, output_map, pseudo_inverse
 from capt_core.methods.capt.settings import Adapter, Experts
 from capt_core.methods.capt.tower import adapted_blocks, check_tower, patch_count
 from capt_core.methods.image_tower import ImageTower
@@ -26,6 +28,7 @@ class CaptModel(nn.Module):
         adapter: the `adapter` section.
         experts: the `experts` section.
         seed: of its random starts.
+        shared_space: whether the prompts' texts are in the space that the tower leads to.
 
     Raises:
         CaptError: the tower is no plain vision transformer or its patch grid is not square.
@@ -38,6 +41,7 @@ class CaptModel(nn.Module):
         adapter: Adapter,
         experts: Experts,
         seed: int = 0,
+        shared_space: bool = False,
     ) -> None:
         super().__init__()
         tower = base_tower()
@@ -52,18 +56,21 @@ class CaptModel(nn.Module):
         self.first_adapted = min(adapted, default=len(blocks))
         self.adapters = nn.ModuleDict(
             {
-                str(index): DiffMannerAdapter(
-                    blocks[index].attn, self.width, patch_count(tower.visual), adapter
-                )
+                str(index): DiffMannerAdapter(self.width, patch_count(tower.visual), adapter)
                 for index in adapted
             }
         )
+        mapped = output_map(tower.visual) if shared_space else None
+        self.inverse: OutputInverse | None = None if mapped is None else pseudo_inverse(mapped)
         self.experts = MultiGranularityDiscrepancyExpert(
-            tower.feed_forward(len(blocks) - 1), centres, self.width, experts, generator
+            tower.feed_forward(len(blocks) - 1),
+            centres,
+            self.width,
+            experts,
+            generator,
+            self.inverse,
         )
-        self.learned_alpha: nn.Parameter | None = None
-        if adapter.alpha == "learned":
-            self.learned_alpha = nn.Parameter(torch.tensor(float(adapter.scale)))
+        self.pair_expert: ConfusedPairExpert | None = None
         self.running_alpha: torch.Tensor
         self.alpha_steps: torch.Tensor
         self.register_buffer("running_alpha", torch.tensor(float(adapter.scale)))
@@ -95,7 +102,7 @@ class CaptModel(nn.Module):
 
         Args:
             tokens: from `frozen_prefix`, [L, 1 + N + P, D].
-            alpha: adapter weight of each image (eq. 13), [L]; used when alpha is dynamic.
+            alpha: adapter weight of each image (eq. 13), [L].
             masks: the experts' random draws while training; None masks nothing.
             class_token_only: leave out of the last block what is not read after it; equal up to
                 rounding, and several times quicker to train through.
@@ -104,8 +111,20 @@ class CaptModel(nn.Module):
             Image features [L, d] (not normalised) and gate weights [L, K].
         """
         tower = self.base_tower()
+        tokens = self.adapted_tokens(tokens, alpha, class_token_only)
+        class_token = tokens[:, 0]
+        added, gates = self.experts(tower.blocks[-1].ln_2(class_token), masks)
+        if self.pair_expert is not None:
+            added = added + self.pair_expert(class_token, tower.head(tokens))
+        moved = (class_token + added)[:, None]
+        return tower.head(torch.cat([moved, tokens[:, 1:]], dim=1)), gates
+
+    def adapted_tokens(
+        self, tokens: torch.Tensor, alpha: torch.Tensor, class_token_only: bool = False
+    ) -> torch.Tensor:
+        """What comes out of the last block, adapters included and experts not; see `features`."""
+        tower = self.base_tower()
         blocks = tower.blocks
-        alpha = self.used_alpha(alpha)
         for index in range(self.first_adapted, len(blocks)):
             block = blocks[index]
             tokens = tower.entering(tokens, index)
@@ -114,10 +133,7 @@ class CaptModel(nn.Module):
             last = index == len(blocks) - 1 and tower.visual.attn_pool is None
             shortened = last and class_token_only
             tokens = (tower.class_token if shortened else tower.through)(tokens, index)
-        class_token = tokens[:, 0]
-        added, gates = self.experts(blocks[-1].ln_2(class_token), masks)
-        moved = (class_token + added)[:, None]
-        return tower.head(torch.cat([moved, tokens[:, 1:]], dim=1)), gates
+        return tokens
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Image features [L, d] at inference: alpha is its running mean, nothing is retrieved."""
@@ -151,13 +167,7 @@ class CaptModel(nn.Module):
         branches are linear in the kernels and in the residual gate, which start at zero.
         """
         self.experts.residual_gate.mul_(share)
+        if self.pair_expert is not None:
+            self.pair_expert.strength.mul_(share)
         for name in self.adapters:
             self.adapters[name].get_parameter("kernel").mul_(share)
-
-    def used_alpha(self, alpha: torch.Tensor) -> torch.Tensor:
-        """The weights that the adapters use where eq. 13 and retrieval give `alpha`, [L]."""
-        if self.learned_alpha is not None:
-            return self.learned_alpha.to(alpha.dtype).expand_as(alpha)
-        if self.adapter_settings.alpha == "constant":
-            return torch.full_like(alpha, self.adapter_settings.scale)
-        return alpha

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from capt_core.methods.capt.experts import gate_entropy, load_balance_loss
+from capt_core.methods.capt.experts import gate_entropy
 from capt_core.methods.capt.losses import confusion_loss, original_loss
 from capt_core.methods.capt.settings import EXPERTS, Losses
 from capt_core.methods.retention import distillation_loss, feature_loss
@@ -42,7 +42,6 @@ class Objective:
         self,
         images: torch.Tensor,
         base: torch.Tensor | None,
-        gates: torch.Tensor,
         labels: torch.Tensor,
         anchors: torch.Tensor,
         mixtures: torch.Tensor | None = None,
@@ -53,7 +52,6 @@ class Objective:
             images: features of all rows, [L, d], unit length.
             base: features of the frozen base model for the same views, [L, d], unit length, or
                 None if no weighted loss needs them.
-            gates: gate weights, [L, K].
             labels: class of each row, [L].
             anchors: rows that are anchors, [L] bool. Representatives are hard by choice and few:
                 only anchors stand for the classes evenly, so L_ori and retention look at them.
@@ -75,7 +73,6 @@ class Objective:
             "original_loss": original_loss(
                 images[original], self.text_features, labels[original], scale, self.margin
             ),
-            "load_balance_loss": load_balance_loss(gates) if gates.shape[1] else None,
             "retention_loss": None,
             "feature_loss": None,
         }
@@ -89,7 +86,6 @@ class Objective:
         for name, weight in (
             ("confusion_loss", weights.confusion_weight),
             ("original_loss", weights.original_weight),
-            ("load_balance_loss", weights.load_balance_weight),
             ("retention_loss", weights.retention_weight),
             ("feature_loss", weights.feature_weight),
         ):

@@ -10,7 +10,7 @@ import torch
 from capt_core.methods.capt.adapter import DiffMannerAdapter
 from capt_core.methods.capt.model import CaptModel
 
-FEATURE_PARTS = ("adapter_local", "adapter_global", "adapter", "experts")
+FEATURE_PARTS = ("adapter_local", "adapter_global", "adapter", "experts", "pair_expert")
 
 
 def parts_of(model: CaptModel) -> tuple[str, ...]:
@@ -28,6 +28,8 @@ def parts_of(model: CaptModel) -> tuple[str, ...]:
         found.append("adapter")
     if model.experts.names:
         found.append("experts")
+    if model.pair_expert is not None:
+        found.append("pair_expert")
     return tuple(found)
 
 
@@ -39,7 +41,9 @@ def switched_on(model: CaptModel, part: str | None) -> Iterator[None]:
         model: trained; it is as before after the block.
         part: one of `parts_of`; None switches all off, which leaves the base model's features.
     """
-    changed = [model.experts.residual_gate] if part != "experts" else []
+    changed: list[torch.Tensor] = [] if part == "experts" else [model.experts.residual_gate]
+    if model.pair_expert is not None and part != "pair_expert":
+        changed.append(model.pair_expert.strength)
     adapters = [each for each in model.adapters.values() if isinstance(each, DiffMannerAdapter)]
     if part not in ("adapter", "adapter_local", "adapter_global"):
         changed += [adapter.kernel for adapter in adapters]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import polars as pl
 import torch
@@ -83,41 +82,28 @@ def build_anchors(
     return anchors
 
 
-AnchorAlpha = Literal["mean", "max", "first"]
-
-
-def anchor_weight(alphas: Sequence[float], running_alpha: float, choice: AnchorAlpha) -> float:
-    """Alpha of an anchor: mean, highest or first of its representatives' alphas.
+def anchor_weight(alphas: Sequence[float], running_alpha: float) -> float:
+    """Alpha of an anchor: the mean of its representatives' alphas.
 
     An anchor without any takes the running mean, as every image does at inference.
     """
-    if not alphas:
-        return running_alpha
-    if choice == "max":
-        return max(alphas)
-    return alphas[0] if choice == "first" else sum(alphas) / len(alphas)
+    return sum(alphas) / len(alphas) if alphas else running_alpha
 
 
-def build_rows(
-    anchors: Sequence[Anchor],
-    labels: Sequence[int],
-    running_alpha: float,
-    choice: AnchorAlpha = "mean",
-) -> Rows:
+def build_rows(anchors: Sequence[Anchor], labels: Sequence[int], running_alpha: float) -> Rows:
     """Rows of one step; a representative takes its own alpha, an anchor its `anchor_weight`.
 
     Args:
         anchors: of this step.
         labels: class id of every sample of the data set, by sample id.
         running_alpha: mean alpha so far.
-        choice: how an anchor's alpha follows from those of its representatives.
     """
     sample_ids: list[int] = []
     alphas: list[float] = []
     retrieved: list[bool] = []
     is_anchor: list[bool] = []
     for anchor in anchors:
-        own = anchor_weight(anchor.alphas, running_alpha, choice)
+        own = anchor_weight(anchor.alphas, running_alpha)
         sample_ids += [anchor.sample_id, *anchor.representatives]
         alphas += [own, *anchor.alphas]
         retrieved += [bool(anchor.alphas)] * (1 + len(anchor.alphas))

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import math
 
 import torch
 from torch import nn
+from torch.nn import functional
+
+TEMPERATURE_START = 0.07
+"""Of the softmax over centres before training: that of the contrastive losses CLIP comes from."""
 
 
 def project_centres(centres: torch.Tensor, projection: torch.Tensor) -> torch.Tensor:
@@ -21,75 +25,58 @@ def project_centres(centres: torch.Tensor, projection: torch.Tensor) -> torch.Te
     return centres @ projection
 
 
-def memory_lookup(features: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-    """A feed-forward layer as key-value memory: V^T softmax(K f / sqrt(D)).
+def lookup_weights(
+    features: torch.Tensor, keys: torch.Tensor, inverse_temperature: torch.Tensor | float
+) -> torch.Tensor:
+    """Which centres an image is like: softmax(cos(K, f) / temperature).
+
+    Cosines have one scale whatever the lengths of features and keys are; products over sqrt(D), as
+    in attention, leave the softmax over unit-length keys even.
 
     Args:
         features: f, [L, D].
         keys: K, [M, D].
-        values: V, [M, D].
+        inverse_temperature: one number.
 
     Returns:
-        [L, D].
+        [L, M].
     """
-    weights = (features @ keys.T / features.shape[-1] ** 0.5).softmax(dim=-1)
-    found: torch.Tensor = weights @ values
-    return found
-
-
-def feed_forward_lookup(
-    features: torch.Tensor, keys: torch.Tensor, values: torch.Tensor
-) -> torch.Tensor:
-    """A feed-forward layer with CLIP's activation: V^T QuickGELU(K f).
-
-    Args:
-        features: f, [L, D].
-        keys: first layer, [M, D].
-        values: transposed second layer, [M, D].
-
-    Returns:
-        [L, D].
-    """
-    hidden = features @ keys.T
-    found: torch.Tensor = (hidden * torch.sigmoid(1.702 * hidden)) @ values
-    return found
+    cosines = functional.normalize(features, dim=-1) @ functional.normalize(keys, dim=-1).T
+    weights: torch.Tensor = (inverse_temperature * cosines).softmax(dim=-1)
+    return weights
 
 
 class SemanticExpert(nn.Module):
-    """Expert whose keys and values start as the projected centres of eq. 12.
+    """A key-value memory V^T softmax(cos(K, f) / temperature) whose K and V start as eq. 12.
 
     Both add an offset that starts at zero. The centres stay as they are; the projection w, its
-    bias and the offsets are trained.
+    bias, the offsets and the temperature are trained.
 
     Args:
         centres: K-means centres [M, d_text], unit length.
-        width: D, of the tower.
-        form: `memory` (softmax over the centres) or `feed_forward`.
-        generator: of the orthogonal start of w where d_text differs from D.
+        projection: w before training, [d_text, D].
     """
 
-    def __init__(
-        self,
-        centres: torch.Tensor,
-        width: int,
-        form: Literal["memory", "feed_forward"],
-        generator: torch.Generator,
-    ) -> None:
+    def __init__(self, centres: torch.Tensor, projection: torch.Tensor) -> None:
         super().__init__()
-        self.look_up = memory_lookup if form == "memory" else feed_forward_lookup
         self.centres: torch.Tensor
         self.register_buffer("centres", centres.clone())
-        count, text_width = centres.shape
-        weight = torch.eye(text_width)
-        if text_width != width:
-            weight = torch.empty(text_width, width)
-            nn.init.orthogonal_(weight, generator=generator)
-        self.projection = nn.Parameter(weight)
+        count, width = len(centres), projection.shape[1]
+        self.projection = nn.Parameter(projection.clone())
         self.bias = nn.Parameter(torch.zeros(width))
         self.key_offsets = nn.Parameter(torch.zeros(count, width))
         self.value_offsets = nn.Parameter(torch.zeros(count, width))
+        self.log_inverse_temperature = nn.Parameter(torch.tensor(-math.log(TEMPERATURE_START)))
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Features [L, D] to [L, D]."""
-        projected = project_centres(self.centres, self.projection) + self.bias
-        return self.look_up(features, projected + self.key_offsets, projected + self.value_offsets)
+        found: torch.Tensor = self.weights(features) @ (self._projected() + self.value_offsets)
+        return found
+
+    def weights(self, features: torch.Tensor) -> torch.Tensor:
+        """`lookup_weights` of features [L, D], [L, M]."""
+        keys = self._projected() + self.key_offsets
+        return lookup_weights(features, keys, self.log_inverse_temperature.exp())
+
+    def _projected(self) -> torch.Tensor:
+        return project_centres(self.centres, self.projection) + self.bias

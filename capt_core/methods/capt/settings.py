@@ -18,12 +18,9 @@ class Adapter(Section, path="methods.capt.adapter"):
     """The Diff-Manner Adapter (eq. 9, 10, 13)."""
 
     blocks: Literal["all"] | Block | list[Block] = packaged()
-    form: Literal["broadcast", "unsummed", "swapped"] = packaged()
+    form: Literal["broadcast", "unsummed"] = packaged()
     parts: Literal["global_local", "local", "global"] = packaged()
-    attention: Literal["frozen", "own"] = packaged()
     kernel_size: int = packaged(ge=1, le=99)
-    alpha: Literal["dynamic", "constant", "learned"] = packaged()
-    anchor_alpha: Literal["mean", "max", "first"] = packaged()
     scale: float = packaged(gt=0, le=1e6)
     exponent: float = packaged(ge=0, le=100)
     momentum: float = packaged(ge=0, lt=1)
@@ -35,8 +32,9 @@ class Adapter(Section, path="methods.capt.adapter"):
         return self
 
 
-Granularity = Literal["sample", "commonality", "difference"]
+Granularity = Literal["sample", "commonality", "difference", "confused_pair"]
 EXPERTS: tuple[Granularity, ...] = ("sample", "commonality", "difference")
+"""Those behind the router, in the order of their gates."""
 
 
 class Experts(Section, path="methods.capt.experts"):
@@ -45,8 +43,9 @@ class Experts(Section, path="methods.capt.experts"):
     granularities: list[Granularity] = packaged()
     routing: Literal["top_k", "mean"] = packaged()
     active: int = packaged(ge=1, le=3)
-    semantic_form: Literal["memory", "feed_forward"] = packaged()
     mask_rate: float = packaged(ge=0, lt=1)
+    pair_strength: float = packaged(ge=0, le=100)
+    shrinkage: float = packaged(gt=0, le=1)
 
 
 class Losses(Section, path="methods.capt.losses"):
@@ -59,7 +58,6 @@ class Losses(Section, path="methods.capt.losses"):
     original_images: Literal["anchors", "mixtures"] = packaged()
     margin: float = packaged(ge=0, le=100)
     margin_counts: Literal["bank", "permuted"] = packaged()
-    load_balance_weight: float = packaged(ge=0, le=1e6)
     retention_weight: float = packaged(ge=0, le=1e6)
     retention_names: RetentionNames = packaged()
     feature_weight: float = packaged(ge=0, le=1e6)

@@ -16,6 +16,7 @@ from capt_core.learning.loop import Batch, Loop, Record, Trained
 from capt_core.learning.optimisation import ParameterGroup
 from capt_core.learning.processes import Processes
 from capt_core.learning.randomness import generator
+from capt_core.methods.capt.diagnosis import expert_statistics, watched
 from capt_core.methods.capt.experts import Masks
 from capt_core.methods.capt.model import CaptModel
 from capt_core.methods.capt.objective import Objective, gate_statistics
@@ -108,13 +109,13 @@ class Trainer:
     def forward(self, batch: Batch) -> tuple[torch.Tensor, Record]:
         """Loss of the anchors of a batch and their representatives."""
         model, device, data = self.model, self.backbone.device, self.data
-        adapter, processes = model.adapter_settings, self.processes
+        processes = self.processes
         anchors = [data.anchors[index] for index in batch.samples]
         if self.settings.redraw:
             draws = generator("representatives", self.seed, batch.step, batch.number)
             anchors = redrawn(anchors, data.members, data.labels, draws)
-        rows = build_rows(anchors, data.labels, model.running_alpha.item(), adapter.anchor_alpha)
-        model.observe_alpha(rows.alphas[rows.retrieved], adapter.momentum)
+        rows = build_rows(anchors, data.labels, model.running_alpha.item())
+        model.observe_alpha(rows.alphas[rows.retrieved], model.adapter_settings.momentum)
         if data.objective.settings.original_images == "mixtures":
             draws = generator("mixtures", self.seed, batch.step, batch.number)
             rows = with_mixtures(rows, data.members, data.labels, draws)
@@ -127,7 +128,7 @@ class Trainer:
         views = self._views_of(batch, rows.sample_ids, noisy)
         prefix = self._prefix([views[row] for row in mine], [rows.partners[row] for row in mine])
         masks = self._masks(batch, count)
-        with self.backbone.precision():
+        with self.backbone.precision(), watched(model.experts.experts) as seen:
             features, gates = model.features(
                 prefix.tokens,
                 rows.alphas[mine].to(device),
@@ -142,12 +143,13 @@ class Trainer:
         loss, parts = data.objective(
             data.adapt(images),
             base,
-            gates,
             rows.labels.to(device),
             rows.anchors.to(device),
             None if (mixtures := rows.mixtures) is None else mixtures.to(device),
         )
-        alphas = model.used_alpha(rows.alphas.to(device)).detach()
+        for kept in (seen.outputs, seen.weights):
+            kept.update({name: processes.gather(part, count) for name, part in kept.items()})
+        alphas, inverse = rows.alphas, model.inverse
         return loss, {
             **parts,
             "rows": count,
@@ -157,6 +159,8 @@ class Trainer:
             "alpha_running": model.running_alpha.item(),
             "residual_gate": model.experts.residual_gate.item(),
             **gate_statistics(gates.detach(), model.experts.names),
+            **expert_statistics(seen),
+            "projection_condition": None if inverse is None else inverse.condition,
         }
 
     def _prefix(self, views: Sequence[View], partners: Sequence[int | None]) -> Prefix:

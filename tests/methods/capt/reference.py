@@ -91,11 +91,8 @@ def context(
         return np.tile(g, (len(patches), 1))
     if settings.form == "broadcast":
         return patches + g
-    if settings.form == "unsummed":
-        share = output_bias(attention) / len(patches)
-        return attention_terms(attention, class_token, patches) + share
-    keys = np.vstack([class_token, patches])
-    return np.stack([attend(attention, patch, keys) for patch in patches])
+    share = output_bias(attention) / len(patches)
+    return attention_terms(attention, class_token, patches) + share
 
 
 def convolve(grid: Array, kernel: Array) -> Array:
@@ -134,6 +131,7 @@ def capt_model(
         paper_preset.adapter(blocks=blocks, **adapter),
         experts or paper_preset.experts(),
         seed,
+        shared_space=True,
     )
 
 

@@ -56,16 +56,14 @@ def adapter_case(
     tokens_beside: int = 0, **settings: Any
 ) -> tuple[DiffMannerAdapter, torch.Tensor, nn.LayerNorm]:
     """An adapter for 9 patches of width 8 with random weights, tokens, and a LayerNorm."""
-    adapter = DiffMannerAdapter(
-        random_attention(1), 8, 9, paper_preset.adapter(**settings)
-    ).double()
+    adapter = DiffMannerAdapter(8, 9, paper_preset.adapter(**settings)).double()
     norm = nn.LayerNorm(8, dtype=torch.float64)
     fill(adapter, 2)
     fill(norm, 3)
     return adapter, normal(2, 10 + tokens_beside, 8, seed=4), norm
 
 
-FORMS = ("broadcast", "unsummed", "swapped")
+FORMS = ("broadcast", "unsummed")
 PARTS = ("global_local", "local", "global")
 ALPHAS = torch.tensor([3.0, 4.0], dtype=torch.float64)
 
@@ -90,23 +88,18 @@ def normalise(tokens: Array, norm: nn.LayerNorm) -> Array:
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("parts", PARTS)
-@pytest.mark.parametrize("attention", ["frozen", "own"])
 @pytest.mark.parametrize("size", [3, 5])
 def test_the_adapter_is_equations_9_and_10_on_normalised_tokens(
-    form: str, parts: str, attention: str, size: int
+    form: str, parts: str, size: int
 ) -> None:
-    adapter, tokens, norm = adapter_case(
-        form=form, parts=parts, attention=attention, kernel_size=size
-    )
+    adapter, tokens, norm = adapter_case(form=form, parts=parts, kernel_size=size)
     frozen = random_attention(7)
     found = adapter(tokens, ALPHAS, norm, frozen).detach().numpy()
-    used = adapter.own_attention or frozen
-    assert (used is frozen) == (attention == "frozen" or parts == "local")
     x = tokens.numpy()
     z = normalise(x, norm)
     kernel = adapter.kernel.detach().numpy()[:, 0]
     for image, alpha in enumerate(ALPHAS.tolist()):
-        grid = context(adapter.settings, used, z[image, 0], z[image, 1:]).reshape(3, 3, 8)
+        grid = context(adapter.settings, frozen, z[image, 0], z[image, 1:]).reshape(3, 3, 8)
         detail = convolve(grid, kernel).reshape(9, 8)
         np.testing.assert_allclose(found[image, 1:], x[image, 1:] + alpha * detail, 1e-8)
 
@@ -124,49 +117,22 @@ def test_the_parts_by_hand() -> None:
         ("global", [4.0, 4.0, 4.0, 4.0]),
         ("global_local", [6.0, 10.0, 6.0, 10.0]),
     ):
-        adapter = DiffMannerAdapter(attention, 1, 4, paper_preset.adapter(parts=parts))
+        adapter = DiffMannerAdapter(1, 4, paper_preset.adapter(parts=parts))
         with torch.no_grad():
             adapter.kernel[0, 0, -1 if parts == "global" else 1, -1 if parts == "global" else 1] = 2
         found = adapter(tokens, torch.tensor([1.0]), nn.Identity(), attention)
         assert (found - tokens)[0, 1:, 0].tolist() == added, parts
 
 
-def test_own_attention_is_a_trainable_copy() -> None:
-    frozen = random_attention(1).requires_grad_(False)
-    adapter = DiffMannerAdapter(frozen, 8, 9, paper_preset.adapter(attention="own")).double()
-    own = adapter.own_attention
-    assert own is not None
-    for name, parameter in own.named_parameters():
-        assert parameter.requires_grad, name
-        assert torch.equal(parameter, frozen.get_parameter(name)), name
-        assert parameter.data_ptr() != frozen.get_parameter(name).data_ptr(), name
-    assert not any(parameter.requires_grad for parameter in frozen.parameters())
-    with torch.no_grad():
-        adapter.kernel.fill_(0.1)
-        tokens, norm = normal(2, 10, 8), nn.LayerNorm(8, dtype=torch.float64)
-        before = adapter(tokens, ALPHAS, norm, frozen)
-        for parameter in own.parameters():
-            parameter.add_(1)
-        assert not torch.equal(adapter(tokens, ALPHAS, norm, frozen), before)
-    assert all(
-        torch.equal(value, random_attention(1).get_parameter(name))
-        for name, value in frozen.named_parameters()
-    )
-
-
 @pytest.mark.parametrize("patches", [2, 8, 12, 195])
 def test_a_grid_that_is_not_square_is_refused(patches: int) -> None:
     with pytest.raises(CaptError, match=f"square patch grid, the tower has {patches} patches"):
-        DiffMannerAdapter(random_attention(1), 8, patches, paper_preset.adapter())
+        DiffMannerAdapter(8, patches, paper_preset.adapter())
 
 
 def test_the_size_of_an_adapter() -> None:
     # Twelve of them for ViT-B/16 have 82,944 weights.
-    attention = nn.MultiheadAttention(768, 12, batch_first=True, device="meta")
-    adapter = DiffMannerAdapter(attention, 768, 196, paper_preset.adapter())
+    adapter = DiffMannerAdapter(768, 196, paper_preset.adapter())
     assert sum(parameter.numel() for parameter in adapter.parameters()) * 12 == 82_944
-    own = DiffMannerAdapter(attention, 768, 196, paper_preset.adapter(attention="own"))
-    # Four projections with biases beside the kernel.
-    assert sum(p.numel() for p in own.parameters()) == 6_912 + 4 * 768 * 769
     settings = paper_preset.adapter(parts="global", kernel_size=5)
-    assert DiffMannerAdapter(attention, 768, 196, settings).kernel.shape == (768, 1, 1, 1)
+    assert DiffMannerAdapter(768, 196, settings).kernel.shape == (768, 1, 1, 1)

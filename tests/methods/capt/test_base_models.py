@@ -153,6 +153,33 @@ def test_a_trained_one_comes_back_from_its_file_alone(
     assert set(base.method.sees(task, base)) <= set(model.sees.split("; "))
 
 
+def test_a_model_with_the_confused_pair_expert_comes_back(task: Task, tmp_path: Path) -> None:
+    experts = {"granularities": ["confused_pair", "sample"]}
+    model, seen = on("clip", task, capt(experts=experts)), images(task)
+    assert isinstance(model.fitted, FittedCapt)
+    expert = model.fitted.model.pair_expert
+    assert expert is not None
+    assert expert.pairs.tolist() == [[0, 1]]
+    assert bool(expert.values.any())
+    assert bool(expert.values.isfinite().all())
+    model.save(tmp_path / "model.safetensors")
+    with torch.no_grad():
+        scores = model(seen)
+        assert torch.equal(load_model(tmp_path / "model.safetensors", task.backbone)(seen), scores)
+        model.fitted.model.pair_expert = None
+        assert not torch.equal(model(seen), scores)
+    assert model.fitted.training_run is not None
+    log = model.fitted.training_run.log
+    assert log["projection_condition"].is_between(1, 10).all()
+    assert log["sample_expert_norm"].min() > 0
+
+
+def test_the_confused_pair_expert_needs_texts_where_the_tower_leads(task: Task) -> None:
+    message = refusal(on, "promptkd", task, capt(experts={"granularities": ["confused_pair"]}))
+    assert message.startswith("methods.capt.experts: confused_pair cannot be had")
+    assert "promptkd is not compared with texts in the space" in message
+
+
 @pytest.mark.parametrize("name", sorted(set(method_names()) - set(BASES)))
 def test_what_cannot_be_a_base_model_is_refused_in_one_line(name: str) -> None:
     message = refusal(base_method, name, "fit_teacher.method")

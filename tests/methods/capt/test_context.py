@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from capt_core.methods.capt.context import global_vector, swapped_context, unsummed_attention
+from capt_core.methods.capt.context import global_vector, unsummed_attention
 from tests import paper_preset
 from tests.methods.capt.reference import context, normal, random_attention
 
@@ -59,16 +59,6 @@ def test_the_biases_of_query_value_and_output_by_hand() -> None:
     torch.testing.assert_close(terms, expected)
 
 
-def test_swapped_roles_by_hand() -> None:
-    # Keys: the class token (0, 0) and the patch itself. The score of a key k is q k / sqrt(2):
-    # ln 3 for the patch with itself if |q|^2 = sqrt(2) ln 3, so it weighs 3 : 1.
-    length = math.sqrt(LOG3)
-    patches = torch.tensor([[[length, 0.0]]], dtype=torch.float64)
-    found = swapped_context(plain_attention(), torch.zeros(1, 2).double(), patches)
-    expected = torch.tensor([[[0.75 * length, 0.0]]], dtype=torch.float64)
-    torch.testing.assert_close(found, expected)
-
-
 cases = st.tuples(
     st.integers(0, 999), st.integers(1, 3), st.integers(1, 6), st.sampled_from([1, 2, 4])
 )
@@ -97,31 +87,24 @@ def test_the_global_vector_is_the_attention_of_the_class_token(
     torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize(
-    ("form", "function"), [("unsummed", unsummed_attention), ("swapped", swapped_context)]
-)
 @given(case=cases)
-def test_the_other_readings_head_by_head(
-    form: str, function: Function, case: tuple[int, int, int, int]
-) -> None:
+def test_the_other_reading_head_by_head(case: tuple[int, int, int, int]) -> None:
     attention, z = drawn(case)
-    found = function(attention, z[:, 0], z[:, 1:]).detach().numpy()
-    settings = paper_preset.adapter(form=form)
+    found = unsummed_attention(attention, z[:, 0], z[:, 1:]).detach().numpy()
+    settings = paper_preset.adapter(form="unsummed")
     for image, tokens in enumerate(z.numpy()):
         expected = context(settings, attention, tokens[0], tokens[1:])
         np.testing.assert_allclose(found[image], expected, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("function", [global_vector, unsummed_attention, swapped_context])
+@pytest.mark.parametrize("function", [global_vector, unsummed_attention])
 def test_gradients_are_those_of_the_attention(function: Function) -> None:
     attention = random_attention(5)
     z = normal(2, 7, 8, seed=6)
     function(attention, z[:, 0], z[:, 1:]).square().sum().backward()  # type: ignore[no-untyped-call]
     found = {name: p.grad for name, p in attention.named_parameters()}
     attention.zero_grad()
-    if function is swapped_context:
-        expected = attention(z[:, 1:], z, z, need_weights=False)[0]
-    elif function is global_vector:
+    if function is global_vector:
         expected = attention(z[:, :1], z[:, 1:], z[:, 1:], need_weights=False)[0]
     else:
         # Each patch's own weight and value; the rest of the attention is as it is.
@@ -139,7 +122,7 @@ def test_gradients_are_those_of_the_attention(function: Function) -> None:
         torch.testing.assert_close(gradient, parameter.grad, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("function", [global_vector, unsummed_attention, swapped_context])
+@pytest.mark.parametrize("function", [global_vector, unsummed_attention])
 def test_attention_without_biases(function: Function) -> None:
     with_zeros, without = random_attention(4), random_attention(4, bias=False)
     with torch.no_grad():

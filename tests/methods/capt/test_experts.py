@@ -15,11 +15,11 @@ from capt_core.methods.capt.experts import (
     Masks,
     MultiGranularityDiscrepancyExpert,
     gate_entropy,
-    load_balance_loss,
     mixture,
     replace_cues,
     route,
 )
+from capt_core.methods.capt.projection import pseudo_inverse
 from capt_core.methods.capt.semantic_expert import SemanticExpert
 from capt_core.methods.capt.settings import EXPERTS, Experts, Granularity
 from tests import paper_preset
@@ -71,18 +71,6 @@ def test_cues_by_hand() -> None:
     # Standard deviations sqrt(2) and 0.
     expected = torch.tensor([[1.0, -2.0 * math.sqrt(2)], [0.0, 5.0]])
     torch.testing.assert_close(replace_cues(features, kept, noise), expected)
-
-
-def test_load_balance_by_hand() -> None:
-    # All four rows alike: one expert gets everything, K = 3 times 1 x 1.
-    assert float(load_balance_loss(torch.tensor([[1.0, 0.0, 0.0]]).expand(4, 3))) == 3.0
-    # Activated 2, 1 and 1 times of four; mean weights 1/2, 1/4, 1/4.
-    gates = torch.tensor([[0.5, 0.5, 0.0], [0.5, 0.0, 0.5]])
-    assert float(load_balance_loss(gates)) == 3 * (0.5 * 0.5 + 0.25 * 0.25 + 0.25 * 0.25)
-    # Even use costs one.
-    pairs = torch.tensor([[0.5, 0.5, 0.0], [0.0, 0.5, 0.5], [0.5, 0.0, 0.5]])
-    for gates in (pairs, torch.eye(3), torch.full((2, 3), 1 / 3), torch.ones(5, 1)):
-        assert float(load_balance_loss(gates)) == pytest.approx(1)
 
 
 def test_gate_entropy_by_hand() -> None:
@@ -196,21 +184,21 @@ def test_without_experts_nothing_is_added(routing: str) -> None:
     assert gates.shape == (4, 0)
 
 
-@pytest.mark.parametrize("form", ["memory", "feed_forward"])
-def test_the_semantic_form_reaches_both_experts(form: str) -> None:
-    module = mgde(paper_preset.experts(semantic_form=form))
-    features = normal(4, WIDTH).float()
+def test_semantic_experts_start_from_the_inverse_of_the_output_map() -> None:
+    inverse = pseudo_inverse(normal(WIDTH, TEXT_WIDTH, seed=7))
+    module = MultiGranularityDiscrepancyExpert(
+        feed_forward(),
+        CENTRES,
+        WIDTH,
+        paper_preset.experts(),
+        torch.Generator().manual_seed(0),
+        inverse,
+    )
     for name, centres in CENTRES.items():
         expert = module.experts[name]
         assert isinstance(expert, SemanticExpert)
         assert torch.equal(expert.centres, centres)
-        keys = centres @ expert.projection
-        hidden = features @ keys.T
-        if form == "memory":
-            hidden = (hidden / WIDTH**0.5).softmax(dim=1)
-        else:
-            hidden = hidden * torch.sigmoid(1.702 * hidden)
-        torch.testing.assert_close(expert(features), hidden @ keys)
+        assert torch.equal(expert.projection, inverse.matrix)
 
 
 def test_the_sample_expert_is_a_trainable_copy() -> None:
@@ -305,7 +293,7 @@ def test_the_sizes_and_the_start_for_vit_b16() -> None:
         return sum(parameter.numel() for parameter in module.experts[name].parameters())
 
     assert size("sample") == 4_722_432
-    assert size("commonality") + size("difference") == 1_196_544
+    assert size("commonality") + size("difference") == 1_196_546
     assert router_of(module).numel() == 2_304
     # As many draws of N(0, 0.02^2).
     assert abs(float(router_of(module).detach().std()) - 0.02) < 0.002

@@ -9,13 +9,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capt_core.methods.capt.experts import load_balance_loss, route
 from capt_core.methods.capt.losses import confusion_loss, original_loss
 from capt_core.methods.capt.objective import Objective, gate_statistics
 from capt_core.methods.capt.settings import Losses
 from capt_core.methods.retention import distillation_loss, feature_loss
 from tests import paper_preset
-from tests.methods.capt.reference import normal, unit
+from tests.methods.capt.reference import unit
 
 SCALE = 7.0
 LABELS = torch.tensor([0, 1, 2, 0, 1])
@@ -24,7 +23,6 @@ NOTHING = paper_preset.losses().model_copy(update={"confusion_weight": 0.0})
 WEIGHTS = {
     "confusion_loss": "confusion_weight",
     "original_loss": "original_weight",
-    "load_balance_loss": "load_balance_weight",
     "retention_loss": "retention_weight",
     "feature_loss": "feature_weight",
 }
@@ -32,7 +30,6 @@ WEIGHTS = {
 
 CLASSES, NAMES = unit(3, 6, seed=1), unit(8, 6, seed=2)
 IMAGES, BASE = unit(5, 6, seed=3), unit(5, 6, seed=4)
-GATES = route(normal(5, 6, seed=5), normal(6, 3, seed=6), 2)
 
 
 def objective(settings: Losses) -> Objective:
@@ -41,26 +38,25 @@ def objective(settings: Losses) -> Objective:
 
 def test_the_parts_are_the_losses_of_their_names() -> None:
     settings = paper_preset.losses(false_negatives="multi_positive", factor="sum")
-    _, parts = objective(settings)(IMAGES, BASE, GATES, LABELS, ANCHORS)
+    _, parts = objective(settings)(IMAGES, BASE, LABELS, ANCHORS)
     texts = CLASSES[LABELS]
     expected = {
         "confusion_loss": confusion_loss(IMAGES, texts, LABELS, SCALE, "multi_positive", "sum"),
         "original_loss": original_loss(IMAGES[[0, 3]], CLASSES, LABELS[[0, 3]], SCALE),
-        "load_balance_loss": load_balance_loss(GATES),
         "retention_loss": distillation_loss(IMAGES[[0, 3]], BASE[[0, 3]], NAMES, SCALE),
         "feature_loss": feature_loss(IMAGES[[0, 3]], BASE[[0, 3]]),
     }
     assert parts == {name: value.item() for name, value in expected.items()}
 
 
-@given(st.lists(st.floats(0, 10), min_size=5, max_size=5))
+@given(st.lists(st.floats(0, 10), min_size=4, max_size=4))
 def test_the_loss_is_the_weighted_sum_of_its_parts(weights: list[float]) -> None:
     settings = NOTHING.model_copy(update=dict(zip(WEIGHTS.values(), weights, strict=True)))
-    total, parts = objective(settings)(IMAGES, BASE, GATES, LABELS, ANCHORS)
+    total, parts = objective(settings)(IMAGES, BASE, LABELS, ANCHORS)
     expected = sum(w * (parts[name] or 0.0) for name, w in zip(WEIGHTS, weights, strict=True))
     assert float(total) == pytest.approx(expected)
     # Parts are told as they are, whatever they weigh.
-    assert parts == objective(NOTHING)(IMAGES, BASE, GATES, LABELS, ANCHORS)[1]
+    assert parts == objective(NOTHING)(IMAGES, BASE, LABELS, ANCHORS)[1]
 
 
 def test_a_step_by_hand() -> None:
@@ -69,30 +65,28 @@ def test_a_step_by_hand() -> None:
     settings = paper_preset.losses(
         confusion_weight=2.0,
         original_weight=3.0,
-        load_balance_weight=5.0,
         retention_weight=7.0,
         feature_weight=11.0,
     )
     total, parts = Objective(settings, eye, eye, math.log(3))(
-        eye, eye[[0, 0]], torch.tensor([[1.0, 0.0]] * 2), torch.tensor([0, 1]), torch.ones(2) > 0
+        eye, eye[[0, 0]], torch.tensor([0, 1]), torch.ones(2) > 0
     )
     log = math.log(4 / 3)
     expected = {
         "confusion_loss": log,
         "original_loss": log,
-        "load_balance_loss": 2.0,
         "retention_loss": math.log(3) / 4,
         "feature_loss": 0.5,
     }
     assert parts == pytest.approx(expected)
-    assert float(total) == pytest.approx(5 * log + 10 + 7 * math.log(3) / 4 + 5.5)
+    assert float(total) == pytest.approx(5 * log + 7 * math.log(3) / 4 + 5.5)
 
 
 @pytest.mark.parametrize("weight", ["original_weight", "retention_weight", "feature_weight"])
 def test_only_anchors_count_for_the_original_loss_and_retention(weight: str) -> None:
     images = IMAGES.clone().requires_grad_(True)
     settings = NOTHING.model_copy(update={weight: 1.0})
-    total, _ = objective(settings)(images, BASE, GATES, LABELS, ANCHORS)
+    total, _ = objective(settings)(images, BASE, LABELS, ANCHORS)
     total.backward()  # type: ignore[no-untyped-call]
     assert images.grad is not None
     assert images.grad.any(dim=1).tolist() == ANCHORS.tolist()
@@ -100,23 +94,14 @@ def test_only_anchors_count_for_the_original_loss_and_retention(weight: str) -> 
     others = IMAGES.clone(), BASE.clone(), LABELS.clone()
     for tensor in others:
         tensor[~ANCHORS] = tensor[~ANCHORS].flip(0)
-    assert torch.equal(
-        objective(settings)(others[0], others[1], GATES, others[2], ANCHORS)[0], total
-    )
-
-
-def test_without_experts_there_is_nothing_to_balance() -> None:
-    settings = paper_preset.losses(load_balance_weight=1.0)
-    total, parts = objective(settings)(IMAGES, BASE, GATES[:, :0], LABELS, ANCHORS)
-    assert parts["load_balance_loss"] is None
-    assert float(total) == pytest.approx(parts["confusion_loss"])
+    assert torch.equal(objective(settings)(others[0], others[1], others[2], ANCHORS)[0], total)
 
 
 @pytest.mark.parametrize(
     ("weights", "needed"),
     [
         ({}, False),
-        ({"original_weight": 1.0, "load_balance_weight": 1.0}, False),
+        ({"original_weight": 1.0}, False),
         ({"retention_weight": 0.1}, True),
         ({"feature_weight": 0.1}, True),
     ],
@@ -127,17 +112,17 @@ def test_the_base_model_is_needed_where_something_is_compared_with_it(
     of_step = objective(paper_preset.losses(**weights))
     assert of_step.needs_base == needed
     if not needed:
-        total, parts = of_step(IMAGES, None, GATES, LABELS, ANCHORS)
+        total, parts = of_step(IMAGES, None, LABELS, ANCHORS)
         assert (parts["retention_loss"], parts["feature_loss"]) == (None, None)
-        assert torch.equal(total, of_step(IMAGES, BASE, GATES, LABELS, ANCHORS)[0])
+        assert torch.equal(total, of_step(IMAGES, BASE, LABELS, ANCHORS)[0])
 
 
 def test_without_names_there_is_no_retention_over_them() -> None:
     settings = paper_preset.losses(feature_weight=1.0)
     of_step = Objective(settings, CLASSES, None, SCALE)
-    total, parts = of_step(IMAGES, BASE, GATES, LABELS, ANCHORS)
+    total, parts = of_step(IMAGES, BASE, LABELS, ANCHORS)
     assert parts["retention_loss"] is None
-    assert torch.equal(total, objective(settings)(IMAGES, BASE, GATES, LABELS, ANCHORS)[0])
+    assert torch.equal(total, objective(settings)(IMAGES, BASE, LABELS, ANCHORS)[0])
 
 
 def test_gate_statistics_by_hand() -> None:
@@ -169,11 +154,9 @@ def test_gate_statistics_without_experts_are_all_zero() -> None:
 def test_mixtures_take_the_place_of_anchors_in_the_original_loss_alone() -> None:
     mixtures = torch.tensor([False, False, False, False, True])
     of_step = objective(LOSSES_OF_MIXTURES)
-    _, parts = of_step(IMAGES, BASE, GATES, LABELS, ANCHORS, mixtures)
+    _, parts = of_step(IMAGES, BASE, LABELS, ANCHORS, mixtures)
     single = slice(0, 4)
-    _, without = of_step(
-        IMAGES[single], BASE[single], GATES[single], LABELS[single], ANCHORS[single]
-    )
+    _, without = of_step(IMAGES[single], BASE[single], LABELS[single], ANCHORS[single])
     mixed = original_loss(IMAGES[4:], CLASSES, LABELS[4:], SCALE)
     assert parts["original_loss"] == pytest.approx(mixed.item())
     for name in ("confusion_loss", "retention_loss", "feature_loss"):

@@ -8,7 +8,6 @@ import pytest
 from capt_core.learning.randomness import generator
 from capt_core.methods.capt.rows import (
     Anchor,
-    AnchorAlpha,
     anchor_weight,
     build_anchors,
     build_rows,
@@ -39,14 +38,13 @@ def test_a_row_per_image_with_its_own_label() -> None:
     assert rows.anchors.tolist() == [True, False, False, True]
 
 
-@pytest.mark.parametrize(("choice", "alpha"), [("mean", 3.0), ("max", 4.5), ("first", 2.5)])
-def test_the_alpha_of_an_anchor(choice: AnchorAlpha, alpha: float) -> None:
+def test_the_alpha_of_an_anchor() -> None:
     alphas = (2.5, 4.5, 2.0)
-    assert anchor_weight(alphas, 9.0, choice) == alpha
-    assert anchor_weight((), 9.0, choice) == 9.0
-    rows = build_rows([Anchor(0, (2, 3, 1), alphas)], LABELS, 9.0, choice)
-    # Representatives keep their own, whatever the anchor takes.
-    assert rows.alphas.tolist() == [alpha, *alphas]
+    assert anchor_weight(alphas, 9.0) == 3.0
+    assert anchor_weight((), 9.0) == 9.0
+    rows = build_rows([Anchor(0, (2, 3, 1), alphas)], LABELS, 9.0)
+    # Representatives keep their own.
+    assert rows.alphas.tolist() == [3.0, *alphas]
 
 
 def test_another_image_of_the_class_is_drawn_never_those_named() -> None:

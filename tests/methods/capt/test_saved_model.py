@@ -57,54 +57,16 @@ def test_the_running_alpha_is_a_moving_mean(clip: Any) -> None:
     assert not {"running_alpha", "alpha_steps"} & set(dict(model.named_parameters()))
 
 
-@pytest.mark.parametrize(
-    ("alpha", "used"),
-    [
-        ("dynamic", [0.5, 2.0, 3.0, 5.0]),
-        ("constant", [4.0, 4.0, 4.0, 4.0]),
-        ("learned", [1.25, 1.25, 1.25, 1.25]),
-    ],
-)
-def test_the_alpha_that_adapters_use(clip: Any, alpha: str, used: list[float]) -> None:
-    model = capt_model(clip, alpha=alpha, scale=4.0)
-    assert (model.learned_alpha is not None) == (alpha == "learned")
-    # A learned one starts from the scale.
-    assert model.learned_alpha is None or model.learned_alpha == 4.0
-    randomise(model)
-    if model.learned_alpha is not None:
-        assert model.learned_alpha.requires_grad
-        with torch.no_grad():
-            model.learned_alpha.fill_(1.25)
-    assert model.used_alpha(ALPHAS).tolist() == used
-    dynamic = capt_model(clip, scale=4.0)
-    state = model.state_dict()
-    state.pop("learned_alpha", None)
-    dynamic.load_state_dict(state)
-    with torch.no_grad():
-        tokens = model.frozen_prefix(photos())
-        found, _ = model.features(tokens, ALPHAS)
-        assert torch.equal(found, dynamic.features(tokens, torch.tensor(used))[0])
-        # At inference as well; the running mean is of no use to the other two.
-        model.running_alpha.fill_(2.0)
-        dynamic.running_alpha.fill_(2.0 if alpha == "dynamic" else used[0])
-        assert torch.equal(model(photos()), dynamic(photos()))
-
-
 EVERY = [
-    {"form": form, "parts": parts, "attention": attention, "alpha": alpha}
-    for form, parts, attention, alpha in product(
-        ("broadcast", "unsummed", "swapped"),
-        ("global_local", "local", "global"),
-        ("frozen", "own"),
-        ("dynamic", "constant", "learned"),
-    )
+    {"form": form, "parts": parts}
+    for form, parts in product(("broadcast", "unsummed"), ("global_local", "local", "global"))
 ]
 
 
 EXPERT_SETTINGS = [
     paper_preset.experts(granularities=[]),
     paper_preset.experts(granularities=["sample"]),
-    paper_preset.experts(granularities=["commonality"], semantic_form="feed_forward"),
+    paper_preset.experts(granularities=["commonality"]),
     paper_preset.experts(granularities=["difference", "sample"], active=1),
     paper_preset.experts(routing="mean"),
     paper_preset.experts(active=3, mask_rate=0.0),

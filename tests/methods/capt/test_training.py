@@ -86,9 +86,9 @@ def step_gradients(trainer: Trainer, batch: list[Anchor]) -> dict[str, torch.Ten
     model.zero_grad()
     rows = build_rows(batch, LABELS, 5.0)
     prefix = data.views([View(sample_id) for sample_id in rows.sample_ids])
-    features, gates = model.features(prefix.tokens, rows.alphas)
+    features, _ = model.features(prefix.tokens, rows.alphas)
     images = functional.normalize(features, dim=1)
-    loss, _ = data.objective(images, prefix.features, gates, rows.labels, rows.anchors)
+    loss, _ = data.objective(images, prefix.features, rows.labels, rows.anchors)
     loss.backward()  # type: ignore[no-untyped-call]
     return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
 
@@ -126,7 +126,7 @@ def resumes(folder: Path, changes: dict[str, Any], **arguments: Any) -> None:
 def test_training_may_be_interrupted_again_and_again(
     tmp_path: Path, changes: dict[str, Any]
 ) -> None:
-    resumes(tmp_path, changes, alpha="learned", attention="own", form="unsummed")
+    resumes(tmp_path, changes, form="unsummed")
 
 
 WITH_REPRESENTATIVES = tuple(anchor for anchor in ANCHORS if anchor.alphas)[:4]
@@ -230,7 +230,6 @@ def test_the_log_by_hand(tmp_path: Path) -> None:
             for name, weight in (
                 ("confusion", LOSSES.confusion_weight),
                 ("original", LOSSES.original_weight),
-                ("load_balance", LOSSES.load_balance_weight),
                 ("retention", LOSSES.retention_weight),
                 ("feature", LOSSES.feature_weight),
             )
@@ -252,31 +251,10 @@ def test_what_no_loss_asks_for_is_not_in_the_log(tmp_path: Path) -> None:
         experts=paper_preset.experts(granularities=[]),
     )
     nothing = {name for name in fitted.log.columns if fitted.log[name].null_count()}
-    assert nothing == {"retention_loss", "feature_loss", "load_balance_loss"}
+    assert nothing == {"retention_loss", "feature_loss"} | {
+        name for name in fitted.log.columns if name.endswith(("_norm", "_common", "_entropy"))
+    } - {"gate_entropy"}
     assert all(fitted.log[name].null_count() == fitted.log.height for name in nothing)
-
-
-@pytest.mark.parametrize("alpha", ["constant", "learned"])
-def test_the_log_tells_the_alpha_that_was_used(tmp_path: Path, alpha: str) -> None:
-    _, fitted = fit(tmp_path, PLAIN_SGD, alpha=alpha)
-    row = fitted.log.row(0, named=True)
-    assert (row["alpha_min"], row["alpha_mean"], row["alpha_max"]) == (5.0, 5.0, 5.0)
-    # Once the kernels have left zero, a learned one learns.
-    assert (fitted.log["alpha_mean"].to_list()[-1] == 5.0) == (alpha == "constant")
-
-
-@pytest.mark.parametrize(("choice", "alpha"), [("mean", 3.5), ("max", 4.5), ("first", 4.5)])
-def test_the_anchors_alpha_is_chosen_in_the_settings(
-    tmp_path: Path, choice: str, alpha: float
-) -> None:
-    _, fitted = fit(
-        tmp_path,
-        PLAIN_SGD.model_copy(update={"batch_size": 1}),
-        anchors=(ANCHORS[0],),
-        anchor_alpha=choice,
-    )
-    expected = (alpha + 4.5 + 2.5) / 3
-    assert fitted.log["alpha_mean"].item() == pytest.approx(expected)
 
 
 def test_mixed_precision_trains_alike_with_losses_in_full(tmp_path: Path) -> None:
@@ -289,7 +267,7 @@ def test_mixed_precision_trains_alike_with_losses_in_full(tmp_path: Path) -> Non
 
     class Watched(Objective):
         def __call__(self, images: torch.Tensor, base: Any, *rest: Any) -> Any:
-            seen.extend((images.dtype, base.dtype, rest[0].dtype))
+            seen.extend((images.dtype, base.dtype))
             return super().__call__(images, base, *rest)
 
     trainer.data = replace(trainer.data, objective=Watched(**vars(objective)))

@@ -22,7 +22,7 @@ import pickle
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
-from functools import cache
+from functools import cache, partial
 from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
@@ -236,9 +236,19 @@ def _run_tower(tower: Tower, budget: Budget) -> str:
                 warm_up=min(50, budget.text_steps),
                 report_every=max(1, budget.text_steps // 5),
             )
-            train_text_tower(
-                model, textures, captioned, Tokenizer(), stage, tower.seed, lambda: _tick(budget)
-            )
+            try:
+                train_text_tower(
+                    model,
+                    textures,
+                    captioned,
+                    Tokenizer(),
+                    stage,
+                    tower.seed,
+                    partial(_tick, budget),
+                )
+            except RuntimeError as error:  # of a loss that did not fall; the other ones go on
+                _append(budget.out, {"id": name, **line, "failed": str(error)})
+                continue
             unit = features["val"] / np.linalg.norm(features["val"], axis=1, keepdims=True)
             labels = np.array([f.class_id for f in _images(budget.folder, "val")[1]])
             names = measure.embed_class_names(model, Tokenizer())
@@ -275,7 +285,7 @@ def _trained(tower: Tower, budget: Budget) -> Any:
         for name, values in fact_targets(TextureSet(images, facts)).items()
     }
     train_detail_tower(
-        model.visual, pixels, targets, tower.stage, tower.seed, after_step=lambda: _tick(budget)
+        model.visual, pixels, targets, tower.stage, tower.seed, after_step=partial(_tick, budget)
     )
     _save(model.visual.state_dict(), file)
     return model.eval()

@@ -26,9 +26,7 @@ from capt_core.data.proctex import CLASS_NAMES, GROUPS
 if TYPE_CHECKING:
     from open_clip.transformer import VisionTransformer
 
-FAMILY_OF: Final = tuple(
-    family for family, names in enumerate(GROUPS.values()) for _ in names
-)
+FAMILY_OF: Final = tuple(family for family, names in enumerate(GROUPS.values()) for _ in names)
 """Family of each class, by label."""
 
 _FAMILIES: Final = {"family": (len(GROUPS), 1.0)} | {

@@ -50,8 +50,7 @@ from capt_core.data.proctex import CLASS_NAMES, PRETRAIN_SPLIT, render_with_fact
 
 CHOICE_SEED = 7919  # as in pretraining: progress is watched on images that no benchmark run uses
 SEEDS = (2, 3)
-PROJECTIONS = ((4, 1.0), (6, 1.0), (8, 1.0), (3, 1.0), (6, 0.7), (4, 0.7), (8, 0.7), (11, 0.7))
-FINE_NAMES = (0.05, 0.12)
+ALL = len(CLASS_NAMES)  # as many directions as this leave the projection as it is
 PROBE_SEEDS = (0, 1, 2)
 ROOM = 3.5  # text towers are trained where class token and patches beat the pooled probe by this
 ABOVE_NAMES = 3.0  # and their weights are kept where the pooled probe beats zero-shot by this
@@ -88,6 +87,8 @@ class Budget:
     Attributes:
         deadline: seconds of the epoch.
         text_steps: of each text tower.
+        projections: dimensions and share that the limited projections keep.
+        fine_names: shares of captions that name the class.
         device: that trains.
         folder: of the rendered images.
         out: file of JSON lines.
@@ -96,6 +97,8 @@ class Budget:
 
     deadline: float
     text_steps: int
+    projections: tuple[tuple[int, float], ...]
+    fine_names: tuple[float, ...]
     device: str
     folder: Path
     out: Path
@@ -107,34 +110,21 @@ class OutOfTimeError(Exception):
 
 
 def towers(steps: int) -> list[Tower]:
-    """The grid's towers, the most informative first."""
+    """The grid's towers, the shorter trainings first."""
     stage = DetailStage(steps=steps)
     variants = [
-        replace(stage, blocks=blocks, scatter_weight=scatter)
-        for blocks, scatter in ((4, 3.0), (2, 3.0), (4, 1.0), (2, 10.0), (4, 10.0), (4, 0.0))
+        replace(stage, blocks=blocks, scatter_weight=scatter, patch_weight=patch, steps=length)
+        for length, scatter, patch, blocks in product(
+            (steps, 2 * steps), (0.0, 0.1, 1.0, 3.0, 10.0, 30.0), (3.0, 1.0), (2, 3, 4)
+        )
     ]
-    variants += [
-        replace(stage, blocks=4, scatter_weight=3.0, patch_weight=3.0),
-        replace(stage, blocks=2, scatter_weight=3.0, patch_weight=3.0),
-        replace(stage, blocks=3, scatter_weight=3.0, patch_weight=2.0),
-        replace(stage, blocks=4, scatter_weight=3.0, steps=2 * steps),
-        replace(stage, blocks=2, scatter_weight=3.0, steps=2 * steps),
-        replace(stage, blocks=4, scatter_weight=30.0, patch_weight=2.0),
-        replace(stage, blocks=2, scatter_weight=30.0, patch_weight=2.0),
+    scratch = replace(stage, blocks=4, steps=4 * steps, learning_rate=1e-3, warm_up=min(150, steps))
+    grid = [Tower(seed, variant) for variant in variants for seed in SEEDS]
+    grid += [
+        Tower(seed, replace(scratch, scatter_weight=scatter), scratch=True)
+        for scatter in (0.0, 0.3)
+        for seed in SEEDS
     ]
-    scratch = replace(
-        stage,
-        blocks=4,
-        steps=4 * steps,
-        learning_rate=1e-3,
-        warm_up=min(150, steps),
-        patch_weight=1.0,
-    )
-    grid = [Tower(SEEDS[0], variant) for variant in variants]
-    grid.insert(8, Tower(SEEDS[0], replace(scratch, scatter_weight=0.3), scratch=True))
-    grid[10:10] = [Tower(SEEDS[1], variant) for variant in variants[:4]]
-    grid += [Tower(SEEDS[1], variant) for variant in variants[4:]]
-    grid.append(Tower(SEEDS[1], replace(scratch, scatter_weight=0.0), scratch=True))
     return grid
 
 
@@ -147,15 +137,18 @@ def main() -> None:
     budget = Budget(
         deadline=started + options.seconds,
         text_steps=options.text_steps,
+        projections=tuple(product(options.kept, options.share)),
+        fine_names=tuple(options.fine_name),
         device=options.device,
         folder=options.images,
         out=options.out,
         weights=options.weights,
     )
-    sets = {f"pretrain{seed}": (seed, PRETRAIN_SPLIT, options.per_class) for seed in SEEDS}
+    grid = [tower for tower in towers(options.steps) if tower.name in (options.only or tower.name)]
+    seeds = {tower.seed for tower in grid}
+    sets = {f"pretrain{seed}": (seed, PRETRAIN_SPLIT, options.per_class) for seed in seeds}
     sets["pool"] = (CHOICE_SEED, "train", options.choice_per_class)
     sets["val"] = (CHOICE_SEED, "val", options.choice_per_class)
-    grid = towers(options.steps)[: options.towers]
     with ProcessPoolExecutor(options.processes, mp_context=get_context("spawn")) as pool:
         for name, arguments in sets.items():
             _render(pool, name, arguments, budget.folder)
@@ -205,7 +198,7 @@ def _run_tower(tower: Tower, budget: Budget) -> str:
     pooled_labels = torch.from_numpy(textures.labels).to(budget.device)
     initial = {name: t.clone() for name, t in model.state_dict().items()}
     finished = 0
-    for kept, share in ((30, 1.0), *PROJECTIONS):
+    for kept, share in ((ALL, 1.0), *budget.projections):
         limit = limiting_projection(pooled, pooled_labels, kept, share)
         projection = base_projection @ limit
         line = {**facts, "kept": kept, "share": share}
@@ -217,10 +210,10 @@ def _run_tower(tower: Tower, budget: Budget) -> str:
             _append(budget.out, {"id": key, **line})
         else:
             line["pooled"] = done[key]["pooled"]
-        if kept > len(CLASS_NAMES) - 1 or _room(line) < ROOM:
+        if kept == ALL or _room(line) < ROOM:
             continue
         captioned = torch.nn.functional.normalize(pooled @ limit, dim=-1).cpu().numpy()
-        for fine_name in FINE_NAMES:
+        for fine_name in budget.fine_names:
             name = f"{key}-f{fine_name:g}"
             if name in done:
                 continue
@@ -323,11 +316,10 @@ def _probes(
     most = len(pooled) // len(CLASS_NAMES)
     found = {}
     for (half, classes), shots in product(measure.HALVES.items(), (16, 64)):
+        if shots > most:
+            continue
         seeds = PROBE_SEEDS if shots == 16 else PROBE_SEEDS[:1]
-        draws = [
-            measure.linear_probe(sets[0], sets[1], classes, min(shots, most), seed)
-            for seed in seeds
-        ]
+        draws = [measure.linear_probe(sets[0], sets[1], classes, shots, seed) for seed in seeds]
         found[f"{half}_{shots}"] = round(float(np.mean(draws)), 2)
     return found
 
@@ -451,7 +443,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--text-steps", type=int, default=250)
     add("--per-class", type=int, default=800, help="pretraining images of each class")
     add("--choice-per-class", type=int, default=120, help="images to probe and to score with")
-    add("--towers", type=int, help="only the first so many")
+    add("--only", nargs="+", metavar="TOWER", help="only towers of these names")
+    add("--kept", type=int, nargs="+", default=[4, 6, 8, 11, 14, 18], help="directions that stay")
+    add("--share", type=float, nargs="+", default=[1.0], help="factor on them")
+    add("--fine-name", type=float, nargs="+", default=[0.05, 0.12])
     return parser
 
 

@@ -42,21 +42,30 @@ class DetailStage(Schedule):
         blocks: how many of the last blocks are trained; the others stay as they are.
         scatter_weight: weight of the scatter of classes within families in the class token.
         patch_weight: weight of the loss of telling the classes from the mean patch token.
-        kept: dimensions of the differences within families that the projection keeps.
-        kept_share: factor on them.
     """
 
-    steps: int = 600
+    steps: int = 300
     learning_rate: float = 5e-4
     warm_up: int = 50
     report_every: int = 50
     whole_steps: int = 100  # the last steps see every patch, as at inference
     patch_dropout: float = 0.5
     blocks: int = 2
-    scatter_weight: float = 1.0
-    patch_weight: float = 1.0
-    kept: int = 3
-    kept_share: float = 1.0
+    scatter_weight: float = 0.0
+    patch_weight: float = 3.0
+
+
+@dataclass(frozen=True)
+class Limit:
+    """What :func:`limiting_projection` leaves of the class differences within families.
+
+    Attributes:
+        kept: how many directions stay, the strongest ones.
+        share: factor on those.
+    """
+
+    kept: int = 11
+    share: float = 1.0
 
 
 def within_family_scatter(features: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

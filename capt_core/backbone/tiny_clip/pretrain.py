@@ -31,7 +31,11 @@ from capt_core.artifacts.files import atomic_path, write_text
 from capt_core.backbone.identity import EMBEDDED, EMBEDDED_WEIGHTS, TINY_CLIP, embedded_identity
 from capt_core.backbone.tiny_clip import measure
 from capt_core.backbone.tiny_clip.corpus import TextureSet, render_set
-from capt_core.backbone.tiny_clip.detail_tower import limiting_projection, train_detail_tower
+from capt_core.backbone.tiny_clip.detail_tower import (
+    Limit,
+    limiting_projection,
+    train_detail_tower,
+)
 from capt_core.backbone.tiny_clip.facts import fact_targets
 from capt_core.backbone.tiny_clip.model import build_model, load_model, own_tensors, read_config
 from capt_core.backbone.tiny_clip.optimisation import Checkpoint, Log
@@ -111,6 +115,7 @@ def pretrain(name: str, recipe: Recipe, output: Path, workers: int) -> None:
             "seconds": image_seconds,
             "log": image_log,
         },
+        **({"limit": asdict(recipe.limit)} if recipe.limit else {}),
         "text_stage": {"settings": asdict(text_stage), "seconds": text_seconds, "log": text_log},
         "measured": _measure(model, tokenizer, seed + _SELECTION_OFFSET, workers),
         "libraries": {library: metadata.version(library) for library in _LIBRARIES},
@@ -141,12 +146,20 @@ def _image_tower(
         recipe.seed,
         checkpoint=partial(Checkpoint, checkpoint),
     )
+    if recipe.limit is not None:
+        limit_projection(model, textures, recipe.limit)
+    return model.visual.state_dict(), log
+
+
+def limit_projection(model: CLIP, textures: TextureSet, limit: Limit) -> None:
+    """Limit a trained tower's projection by what it makes of the pretraining images."""
     tokens = torch.from_numpy(measure.embed_tokens(model.visual, textures.images)[0])
-    projection = model.visual.proj.detach()
-    limit = limiting_projection(
-        tokens @ projection, torch.from_numpy(textures.labels), stage.kept, stage.kept_share
-    )
-    return {**model.visual.state_dict(), "proj": projection @ limit}, log
+    labels = torch.from_numpy(textures.labels)
+    with torch.no_grad():
+        projection = model.visual.proj
+        projection.copy_(
+            projection @ limiting_projection(tokens @ projection, labels, limit.kept, limit.share)
+        )
 
 
 def _digest(name: str, recipe: Recipe) -> str:

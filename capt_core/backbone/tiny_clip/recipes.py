@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from capt_core.backbone.identity import TINY_CLIP, TINY_CLIP_DETAIL, TINY_CLIP_TEACHER
-from capt_core.backbone.tiny_clip.detail_tower import DetailStage
+from capt_core.backbone.tiny_clip.detail_tower import DetailStage, Limit
 from capt_core.backbone.tiny_clip.towers import ImageStage, TextStage
 
 
@@ -21,6 +21,7 @@ class Recipe:
         widened: the packaged model of half the width that the image tower starts from.
         retrained: the packaged model of the same architecture that both towers start from; what
             is not trained of it is not stored again. Without either, all starts from random values.
+        limit: what the projection leaves, where it is limited after the training.
         per_class: images of each class.
     """
 
@@ -29,6 +30,7 @@ class Recipe:
     text_stage: TextStage
     widened: str | None = None
     retrained: str | None = None
+    limit: Limit | None = None
     per_class: int = 1600
 
     @property
@@ -52,9 +54,10 @@ RECIPES: Final = {
     TINY_CLIP_DETAIL: Recipe(
         seed=2,
         image_stage=DetailStage(),
-        text_stage=TextStage(steps=250, fine_name=0.05, blocks=2, per_class=800),
+        text_stage=TextStage(steps=250, fine_name=0.05, blocks=2, per_class=400),
         retrained=TINY_CLIP,
-        per_class=800,
+        limit=Limit(),
+        per_class=400,
     ),
 }
 """Recipes by name of the model."""

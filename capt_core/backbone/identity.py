@@ -12,15 +12,11 @@ from capt_core.reporter import announced
 
 TINY_CLIP = "tiny-clip"
 TINY_CLIP_TEACHER = "tiny-clip-teacher"
-TINY_CLIP_DETAIL = "tiny-clip-detail"
 EMBEDDED = {
     TINY_CLIP: Path(__file__).parent / "tiny_clip",
     TINY_CLIP_TEACHER: Path(__file__).parent / "tiny_clip" / "teacher",
-    TINY_CLIP_DETAIL: Path(__file__).parent / "tiny_clip" / "detail",
 }
 """Folders of the models that come with the package, by name: weights, architecture, facts."""
-RETRAINED = {TINY_CLIP_DETAIL: TINY_CLIP}
-"""Models of which only those tensors are stored that differ from another one's, by name."""
 EMBEDDED_WEIGHTS = "weights.safetensors"
 
 

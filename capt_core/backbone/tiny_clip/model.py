@@ -1,9 +1,8 @@
-"""Architectures and weights of the tiny CLIPs."""
+"""Architectures and weights of the tiny CLIPs: the default backbone and its teacher."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -11,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from capt_core.backbone.identity import EMBEDDED, EMBEDDED_WEIGHTS, RETRAINED, TINY_CLIP
+from capt_core.backbone.identity import EMBEDDED, EMBEDDED_WEIGHTS, TINY_CLIP
 
 if TYPE_CHECKING:
     from open_clip.model import CLIP
@@ -67,27 +66,10 @@ def load_model(name: str = TINY_CLIP, weights: Path | None = None) -> CLIP:
     """
     model = build_model(name)
     tensors = load_file(weights or EMBEDDED[name] / EMBEDDED_WEIGHTS)
-    if name in RETRAINED and weights is None:
-        tensors = load_file(EMBEDDED[RETRAINED[name]] / EMBEDDED_WEIGHTS) | tensors
     model.load_state_dict(
         {name: t.float() if t.is_floating_point() else t for name, t in tensors.items()}
     )
     return model.eval()
-
-
-def own_tensors(tensors: Mapping[str, torch.Tensor], start: str | None) -> dict[str, torch.Tensor]:
-    """The tensors of a model that are not, value for value, those of the packaged one it began as.
-
-    Args:
-        tensors: of the model, in half precision as they are stored.
-        start: one of :data:`capt_core.backbone.identity.EMBEDDED`; None keeps all.
-    """
-    known = {} if start is None else load_file(EMBEDDED[start] / EMBEDDED_WEIGHTS)
-    return {
-        name: tensor.contiguous()
-        for name, tensor in tensors.items()
-        if name not in known or not torch.equal(known[name], tensor)
-    }
 
 
 def normalise(images: torch.Tensor) -> torch.Tensor:

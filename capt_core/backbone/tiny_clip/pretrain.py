@@ -19,7 +19,6 @@ import hashlib
 import json
 import time
 from dataclasses import asdict, replace
-from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -30,19 +29,11 @@ from safetensors.torch import save_file
 from capt_core.artifacts.files import atomic_path, write_text
 from capt_core.backbone.identity import EMBEDDED, EMBEDDED_WEIGHTS, TINY_CLIP, embedded_identity
 from capt_core.backbone.tiny_clip import measure
-from capt_core.backbone.tiny_clip.corpus import TextureSet, render_set
-from capt_core.backbone.tiny_clip.detail_tower import (
-    Limit,
-    limiting_projection,
-    train_detail_tower,
-)
-from capt_core.backbone.tiny_clip.facts import fact_targets
-from capt_core.backbone.tiny_clip.model import build_model, load_model, own_tensors, read_config
-from capt_core.backbone.tiny_clip.optimisation import Checkpoint, Log
+from capt_core.backbone.tiny_clip.corpus import render_set
+from capt_core.backbone.tiny_clip.model import build_model, load_model, read_config
 from capt_core.backbone.tiny_clip.recipes import RECIPES, Recipe
 from capt_core.backbone.tiny_clip.tokenizer import Tokenizer, clip_ids
 from capt_core.backbone.tiny_clip.towers import (
-    ImageStage,
     train_image_tower,
     train_text_tower,
 )
@@ -77,17 +68,17 @@ def pretrain(name: str, recipe: Recipe, output: Path, workers: int) -> None:
     textures = render_set(seed, PRETRAIN_SPLIT, recipe.per_class, workers)
     print(f"rendered {len(textures.facts)} images", flush=True)
 
+    start = None if recipe.widened is None else load_model(recipe.widened).visual.state_dict()
     checkpoint = output / f"image_tower_{_digest(name, recipe)}.pt"
     started = time.monotonic()
-    tower, image_log = _image_tower(name, recipe, textures, checkpoint)
+    tower, image_log = train_image_tower(
+        name, textures, image_stage, seed, trained=start, checkpoint=checkpoint
+    )
     image_seconds = round(time.monotonic() - started)
 
     tokenizer = Tokenizer(clip_ids(vocabulary_texts()))
     torch.manual_seed(seed)
-    if recipe.retrained is None:
-        model = build_model(name, vocabulary_size=tokenizer.vocabulary_size)
-    else:
-        model = load_model(recipe.retrained)
+    model = build_model(name, vocabulary_size=tokenizer.vocabulary_size)
     model.visual.load_state_dict(tower)
     model.eval()
     started = time.monotonic()
@@ -98,7 +89,7 @@ def pretrain(name: str, recipe: Recipe, output: Path, workers: int) -> None:
 
     half = {n: t.half() if t.is_floating_point() else t for n, t in model.state_dict().items()}
     with atomic_path(output / EMBEDDED_WEIGHTS) as temporary:
-        save_file(own_tensors(half, recipe.retrained), temporary)
+        save_file({n: tensor.contiguous() for n, tensor in half.items()}, temporary)
     if name == TINY_CLIP:  # the one vocabulary of all
         _write_json(output / "vocabulary.json", {"clip_ids": clip_ids(vocabulary_texts())})
     config = read_config(name)
@@ -108,14 +99,13 @@ def pretrain(name: str, recipe: Recipe, output: Path, workers: int) -> None:
     model.load_state_dict({n: t.float() for n, t in half.items()})
     record = {
         "seed": seed,
-        **{key: embedded_identity(start) for key, start in recipe.starts.items()},
+        **({} if recipe.widened is None else {"widened": embedded_identity(recipe.widened)}),
         "image_stage": {
             "settings": asdict(image_stage),
             "images": len(textures.facts),
             "seconds": image_seconds,
             "log": image_log,
         },
-        **({"limit": asdict(recipe.limit)} if recipe.limit else {}),
         "text_stage": {"settings": asdict(text_stage), "seconds": text_seconds, "log": text_log},
         "measured": _measure(model, tokenizer, seed + _SELECTION_OFFSET, workers),
         "libraries": {library: metadata.version(library) for library in _LIBRARIES},
@@ -125,47 +115,10 @@ def pretrain(name: str, recipe: Recipe, output: Path, workers: int) -> None:
     checkpoint.unlink(missing_ok=True)
 
 
-def _image_tower(
-    name: str, recipe: Recipe, textures: TextureSet, checkpoint: Path
-) -> tuple[dict[str, torch.Tensor], Log]:
-    """Train the image tower that a recipe asks for; its tensors by name, and the log."""
-    stage = recipe.image_stage
-    if isinstance(stage, ImageStage):
-        start = None if recipe.widened is None else load_model(recipe.widened).visual.state_dict()
-        return train_image_tower(
-            name, textures, stage, recipe.seed, trained=start, checkpoint=checkpoint
-        )
-    model = load_model(recipe.retrained or TINY_CLIP)
-    images = torch.from_numpy(textures.images).permute(0, 3, 1, 2)
-    targets = fact_targets(textures)
-    log = train_detail_tower(
-        model.visual,
-        images,
-        targets,
-        stage,
-        recipe.seed,
-        checkpoint=partial(Checkpoint, checkpoint),
-    )
-    if recipe.limit is not None:
-        limit_projection(model, textures, recipe.limit)
-    return model.visual.state_dict(), log
-
-
-def limit_projection(model: CLIP, textures: TextureSet, limit: Limit) -> None:
-    """Limit a trained tower's projection by what it makes of the pretraining images."""
-    tokens = torch.from_numpy(measure.embed_tokens(model.visual, textures.images)[0])
-    labels = torch.from_numpy(textures.labels)
-    with torch.no_grad():
-        projection = model.visual.proj
-        projection.copy_(
-            projection @ limiting_projection(tokens @ projection, labels, limit.kept, limit.share)
-        )
-
-
 def _digest(name: str, recipe: Recipe) -> str:
     """Names the state of a training, so that no other goes on from it."""
-    starts = {key: embedded_identity(start) for key, start in recipe.starts.items()}
-    facts = [name, starts, read_config(name), recipe.seed, recipe.per_class]
+    start = None if recipe.widened is None else embedded_identity(recipe.widened)
+    facts = [name, start, read_config(name), recipe.seed, recipe.per_class]
     facts.append(asdict(recipe.image_stage))
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
 

@@ -1,12 +1,11 @@
-"""How each of the tiny CLIPs is trained."""
+"""How each of the two tiny CLIPs is trained."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Final
 
-from capt_core.backbone.identity import TINY_CLIP, TINY_CLIP_DETAIL, TINY_CLIP_TEACHER
-from capt_core.backbone.tiny_clip.detail_tower import DetailStage, Limit
+from capt_core.backbone.identity import TINY_CLIP, TINY_CLIP_TEACHER
 from capt_core.backbone.tiny_clip.towers import ImageStage, TextStage
 
 
@@ -18,26 +17,16 @@ class Recipe:
         seed: of the images, the initial weights, the captions and the order.
         image_stage: training of the image tower.
         text_stage: training of the text tower.
-        widened: the packaged model of half the width that the image tower starts from.
-        retrained: the packaged model of the same architecture that both towers start from; what
-            is not trained of it is not stored again. Without either, all starts from random values.
-        limit: what the projection leaves, where it is limited after the training.
+        widened: the packaged model of half the width that the image tower starts from; None
+            for one that starts from random values.
         per_class: images of each class.
     """
 
     seed: int
-    image_stage: ImageStage | DetailStage
+    image_stage: ImageStage
     text_stage: TextStage
     widened: str | None = None
-    retrained: str | None = None
-    limit: Limit | None = None
     per_class: int = 1600
-
-    @property
-    def starts(self) -> dict[str, str]:
-        """Packaged models that the training starts from, by what is made of them."""
-        given = {"widened": self.widened, "retrained": self.retrained}
-        return {key: name for key, name in given.items() if name is not None}
 
 
 RECIPES: Final = {
@@ -50,14 +39,6 @@ RECIPES: Final = {
         ),
         text_stage=TextStage(steps=450, fine_name=1.0, full_stop=0.3, per_class=400),
         widened=TINY_CLIP,
-    ),
-    TINY_CLIP_DETAIL: Recipe(
-        seed=2,
-        image_stage=DetailStage(),
-        text_stage=TextStage(steps=250, fine_name=0.05, blocks=2, per_class=400),
-        retrained=TINY_CLIP,
-        limit=Limit(),
-        per_class=400,
     ),
 }
 """Recipes by name of the model."""

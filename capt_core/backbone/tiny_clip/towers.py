@@ -46,7 +46,6 @@ class TextStage(Schedule):
     fine_name: float = 0.03
     full_stop: float = 0.0
     per_class: int = 1600  # images of each class that are captioned
-    blocks: int | None = None  # train only so many of the last blocks and what follows them
 
 
 def train_image_tower(
@@ -139,24 +138,8 @@ def train_text_tower(
         model.logit_scale.data.clamp_(0, math.log(100))
         after_step()
 
-    parameters = text_parameters(model, settings.blocks)
+    parameters = [p for name, p in model.named_parameters() if not name.startswith("visual.")]
     rows = batches(len(features), settings.batch, rng)
     log = minimise("text tower", settings, parameters, rows, loss_of, end_step)
     model.eval()
     return log
-
-
-def text_parameters(model: CLIP, blocks: int | None) -> list[nn.Parameter]:
-    """What a text stage trains: all that is not the image tower's, or from a late block on.
-
-    Args:
-        model: the whole model.
-        blocks: how many of the last blocks; None for all, with the embeddings before them.
-    """
-    named = [(name, p) for name, p in model.named_parameters() if not name.startswith("visual.")]
-    if blocks is None:
-        return [parameter for _, parameter in named]
-    first = len(model.transformer.resblocks) - blocks
-    frozen = [f"transformer.resblocks.{index}." for index in range(first)]
-    before = ("token_embedding.", "positional_embedding", *frozen)
-    return [parameter for name, parameter in named if not name.startswith(before)]

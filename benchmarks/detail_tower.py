@@ -1,7 +1,7 @@
 """An image tower whose patch tokens hold what its pooled feature lacks, to leave room for adapters.
 
 It starts from the trained tower of ``tiny-clip``. The class token is trained to tell families of
-textures and what else is visible, and the classes of a family are kept from drawing apart in it
+textures and what else is visible, and the classes of a family can be kept from drawing apart in it
 (:func:`within_family_scatter`); the patch tokens that enter the last block are trained to tell
 the classes. A projection then leaves the pooled feature a few dimensions of what is left of the
 differences within families (:func:`limiting_projection`).
@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from capt_core.backbone.tiny_clip.facts import VISIBLE, VisibleFacts
 from capt_core.backbone.tiny_clip.model import normalise
-from capt_core.backbone.tiny_clip.optimisation import Checkpoint, Log, Schedule, batches, minimise
+from capt_core.backbone.tiny_clip.optimisation import Log, Schedule, batches, minimise
 from capt_core.data.proctex import CLASS_NAMES, GROUPS
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class DetailStage(Schedule):
         patch_weight: weight of the loss of telling the classes from the mean patch token.
     """
 
-    steps: int = 300
+    steps: int = 600
     learning_rate: float = 5e-4
     warm_up: int = 50
     report_every: int = 50
@@ -52,26 +52,13 @@ class DetailStage(Schedule):
     patch_dropout: float = 0.5
     blocks: int = 2
     scatter_weight: float = 0.0
-    patch_weight: float = 3.0
-
-
-@dataclass(frozen=True)
-class Limit:
-    """What :func:`limiting_projection` leaves of the class differences within families.
-
-    Attributes:
-        kept: how many directions stay, the strongest ones.
-        share: factor on those.
-    """
-
-    kept: int = 11
-    share: float = 1.0
+    patch_weight: float = 1.0
 
 
 def within_family_scatter(features: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Share of the variance within families that lies between their classes, a scalar.
 
-    Estimated without bias by the noise of single images: the mean inner product of two different
+    Not inflated by the noise of single images: the mean inner product of two different
     images of one class, both centred on their family, over the mean squared norm.
 
     Args:
@@ -147,7 +134,6 @@ def train_detail_tower(
     settings: DetailStage,
     seed: int,
     *,
-    checkpoint: Callable[[nn.Module], Checkpoint] | None = None,
     after_step: Callable[[], object] = lambda: None,
 ) -> Log:
     """Train a tower in place, from its present values; its projection is not limited yet.
@@ -158,7 +144,6 @@ def train_detail_tower(
         targets: what they show, see :func:`capt_core.backbone.tiny_clip.facts.fact_targets`.
         settings: length, rates and weights of the training.
         seed: seed of heads, order and augmentation.
-        checkpoint: makes, for the module that holds all that is trained, the place of its state.
         after_step: called after each step.
 
     Returns:
@@ -194,8 +179,7 @@ def train_detail_tower(
 
     parameters = [*trained, *visible.parameters(), *detail.parameters()]
     rows = batches(len(images), settings.batch, np.random.default_rng(seed))
-    kept = checkpoint(nn.ModuleList([tower, visible, detail])) if checkpoint else None
-    log = minimise("detail tower", settings, parameters, rows, loss_of, after_step, kept)
+    log = minimise("detail tower", settings, parameters, rows, loss_of, after_step)
     tower.patch_dropout = whole
     tower.eval().requires_grad_(requires_grad=True)
     return log

@@ -6,11 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from capt_core.backbone import tiny_clip
-from capt_core.backbone.identity import TINY_CLIP
-from capt_core.backbone.tiny_clip import measure
-from capt_core.backbone.tiny_clip.corpus import render_set
-from capt_core.backbone.tiny_clip.detail_tower import (
+from benchmarks.detail_probes import beside, confusions, probes, rank_correlation
+from benchmarks.detail_tower import (
     FAMILY_OF,
     DetailStage,
     class_token_and_patches,
@@ -18,9 +15,10 @@ from capt_core.backbone.tiny_clip.detail_tower import (
     train_detail_tower,
     within_family_scatter,
 )
+from capt_core.backbone import tiny_clip
+from capt_core.backbone.tiny_clip.corpus import render_set
 from capt_core.backbone.tiny_clip.facts import fact_targets
-from capt_core.backbone.tiny_clip.model import own_tensors
-from capt_core.backbone.tiny_clip.towers import text_parameters
+from capt_core.backbone.tiny_clip.measure import Features
 from capt_core.data.proctex import CLASS_NAMES, GROUPS, PRETRAIN_SPLIT
 
 
@@ -83,18 +81,18 @@ def test_families_stay_as_far_apart_where_their_difference_is_uncorrelated() -> 
     torch.testing.assert_close(limited[:, :5], values[:, :5], atol=0.05, rtol=0)
 
 
-def test_a_tower_is_trained_from_a_late_block_on_and_only_that_is_stored() -> None:
+def test_a_tower_is_trained_from_a_late_block_on_and_nothing_before_it() -> None:
     textures = render_set(0, PRETRAIN_SPLIT, 1)
     model = tiny_clip.load_model()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
     images = torch.from_numpy(textures.images).permute(0, 3, 1, 2)
     stage = DetailStage(steps=2, whole_steps=1, batch=16, warm_up=1, blocks=1)
     train_detail_tower(model.visual, images, fact_targets(textures), stage, 0)
-    half = {n: t.half() if t.is_floating_point() else t for n, t in model.state_dict().items()}
-    own = own_tensors(half, TINY_CLIP)
-    assert {"visual.proj", "visual.ln_post.weight"} <= set(own)
+    after = model.state_dict()
+    changed = {name for name, value in before.items() if not torch.equal(value, after[name])}
+    assert {"visual.proj", "visual.ln_post.weight"} <= changed
     late = ("visual.proj", "visual.ln_post", "visual.transformer.resblocks.3.")
-    assert all(name.startswith(late) for name in own)
-    assert own_tensors(half, None).keys() == half.keys()
+    assert all(name.startswith(late) for name in changed)
 
 
 def test_what_the_tower_holds_gives_its_feature_and_ends_with_the_last_block() -> None:
@@ -106,29 +104,31 @@ def test_what_the_tower_holds_gives_its_feature_and_ends_with_the_last_block() -
     assert entering.shape == leaving.shape == (2, 128)
 
 
-def test_text_blocks_before_the_trained_ones_are_left_out() -> None:
-    model = tiny_clip.build_model()
-    names = {id(p): name for name, p in model.named_parameters()}
-    late = {names[id(p)] for p in text_parameters(model, 1)}
-    assert "text_projection" in late
-    assert "logit_scale" in late
-    assert not [n for n in late if n.startswith(("visual.", "token_", "positional_"))]
-    assert {n.split(".")[2] for n in late if n.startswith("transformer.")} == {"2"}
-    assert len(text_parameters(model, None)) > len(late)
-
-
 def test_kinds_of_features_stand_side_by_side_with_equal_weight() -> None:
     pool = (np.array([[0.0, 0], [2, 0]], np.float32), np.array([[10.0], [30]], np.float32))
     other = (np.array([[1.0, 3]], np.float32), np.array([[40.0]], np.float32))
-    first, second = measure.beside(pool, other)
+    first, second = beside(pool, other)
     np.testing.assert_allclose(first, [[-1, 0, -1], [1, 0, 1]])
     np.testing.assert_allclose(second, [[0, 3, 2]])
 
 
 def test_confusions_count_within_the_half_and_off_the_diagonal() -> None:
     values = np.eye(30, dtype=np.float32)[[0, 1, 1, 15]]
-    found = measure.confusions(measure.Features(values, np.array([0, 0, 0, 16])), np.eye(30))
+    found = confusions(Features(values, np.array([0, 0, 0, 16])), np.eye(30))
     assert found.shape == (2 * 15 * 14,)
     assert found[0] == 2  # class 0 taken for class 1
     assert found[15 * 14 + 14] == 1  # class 16 taken for class 15, the first of its row
     assert found.sum() == 3
+
+
+def test_probes_leave_out_shots_that_the_pool_cannot_give() -> None:
+    labels = np.repeat(np.arange(30), 16)
+    exact = np.eye(30, dtype=np.float32)[labels]
+    found = probes([exact], [exact], {"pool": labels, "val": labels})
+    assert found == {"base_16": 100.0, "novel_16": 100.0}
+
+
+def test_rank_correlation_is_of_ranks() -> None:
+    counts = np.array([0, 1, 4, 9])
+    assert rank_correlation(counts, counts**2) == 1.0
+    assert rank_correlation(counts, -counts) == -1.0

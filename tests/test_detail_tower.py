@@ -16,10 +16,9 @@ from benchmarks.detail_tower import (
     within_family_scatter,
 )
 from capt_core.backbone import tiny_clip
-from capt_core.backbone.tiny_clip.corpus import render_set
-from capt_core.backbone.tiny_clip.facts import fact_targets
+from capt_core.backbone.tiny_clip.facts import VISIBLE
 from capt_core.backbone.tiny_clip.measure import Features
-from capt_core.data.proctex import CLASS_NAMES, GROUPS, PRETRAIN_SPLIT
+from capt_core.data.proctex import CLASS_NAMES, GROUPS
 
 
 def _class_features(images: int, width: int = 40) -> tuple[torch.Tensor, torch.Tensor]:
@@ -55,7 +54,7 @@ def test_scatter_of_a_batch_with_no_two_images_of_a_class_is_nil() -> None:
 
 
 def test_only_the_kept_directions_of_class_differences_are_left() -> None:
-    features, labels = _class_features(20)
+    features, labels = _class_features(8)
     for kept, share in ((0, 1.0), (3, 1.0), (3, 0.5)):
         limited = features @ limiting_projection(features, labels, kept, share)
         means = torch.stack([limited[labels == label].mean(0) for label in range(30)])
@@ -82,12 +81,15 @@ def test_families_stay_as_far_apart_where_their_difference_is_uncorrelated() -> 
 
 
 def test_a_tower_is_trained_from_a_late_block_on_and_nothing_before_it() -> None:
-    textures = render_set(0, PRETRAIN_SPLIT, 1)
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (8, 3, 64, 64), generator=generator, dtype=torch.uint8)
+    labels = torch.tensor([0, 0, 1, 1, 4, 4, 5, 5])
+    shown = {"texture": torch.eye(30)[labels]}
+    shown |= {name: torch.zeros(8, dtype=torch.long) for name in VISIBLE if name != "texture"}
     model = tiny_clip.load_model()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    images = torch.from_numpy(textures.images).permute(0, 3, 1, 2)
-    stage = DetailStage(steps=2, whole_steps=1, batch=16, warm_up=1, blocks=1)
-    train_detail_tower(model.visual, images, fact_targets(textures), stage, 0)
+    stage = DetailStage(steps=2, whole_steps=1, batch=4, warm_up=1, blocks=1)
+    train_detail_tower(model.visual, images, shown, stage, 0)
     after = model.state_dict()
     changed = {name for name, value in before.items() if not torch.equal(value, after[name])}
     assert {"visual.proj", "visual.ln_post.weight"} <= changed

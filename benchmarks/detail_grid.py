@@ -52,7 +52,13 @@ def towers(steps: int) -> list[Tower]:
 def main() -> None:
     """Command line; see the module's docstring."""
     started = time.time()
-    options = _parser().parse_args()
+    parser = _parser()
+    options = parser.parse_args()
+    grid = [tower for tower in towers(options.steps) if tower.name in (options.only or tower.name)]
+    if not grid:
+        parser.error(f"--only: no such tower; the first is {towers(options.steps)[0].name}")
+    if options.choice_per_class < 16:
+        parser.error("--choice-per-class: probes need 16 images of each class or more")
     for folder in (options.weights, options.images, options.out.parent):
         folder.mkdir(parents=True, exist_ok=True)
     work = Work(
@@ -65,7 +71,6 @@ def main() -> None:
         out=options.out,
         weights=options.weights,
     )
-    grid = [tower for tower in towers(options.steps) if tower.name in (options.only or tower.name)]
     seeds = sorted({tower.seed for tower in grid})
     sets = [(f"pretrain{seed}", seed, PRETRAIN_SPLIT, options.per_class) for seed in seeds]
     sets.append(("pool", CHOICE_SEED, "train", options.choice_per_class))

@@ -126,7 +126,7 @@ def _rows(tower: Tower, work: Work, done: dict[str, dict[str, Any]]) -> Iterator
     labels = {name: textures.labels for name, textures in sets.items()}
     tokens = {name: embed_tokens(model.visual, each.images) for name, each in sets.items()}
     facts["probes"] = {
-        kind: probes(*([tokens[name][i] for i in parts] for name in CHOSEN_ON), labels)
+        kind: probes([tokens["pool"][i] for i in parts], [tokens["val"][i] for i in parts], labels)
         for kind, parts in KINDS.items()
     }
     initial = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -238,7 +238,7 @@ def _packaged_confusions(folder: Path) -> NDArray[np.int64]:
 def _room(row: dict[str, Any]) -> float:
     """By how much class token and patches beat the pooled feature, in the half with less."""
     both, pooled = row["probes"]["class_and_patches"], row["pooled"]
-    return min(both[f"{half}_16"] - pooled[f"{half}_16"] for half in measure.HALVES)
+    return min(float(both[f"{half}_16"] - pooled[f"{half}_16"]) for half in measure.HALVES)
 
 
 def _above_names(row: dict[str, Any]) -> float:

@@ -106,7 +106,8 @@ def limiting_projection(
     factors[:kept] = 1 - share
     removed = (directions[:rank].T * factors) @ directions[:rank]
     identity = torch.eye(values.shape[1], dtype=torch.float64, device=values.device)
-    return (identity - whitening @ removed @ colouring).to(features.dtype)
+    limit: torch.Tensor = identity - whitening @ removed @ colouring
+    return limit.to(features.dtype)
 
 
 def class_token_and_patches(

@@ -116,7 +116,7 @@ def test_kinds_of_features_stand_side_by_side_with_equal_weight() -> None:
 
 def test_confusions_count_within_the_half_and_off_the_diagonal() -> None:
     values = np.eye(30, dtype=np.float32)[[0, 1, 1, 15]]
-    found = confusions(Features(values, np.array([0, 0, 0, 16])), np.eye(30))
+    found = confusions(Features(values, np.array([0, 0, 0, 16])), np.eye(30, dtype=np.float32))
     assert found.shape == (2 * 15 * 14,)
     assert found[0] == 2  # class 0 taken for class 1
     assert found[15 * 14 + 14] == 1  # class 16 taken for class 15, the first of its row

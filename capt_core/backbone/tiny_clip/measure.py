@@ -49,8 +49,8 @@ def embed_images(model: CLIP, images: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 def embed_class_names(model: CLIP, tokenizer: Tokenizer) -> NDArray[np.float32]:
     """Text features of unit length of all classes through the template, float32 (30, 128)."""
-    tokens = tokenizer([TEMPLATE.format(name) for name in CLASS_NAMES])
-    tokens = tokens.to(model.logit_scale.device)
+    texts = [TEMPLATE.format(name) for name in CLASS_NAMES]
+    tokens = tokenizer(texts).to(model.logit_scale.device)
     with torch.inference_mode():
         values: NDArray[np.float32] = model.encode_text(tokens, normalize=True).cpu().numpy()
     return values

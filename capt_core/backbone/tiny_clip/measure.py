@@ -38,19 +38,21 @@ class Features:
 def embed_images(model: CLIP, images: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Image features of unit length, float32 (n, 128), of RGB images, uint8 (n, 64, 64, 3)."""
     parts = []
+    device = model.logit_scale.device
     with torch.inference_mode():
         for start in range(0, len(images), _BATCH):
-            pixels = torch.from_numpy(images[start : start + _BATCH]).permute(0, 3, 1, 2)
+            pixels = torch.from_numpy(images[start : start + _BATCH]).permute(0, 3, 1, 2).to(device)
             parts.append(functional.normalize(model.encode_image(normalise(pixels)), dim=-1))
-    values: NDArray[np.float32] = torch.cat(parts).numpy()
+    values: NDArray[np.float32] = torch.cat(parts).cpu().numpy()
     return values
 
 
 def embed_class_names(model: CLIP, tokenizer: Tokenizer) -> NDArray[np.float32]:
     """Text features of unit length of all classes through the template, float32 (30, 128)."""
-    tokens = tokenizer([TEMPLATE.format(name) for name in CLASS_NAMES])
+    texts = [TEMPLATE.format(name) for name in CLASS_NAMES]
+    tokens = tokenizer(texts).to(model.logit_scale.device)
     with torch.inference_mode():
-        values: NDArray[np.float32] = model.encode_text(tokens, normalize=True).numpy()
+        values: NDArray[np.float32] = model.encode_text(tokens, normalize=True).cpu().numpy()
     return values
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,18 +15,15 @@ from torch import nn
 from torch.nn import functional
 
 from capt_core.backbone.tiny_clip.corpus import TextureSet
+from capt_core.backbone.tiny_clip.facts import VisibleFacts, fact_targets
 from capt_core.backbone.tiny_clip.model import build_model, normalise
 from capt_core.backbone.tiny_clip.optimisation import Checkpoint, Schedule, batches, minimise
 from capt_core.backbone.tiny_clip.tokenizer import Tokenizer
 from capt_core.backbone.tiny_clip.widening import widen
-from capt_core.data.proctex import CLASS_NAMES, COLOURS
 from capt_core.data.proctex.captions import CaptionStyle, caption
-from capt_core.data.proctex.images import ORIENTATIONS, SIZE_LIMITS
 
 if TYPE_CHECKING:
     from open_clip.model import CLIP
-
-_COLOUR_NAMES: Final = tuple(COLOURS)
 
 
 @dataclass(frozen=True)
@@ -49,37 +46,6 @@ class TextStage(Schedule):
     fine_name: float = 0.03
     full_stop: float = 0.0
     per_class: int = 1600  # images of each class that are captioned
-
-
-class VisibleFacts(nn.Module):
-    """Linear heads that read an image's facts off its unit feature, with their joint loss."""
-
-    SIZES: Final = {
-        "texture": (len(CLASS_NAMES), 1.0),
-        "foreground": (len(COLOURS), 0.3),
-        "background": (len(COLOURS), 0.3),
-        "orientation": (len(ORIENTATIONS), 0.2),
-        "size": (3, 0.2),
-    }
-    """Classes of each head and the weight of its cross-entropy."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.scale = nn.Parameter(torch.tensor(math.log(10.0)))
-        self.heads = nn.ModuleDict(
-            {name: nn.Linear(width, count) for name, (count, _) in self.SIZES.items()}
-        )
-
-    def forward(
-        self, features: torch.Tensor, targets: dict[str, torch.Tensor]
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Joint loss, and the share of textures recognised, of features (n, width)."""
-        unit = self.scale.exp() * functional.normalize(features, dim=-1)
-        loss = unit.new_zeros(())
-        for name, (_, weight) in self.SIZES.items():
-            loss = loss + weight * functional.cross_entropy(self.heads[name](unit), targets[name])
-        recognised = self.heads["texture"](unit).argmax(1) == targets["texture"].argmax(1)
-        return loss, recognised.float().mean()
 
 
 def train_image_tower(
@@ -111,7 +77,7 @@ def train_image_tower(
     if trained is not None:
         widen(tower, trained, seed)
     images = torch.from_numpy(textures.images).permute(0, 3, 1, 2)
-    targets = _fact_targets(textures)
+    targets = fact_targets(textures)
     tower.train()
 
     def loss_of(step: int, chosen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -137,6 +103,7 @@ def train_text_tower(
     tokenizer: Tokenizer,
     settings: TextStage,
     seed: int,
+    after_step: Callable[[], object] = lambda: None,
 ) -> list[dict[str, float]]:
     """Train the text tower against frozen image features.
 
@@ -147,6 +114,7 @@ def train_text_tower(
         tokenizer: tokens of the captions.
         settings: length and rates of the training.
         seed: seed of captions and order.
+        after_step: called after each step.
 
     Returns:
         The log.
@@ -154,40 +122,24 @@ def train_text_tower(
     torch.manual_seed(seed)
     rng = np.random.default_rng((seed, 1))
     style = CaptionStyle(fine_name=settings.fine_name, full_stop=settings.full_stop)
-    image_features = torch.from_numpy(features)
-    pairs = torch.arange(settings.batch)
+    device = model.logit_scale.device
+    image_features = torch.from_numpy(features).to(device)
+    pairs = torch.arange(settings.batch, device=device)
     model.train()
 
     def loss_of(_step: int, chosen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         texts = [caption(rng, textures.facts[i], style)[0] for i in chosen.tolist()]
-        text_features = model.encode_text(tokenizer(texts), normalize=True)
-        scores = model.logit_scale.exp() * image_features[chosen] @ text_features.T
+        text_features = model.encode_text(tokenizer(texts).to(device), normalize=True)
+        scores = model.logit_scale.exp() * image_features[chosen.to(device)] @ text_features.T
         loss = functional.cross_entropy(scores, pairs) + functional.cross_entropy(scores.T, pairs)
         return loss / 2, (scores.argmax(1) == pairs).float().mean()
 
-    def limit_temperature() -> None:
+    def end_step() -> None:
         model.logit_scale.data.clamp_(0, math.log(100))
+        after_step()
 
     parameters = [p for name, p in model.named_parameters() if not name.startswith("visual.")]
     rows = batches(len(features), settings.batch, rng)
-    log = minimise("text tower", settings, parameters, rows, loss_of, limit_temperature)
+    log = minimise("text tower", settings, parameters, rows, loss_of, end_step)
     model.eval()
     return log
-
-
-def _fact_targets(textures: TextureSet) -> dict[str, torch.Tensor]:
-    """Targets of the heads: shares of the textures (n, 30); labels (n,) for the others."""
-    facts = textures.facts
-    shares = torch.zeros(len(facts), len(CLASS_NAMES))
-    for row, fact in zip(shares, facts, strict=True):
-        row[fact.class_id] = 1 - fact.neighbour_weight
-        if fact.neighbour_id is not None:
-            row[fact.neighbour_id] = fact.neighbour_weight
-    scales = np.array([fact.scale for fact in facts])
-    return {
-        "texture": shares,
-        "foreground": torch.tensor([_COLOUR_NAMES.index(f.foreground) for f in facts]),
-        "background": torch.tensor([_COLOUR_NAMES.index(f.background) for f in facts]),
-        "orientation": torch.tensor([ORIENTATIONS.index(f.orientation) for f in facts]),
-        "size": torch.from_numpy(np.digitize(scales, SIZE_LIMITS)),
-    }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import queue
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, pairwise
 from pathlib import Path
 from threading import Thread
@@ -44,7 +44,9 @@ def spans(count: int, rows: int = BLOCK_ROWS) -> list[range]:
     return [range(begin, end) for begin, end in pairwise(edges)]
 
 
-def open_record(table: Table, path: Path, expected: Provenance, remedy: str | Remedy) -> pl.Schema:
+def open_record(
+    table: Table, path: Path, expected: Provenance, remedy: str | Remedy
+) -> Mapping[str, pl.DataType]:
     """Columns of a file that holds a table; its content is checked but for the values.
 
     Raises:

@@ -89,7 +89,9 @@ class Table:
         return 1 << (15 if self.holds_vectors else 17)
 
     def frame(
-        self, rows: Sequence[Mapping[str, Any]] | Mapping[str, Sequence[Any] | pl.Series] = ()
+        self,
+        rows: Sequence[Mapping[str, Any]]
+        | Mapping[str, Sequence[Any] | pl.Series | np.ndarray] = (),
     ) -> pl.DataFrame:
         """Rows, or columns by name, as a frame with the declared types and order.
 

@@ -131,8 +131,8 @@ class PairMiner:
     def _add(self, scores: torch.Tensor, pseudo: torch.Tensor) -> None:
         """Add scores [N, B] to the sums of the classes that the samples were taken for."""
         order = pseudo.argsort(stable=True)
-        taken, numbers = pseudo[order].unique_consecutive(return_counts=True)
-        for index, rows in zip(taken.tolist(), order.split(numbers.tolist()), strict=True):
+        taken, numbers = torch.unique_consecutive(pseudo[order], return_counts=True)
+        for index, rows in zip(taken.tolist(), torch.split(order, numbers.tolist()), strict=True):
             self._sums[index] += scores[rows].sum(dim=0)
         self._taken[taken] += numbers
 

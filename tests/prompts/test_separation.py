@@ -70,7 +70,7 @@ def test_separation_by_hand() -> None:
 
 
 def test_no_difference_prompts_give_no_rows() -> None:
-    table = separation_table(PROMPTS.clear(), np.zeros((0, 2)), {}.get)
+    table = separation_table(PROMPTS.clear(), np.zeros((0, 2)), lambda _: None)
     assert table.is_empty()
     assert schema_problem(PROMPT_SEPARATION, table) is None
 

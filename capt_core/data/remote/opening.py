@@ -47,10 +47,10 @@ def version_of(path: Path) -> str:
     place = place_of(path)
     if place is not None:
         shard, member = place
-        found = open_shard(shard).images.get(member)
-        if found is None:
+        span = open_shard(shard).images.get(member)
+        if span is None:
             raise FileNotFoundError("missing")
-        return f"{stat_of(shard).stamp} {found[0]} {found[1]}"
+        return f"{stat_of(shard).stamp} {span[0]} {span[1]}"
     found = stores.stat(known_signature(str(address_of(path))))
     return found.stamp if found.version else ""
 

@@ -183,7 +183,7 @@ def _scanned(path: Path, size: int | None) -> Shard:
         # Compressed files have no places to go to; "r:" refuses them.
         with tarfile.open(fileobj=_Bytes(path), mode="r:") as tar:
             while (member := tar.next()) is not None:
-                tar.members = []  # kept by tarfile, which nothing here asks for
+                tar.members = []  # type: ignore[attr-defined]  # kept, which nothing here asks for
                 data_end = member.offset_data + member.size
                 if member.size < 0 or data_end < end:
                     raise tarfile.ReadError("a header of impossible size")

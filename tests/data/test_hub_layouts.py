@@ -259,8 +259,8 @@ def test_a_card_of_another_content_is_passed_over(tmp_path: Path, card: str) -> 
             "row 1: column 'image' holds the image as text",
         ),
         (
-            {"image": pa.array(["https://x.org/a.png"] * 4)},
-            "holds an address ('https://x.org/a.png')",
+            {"image": pa.array(["ftp://x.org/a.png"] * 4)},
+            "ftp://x.org/a.png: an address that is not read from a list",
         ),
         ({"image": pa.array([[[1, 2], [3, 4]]] * 4)}, "column 'image' holds a list, not a path"),
         (

@@ -82,7 +82,10 @@ def test_a_table_is_read_row_by_row(
         ("version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer, not the table"),
         ("path,label\na.png,\"['x', 'y']\"\n", "line 2: 2 labels (multi-label)"),
         ("path,label\na.png,nan\nb.png,1.0\n", "line 2: 'a.png' has no label"),
-        ("path,label\nhttps://x.org/a.png,x\n", "holds an address ('https://x.org/a.png')"),
+        (
+            "path,label\nftp://x.org/a.png,x\n",
+            "ftp://x.org/a.png: an address that is not read from a list",
+        ),
         (f"path,label\n{5000 * 'a'},x\n", "line 2: column 'path' holds the image as text"),
         ("path,fine_label,coarse_label\na.png,x,y\n", "--set data.label_column=fine_label"),
         ("path,label,class_name\na.png,0,x\nb.png,1,x\n", "do not go together one to one"),

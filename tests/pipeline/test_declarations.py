@@ -31,6 +31,8 @@ FURTHER = {
     "build-bank": ("build_bank.source=augmented_views", "build_bank.views=1"),
     "fit-teacher": ("fit_teacher.method=cupl",),
 }
+# Images are read only for a base model whose features are not the stored ones.
+AT_TIMES = {"infer-teacher": {"data"}, "mine-pairs": {"data"}}
 
 
 def place(root: Path, method: str | None) -> Place:
@@ -80,6 +82,7 @@ def test_a_stage_runs_on_what_it_declares(
     if method != "clip":  # which reads less than others
         # Sections of methods are read from the file, the rest from what DVC fans out over.
         sections = {section_of(key) for key in params} - {"compare", "methods", "seeds"}
+        sections -= AT_TIMES.get(name, set())
         assert sections <= {section_of(key) for key in read}
 
 

@@ -38,7 +38,7 @@ def test_a_signal_ends_a_stage_in_one_line(
         "methods.capt.train.epochs=900",
     )
     if stage != "prepare":
-        overrides = (*overrides, "extract_features.batch_size=1")
+        overrides = (*overrides, "extract_features.batch_size=1", "extract_features.part_images=1")
     words = arguments(stage, "proctex", copy, overrides, method)
     process = subprocess.Popen(
         [sys.executable, "-m", "stages.cli", *words],

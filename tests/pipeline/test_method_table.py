@@ -87,7 +87,7 @@ def test_rows_are_fitted_once_and_apart(
 
 
 def test_the_stages_take_a_row_by_its_name(tmp_path: Path) -> None:
-    with pytest.raises(CaptError, match=r"a row of coop, not of 'capt'; give --variant capt$"):
+    with pytest.raises(CaptError, match=r"a row of coop, not of 'capt'; give --variant capt, "):
         capt("train", "proctex", tmp_path, SMALL, method="capt", variant="coop_augmented")
     row = variation("coop_augmented")
     assert row.entry("coop") == "coop_augmented"

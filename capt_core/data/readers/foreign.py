@@ -6,7 +6,6 @@ import contextlib
 import os
 import re
 import shlex
-import tarfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -89,43 +88,12 @@ def _packed(root: Path, files: list[str], folders: list[str]) -> str | None:
     arrays = [name for name in everything if name.lower().endswith(_ARRAYS)]
     if not (archives or arrays) or find_images(root).images:
         return None
-    shards = [name for name in archives if name.lower().endswith(".tar")]
-    endings = _shard_endings(root / shards[0]) if shards else None
-    if endings:
-        return (
-            f"WebDataset shards ({shards[0]}, ...); unpack and list them by: cd "
-            f"{shlex.quote(str(root))} && for f in {_pattern(shards)}; do tar xf "
-            '"$f" -C "$(dirname "$f")"; done && '
-            'python -c "import csv,sys,pathlib as p;w=csv.writer(sys.stdout).writerow;'
-            f"w(['path','label']);[w([f.with_suffix({endings[0]!r}),f.read_text().strip()]) "
-            f"for f in sorted(p.Path().rglob('*{endings[1]}'))]\" > labels.csv"
-        )
     if archives:
         return f"{archives[0]} is an archive; unpack it, then give data.root the folder of images"
     return (
         f"{arrays[0]} holds arrays or records, not image files; save its images as PNG, each into "
         "a folder named for its class"
     )
-
-
-def _shard_endings(path: Path) -> tuple[str, str] | None:
-    """Endings of the images and labels in a WebDataset shard."""
-    found: dict[str, str] = {}
-    try:
-        with tarfile.open(path) as archive:
-            for _ in range(16):
-                member = archive.next()
-                ending = os.path.splitext(member.name)[1] if member else ""
-                kind = "image" if is_image_name(f"x{ending}") else "label"
-                if kind == "image" or ending in (".cls", ".txt"):
-                    found.setdefault(kind, ending)
-    except (OSError, ValueError, tarfile.TarError):
-        return None
-    return (found["image"], found["label"]) if len(found) == 2 else None
-
-
-def _pattern(shards: Sequence[str]) -> str:
-    return "*/*.tar" if "/" in shards[0] else "*.tar"
 
 
 def _names(folder: Path) -> list[str]:

@@ -12,9 +12,11 @@ from typing import Annotated, Any
 
 import typer
 
+from capt_core.addresses import address_of, public
+from capt_core.data.remote.braces import is_pattern
 from capt_core.errors import CaptError, shown
 from capt_core.method_table import rows_of
-from capt_core.user_paths import user_path
+from capt_core.user_paths import brief, user_path
 
 from . import options, plans
 from .console import result
@@ -181,9 +183,7 @@ def predict(
 ) -> Plan:
     """Images classified in shards, and their table."""
     user_path(out, "--out")
-    for each in (model, *images):
-        if not each.exists():
-            raise CaptError(f"{each}: no such file or folder; name a model, then images")
+    _check_files(model, images)
     words = ["--out", str(out), "--top", str(top)]
     words += [] if root is None else ["--root", str(root)]
     words += [] if params is None else ["--params", str(params)]
@@ -244,6 +244,24 @@ def _send(
         jobs, minutes, cpus, gpus, memory, partition, _sbatch(slurm or ()), setup or ()
     )
     send(plan(), executor, resources, wait)
+
+
+def _check_files(model: Path, images: Sequence[Path]) -> None:
+    """Refuse what each job would refuse, and addresses that the files of the queue must not hold.
+
+    Raises:
+        CaptError: a file or folder is not there, or an address has credentials in it.
+    """
+    for each in (model, *images):
+        address = None if each is model else address_of(each)
+        if address is not None and (shown_as := public(address)) != address:
+            raise CaptError(
+                f"{brief(shown_as)}: given with a user name, password or query, which queues keep "
+                "in files; name a table that lists such addresses"
+            )
+        elsewhere = address is not None or (each is not model and is_pattern(str(each)))
+        if not elsewhere and not each.exists():
+            raise CaptError(f"{each}: no such file or folder; name a model, then images")
 
 
 def _sbatch(given: Sequence[str]) -> dict[str, str | bool]:

@@ -150,7 +150,9 @@ def states(jobs: Sequence[Submitted]) -> list[State]:
     Raises:
         CaptError: Slurm does not say.
     """
-    queued = _queued([job for job in jobs if job.executor is Executor.slurm])
+    # Those with a result have ended, whether or not Slurm can be asked here.
+    asked = [job for job in jobs if job.executor is Executor.slurm and job.result() is None]
+    queued = _queued(asked)
 
     def state(job: Submitted) -> State:
         alive = is_alive(job) if job.executor is Executor.local else job.id in queued

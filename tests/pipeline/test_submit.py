@@ -180,6 +180,17 @@ def test_slurm_that_is_not_there_is_one_line(
         send(failing(tmp_path), Executor.slurm, Resources(), wait=False)
 
 
+@pytest.mark.usefixtures("shell", "slurm")
+def test_what_slurm_has_finished_is_known_without_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = Plan("plan", tmp_path, [JobArray("a", (job("a"),))])
+    send(plan, Executor.slurm, Resources(), wait=True)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    jobs = list(Ledger(tmp_path / "runs" / "jobs" / "plan.json").jobs.values())
+    assert states(jobs) == [State.finished]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -227,6 +238,47 @@ def test_predictions_take_paths_that_look_like_options(tmp_path: Path) -> None:
         "predict", "--out", "t.csv", "--shard", "2/2", "--", "model", "-photos"
     )  # fmt: skip
     assert needed_by(arrays)["predictions"] == ["shard-1", "shard-2"]
+
+
+@pytest.fixture
+def sent(monkeypatch: pytest.MonkeyPatch) -> list[Plan]:
+    """What would be sent."""
+    found: list[Plan] = []
+    monkeypatch.setattr("stages.submit.send", lambda plan, *_: found.append(plan))
+    return found
+
+
+def submit_predict(folder: Path, image: str) -> None:
+    (folder / "model").touch()
+    words = ["submit", "predict", f"{folder / 'model'}", image, "--out", "t.csv"]
+    app([*words, "--artifacts", str(folder)], standalone_mode=False)
+
+
+@pytest.mark.parametrize(
+    "image",
+    ["https://host.org/1.jpg", "s3://bucket/new", "t-{0..1}.tar", "gs://bucket/t-{0..1}.tar"],
+)
+def test_predictions_take_images_elsewhere(tmp_path: Path, sent: list[Plan], image: str) -> None:
+    submit_predict(tmp_path, image)
+    (only,) = sent[0].arrays[0].jobs
+    assert only.words[-1] == str(Path(image))
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        ("missing.png", r"missing\.png: no such file"),
+        ("https://host.org/1.jpg?key=SECRET", r"^https://host\.org/1\.jpg: given with"),
+        ("https://me:SECRET@host.org/1.jpg", r"^https://host\.org/1\.jpg: given with"),
+    ],
+)
+def test_predictions_refuse_what_is_missing_or_secret(
+    tmp_path: Path, sent: list[Plan], image: str, message: str
+) -> None:
+    with pytest.raises(CaptError, match=message) as caught:
+        submit_predict(tmp_path, image)
+    assert "SECRET" not in str(caught.value)
+    assert not sent
 
 
 def test_jobs_that_run_at_once_get_gpus_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:

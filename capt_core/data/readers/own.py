@@ -91,7 +91,9 @@ def read_own(source: Path, data: Data, rejects: Rejects) -> tuple[SplitData, str
     else:
         listing = read_tables(files, root, data, rejects)
         reading = replace(reading, notes=[*reading.notes, *beside.split_paths_notes(listing.rows)])
-    if reading.folders is None and data.layout == "auto":
+    # Shards that are named hold all of their images: what lies beside them is no concern.
+    named_shards = reading.layout == "shards" and not source.is_dir()
+    if reading.folders is None and data.layout == "auto" and not named_shards:
         reading = replace(
             reading, notes=[*reading.notes, *beside.unlisted_folders(root, listing.rows)]
         )

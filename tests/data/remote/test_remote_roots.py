@@ -73,6 +73,13 @@ def test_shards_on_a_disk_in_a_store_and_over_http(
     assert open_folder(bucket.address).fingerprint == here.fingerprint
 
 
+@pytest.mark.parametrize("name", ["train-0.tar", "train-{0..0}.tar"])
+def test_folders_beside_named_shards_are_not_told_of(tmp_path: Path, name: str) -> None:
+    (tmp_path / "train-0.tar").write_bytes(shard(0, 6))
+    class_folders(tmp_path / "holiday", beach=2)
+    assert not [note for note in open_folder(tmp_path / name).notes if "left out" in note]
+
+
 def test_shards_that_cannot_be_used(tmp_path: Path, server: Hostile) -> None:
     good = shard(0, 8)
     cases = {

@@ -41,9 +41,9 @@ def chance_warning(right: int, images: int, classes: int, which: str = "") -> st
         return None
     kind = f"{which} " if which else ""
     return (
-        f"The base model is no better than chance: {right} of {images} {kind}images are right "
-        f"({100 * right / images:.1f} %), guessing among {classes} {kind}classes gives "
-        f"{100 / classes:.1f} %. Its confusions mean nothing; it does not suit these images."
+        f"The base model is not shown to be better than chance: {right} of {images} {kind}images "
+        f"are right ({100 * right / images:.1f} %), guessing among {classes} {kind}classes gives "
+        f"{100 / classes:.1f} %. Its confusions may mean nothing, and it may not suit these images."
     )
 
 

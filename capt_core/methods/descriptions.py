@@ -94,7 +94,7 @@ def _moved(
     described = described_class_ids(prompts)
     if not described:
         return {}
-    embeddings = task_embeddings(task, prompts["prompt"].to_list(), base.text_backbone)
+    embeddings = task_embeddings(task, prompts["prompt"].to_list(), base.text_backbone())
     moved = described_texts(texts, prompts, embeddings, weight)
     return {task.dataset.class_names[class_id]: moved[class_id] for class_id in described}
 

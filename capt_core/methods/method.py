@@ -234,7 +234,6 @@ class Fitted(nn.Module):
             CaptError: another teacher than it had.
         """
 
-    @property
     def text_backbone(self) -> Backbone:
         """The CLIP in whose joint space the class texts are, where texts are to be put beside them.
 

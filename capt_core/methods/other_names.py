@@ -89,6 +89,6 @@ def _described(
     if prompts.is_empty():
         return {}
     written = prompts["prompt"].to_list()
-    embeddings: np.ndarray = prompt_embeddings(written, start.text_backbone, None)
+    embeddings: np.ndarray = prompt_embeddings(written, start.text_backbone(), None)
     moved = described_texts(texts, prompts, embeddings, weight)
     return {classes.names[index]: moved[index] for index in described_class_ids(prompts)}

@@ -116,14 +116,13 @@ class PromptedStudent(Fitted):
         known = self._teacher
         return known[0].readable_prompts(classes) if known else super().readable_prompts(classes)
 
-    @property
     def text_backbone(self) -> Backbone:
         if not self._teacher:
             raise CaptError(
                 f"{self.method.name}: texts beside its class texts are the teacher's, "
                 f"{self.taught_by}; give it: model.fitted.take_teacher(load_model(FILE).fitted)"
             )
-        return self._teacher[0].text_backbone
+        return self._teacher[0].text_backbone()
 
     def image_tower(self) -> StudentTower:
         return StudentTower(self.backbone.clip.visual, self.image, self.projector)

@@ -184,7 +184,7 @@ class Capt(Method):
         kept = None
         if settings.losses.retention_weight:
             names = settings.losses.retention_names
-            kept = retained_texts(task, texts, names, base.text_backbone)
+            kept = retained_texts(task, texts, names, base.text_backbone())
         compared = fitted.with_vectors(classes, texts)[trained]
         margin = self._margin(task, mined).to(backbone.device)
         objective = Objective(settings.losses, compared, kept, backbone.logit_scale, margin)

@@ -24,7 +24,7 @@ BATCH = 128
 def shares_space(base: Fitted) -> bool:
     """Whether a base model compares what its tower gives with texts as they are."""
     plain = type(base).adapt is Fitted.adapt and type(base.image_tower()).head is ImageTower.head
-    return plain and base.text_backbone is base.backbone
+    return plain and base.text_backbone() is base.backbone
 
 
 def check_pair_expert(base: Fitted, model: CaptModel) -> None:
@@ -84,7 +84,7 @@ def pair_expert(
         class_tokens.append(tokens[:, 0].float())
     seen = torch.cat(features)
     texts = data.objective.text_features
-    generic = retained_texts(task, texts.cpu(), "generic", base.text_backbone).to(texts.device)
+    generic = retained_texts(task, texts.cpu(), "generic", base.text_backbone()).to(texts.device)
     pairs = confused_pairs(task.prompts(), task.trained_classes)
     labels = torch.tensor([data.labels[sample_id] for sample_id in anchors], device=seen.device)
     mined = ConfusedPairs(

@@ -49,6 +49,10 @@ def main(
     list_file: Annotated[
         Path | None, typer.Option("--list", help="Write every finding about a file to this CSV.")
     ] = None,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(help="Method to ask about; those of `compare` if not given. Repeatable."),
+    ] = None,
     params: options.Params = None,
     artifacts: options.Artifacts = options.ARTIFACTS,
     set_: options.Set = None,
@@ -56,14 +60,15 @@ def main(
 ) -> None:
     overrides = [*(set_ or ()), *([f"data.root={data_root}"] if data_root else [])]
     settings, matrix = load_settings(params, dataset, overrides)
-    check_methods([*settings.methods, *matrix.compare, settings.fit_teacher.method])
+    compared = method or matrix.compare
+    check_methods([*settings.methods, *compared, settings.fit_teacher.method])
     check_sections(params, dataset, overrides)
     listed = dataset in matrix.datasets or Layout(artifacts, dataset).samples.is_file()
     check_dataset_name(dataset, settings.data, listed)
     spec = dataset_spec(dataset)
     findings = list(diagnose(settings, artifacts))
     methods = configured_methods(
-        [settings.fit_teacher.method, *matrix.compare], params, dataset, overrides
+        [settings.fit_teacher.method, *compared], params, dataset, overrides
     )
     findings += _unsuited(methods, settings)
     for remark in unstartable(methods, methods[0]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -81,3 +82,13 @@ def test_torchvision_that_cannot_be_imported(monkeypatch: pytest.MonkeyPatch) ->
     finding = diagnosis.check_torchvision()
     assert finding.state == "fail"
     assert finding.remedy.startswith("pip install")
+
+
+def test_methods_are_asked_about_by_name() -> None:
+    words = ("--set", "backbone.name=RN50", "--method", "maple")
+    found = json.loads(doctor(*words, "--method", "gda", "--json").stdout)["findings"]
+    refused = [each["detail"] for each in found if each["check"] == "methods"]
+    assert any(detail.startswith("maple") for detail in refused)
+    assert not any(detail.startswith(("gda", "capt")) for detail in refused)
+    unknown = doctor("--method", "maples")
+    assert unknown.exit_code == 2

@@ -31,7 +31,7 @@ pipeline: install
 	python -m stages.pipeline
 
 test: install
-	pytest -n 2
+	pytest -n 2 --dist worksteal
 
 lint: install
 	ruff check .

@@ -17,7 +17,7 @@ pytest_plugins = ("tests.browser",)
 settings.register_profile(
     "capt",
     deadline=None,
-    max_examples=40,
+    max_examples=25,
     derandomize=True,
     database=None,
     suppress_health_check=[HealthCheck.too_slow],

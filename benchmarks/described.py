@@ -25,11 +25,16 @@ from typing import Any
 import torch
 
 import capt_core
-from benchmarks.pseudo_novel_folds import DRAWINGS, FOLDS, SHOTS, drawn_textures, fold_of
+from benchmarks.pseudo_novel_folds import (
+    DRAWINGS,
+    FOLDS,
+    SHOTS,
+    accuracies,
+    drawn_textures,
+    fold_of,
+)
 from capt_core.artifacts.files import write_text
 from capt_core.data.proctex.classes import CLASS_NAMES
-from capt_core.evaluation.metrics import accuracy, harmonic_mean
-from capt_core.evaluation.predictions import prediction_table
 from capt_core.methods.fitting import dataset_features
 from capt_core.prompts.store import load_store, shipped_store, store_text
 
@@ -78,25 +83,6 @@ def stores(folder: Path) -> Iterator[tuple[str, Path]]:
     yield "shuffled", control
 
 
-def accuracies(
-    model: capt_core.TrainedModel, dataset: capt_core.Dataset, stored: torch.Tensor | None
-) -> tuple[float, float]:
-    """Base and novel accuracy on the test images in per cent.
-
-    Args:
-        model: any.
-        dataset: its classes and images.
-        stored: frozen features of all samples; only the test images' are read.
-    """
-    ids = dataset.samples.filter(split="test")["sample_id"]
-    features = dataset_features(model.fitted, dataset, ids, stored, None, 128, 2)
-    table = prediction_table(dataset, ids, model.scorer(features), top_classes=1)
-    base, novel = (accuracy(table.filter(group=group)).value for group in ("base", "novel"))
-    assert base is not None
-    assert novel is not None
-    return base, novel
-
-
 def image_features(model: capt_core.TrainedModel, dataset: capt_core.Dataset) -> torch.Tensor:
     """Frozen features of the test images by sample id, zero for others."""
     ids = dataset.samples.filter(split="test")["sample_id"]
@@ -115,7 +101,8 @@ def measure(
     frozen = [capt_core.fit("clip", each, backbone, calibrate=False) for each in datasets]
     features = [image_features(plain, each) for each in datasets]
     trios = list(zip(frozen, datasets, features, strict=True))
-    yield _line("clip", "class prompts", [accuracies(*trio) for trio in trios])
+    untouched = list(map(accuracies, datasets, frozen, features))
+    yield _line("clip", "class prompts", untouched)
     with tempfile.TemporaryDirectory() as folder:
         for method in methods:
             for name, store in stores(Path(folder)):
@@ -133,13 +120,12 @@ def measure(
                             prompts=store,
                             calibrate=False,
                         )
-                        results.append(accuracies(model, dataset, stored))
+                        results.append(accuracies(dataset, model, stored))
                 yield _line(method, name, results)
 
 
-def _line(method: str, store: str, results: Sequence[tuple[float, float]]) -> str:
-    base, novel = map(fmean, zip(*results, strict=True))
-    middle = fmean(harmonic_mean(*each) for each in results)
+def _line(method: str, store: str, results: Sequence[tuple[float, float, float]]) -> str:
+    base, novel, middle = map(fmean, zip(*results, strict=True))
     return f"{method}, {store}: base {base:.2f} novel {novel:.2f} HM {middle:.2f}"
 
 

@@ -26,6 +26,7 @@ from statistics import fmean
 from typing import Any
 
 import polars as pl
+import torch
 import yaml
 
 import capt_core
@@ -177,11 +178,17 @@ def nested(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def accuracies(
-    fold: capt_core.Dataset, model: capt_core.TrainedModel
+    fold: capt_core.Dataset, model: capt_core.TrainedModel, stored: torch.Tensor | None = None
 ) -> tuple[float, float, float]:
-    """Base, pseudo-novel and harmonic mean in per cent, each half's images among its classes."""
+    """Base, pseudo-novel and harmonic mean in per cent, each half's images among its classes.
+
+    Args:
+        fold: its test images are scored.
+        model: that scores them.
+        stored: frozen features of all samples, if they are at hand.
+    """
     ids = fold.samples.filter(split="test")["sample_id"]
-    features = dataset_features(model.fitted, fold, ids, None, None, 128, 2)
+    features = dataset_features(model.fitted, fold, ids, stored, None, 128, 2)
     table = prediction_table(fold, ids, model.scorer(features), top_classes=1)
     base, novel = (accuracy(table.filter(group=group)).value for group in ("base", "novel"))
     assert base is not None

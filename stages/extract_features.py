@@ -19,7 +19,7 @@ from capt_core.artifacts.schemas import IMAGE_FEATURES, TEXT_FEATURES
 from capt_core.artifacts.table_blocks import write_groups
 from capt_core.artifacts.tables import write_table
 from capt_core.backbone.encoding import encode_texts
-from capt_core.backbone.extraction import Effort, Images, Share, encode_parts
+from capt_core.backbone.extraction import Effort, Images, Share, encode_parts, images_of
 from capt_core.backbone.loading import Backbone, load_backbone
 from capt_core.data.dataset import Dataset, image_root, load_dataset
 from capt_core.data.loading import all_touched
@@ -61,8 +61,7 @@ def main(
         layout.feature_parts / kept, Provenance(layout.dataset, "", backbone.identity, kept)
     )
     own = settings.extract_features
-    numbers = range(len(images.paths))
-    mine = sum(number // own.part_images % share.count == share.index for number in numbers)
+    mine = int(images_of(share, len(images.paths), own.part_images).sum())
     try:
         with progress("encoded", mine) as advance:
             effort, images = encode_parts(

@@ -74,6 +74,20 @@ Seed = Annotated[
         help="Few-shot draw; the first of `seeds` in the settings if not given.",
     ),
 ]
+Seeds = Annotated[
+    list[int] | None,
+    typer.Option(
+        "--seed", help="Few-shot draw; all `seeds` of the settings if not given. Repeatable."
+    ),
+]
+RowMethods = Annotated[
+    list[str] | None,
+    typer.Option("--method", help="Only the rows of this method. Repeatable; all if not given."),
+]
+Rows = Annotated[
+    list[str] | None,
+    typer.Option("--row", help="Only this row of capt_core/tables.yaml. Repeatable."),
+]
 NoSeed = Annotated[
     int | None,
     typer.Option(parser=_seed, metavar="INTEGER", help="Accepted, not used: no draw matters here."),

@@ -17,7 +17,7 @@ from capt_core.artifacts.digests import content_digest
 from capt_core.artifacts.locks import exclusive
 from capt_core.backbone.loading import UNTRAINED_WARNING
 from capt_core.data.image_lists import ImageList, Listed, list_images
-from capt_core.data.remote.opening import is_elsewhere, modified
+from capt_core.data.remote.opening import ASKED_AT_ONCE, changed_before, is_elsewhere
 from capt_core.errors import CaptError, cut
 from capt_core.methods.calibrating import described
 from capt_core.methods.other_names import among
@@ -34,8 +34,6 @@ from .console import note, progress, reporter, result, say, warn
 from .models import trained_model
 
 _BLOCK = 512  # images that are classified and kept at once
-_CLOCKS_APART = 300.0  # seconds
-_ASKED_AT_ONCE = 16  # servers and stores, about images that were classified before
 
 
 def main(
@@ -181,7 +179,7 @@ class _Work:
         ]
         if not any(is_elsewhere(file) for file, _ in asked):
             return any(_touched(file, since, missing=missing) for file, missing in asked)
-        with ThreadPoolExecutor(_ASKED_AT_ONCE) as pool:
+        with ThreadPoolExecutor(ASKED_AT_ONCE) as pool:
             touched = pool.map(lambda each: _touched(each[0], since, missing=each[1]), asked)
             return any(touched)
 
@@ -189,12 +187,11 @@ class _Work:
 def _touched(file: Path, since: int, *, missing: bool) -> bool:
     """Whether a file is as new as a time in ns, or newer; `missing` if there is none."""
     if is_elsewhere(file):
-        # Clocks of servers differ from this one; what tells no time may be new.
         try:
-            when = modified(file)
+            when = changed_before(file)
         except OSError:
             return missing
-        return when is None or (when + _CLOCKS_APART) * 1e9 >= since
+        return when is None or when * 1e9 >= since  # what tells no time may be new
     try:
         status = file.stat()
     except NotADirectoryError:

@@ -41,12 +41,6 @@ _OWN = (
 """Options of sbatch that follow from the jobs."""
 
 Many = Annotated[int, typer.Option(min=1, max=100_000, help="Jobs that share the images.")]
-Seeds = Annotated[
-    list[int] | None,
-    typer.Option(
-        "--seed", help="Few-shot draw; all `seeds` of the settings if not given. Repeatable."
-    ),
-]
 
 
 def _queue_options(
@@ -115,7 +109,7 @@ def study(
         list[str] | None,
         typer.Option(help="Repeatable; those of the study's tables if not given."),
     ] = None,
-    seed: Seeds = None,
+    seed: options.Seeds = None,
     shards: Many = 1,
     params: options.Params = None,
     artifacts: options.Artifacts = options.ARTIFACTS,
@@ -131,15 +125,9 @@ def study(
 @_queued
 def tables(
     dataset: options.Dataset = "proctex",
-    method: Annotated[
-        list[str] | None,
-        typer.Option(help="Only the rows of this method. Repeatable; all if not given."),
-    ] = None,
-    row: Annotated[
-        list[str] | None,
-        typer.Option(help="Only this row of capt_core/tables.yaml. Repeatable."),
-    ] = None,
-    seed: Seeds = None,
+    method: options.RowMethods = None,
+    row: options.Rows = None,
+    seed: options.Seeds = None,
     shards: Many = 1,
     params: options.Params = None,
     artifacts: options.Artifacts = options.ARTIFACTS,
@@ -156,7 +144,7 @@ def tables(
 @_queued
 def extract_features(
     dataset: options.Dataset,
-    seed: Seeds = None,
+    seed: options.Seeds = None,
     shards: Many = 1,
     params: options.Params = None,
     artifacts: options.Artifacts = options.ARTIFACTS,

@@ -142,18 +142,9 @@ class Work:
 
 def main(
     dataset: options.Dataset = "proctex",
-    method: Annotated[
-        list[str] | None,
-        typer.Option(help="Only the rows of this method. Repeatable; all if not given."),
-    ] = None,
-    row: Annotated[
-        list[str] | None,
-        typer.Option(help="Only this row of capt_core/tables.yaml. Repeatable."),
-    ] = None,
-    seed: Annotated[
-        list[int] | None,
-        typer.Option(help="Few-shot draw; all `seeds` of the settings if not given. Repeatable."),
-    ] = None,
+    method: options.RowMethods = None,
+    row: options.Rows = None,
+    seed: options.Seeds = None,
     only: Annotated[
         Part | None,
         typer.Option(

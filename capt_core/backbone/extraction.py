@@ -119,6 +119,13 @@ class Share:
 WHOLE = Share()
 
 
+def images_of(share: Share, count: int, part_images: int) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Which of `count` images are in a process's share, [count]."""
+    mine: np.ndarray[Any, np.dtype[np.bool_]]
+    mine = np.arange(count) // part_images % share.count == share.index
+    return mine
+
+
 @dataclass(frozen=True)
 class Images:
     """What is to be encoded.
@@ -169,7 +176,7 @@ def encode_parts(
     part_images: int,
     fast: bool = False,
     workers: int = 2,
-    share: Share = Share(),
+    share: Share = WHOLE,
     advance: Callable[[int], None] = lambda _: None,
 ) -> tuple[Effort, Images]:
     """Encode the images of a process's share that there are no features of.
@@ -199,7 +206,7 @@ def encode_parts(
     effort, read_at = Effort(), parts.now()
     wanted = ~parts.known(images.paths, images.touched).to_numpy()
     number = np.arange(len(wanted)) // part_images
-    mine = number % share.count == share.index
+    mine = images_of(share, len(wanted), part_images)
     rows = np.flatnonzero(wanted & mine)
     advance(int(mine.sum()) - len(rows))
     chosen = pl.Series(rows, dtype=pl.UInt32)

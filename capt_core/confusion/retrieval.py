@@ -33,6 +33,21 @@ class Cells(Protocol):
 
 
 @dataclass(frozen=True)
+class Asked:
+    """The P pairs that images are chosen for.
+
+    Attributes:
+        anchors: sample ids [P].
+        pseudo: pseudo-labels of the anchors, [P].
+        paired: classes of the pairs, [P].
+    """
+
+    anchors: np.ndarray
+    pseudo: np.ndarray
+    paired: np.ndarray
+
+
+@dataclass(frozen=True)
 class Chosen:
     """What represents each of P pairs, up to R images, the first found first.
 
@@ -108,21 +123,14 @@ def nearest(
 
 
 def retrieve_each(
-    chosen: Chosen,
-    anchors: np.ndarray,
-    pseudo: np.ndarray,
-    paired: np.ndarray,
-    cells: Cells,
-    sources: Sequence[int],
-    features: Features,
+    chosen: Chosen, asked: Asked, cells: Cells, sources: Sequence[int], features: Features
 ) -> None:
     """`retrieve`, pair by pair; all features that are needed are in memory at once."""
-    needed = np.unique(np.concatenate([anchors, cells.samples]))
+    needed = np.unique(np.concatenate([asked.anchors, cells.samples]))
     held = features.rows(pl.Series(needed))
     count = chosen.sample.shape[1]
-    for pair, (anchor, label, other) in enumerate(
-        zip(anchors.tolist(), pseudo.tolist(), paired.tolist(), strict=True)
-    ):
+    columns = (asked.anchors.tolist(), asked.pseudo.tolist(), asked.paired.tolist())
+    for pair, (anchor, label, other) in enumerate(zip(*columns, strict=True)):
         own = held[int(np.searchsorted(needed, anchor))]
         for source in sources:
             found = int(chosen.found[pair])
@@ -136,21 +144,13 @@ def retrieve_each(
 
 
 def retrieve(
-    chosen: Chosen,
-    anchors: np.ndarray,
-    pseudo: np.ndarray,
-    paired: np.ndarray,
-    cells: Cells,
-    sources: Sequence[int],
-    features: Features,
+    chosen: Chosen, asked: Asked, cells: Cells, sources: Sequence[int], features: Features
 ) -> None:
     """Choose from the bank for P pairs, one matrix product for all pairs of a cell.
 
     Args:
         chosen: what has been chosen; is added to.
-        anchors: sample ids [P].
-        pseudo: pseudo-labels of the anchors, [P].
-        paired: classes of the pairs, [P].
+        asked: the pairs.
         cells: of the bank.
         sources: of `BankCells.candidates`, in order.
         features: by sample id.
@@ -158,11 +158,10 @@ def retrieve(
     for source in sources:
         pairs = np.flatnonzero(chosen.found < chosen.sample.shape[1])
         # Side by side stand the pairs whose candidates are read together.
-        first, second = (paired, pseudo) if source == 1 else (pseudo, paired)
-        pairs = pairs[np.lexsort((second[pairs], first[pairs]))]
-        groups = _groups(pseudo[pairs], paired[pairs])
-        for part in _loads(pairs, groups, anchors, cells, pseudo, paired, source, features.width):
-            _fill(chosen, part, anchors, source, features)
+        keys = (asked.pseudo, asked.paired) if source == 1 else (asked.paired, asked.pseudo)
+        pairs = pairs[np.lexsort([key[pairs] for key in keys])]
+        for part in _loads(pairs, asked, cells, source, features.width):
+            _fill(chosen, part, asked.anchors, source, features)
 
 
 @dataclass(frozen=True)
@@ -187,21 +186,15 @@ def _groups(pseudo: np.ndarray, paired: np.ndarray) -> list[slice]:
 
 
 def _loads(
-    pairs: np.ndarray,
-    groups: Sequence[slice],
-    anchors: np.ndarray,
-    cells: Cells,
-    pseudo: np.ndarray,
-    paired: np.ndarray,
-    source: int,
-    width: int,
+    pairs: np.ndarray, asked: Asked, cells: Cells, source: int, width: int
 ) -> Iterator[list[_Cell]]:
     """Cells in the order of `pairs`, as many at a time as have their features in memory."""
     most = max(_HELD // (4 * width), _ANCHORS)
     load, rows, known = list[_Cell](), 0, 0
-    for group in groups:
+    for group in _groups(asked.pseudo[pairs], asked.paired[pairs]):
         members = pairs[group]
-        candidates = cells.candidates(int(pseudo[members[0]]), int(paired[members[0]]), source)
+        first = members[0]
+        candidates = cells.candidates(int(asked.pseudo[first]), int(asked.paired[first]), source)
         if not len(candidates):
             continue
         if load and (rows + len(members) > most or known + len(candidates) > most):

@@ -15,7 +15,7 @@ from capt_core.artifacts.features import Features
 from capt_core.artifacts.schemas import REPRESENTATIVES
 from capt_core.artifacts.table_blocks import spans
 from capt_core.confusion.bank_cells import BankCells
-from capt_core.confusion.retrieval import Chosen, retrieve, retrieve_each
+from capt_core.confusion.retrieval import Asked, Chosen, retrieve, retrieve_each
 from capt_core.confusion.training_cells import TrainingCells
 from capt_core.data.dataset import Dataset
 
@@ -178,7 +178,7 @@ def mine_representatives(
     few = len(pairs) <= FEW_PAIRS and len(cells.samples) <= FEW_IMAGES
     if settings.choice != "random":
         search = retrieve_each if few else retrieve
-        search(chosen, anchors, pseudo, paired, cells, sources, features)
+        search(chosen, Asked(anchors, pseudo, paired), cells, sources, features)
     if settings.choice == "random" or settings.fallback == "random_train":
         _draw(chosen, anchors, paired, train_samples, seed)
         _compare(chosen, anchors, features)

@@ -20,14 +20,13 @@ from PIL import Image
 from capt_core.data.decoding import BadImageError, to_rgb
 from capt_core.data.images import opened_image, pixel_transform, refused_image
 from capt_core.data.parquet_images import table_file
-from capt_core.data.remote.opening import is_elsewhere, modified
+from capt_core.data.remote.opening import ASKED_AT_ONCE, changed_before, is_elsewhere
 from capt_core.errors import CaptError
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 
 GONE = 2**63 - 1
 """Time at which a file was touched that cannot be looked up: reading it will say why."""
-_ASKED_AT_ONCE = 16
 _DIGITS = 32
 _SPARE = 2  # times the model's image size that a JPEG is decoded to at least
 
@@ -111,11 +110,12 @@ def resized(pixels: Pixels, size: int) -> Pixels:
 def touched(path: Path) -> int:
     """When an image's file was last touched, in ns: its content, name or place.
 
-    Of an image elsewhere, when its store says that it was written; 0 where it does not say.
+    Of an image elsewhere, the latest time that its store allows for. One that tells no time is
+    taken never to change, since processes that share the work could not know when all is done.
     """
     try:
         if is_elsewhere(path):
-            return round((modified(path) or 0) * 1e9)
+            return round((changed_before(path) or 0) * 1e9)
         status = (table_file(path) or path).stat()
     except (OSError, ValueError):
         return GONE
@@ -127,7 +127,7 @@ def all_touched(paths: Sequence[Path]) -> list[int]:
     """`touched` of many files; stores elsewhere are asked about several at once."""
     if not any(is_elsewhere(path) for path in paths):
         return [touched(path) for path in paths]
-    with ThreadPoolExecutor(_ASKED_AT_ONCE) as pool:
+    with ThreadPoolExecutor(ASKED_AT_ONCE) as pool:
         return list(pool.map(touched, paths))
 
 

@@ -11,6 +11,10 @@ from capt_core.data.remote.shards import open_shard, place_of, read_member
 from capt_core.data.remote.signatures import known_signature
 from capt_core.data.remote.windows import stat_of
 
+ASKED_AT_ONCE = 16
+"""Images that servers and stores are asked about side by side."""
+_CLOCKS_APART = 300.0  # seconds by which the clocks of servers may differ from this one
+
 
 def is_elsewhere(path: Path) -> bool:
     """Whether a path stands for a remote image, or for a member of a shard."""
@@ -53,6 +57,18 @@ def version_of(path: Path) -> str:
         return f"{stat_of(shard).stamp} {span[0]} {span[1]}"
     found = stores.stat(known_signature(str(address_of(path))))
     return found.stamp if found.version else ""
+
+
+def changed_before(path: Path) -> float | None:
+    """A time by this machine's clock, in seconds, before which an image was changed last.
+
+    None where nothing is told.
+
+    Raises:
+        OSError: it cannot be looked up.
+    """
+    when = modified(path)
+    return None if when is None else when + _CLOCKS_APART
 
 
 def modified(path: Path) -> float | None:

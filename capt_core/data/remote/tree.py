@@ -115,7 +115,7 @@ def _fill(tree: _Tree, names: list[str], below: str, needed: tuple[str, ...]) ->
     web = tree.address.partition(":")[0] in WEB
     if all(name.lower().endswith(ENDING) for name in names) and names:
         for name in names:
-            _stub(tree.folder / name)
+            _empty_file(tree.folder / name)
         _document(tree, "classes.yaml", optional=True)
     elif web and names:
         _document(tree, names[0])
@@ -215,7 +215,7 @@ def _document(
     path.write_bytes(content)
 
 
-def _stub(path: Path) -> None:
+def _empty_file(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.touch()
 
@@ -230,7 +230,7 @@ def _expect_images(split: Path) -> None:
         name = row[0] if isinstance(row, list) and row and isinstance(row[0], str) else ""
         parts = name.split("/")
         if is_image_name(name) and all(map(_is_name, parts)):
-            _stub(split.parent / name)
+            _empty_file(split.parent / name)
 
 
 def is_remote_root(root: str | None) -> bool:

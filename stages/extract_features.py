@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator
 from dataclasses import astuple
 from typing import Annotated
@@ -23,12 +22,13 @@ from capt_core.backbone.extraction import Effort, Images, Share, encode_parts, i
 from capt_core.backbone.loading import Backbone, load_backbone
 from capt_core.data.dataset import Dataset, image_root, load_dataset
 from capt_core.data.loading import all_touched
-from capt_core.errors import CaptError, shown
+from capt_core.errors import CaptError
 from capt_core.params import Settings, settings_hash
 
 from .activity import doing
 from .console import first_process, problem, progress, say
 from .invocation import Run
+from .shards import Shard, shard_of
 from .stage import Stage
 
 STAGE = Stage(
@@ -42,8 +42,9 @@ STAGE = Stage(
 def main(
     run: Run,
     shard: Annotated[
-        str | None,
+        Shard | None,
         typer.Option(
+            parser=shard_of,
             metavar="I/N",
             help="Encode only this share of the images, from 1/N to N/N; the run that finds all "
             "shares there writes the tables.",
@@ -98,18 +99,11 @@ def main(
     say(f"{len(ids)} images, {len(texts)} prompts -> {layout.image_features}")
 
 
-def share_of(shard: str | None) -> Share:
-    """The share that `--shard` names; several processes of torchrun divide it among them.
-
-    Raises:
-        CaptError: no share.
-    """
-    found = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", shard or "1/1")
-    number, count = (int(text) for text in found.groups()) if found else (0, 0)
-    if not 1 <= number <= count:
-        raise CaptError(f"--shard {shown(shard)}: expected I/N with I from 1 to N, such as 1/4")
+def share_of(shard: Shard | None) -> Share:
+    """The share that `--shard` names; several processes of torchrun divide it among them."""
+    part = shard or Shard(1, 1)
     rank, processes = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    return Share((number - 1) * processes + rank, count * processes)
+    return Share((part.number - 1) * processes + rank, part.count * processes)
 
 
 def shaping(settings: Settings) -> dict[str, object]:

@@ -34,7 +34,7 @@ def shard_of(text: str) -> Shard:
     """
     found = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", text)
     if not found or not 1 <= int(found[1]) <= int(found[2]):
-        raise CaptError(f"--shard {shown(text)}: expected number/count, from 1/8 to 8/8")
+        raise CaptError(f"--shard {shown(text)}: expected I/N with I from 1 to N, such as 1/4")
     return Shard(int(found[1]), int(found[2]))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -13,6 +12,7 @@ from capt_core.methods.registry import configured_method, method_class
 
 from .console import first_process
 from .invocation import Run
+from .shards import Shard
 from .stage import Stage
 
 _ELSEWHERE = (
@@ -34,7 +34,7 @@ _STILL = ("generate_prompts.prompts",)
 
 
 @contextlib.contextmanager
-def traced(run: Run, name: str, stage: Stage, share: str | None = None) -> Iterator[None]:
+def traced(run: Run, name: str, stage: Stage, share: Shard | None = None) -> Iterator[None]:
     """Run a stage alone, record its settings in what it writes, and compare what it reads.
 
     Args:
@@ -59,7 +59,7 @@ def traced(run: Run, name: str, stage: Stage, share: str | None = None) -> Itera
     settings = shaping_settings(run)
     names = declared(run, stage, settings)
     used = {key: value for key, value in settings.items() if below(key, names)}
-    told = "" if share is None else f"-{re.sub('[^0-9]+', '-', share)}"
+    told = "" if share is None else f"-{share.number}-{share.count}"
     lock = run.artifacts / "runs" / f"{'-'.join(words).replace('--', '')}{told}.lock"
     with contextlib.ExitStack() as stack:
         if first_process():

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from capt_core.artifacts.feature_parts import Encoded, FeatureParts
+from stages.shards import shard_of
 from tests.data.own_images import class_folders
 from tests.pipeline.commands import capt
 from tests.processes import PROCESSES
@@ -110,9 +111,7 @@ def test_shards_need_no_launcher(
 
 @pytest.mark.parametrize("shard", ["0/2", "3/2", "2", "1/0", "-1/2", "a/b", "1/2/3"])
 def test_what_is_no_shard_is_refused(shard: str) -> None:
-    from stages.extract_features import share_of
-
-    assert "expected I/N" in refusal(share_of, shard)
+    assert "expected I/N" in refusal(shard_of, shard)
 
 
 def test_shards_and_processes_multiply(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,7 +122,7 @@ def test_shards_and_processes_multiply(monkeypatch: pytest.MonkeyPatch) -> None:
     for shard in ("1/3", "2/3", "3/3"):
         for rank in ("0", "1"):
             monkeypatch.setenv("RANK", rank)
-            share = share_of(shard)
+            share = share_of(shard_of(shard))
             assert share.count == 6
             shares.add(share.index)
     assert shares == set(range(6))

@@ -42,6 +42,8 @@ _PART_NAMES = {
     "adapter": "adapter",
     "experts": "experts",
     "pair_expert": "confused-pair expert",
+    "whitening": "whitening",
+    "discriminant": "discriminant",
 }
 
 Score = Callable[[torch.Tensor], torch.Tensor]
@@ -129,7 +131,8 @@ def explain(
         alone = []
         for name, switch in switches.items():
             with switch:
-                alone.append(_view(name, model, pixels, pair, advance))
+                part = TrainedModel(model.fitted, model.classes, "", model.seed, model.provenance)
+                alone.append(_view(name, part, pixels, pair, advance))
     names = model.class_names
     return Explanation(
         (names[pair[0]], names[pair[1]]),
@@ -291,9 +294,9 @@ def _switches(model: TrainedModel) -> dict[str, AbstractContextManager[None]]:
         raise CaptError(f"parts: only CAPT is made of parts, this model is {_label(model)}")
     found: dict[str, AbstractContextManager[None]] = {}
     if fitted.vector_names:
-        found["class texts alone"] = switched_on(fitted.model, None)
-    for part in parts_of(fitted.model):
-        found[f"{_PART_NAMES[part]} alone"] = switched_on(fitted.model, part)
+        found["class texts alone"] = switched_on(fitted, None)
+    for part in parts_of(fitted):
+        found[f"{_PART_NAMES[part]} alone"] = switched_on(fitted, part)
     return found
 
 

@@ -15,12 +15,12 @@ from pydantic import Field, model_validator
 
 from capt_core.advice import meant
 from capt_core.errors import CaptError, shown
-from capt_core.settings_file import Section
+from capt_core.settings_file import Section, merge
 from capt_core.yaml_file import load_yaml
 
 ABLATIONS = Path(__file__).with_name("ablations.yaml")
 FULL = "recommended"
-"""The variant that changes nothing; all others differ from it."""
+"""The variant that changes nothing."""
 METHOD = "capt"
 
 Accuracies = tuple[float, float, float]
@@ -31,7 +31,8 @@ class Variant:
     """A named change of the settings.
 
     Attributes:
-        change: sections and keys, nested as in ``params.yaml``.
+        change: sections and keys, nested as in ``params.yaml``; that of the row that its table
+            compares it with comes first.
         methods: names of the methods that the study runs with it.
     """
 
@@ -68,7 +69,7 @@ class Table:
         title: heading.
         source: table or figure of the paper; empty for what the paper does not have.
         rows: in order.
-        full: the row of the unchanged settings; in a curve, the setting that the paper finds best.
+        full: the row that the others differ from; in a curve, the setting that the paper finds best.
         remark: what to know when comparing, or nothing.
     """
 
@@ -83,13 +84,13 @@ class Table:
 @cache
 def variants() -> Mapping[str, Variant]:
     """All variants by name, the unchanged settings first."""
-    methods: dict[str, list[str]] = {name: [] for name in _declared().ablations}
+    declared = _declared()
+    methods: dict[str, list[str]] = {name: [] for name in declared.ablations}
     for row in (row for table in tables() for row in table.rows):
         if row.method not in methods[row.variant]:
             methods[row.variant].append(row.method)
     return {
-        name: Variant(entry.change, tuple(methods[name]))
-        for name, entry in _declared().ablations.items()
+        name: Variant(declared.change(name), tuple(methods[name])) for name in declared.ablations
     }
 
 
@@ -144,9 +145,10 @@ class _TableEntry(_Shown):
     title: str
     source: str = ""
     remark: str = ""
+    variant: str = FULL
 
     def table(self, name: str, rows: Sequence[Row]) -> Table:
-        full = self.row(FULL)
+        full = self.row(self.variant)
         shown = [*rows, full]
         if self.setting is not None:
             shown.sort(key=lambda row: row.setting or 0.0)
@@ -169,6 +171,14 @@ class _Ablation(Section):
 class _Declared(Section):
     tables: dict[str, _TableEntry]
     ablations: dict[str, _Ablation]
+
+    def change(self, name: str) -> Mapping[str, Any]:
+        """What a variant changes: its own change behind that of the row it is compared with."""
+        own = self.ablations[name]
+        compared = self.tables[own.rows[0].table].variant
+        if compared in (name, FULL):
+            return own.change
+        return merge(dict(self.change(compared)), own.change)
 
 
 @cache

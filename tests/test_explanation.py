@@ -278,14 +278,14 @@ def test_parts_add_up_and_are_put_back(capt: TrainedModel, photograph: Image.Ima
     whole, state = model(pixels), {k: v.clone() for k, v in model.state_dict().items()}
 
     def features(part: str | None) -> torch.Tensor:
-        with switched_on(model, part):
+        with switched_on(capt.fitted, part):
             found: torch.Tensor = model(pixels)
         return found
 
     base = capt.fitted.base.encode(pixels)
-    assert parts_of(model) == ("adapter_local", "adapter_global", "adapter", "experts")
+    assert parts_of(capt.fitted) == ("adapter_local", "adapter_global", "adapter", "experts")
     assert torch.allclose(features(None), base, atol=1e-5)
-    for part in parts_of(model):
+    for part in parts_of(capt.fitted):
         assert not torch.allclose(features(part), base, atol=1e-4), part
         assert not torch.allclose(features(part), whole, atol=1e-4), part
     # What the adapter adds to the patches is what its two parts add.
@@ -294,7 +294,7 @@ def test_parts_add_up_and_are_put_back(capt: TrainedModel, photograph: Image.Ima
     tokens = torch.randn(1, 65, 128, generator=torch.Generator().manual_seed(1))
 
     def added(part: str | None) -> torch.Tensor:
-        with switched_on(model, part):
+        with switched_on(capt.fitted, part):
             moved: torch.Tensor = adapter(tokens, torch.ones(1), block.ln_1, block.attn)
         return moved - tokens
 

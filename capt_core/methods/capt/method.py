@@ -14,15 +14,11 @@ from capt_core.confusion.bank import count_matrix
 from capt_core.data.dataset import Dataset
 from capt_core.errors import CaptError
 from capt_core.learning.processes import Processes
+from capt_core.methods.capt.few_shot import FewShotSpace, asked_of_images, shares_space
+from capt_core.methods.capt.joint_space import JointSpace, restored_space
 from capt_core.methods.capt.margin import confusion_margin, permuted_margin
 from capt_core.methods.capt.model import CaptModel
 from capt_core.methods.capt.objective import Objective
-from capt_core.methods.capt.pairing import (
-    check_pair_expert,
-    pair_expert,
-    restored_expert,
-    shares_space,
-)
 from capt_core.methods.capt.rows import Anchor, build_anchors
 from capt_core.methods.capt.settings import CaptSettings
 from capt_core.methods.capt.tower import adapted_blocks, check_tower
@@ -34,9 +30,6 @@ from capt_core.methods.descriptions import (
     retained_texts,
     retention_seen,
 )
-from capt_core.methods.feature_training import class_positions
-from capt_core.methods.fitting import dataset_features
-from capt_core.methods.gda import fitted_discriminant
 from capt_core.methods.image_evidence import shared_classes, with_evidence
 from capt_core.methods.method import Classes, Fitted, Method, Need, named_vectors
 from capt_core.methods.model_file import restore_base
@@ -44,8 +37,8 @@ from capt_core.methods.task import Confusions, Task, fitted_facts
 from capt_core.methods.views import ViewSource
 from capt_core.params import settings_hash
 
-PAIR_EXPERT = "model.pair_expert."
-"""Place of the confused-pair expert's tensors in the state of a fitted model."""
+SPACE = "space."
+"""Place of the joint space's tensors in the state of a fitted model."""
 
 
 class FittedCapt(Fitted):
@@ -56,6 +49,7 @@ class FittedCapt(Fitted):
         base: the base model; its class texts and what it does to features stay.
         model: adapters and experts around the base model's tower.
         class_vectors: see `Fitted`.
+        space: what is made of its features before they are compared with texts.
         told: names of the K classes that few-shot images tell apart, and the weight [K, d] and
             bias [K] of their discriminant; None where texts alone do.
     """
@@ -68,11 +62,13 @@ class FittedCapt(Fitted):
         base: Fitted,
         model: CaptModel,
         class_vectors: Mapping[str, torch.Tensor] | None = None,
+        space: JointSpace | None = None,
         told: tuple[Sequence[str], torch.Tensor, torch.Tensor] | None = None,
     ) -> None:
         super().__init__(method, base.backbone, class_vectors)
         self.base = base.requires_grad_(False)
         self.model = model
+        self.space = space or JointSpace()
         self.told_names: tuple[str, ...] = ()
         self.told_weight: torch.Tensor | None
         self.told_bias: torch.Tensor | None
@@ -99,10 +95,12 @@ class FittedCapt(Fitted):
         return self.model.with_base(images)
 
     def adapt(self, features: torch.Tensor) -> torch.Tensor:
-        return self.base.adapt(features)
+        moved: torch.Tensor = self.space(self.base.adapt(features))
+        return moved
 
     def class_texts(self, classes: Classes) -> torch.Tensor:
-        return self.with_vectors(classes, self.base.class_texts(classes))
+        texts = self.with_vectors(classes, self.base.class_texts(classes))
+        return self.space.texts(texts)
 
     def scorer(self, classes: Classes) -> Callable[[torch.Tensor], torch.Tensor]:
         texts = super().scorer(classes)
@@ -175,9 +173,6 @@ class Capt(Method):
             task.seed,
             shares_space(base),
         )
-        with_pairs = "confused_pair" in settings.experts.granularities
-        if with_pairs:
-            check_pair_expert(base, model)
         base.to(backbone.device)
         fitted = FittedCapt(self, base, model, vectors).to(backbone.device)
         texts = base.class_texts(classes).to(backbone.device)
@@ -185,12 +180,16 @@ class Capt(Method):
         if settings.losses.retention_weight:
             names = settings.losses.retention_names
             kept = retained_texts(task, texts, names, base.text_backbone())
-        compared = fitted.with_vectors(classes, texts)[trained]
+        described = fitted.with_vectors(classes, texts)
+        compared = described[trained]
         margin = self._margin(task, mined).to(backbone.device)
         objective = Objective(settings.losses, compared, kept, backbone.logit_scale, margin)
+        representatives = mined.representatives
+        if not (settings.losses.confusion_weight or model.adapters):
+            representatives = representatives.clear()  # nothing compares them or takes their alpha
         anchors = build_anchors(
             task.few_shot_rows()["sample_id"].to_list(),
-            mined.representatives,
+            representatives,
             settings.adapter.scale,
             settings.adapter.exponent,
         )
@@ -200,7 +199,7 @@ class Capt(Method):
         )
         checkpoint = task.checkpoint(
             self,
-            mined.representatives.write_csv(),
+            representatives.write_csv(),
             tensors_digest(
                 {
                     "texts": compared,
@@ -224,35 +223,32 @@ class Capt(Method):
         task.reporter.say(f"{len(anchors)} anchors, {count} trainable values, on {backbone.device}")
         with task.reporter.progress("steps", trainer.loop().step_count) as trainer.advance:
             fitted.training_run = trainer.fit()
-        if with_pairs:
-            model.pair_expert = pair_expert(task, base, model, data, settings.experts)
-        if settings.discriminant.weight:
-            fitted.tell(self._discriminant(task, fitted))
+        self._look_at_images(task, fitted, described.cpu())
         return fitted
+
+    def _look_at_images(self, task: Task, fitted: FittedCapt, texts: torch.Tensor) -> None:
+        """Give a trained model what is computed from the features of its few-shot images."""
+        asked = asked_of_images(self.settings)
+        if not asked:
+            return
+        seen = FewShotSpace.of(task, fitted)
+        if not seen.images_differ():
+            task.reporter.warn(
+                f"without {', '.join(asked)}: they are computed from how images of one class "
+                "differ, which these do not show; give fewshot.shots=2 or more"
+            )
+            return
+        space, device = seen.joint_space(fitted.base, texts, self.settings), task.backbone.device
+        if self.settings.discriminant.weight:
+            names, weight, bias = seen.told(space)
+            fitted.tell((names, weight.to(device), bias.to(device)))
+        fitted.space = space.to(device)
 
     def _margin(self, task: Task, mined: Confusions) -> torch.Tensor:
         losses, trained = self.settings.losses, task.trained_classes
         counts = count_matrix(mined.statistics, len(task.dataset.classes))
         margin = confusion_margin(torch.from_numpy(counts)[trained][:, trained], losses.margin)
         return permuted_margin(margin, task.seed) if losses.margin_counts == "permuted" else margin
-
-    def _discriminant(
-        self, task: Task, fitted: FittedCapt
-    ) -> tuple[list[str], torch.Tensor, torch.Tensor]:
-        """Of the tuned features of the few-shot images, as they are at inference."""
-        drawn, trained = task.few_shot_rows(), task.trained_classes
-        features = dataset_features(
-            fitted, task.dataset, drawn["sample_id"], None, task.image_root, 64, task.workers
-        )
-        given = set(drawn["class_id"].to_list())
-        class_ids = [class_id for class_id in trained if class_id in given]
-        labels = class_positions(torch.tensor(drawn["class_id"].to_list()), class_ids)
-        weight, bias = fitted_discriminant(
-            features, labels, f"{task.dataset.name}: methods.capt.discriminant"
-        )
-        names = [task.dataset.class_names[class_id] for class_id in class_ids]
-        device = task.backbone.device
-        return names, weight.to(device), bias.to(device)
 
     def _views(
         self, task: Task, fitted: FittedCapt, anchors: list[Anchor], with_features: bool
@@ -297,16 +293,17 @@ class Capt(Method):
             if f"model.experts.experts.{name}.centres" in tensors
         }
         model = CaptModel(base.image_tower, centres, self.settings.adapter, self.settings.experts)
-        if own := {
-            name.removeprefix(PAIR_EXPERT): value
-            for name, value in tensors.items()
-            if name.startswith(PAIR_EXPERT)
-        }:
-            model.pair_expert = restored_expert(own)
+        space = restored_space(
+            {
+                name.removeprefix(SPACE): value
+                for name, value in tensors.items()
+                if name.startswith(SPACE)
+            }
+        )
         told = None
         if "told_names" in facts:
             told = facts["told_names"], tensors["told_weight"], tensors["told_bias"]
-        fitted = FittedCapt(self, base, model, named_vectors(tensors, facts), told)
+        fitted = FittedCapt(self, base, model, named_vectors(tensors, facts), space, told)
         fitted.load_state_dict(dict(tensors))
         return fitted
 

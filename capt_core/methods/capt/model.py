@@ -9,7 +9,6 @@ from torch import nn
 
 from capt_core.methods.capt.adapter import DiffMannerAdapter
 from capt_core.methods.capt.experts import Masks, MultiGranularityDiscrepancyExpert
-from capt_core.methods.capt.pair_expert import ConfusedPairExpert
 from capt_core.methods.capt.projection import OutputInverse, output_map, pseudo_inverse
 from capt_core.methods.capt.settings import Adapter, Experts
 from capt_core.methods.capt.tower import adapted_blocks, check_tower, patch_count
@@ -70,7 +69,6 @@ class CaptModel(nn.Module):
             generator,
             self.inverse,
         )
-        self.pair_expert: ConfusedPairExpert | None = None
         self.running_alpha: torch.Tensor
         self.alpha_steps: torch.Tensor
         self.register_buffer("running_alpha", torch.tensor(float(adapter.scale)))
@@ -114,8 +112,6 @@ class CaptModel(nn.Module):
         tokens = self.adapted_tokens(tokens, alpha, class_token_only)
         class_token = tokens[:, 0]
         added, gates = self.experts(tower.blocks[-1].ln_2(class_token), masks)
-        if self.pair_expert is not None:
-            added = added + self.pair_expert(class_token, tower.head(tokens))
         moved = (class_token + added)[:, None]
         return tower.head(torch.cat([moved, tokens[:, 1:]], dim=1)), gates
 
@@ -167,7 +163,5 @@ class CaptModel(nn.Module):
         branches are linear in the kernels and in the residual gate, which start at zero.
         """
         self.experts.residual_gate.mul_(share)
-        if self.pair_expert is not None:
-            self.pair_expert.strength.mul_(share)
         for name in self.adapters:
             self.adapters[name].get_parameter("kernel").mul_(share)

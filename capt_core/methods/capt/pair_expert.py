@@ -11,16 +11,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.nn import functional
 
-from capt_core.errors import CaptError
-from capt_core.methods.capt.projection import OutputInverse
+from capt_core.methods.capt.within_class import class_means, shrunk_covariance
 
 RIDGE = 0.1
 """Added to the texts' second moment, in shares of its mean diagonal."""
-
-NO_SPREAD = 1e-12
-"""Variance of unit-length features below which images are equal but for rounding."""
 
 SMALL = 1e-12
 
@@ -63,26 +58,9 @@ def fisher_keys(
 
     Returns:
         Keys [P, d] and offsets [P], in float64.
-
-    Raises:
-        CaptError: images of a class do not differ: there is one of each, or they are equal.
     """
     features = features.double()
-    count = int(labels.max()) + 1
-    shown = functional.one_hot(labels, count).to(features)
-    sizes = shown.sum(dim=0)
-    means = shown.T @ features / sizes.clamp(min=1)[:, None]
-    within = features - means[labels]
-    freedom = len(features) - int((sizes > 0).sum())
-    covariance = within.T @ within / max(1, freedom)
-    spread = covariance.diagonal().mean()
-    if freedom == 0 or spread < NO_SPREAD:
-        raise CaptError(
-            "methods.capt.experts: confused_pair has to see how images of one class differ, and "
-            "these do not; give fewshot.shots=2 or more, or leave it out of granularities"
-        )
-    identity = torch.eye(len(covariance)).to(covariance)
-    shrunk = (1 - shrinkage) * covariance + shrinkage * spread * identity
+    means, shrunk = class_means(features, labels), shrunk_covariance(features, labels, shrinkage)
     one, other = (means[[pair[side] for pair in pairs]] for side in (0, 1))
     keys = torch.linalg.solve(shrunk, (one - other).T).T
     spreads = (keys * (keys @ shrunk)).sum(dim=1, keepdim=True).sqrt()
@@ -136,15 +114,13 @@ class ConfusedPairs:
     shrinkage: float
     strength: float
 
-    def expert(
-        self, features: torch.Tensor, labels: torch.Tensor, inverse: OutputInverse
-    ) -> ConfusedPairExpert:
+    def expert(self, features: torch.Tensor, labels: torch.Tensor) -> ConfusedPairExpert:
         """The expert for few-shot images: features [n, d], unit length, and labels [n]."""
         keys, offsets = fisher_keys(features, labels, self.pairs, self.shrinkage)
         rows = torch.tensor(self.pairs, device=self.texts.device)
         differences = self.texts[rows[:, 0]] - self.texts[rows[:, 1]]
-        values = quiet_values(differences, self.others) @ inverse.matrix.to(differences).double()
-        found = ConfusedPairExpert(len(rows), len(self.texts), keys.shape[1], values.shape[1])
+        values = quiet_values(differences, self.others)
+        found = ConfusedPairExpert(len(rows), len(self.texts), keys.shape[1])
         found.load_state_dict(
             {
                 "pairs": rows,
@@ -168,11 +144,10 @@ class ConfusedPairExpert(nn.Module):
     Args:
         pairs: P.
         classes: C.
-        text_width: d.
-        width: D of the tower.
+        width: d.
     """
 
-    def __init__(self, pairs: int, classes: int, text_width: int, width: int) -> None:
+    def __init__(self, pairs: int, classes: int, width: int) -> None:
         super().__init__()
         self.pairs: torch.Tensor
         self.texts: torch.Tensor
@@ -181,29 +156,15 @@ class ConfusedPairExpert(nn.Module):
         self.values: torch.Tensor
         self.strength: torch.Tensor
         self.register_buffer("pairs", torch.zeros(pairs, 2, dtype=torch.long))
-        self.register_buffer("texts", torch.zeros(classes, text_width))
-        self.register_buffer("keys", torch.zeros(pairs, text_width))
+        self.register_buffer("texts", torch.zeros(classes, width))
+        self.register_buffer("keys", torch.zeros(pairs, width))
         self.register_buffer("offsets", torch.zeros(pairs))
         self.register_buffer("values", torch.zeros(pairs, width))
         self.register_buffer("strength", torch.zeros(()))
 
-    def forward(self, class_token: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
-        """What is added to the class token, [L, D].
-
-        The values move a feature of unit length. The tower makes it from a class token that its
-        last LayerNorm divides by its standard deviation, hence the two factors.
-
-        Args:
-            class_token: that comes out of the last block, [L, D].
-            features: that the tower makes of it, not normalised, [L, d].
-        """
-        lengths = features.norm(dim=-1, keepdim=True)
-        unit = features / lengths.clamp(min=1e-12)
-        weights = pair_weights(unit, self.texts, self.pairs[:, 0], self.pairs[:, 1])
-        along = unit @ self.keys.T - self.offsets
-        centred = class_token - class_token.mean(dim=-1, keepdim=True)
-        deviation = centred.square().mean(dim=-1, keepdim=True).sqrt()
-        moved: torch.Tensor = (
-            self.strength * deviation * lengths * ((weights * along) @ self.values)
-        )
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """What is added to unit-length features, [L, d]."""
+        weights = pair_weights(features, self.texts, self.pairs[:, 0], self.pairs[:, 1])
+        along = features @ self.keys.T - self.offsets
+        moved: torch.Tensor = self.strength * ((weights * along) @ self.values)
         return moved

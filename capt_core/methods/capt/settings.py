@@ -44,6 +44,7 @@ class Experts(Section, path="methods.capt.experts"):
     routing: Literal["top_k", "mean"] = packaged()
     active: int = packaged(ge=1, le=3)
     mask_rate: float = packaged(ge=0, lt=1)
+    pairs: Literal["confused", "permuted"] = packaged()
     pair_strength: float = packaged(ge=0, le=100)
     shrinkage: float = packaged(gt=0, le=1)
 
@@ -82,6 +83,12 @@ class Discriminant(Section, path="methods.capt.discriminant"):
     weight: float = packaged(ge=0, le=1e6)
 
 
+class Whitening(Section, path="methods.capt.whitening"):
+    """Within-class covariance normalisation of the joint space, from few-shot images."""
+
+    shrinkage: float = packaged(gt=0, le=1)
+
+
 class Train(Optimisation, path="methods.capt.train"):
     """Schedule, views and noise of the training."""
 
@@ -110,5 +117,6 @@ class CaptSettings(Section):
     experts: Experts = Experts()
     losses: Losses = Losses()
     class_texts: ClassTexts = ClassTexts()
+    whitening: Whitening = Whitening()
     discriminant: Discriminant = Discriminant()
     train: Train = Train()

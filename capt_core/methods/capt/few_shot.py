@@ -1,0 +1,160 @@
+"""What CAPT computes from the features of its few-shot images, once it is trained."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import polars as pl
+import torch
+
+from capt_core.methods.capt.diagnosis import common_share, output_norm
+from capt_core.methods.capt.joint_space import JointSpace
+from capt_core.methods.capt.pair_expert import ConfusedPairExpert, ConfusedPairs
+from capt_core.methods.capt.settings import CaptSettings, Experts
+from capt_core.methods.capt.within_class import (
+    shrunk_covariance,
+    whitening,
+    within_class_covariance,
+)
+from capt_core.methods.descriptions import retained_texts
+from capt_core.methods.feature_training import class_positions
+from capt_core.methods.fitting import dataset_features
+from capt_core.methods.gda import fitted_discriminant
+from capt_core.methods.image_tower import ImageTower
+from capt_core.methods.method import Fitted
+from capt_core.methods.task import Task
+
+BATCH = 64
+
+
+def shares_space(base: Fitted) -> bool:
+    """Whether a base model compares what its tower gives with texts as they are."""
+    plain = type(base).adapt is Fitted.adapt and type(base.image_tower()).head is ImageTower.head
+    return plain and base.text_backbone() is base.backbone
+
+
+def confused_pairs(prompts: pl.DataFrame, class_ids: list[int]) -> list[tuple[int, int]]:
+    """The pairs of some classes that prompts are about, as positions among them, each once.
+
+    Args:
+        prompts: the table `prompts`.
+        class_ids: the classes; pairs with others are left out.
+    """
+    place = {class_id: index for index, class_id in enumerate(class_ids)}
+    rows = prompts.select("class_id", "paired_class_id").unique().iter_rows()
+    told = ((place[one], place[other]) for one, other in rows if one in place and other in place)
+    return sorted({(min(pair), max(pair)) for pair in told})
+
+
+def permuted_pairs(
+    pairs: Sequence[tuple[int, int]], classes: int, seed: int
+) -> list[tuple[int, int]]:
+    """The same pairs of other classes: a control that knows how many there are and no more.
+
+    Args:
+        pairs: positions among the classes, the lower one first.
+        classes: how many there are.
+        seed: of the permutation of the classes.
+    """
+    order = list(range(classes))
+    random.Random(seed).shuffle(order)
+    moved = ((order[one], order[other]) for one, other in pairs)
+    return sorted((min(pair), max(pair)) for pair in moved)
+
+
+def asked_of_images(settings: CaptSettings) -> list[str]:
+    """What settings ask for that needs images of one class that differ."""
+    asked = {
+        "confused_pair": "confused_pair" in settings.experts.granularities,
+        "whitening": settings.whitening.shrinkage < 1,
+        "discriminant": settings.discriminant.weight > 0,
+    }
+    return [name for name, given in asked.items() if given]
+
+
+@dataclass(frozen=True)
+class FewShotSpace:
+    """The few-shot images as a trained model sees them, and what follows from them.
+
+    Attributes:
+        task: that the model was trained on.
+        class_ids: the trained classes that have images.
+        features: unit length, [n, d], on the CPU.
+        labels: positions among `class_ids`, [n].
+    """
+
+    task: Task
+    class_ids: list[int]
+    features: torch.Tensor
+    labels: torch.Tensor
+
+    @staticmethod
+    def of(task: Task, fitted: Fitted) -> FewShotSpace:
+        """That of a trained model."""
+        drawn = task.few_shot_rows()
+        features = dataset_features(
+            fitted, task.dataset, drawn["sample_id"], None, task.image_root, BATCH, task.workers
+        )
+        given = set(drawn["class_id"].to_list())
+        class_ids = [class_id for class_id in task.trained_classes if class_id in given]
+        labels = class_positions(torch.tensor(drawn["class_id"].to_list()), class_ids)
+        return FewShotSpace(task, class_ids, features, labels)
+
+    @property
+    def names(self) -> list[str]:
+        """Of the classes that have images."""
+        return [self.task.dataset.class_names[class_id] for class_id in self.class_ids]
+
+    def images_differ(self) -> bool:
+        """Whether images of one class differ in any class."""
+        return within_class_covariance(self.features.double(), self.labels) is not None
+
+    def joint_space(self, base: Fitted, texts: torch.Tensor, settings: CaptSettings) -> JointSpace:
+        """The expert and the whitening that are asked for.
+
+        Args:
+            base: the base model.
+            texts: of all classes, unit length, [C, d].
+            settings: of the method.
+        """
+        space = JointSpace()
+        if "confused_pair" in settings.experts.granularities:
+            space.pair_expert = self._pair_expert(base, texts, settings.experts)
+        shrinkage = settings.whitening.shrinkage
+        if shrinkage < 1:
+            covariance = shrunk_covariance(self.features, self.labels, shrinkage)
+            space.whitening = whitening(covariance).float()
+        return space
+
+    def _pair_expert(
+        self, base: Fitted, texts: torch.Tensor, settings: Experts
+    ) -> ConfusedPairExpert | None:
+        task = self.task
+        assert task.prompts is not None
+        pairs = confused_pairs(task.prompts(), self.class_ids)
+        if settings.pairs == "permuted":
+            pairs = permuted_pairs(pairs, len(self.class_ids), task.seed)
+        if not pairs:
+            return None
+        mined = ConfusedPairs(
+            pairs,
+            texts[self.class_ids],
+            retained_texts(task, texts, "generic", base.text_backbone()).cpu(),
+            task.backbone.logit_scale,
+            settings.shrinkage,
+            settings.pair_strength,
+        )
+        found = mined.expert(self.features, self.labels)
+        moved = found(self.features)
+        task.reporter.say(
+            f"confused pairs: {len(pairs)}, moved by {output_norm(moved):.2f}, "
+            f"{100 * common_share(moved):.0f} % of it common to all images"
+        )
+        return found
+
+    def told(self, space: JointSpace) -> tuple[list[str], torch.Tensor, torch.Tensor]:
+        """Names of the classes, and weight and bias of their discriminant behind a joint space."""
+        where = f"{self.task.dataset.name}: methods.capt.discriminant"
+        return self.names, *fitted_discriminant(space(self.features), self.labels, where)

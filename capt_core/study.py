@@ -69,7 +69,7 @@ class Table:
         title: heading.
         source: table or figure of the paper; empty for what the paper does not have.
         rows: in order.
-        full: the row that the others differ from; in a curve, the setting that the paper finds best.
+        full: the row that the others differ from; in a curve, the setting the paper finds best.
         remark: what to know when comparing, or nothing.
     """
 

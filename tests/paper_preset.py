@@ -22,6 +22,7 @@ def losses(**changes: Any) -> Losses:
     paper = {
         "confusion_weight": 1.0,
         "original_weight": 0.0,
+        "original_images": "anchors",
         "retention_weight": 0.0,
         "retention_names": "generic",
     }

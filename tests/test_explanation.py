@@ -283,9 +283,12 @@ def test_parts_add_up_and_are_put_back(capt: TrainedModel, photograph: Image.Ima
         return found
 
     base = capt.fitted.base.encode(pixels)
-    assert parts_of(capt.fitted) == ("adapter_local", "adapter_global", "adapter", "experts")
+    assert parts_of(capt.fitted) == (
+        *("adapter_local", "adapter_global", "adapter", "experts"),
+        *("pair_expert", "whitening"),
+    )
     assert torch.allclose(features(None), base, atol=1e-5)
-    for part in parts_of(capt.fitted):
+    for part in ("adapter_local", "adapter_global", "adapter", "experts"):
         assert not torch.allclose(features(part), base, atol=1e-4), part
         assert not torch.allclose(features(part), whole, atol=1e-4), part
     # What the adapter adds to the patches is what its two parts add.
@@ -309,7 +312,7 @@ def test_parts_add_up_and_are_put_back(capt: TrainedModel, photograph: Image.Ima
 def test_the_picture_has_a_row_for_each_model(capt: TrainedModel, photograph: Image.Image) -> None:
     found = explain(capt, photograph, parts=True)
     rows = ["CLIP (zero-shot)", "CAPT", *(part.name for part in found.parts)]
-    assert [part.name for part in found.parts][-1] == "experts alone"
+    assert [part.name for part in found.parts][-1] == "whitening alone"
     text = draw_explanation(found, "svg").decode()
     for name in rows:
         assert f">{name}<" in text

@@ -40,8 +40,14 @@ def test_every_variant_is_shown_and_every_table_has_the_unchanged_settings_once(
     assert next(iter(study.variants())) == study.FULL
     assert all(variant.methods for variant in study.variants().values())
     for table in study.tables():
-        full = [row for row in table.rows if (row.variant, row.method) == (study.FULL, "capt")]
+        compared = table.full.variant
+        full = [row for row in table.rows if (row.variant, row.method) == (compared, "capt")]
         assert full == [table.full]
+        changed = study.variant(compared).change
+        for row in table.rows:
+            if compared != study.FULL and row.variant != compared:
+                kept = merge(dict(changed), dict(study.variant(row.variant).change))
+                assert kept == study.variant(row.variant).change, row
 
 
 def test_one_entry_gives_the_variant_and_its_row(
@@ -104,7 +110,12 @@ def test_the_variant_paper_has_the_papers_values() -> None:
     assert {
         name: value for name, value in weights.items() if name.endswith("weight") and value
     } == {"confusion_weight": 1.0}
-    assert capt.class_texts.difference_weight == 0
+    assert capt.class_texts.difference_weight == capt.discriminant.weight == 0
+    assert capt.whitening.shrinkage == 1
+    assert (capt.losses.original_images, settings.mine_samples.choice) == (
+        "anchors",
+        "representative",
+    )
 
 
 def test_the_variant_fast_is_the_papers_on_cached_views() -> None:

@@ -54,7 +54,16 @@ QUICK: dict[str, dict[str, Any]] = {
         "learning_rate": 0.02,
         "retention_names": "training",
     },
-    "capt": {"train": {"epochs": 2, "batch_size": 4}, "losses": {"retention_names": "training"}},
+    "capt": {
+        "adapter": {"blocks": 1},
+        "experts": {"granularities": ["sample", "commonality", "difference", "confused_pair"]},
+        "losses": {
+            "confusion_weight": 0.1,
+            "original_images": "anchors",
+            "retention_names": "training",
+        },
+        "train": {"epochs": 2, "batch_size": 4, "interpolation": 0.85},
+    },
 }
 """Settings with which a method learns the toy task in a second."""
 

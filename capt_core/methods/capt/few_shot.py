@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import polars as pl
 import torch
@@ -35,33 +36,34 @@ def shares_space(base: Fitted) -> bool:
     return plain and base.text_backbone() is base.backbone
 
 
-def confused_pairs(prompts: pl.DataFrame, class_ids: list[int]) -> list[tuple[int, int]]:
-    """The pairs of some classes that prompts are about, as positions among them, each once.
+def confused_pairs(statistics: pl.DataFrame, class_ids: list[int]) -> list[tuple[int, int]]:
+    """Pairs of classes of which the bank has an image of one taken for the other, each once.
 
     Args:
-        prompts: the table `prompts`.
+        statistics: the table `confusion_statistics`.
         class_ids: the classes; pairs with others are left out.
+
+    Returns:
+        Positions among `class_ids`, the lower one first.
     """
     place = {class_id: index for index, class_id in enumerate(class_ids)}
-    rows = prompts.select("class_id", "paired_class_id").unique().iter_rows()
-    told = ((place[one], place[other]) for one, other in rows if one in place and other in place)
-    return sorted({(min(pair), max(pair)) for pair in told})
+    rows = statistics.select("true_class_id", "predicted_class_id").iter_rows()
+    found = ((place[one], place[other]) for one, other in rows if one in place and other in place)
+    return sorted({(min(pair), max(pair)) for pair in found if pair[0] != pair[1]})
 
 
-def permuted_pairs(
+def unconfused_pairs(
     pairs: Sequence[tuple[int, int]], classes: int, seed: int
 ) -> list[tuple[int, int]]:
-    """The same pairs of other classes: a control that knows how many there are and no more.
+    """As many other pairs, or all there are: a control for which pairs are confused.
 
     Args:
         pairs: positions among the classes, the lower one first.
         classes: how many there are.
-        seed: of the permutation of the classes.
+        seed: of the draw.
     """
-    order = list(range(classes))
-    random.Random(seed).shuffle(order)
-    moved = ((order[one], order[other]) for one, other in pairs)
-    return sorted((min(pair), max(pair)) for pair in moved)
+    others = sorted(set(combinations(range(classes), 2)) - set(pairs))
+    return sorted(random.Random(seed).sample(others, min(len(pairs), len(others))))
 
 
 def asked_of_images(settings: CaptSettings) -> list[str]:
@@ -132,10 +134,10 @@ class FewShotSpace:
         self, base: Fitted, texts: torch.Tensor, settings: Experts
     ) -> ConfusedPairExpert | None:
         task = self.task
-        assert task.prompts is not None
-        pairs = confused_pairs(task.prompts(), self.class_ids)
-        if settings.pairs == "permuted":
-            pairs = permuted_pairs(pairs, len(self.class_ids), task.seed)
+        assert task.confusions is not None
+        pairs = confused_pairs(task.confusions().statistics, self.class_ids)
+        if settings.pairs == "unconfused":
+            pairs = unconfused_pairs(pairs, len(self.class_ids), task.seed)
         if not pairs:
             return None
         mined = ConfusedPairs(

@@ -44,7 +44,7 @@ class Experts(Section, path="methods.capt.experts"):
     routing: Literal["top_k", "mean"] = packaged()
     active: int = packaged(ge=1, le=3)
     mask_rate: float = packaged(ge=0, lt=1)
-    pairs: Literal["confused", "permuted"] = packaged()
+    pairs: Literal["confused", "unconfused"] = packaged()
     pair_strength: float = packaged(ge=0, le=100)
     shrinkage: float = packaged(gt=0, le=1)
 

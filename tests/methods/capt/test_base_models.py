@@ -66,7 +66,8 @@ def base_of(name: str, task: Task) -> Fitted:
 def capt(**changes: Any) -> Method:
     """CAPT for the toy task, one epoch of it."""
     train = {"epochs": 1, "batch_size": 4} | changes.pop("train", {})
-    return quick("capt", train=train, losses={"retention_names": "generic"}, **changes)
+    losses = {"confusion_weight": 0.1, "retention_names": "generic"}
+    return quick("capt", train=train, losses=losses, **changes)
 
 
 def on(name: str, task: Task, method: Method, work: Path | None = None) -> TrainedModel:
@@ -111,7 +112,11 @@ def test_nothing_trained_is_the_base_model_bit_for_bit(name: str, blocks: Any, t
 def test_a_fit_of_which_nothing_is_kept_gives_the_base_model(
     name: str, task: Task, work: Path
 ) -> None:
-    without = capt(class_texts={"difference_weight": 0.0})
+    without = capt(
+        class_texts={"difference_weight": 0.0},
+        experts={"granularities": ["sample", "commonality", "difference"]},
+        whitening={"shrinkage": 1.0},
+    )
     before = {key: value.clone() for key, value in base_of(name, task).state_dict().items()}
     found, base = on(name, task, without, work).fitted, base_of(name, task)
     assert isinstance(found, FittedCapt)
@@ -151,33 +156,6 @@ def test_a_trained_one_comes_back_from_its_file_alone(
             assert torch.equal(features, model.fitted.encode(seen))
             assert torch.equal(plain, base.encode(seen))
     assert set(base.method.sees(task, base)) <= set(model.sees.split("; "))
-
-
-def test_a_model_with_the_confused_pair_expert_comes_back(task: Task, tmp_path: Path) -> None:
-    experts = {"granularities": ["confused_pair", "sample"]}
-    model, seen = on("clip", task, capt(experts=experts)), images(task)
-    assert isinstance(model.fitted, FittedCapt)
-    expert = model.fitted.model.pair_expert
-    assert expert is not None
-    assert expert.pairs.tolist() == [[0, 1]]
-    assert bool(expert.values.any())
-    assert bool(expert.values.isfinite().all())
-    model.save(tmp_path / "model.safetensors")
-    with torch.no_grad():
-        scores = model(seen)
-        assert torch.equal(load_model(tmp_path / "model.safetensors", task.backbone)(seen), scores)
-        model.fitted.model.pair_expert = None
-        assert not torch.equal(model(seen), scores)
-    assert model.fitted.training_run is not None
-    log = model.fitted.training_run.log
-    assert log["projection_condition"].is_between(1, 10).all()
-    assert (log["sample_expert_norm"] > 0).all()
-
-
-def test_the_confused_pair_expert_needs_texts_where_the_tower_leads(task: Task) -> None:
-    message = refusal(on, "promptkd", task, capt(experts={"granularities": ["confused_pair"]}))
-    assert message.startswith("methods.capt.experts: confused_pair cannot be had")
-    assert "promptkd is not compared with texts in the space" in message
 
 
 @pytest.mark.parametrize("name", sorted(set(method_names()) - set(BASES)))

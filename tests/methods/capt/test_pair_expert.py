@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
-import polars as pl
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from capt_core.errors import CaptError
 from capt_core.methods.capt.diagnosis import (
     common_share,
     expert_statistics,
@@ -21,16 +18,12 @@ from capt_core.methods.capt.diagnosis import (
     watched,
 )
 from capt_core.methods.capt.pair_expert import (
-    ConfusedPairExpert,
     ConfusedPairs,
     fisher_keys,
     pair_weights,
     quiet_values,
 )
-from capt_core.methods.capt.pairing import confused_pairs
-from capt_core.methods.capt.parts import parts_of, switched_on
-from capt_core.methods.capt.projection import OutputInverse
-from tests.methods.capt.reference import capt_model, normal, photos, unit
+from tests.methods.capt.reference import normal, unit
 
 FIRST, SECOND = torch.tensor([0, 0]), torch.tensor([1, 2])
 
@@ -62,13 +55,6 @@ def test_classes_of_equal_means_have_no_key() -> None:
     keys, offsets = fisher_keys(features, torch.tensor([0, 0, 1, 1]), [(0, 1)], 0.5)
     assert not keys.any()
     assert not offsets.any()
-
-
-@pytest.mark.parametrize("labels", [[0, 1, 2], [0, 0, 0]])
-def test_images_that_do_not_differ_within_a_class_are_refused(labels: list[int]) -> None:
-    features = torch.eye(3) if len(set(labels)) == 3 else torch.ones(3, 3)
-    with pytest.raises(CaptError, match=r"fewshot\.shots=2 or more"):
-        fisher_keys(features, torch.tensor(labels), [(0, max(labels))], 0.5)
 
 
 def test_quiet_values_by_hand() -> None:
@@ -107,49 +93,13 @@ def test_the_expert_by_hand() -> None:
     texts = torch.tensor([[0.6, 0.8], [-0.6, 0.8]])
     mined = ConfusedPairs([(0, 1)], texts, torch.zeros(0, 2), 10.0, 0.5, 0.4)
     features = torch.tensor([[0.2, 1.0], [0.4, 1.0], [-0.2, 1.0], [-0.4, 1.0]])
-    expert = mined.expert(features, torch.tensor([0, 0, 1, 1]), OutputInverse(torch.eye(2), 1.0, 2))
+    expert = mined.expert(features, torch.tensor([0, 0, 1, 1]))
     with torch.no_grad():
         expert.keys.copy_(torch.tensor([[0.0, 3.0]]))
         expert.offsets.fill_(1.0)
-    # A class token of deviation 3, and a feature of length 5.
-    moved = expert(torch.tensor([[3.0, -3.0]]), torch.tensor([[0.0, 5.0]]))
-    torch.testing.assert_close(10 * (moved / 15) @ (texts[0] - texts[1]), torch.tensor([0.8]))
+    moved = expert(torch.tensor([[0.0, 1.0]]))
+    torch.testing.assert_close(10 * moved @ (texts[0] - texts[1]), torch.tensor([0.8]))
     assert not list(expert.parameters())
-
-
-def paired(clip: Any) -> Any:
-    """CAPT's model with an expert of random numbers."""
-    model = capt_model(clip)
-    expert = ConfusedPairExpert(2, 3, clip.visual.proj.shape[1], model.width)
-    for number, buffer in enumerate(expert.buffers()):
-        if buffer.is_floating_point():
-            buffer.copy_(normal(*buffer.shape, seed=number))
-    expert.pairs.copy_(torch.tensor([[0, 1], [1, 2]]))
-    model.pair_expert = expert
-    return model
-
-
-@torch.no_grad()
-def test_the_expert_is_a_part_of_the_model_that_can_be_switched_off(clip: Any) -> None:
-    model, images = paired(clip), photos()
-    frozen = clip.encode_image(images)
-    moved = model(images)
-    assert not torch.isclose(moved, frozen).all(dim=1).any()
-    assert "pair_expert" in parts_of(model)
-    with switched_on(model, "pair_expert"):
-        assert torch.equal(model(images), moved)
-    for part in (None, "experts", "adapter"):
-        with switched_on(model, part):
-            assert torch.equal(model(images), frozen)
-    model.interpolate(0.0)
-    assert torch.equal(model(images), frozen)
-
-
-def test_pairs_are_taken_once_and_by_their_place_among_trained_classes() -> None:
-    prompts = pl.DataFrame(
-        {"class_id": [7, 3, 7, 3, 5], "paired_class_id": [3, 7, 5, 7, 3], "kind": ["a"] * 5}
-    )
-    assert confused_pairs(prompts, [3, 5, 7]) == [(0, 1), (0, 2), (1, 2)]
 
 
 def test_the_diagnosis_by_hand() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -19,7 +19,7 @@ from capt_core.methods.method import Classes, Fitted, Method, Need, named_vector
 from capt_core.methods.retained_training import Retained, RetainedSettings, minimise_retained
 from capt_core.methods.task import Task
 from capt_core.methods.zero_shot import class_logits
-from capt_core.settings_file import packaged
+from capt_core.settings_file import Section, packaged
 
 
 def adapted_feature(
@@ -96,7 +96,7 @@ class ClipAdapter(Method):
     name = "clip_adapter"
     label = "CLIP-Adapter"
     citation = "Gao et al., IJCV 2024"
-    Settings = ClipAdapterSettings
+    Settings: ClassVar[type[Section]] = ClipAdapterSettings
 
     def fit(self, task: Task) -> AdaptedByBottleneck:
         backbone, device = task.backbone, task.backbone.device

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -36,7 +36,7 @@ from capt_core.methods.retention import distillation_loss
 from capt_core.methods.task import Task
 from capt_core.methods.towers import TunedTowers, tower_blocks, with_parts
 from capt_core.methods.zero_shot import class_logits
-from capt_core.settings_file import packaged
+from capt_core.settings_file import Section, packaged
 
 
 class LowRankSettings(Descent):
@@ -145,7 +145,7 @@ class ClipLora(Method):
     label = "CLIP-LoRA"
     citation = "Zanella and Ben Ayed, CVPRW 2024"
     needs = frozenset({Need.PIXELS})
-    Settings = ClipLoraSettings
+    Settings: ClassVar[type[Section]] = ClipLoraSettings
 
     def check_clip(self, clip: Any) -> None:
         towers = {"text": text_tower(clip), "vision": clip.visual}

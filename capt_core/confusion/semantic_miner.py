@@ -108,7 +108,7 @@ class PairMiner:
         """
         pseudo = pseudo_labels(confidences) if labels is None else labels
         order = pseudo.argsort(stable=True)
-        scores = self._scores(confidences[order].double(), pseudo[order])
+        scores = self._scores(confidences.index_select(0, order).double(), pseudo[order])
         if similarities is not None:
             scores = similarities.scatter(1, pseudo[:, None], float("-inf"))[order]
         best = ranked_classes(scores, self._kept)

@@ -247,4 +247,4 @@ def _read(
     together = np.concatenate(ids)
     found = np.unique(together)
     places = torch.from_numpy(np.searchsorted(found, together))
-    return features.rows(pl.Series(found)), places.split([len(each) for each in ids])
+    return features.rows(pl.Series(found)), torch.split(places, [len(each) for each in ids])

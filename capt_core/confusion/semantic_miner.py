@@ -45,9 +45,7 @@ def score_weights(counts: torch.Tensor, dtype: torch.dtype = torch.float64) -> t
     return 1 + rows / rows.sum(dim=1, keepdim=True).clamp(min=1)
 
 
-def confusion_scores(
-    confidences: torch.Tensor, weights: torch.Tensor, label: int
-) -> torch.Tensor:
+def confusion_scores(confidences: torch.Tensor, weights: torch.Tensor, label: int) -> torch.Tensor:
     """Eq. 7 of samples with one pseudo-label: S_i = (1 + n_i / sum_j n_j) C_i.
 
     An empty row leaves the confidences as they are. The pseudo-label itself scores -inf.
@@ -138,7 +136,7 @@ class PairMiner:
             pseudo: pseudo-labels [N], ascending.
         """
         taken, numbers = torch.unique_consecutive(pseudo, return_counts=True)
-        parts = confidences.split(numbers.tolist())
+        parts = torch.split(confidences, numbers.tolist())
         for label, part in zip(taken.tolist(), parts, strict=True):
             self._sums[label] += confusion_scores(part, self._weights[label], label).sum(dim=0)
         self._taken[taken] += numbers

@@ -65,7 +65,7 @@ def test_a_file_in_the_place_of_the_folder_is_a_users_mistake(tmp_path: Path) ->
     (tmp_path / "artifacts").write_text("in the way")
     target = tmp_path / "artifacts" / "notes.txt"
     message = refusal(write_text, target, "x")
-    assert "cannot write" in message
+    assert "a file is in the place of its folder; move it away" in message
     assert str(target) in message
 
 

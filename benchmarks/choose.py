@@ -8,10 +8,11 @@ occurs) and keeps the base classes only: no novel class and no test image of the
 at. Four folds of each drawing take some of the families for base and the others for pseudo-novel
 classes; the fifth takes all for base classes. Every variant of ``capt_core/ablations.yaml`` that is
 named is trained on every fold and seed, with what is mined there; `--method` adds rows that are
-fitted with the packaged settings. Printed for each: base accuracy, change of novel accuracy against
-the frozen model, base errors corrected and right answers broken, and the paired differences to the
-first row with their standard errors over folds and seeds. The errors of the test images
-themselves, which all rows share, are not in them. `--output` keeps every single result.
+fitted with the packaged settings, or with others: `NAME:learning_rate=0.02,interpolation=0.4`.
+Printed for each: base accuracy, change of novel accuracy against the frozen model, base errors
+corrected and right answers broken, and the paired differences to the first row with their standard
+errors over folds and seeds. The errors of the test images themselves, which all rows share, are not
+in them. `--output` keeps every single result.
 
 Frozen features are computed once for a drawing, and what the frozen part of the tower makes of its
 images once for each place where it ends; `adapter.blocks=0` makes that place the end of the tower.
@@ -21,7 +22,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ from capt_core.artifacts.files import write_text
 from capt_core.data.images import image_batches
 from capt_core.data.preparation import draw_list
 from capt_core.data.protocol import BASE_TO_NOVEL
-from capt_core.errors import CaptError
+from capt_core.errors import CaptError, shown
 from capt_core.evaluation.metrics import evaluate_predictions
 from capt_core.evaluation.predictions import prediction_table
 from capt_core.library import Mined, bank_of
@@ -109,7 +110,8 @@ class Case:
 
         Args:
             variants: names in ``ablations.yaml``.
-            methods: names of methods.
+            methods: names of methods, each with changes of its settings if there are any
+                (``NAME:KEY=VALUE,KEY=VALUE``).
             extra: settings of CAPT in all its variants, as nested sections.
         """
         fold, backbone = fold_of(self.drawing.textures, self.families), self.drawing.backbone
@@ -130,7 +132,7 @@ class Case:
         ids = fold.samples.filter(split="test")["sample_id"]
         before = prediction_table(fold, ids, clip.scorer(features[ids.to_list()]), top_classes=1)
         planned = [(name, METHOD, variant(name).change) for name in variants]
-        planned += [(name, name, {}) for name in methods]
+        planned += [(row, *named_changes(row)) for row in methods]
         for title, name, change in planned:
             sections = change.get("methods", {}).get(name, {})
             method = _configured(name, merge(sections, dict(extra)) if name == METHOD else sections)
@@ -168,6 +170,31 @@ class Case:
             for tokens in drawing.tokens[place]
         ]
         return model.scorer(fitted.adapt(functional.normalize(torch.cat(batches), dim=-1)))
+
+
+def named_changes(row: str) -> tuple[str, dict[str, Any]]:
+    """A method and its change of the settings, of ``NAME:KEY=VALUE,KEY=VALUE`` or ``NAME``.
+
+    Raises:
+        CaptError: an entry that is no ``KEY=VALUE``.
+    """
+    name, _, entries = row.partition(":")
+    return name, {"methods": {name: _values("--method", filter(None, entries.split(",")))}}
+
+
+def _values(option: str, entries: Iterable[str]) -> dict[str, Any]:
+    """Nested settings of ``KEY=VALUE`` strings.
+
+    Raises:
+        CaptError: an entry of another form.
+    """
+    found = {}
+    for entry in entries:
+        key, equals, value = entry.partition("=")
+        if not equals:
+            raise CaptError(f"{option} {shown(entry)}: give KEY=VALUE")
+        found[key] = yaml.safe_load(value)
+    return nested(found)
 
 
 def _configured(name: str, changes: Mapping[str, Any]) -> Method:
@@ -223,17 +250,19 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--drawing", type=int, action="append", help="seed of the textures")
     parser.add_argument("--seed", type=int, action="append", help="of the few-shot draws")
     parser.add_argument("--variant", action="append", default=[], help="in ablations.yaml")
-    parser.add_argument("--method", action="append", default=[], help="another, as packaged")
+    parser.add_argument("--method", action="append", default=[], help="NAME or NAME:KEY=VALUE,...")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="of CAPT")
     parser.add_argument("--folds", type=int, default=len(FOLDS), help="only the first so many")
     parser.add_argument("--work", type=Path, help="folder for images; a temporary one if absent")
     parser.add_argument("--output", type=Path, help="CSV of every result")
     options = parser.parse_args(arguments)
-    if wrong := [setting for setting in options.set if "=" not in setting]:
-        parser.error(f"--set {wrong[0]}: give KEY=VALUE")
-    extra = nested(
-        {key: yaml.safe_load(value) for key, _, value in (s.partition("=") for s in options.set)}
-    )
+    try:
+        extra = _values("--set", options.set)
+        for row in options.method:
+            name, change = named_changes(row)
+            _configured(name, change["methods"][name])
+    except CaptError as error:
+        parser.error(str(error))
     backbone = capt_core.load_backbone()
     found: list[dict[str, Any]] = []
     for number in options.drawing or DRAWINGS:

@@ -7,7 +7,8 @@ files that are loaded as anyone's are; sentences about the classes are made up, 
 read as anyone's is. Every method that has a learning rate is fitted by the library with its own
 settings, but without warm-up and for a few steps, in a process of its own. A row for each tells
 
-* the time of a step, decoding of images included: the median, of the steps after the first;
+* the time of a step, decoding of images included: the median, of the steps after the first, and
+  its ratio to that of `coop` in the same run;
 * peak memory: all that torch allocates on a GPU, the resident set of the process on the CPU;
 * how many numbers are trained;
 * the loss of the first batch before and after the steps, with the same views and draws.
@@ -58,6 +59,7 @@ PHRASES = {
 }
 """Made-up descriptions: they change no time."""
 SMALL_BATCH = 4
+COMPARED = "coop"
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,11 @@ class Training:
     parameters: int
     before: float
     after: float
+
+    @property
+    def step(self) -> float:
+        """Seconds of a step, the first left out."""
+        return median(self.seconds[1:] or self.seconds)
 
 
 class Bench:
@@ -358,17 +365,19 @@ def heading(options: argparse.Namespace) -> str:
             f"{options.backbone}, {options.precision}, {device}, torch {torch.__version__}, "
             f"{options.classes} classes, {options.steps} steps.",
             "",
-            "| method | batch | seconds a step | peak (MiB) | trained | loss before | after |",
-            "|---|---:|---:|---:|---:|---:|---:|",
+            f"| method | batch | seconds a step | of `{COMPARED}`'s | peak (MiB) | trained "
+            "| loss before | after |",
+            "|---|---:|---:|---:|---:|---:|---:|---:|",
         ]
     )
 
 
-def row(found: Training) -> str:
-    """A row of the table."""
-    step = median(found.seconds[1:] or found.seconds)
+def row(found: Training, compared: float | None) -> str:
+    """A row of the table; `compared` are the seconds that a step is compared with."""
+    ratio = "" if compared is None else f"{found.step / compared:.2g}"
     return (
-        f"| `{found.method}` | {found.batch} | {step:.3f} | {found.memory / 2**20:.0f} "
+        f"| `{found.method}` | {found.batch} | {found.step:.3f} | {ratio} "
+        f"| {found.memory / 2**20:.0f} "
         f"| {found.parameters:,} | {found.before:.6g} | {found.after:.6g} |"
     )
 
@@ -409,7 +418,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except CaptError as error:
         print(error, file=sys.stderr)
         return 2
-    failed = []
+    failed, compared = [], None
     print(heading(options), flush=True)
     with tempfile.TemporaryDirectory() as folder:
         for name in names:
@@ -420,7 +429,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 failed.append(f"`{name}`: {found}")
                 continue
             for each in found:
-                print(row(each), flush=True)
+                compared = each.step if each.method == COMPARED else compared
+                print(row(each, compared), flush=True)
+    others = [name for name in method_names() if not trained_by_steps(name)]
+    print(f"\nWithout steps: {', '.join(others)}.")
     if failed:
         print("\n".join(["", *failed]))
     return int(bool(failed))

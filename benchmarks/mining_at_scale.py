@@ -9,8 +9,9 @@ memory; only the backbone and the base model, which no mining depends on, are st
 the class texts. Beside them stands what nothing can do without: the product of all features with
 all class texts, softmax, and the five highest values.
 
-Printed for each part of the data: processor seconds of the stages, those of the bare computation,
-their ratio (start-up, which does not grow, is left out and shown apart), and the highest resident
+Printed for each part of the data: processor seconds of the stages, those of the bare computation
+(mean of a run before the stages and one behind them, since other work on the machine slows both),
+their ratio (start-up, which is imports, is left out and shown apart), and the highest resident
 memory of any stage. What is written to FOLDER (3 GB and more) is removed at the end.
 """
 
@@ -213,7 +214,10 @@ def child(what: str, folder: Path, size: Size, limit: float) -> None:
     import torch
 
     import stages.command  # noqa: F401
+    from stages.commands import module_of
 
+    if what in STAGES:
+        module_of(what)
     torch.set_num_threads(1)
     before = time.process_time()
     if what == "make":
@@ -249,8 +253,9 @@ def row(folder: Path, size: Size, limit: float, verbose: bool) -> str:
     shutil.rmtree(folder / DATASET, ignore_errors=True)
     try:
         measured("make", folder, size, limit, verbose)
-        least = measured("bare", folder, size, 0, verbose)["seconds"]
+        least = measured("bare", folder, size, 0, verbose)["seconds"] / 2
         took = {name: measured(name, folder, size, limit, verbose) for name in STAGES}
+        least += measured("bare", folder, size, 0, verbose)["seconds"] / 2
     finally:
         for name in (DATASET, "runs"):
             shutil.rmtree(folder / name, ignore_errors=True)

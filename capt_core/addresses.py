@@ -23,6 +23,7 @@ FROM_LISTS = ("s3", "gs", *WEB)
 SCHEMES = (*WEB, *STORES)
 
 _SCHEME = re.compile(rf"({'|'.join(SCHEMES)}):/+", re.I)
+_ANY_SCHEME = re.compile(r"[a-z][a-z0-9+.-]+:/", re.I)
 _ANY = re.compile(r"[a-z][a-z0-9+.-]*://[^\s'\"<>)]+", re.I)
 _PARTS = frozenset(f"{scheme}:" for scheme in SCHEMES)
 _private: dict[str, str] = {}
@@ -50,6 +51,14 @@ def address_of(path: Path | str) -> str | None:
 def is_remote(path: Path | str) -> bool:
     """Whether a path stands for an address."""
     return address_of(path) is not None
+
+
+def absence(path: Path | str) -> str:
+    """What there is to say of a path that nothing is at: it may be an address of another kind."""
+    none = "no such file or folder"
+    if _ANY_SCHEME.match(str(path)) is None:
+        return none
+    return f"{none}, nor an address that can be read ({', '.join(SCHEMES[:4])})"
 
 
 def public(address: str) -> str:

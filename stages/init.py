@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from capt_core.addresses import address_of, is_remote
+from capt_core.addresses import absence, address_of, is_remote
 from capt_core.artifacts.files import write_text
 from capt_core.data.registry import check_dataset_name, dataset_spec
 from capt_core.data.remote.braces import is_pattern
@@ -62,7 +62,7 @@ def main(
     check_dataset_name(dataset, Data(), listed=True)
     given = None if root is None else user_path(root, "--root")
     if given is not None and not (is_remote(given) or is_pattern(str(given)) or given.exists()):
-        raise CaptError(f"--root {root}: no such file or folder")
+        raise CaptError(f"--root {root}: {absence(given)}; correct it")
     files = {
         "params.yaml": _params(dataset, _from(folder, root) if root else None, seeds),
         "dvc.yaml": dvc_yaml(with_code=False),

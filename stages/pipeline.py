@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,7 @@ def _pipeline(with_code: bool) -> dict[str, dict[str, Any]]:
         stage = declared(name)
         words = [f"--{axis} ${{item.{axis}}}" for axis in stage.per]
         code = [*code_paths([name]), *stage.sources] if with_code else []
-        deps = [*code, *_texts(stage.reads(at))]
+        deps = [*code, *_texts(_inputs(at, stage.reads(at)))]
         entry: dict[str, Any] = {
             "matrix": {axis: _AXES[axis] for axis in stage.per},
             "cmd": " ".join(["capt-stage", name, *words]),
@@ -100,12 +101,21 @@ def _pipeline(with_code: bool) -> dict[str, dict[str, Any]]:
     return stages
 
 
+def _inputs(at: Place, read: Iterable[Path]) -> list[Path]:
+    """What a stage depends on, of what it reads.
+
+    The images are left out: their contents are in the fingerprint that `samples` carries, and DVC
+    takes longer over a folder of thousands of files than over all else of a stage.
+    """
+    return [path for path in read if path != at.data.images]
+
+
 def study_yaml() -> str:
     """The pipeline of the study: every variant from the bank to its results, then the tables."""
     names = tuple(seeded_stages())
     at = Place.of(ARTIFACTS, STUDY_DATASET, "${item.method}", "${item.seed}", "${fewshot.shots}")
     written = {path for name in names for path in declared(name).outputs(at)}
-    read = dict.fromkeys(path for name in names for path in declared(name).reads(at))
+    read = dict.fromkeys(path for name in names for path in _inputs(at, declared(name).reads(at)))
     # A variant runs for every seed and for several methods.
     shared = [at.data.fewshot_lists if path == at.fewshot else path for path in read]
     params = {key for name in names for key in _params(declared(name))}
@@ -191,7 +201,12 @@ def _imported(start: Iterable[Path]) -> set[Path]:
 _BY_NAME = re.compile(r"(capt_core(?:\.\w+)+):\w+")
 
 
-def _modules(path: Path) -> Iterator[str]:
+@cache
+def _modules(path: Path) -> tuple[str, ...]:
+    return tuple(_named_in(path))
+
+
+def _named_in(path: Path) -> Iterator[str]:
     """Full names of what a file imports anywhere in it, type checking aside.
 
     Names as ``package.module:member``, which are imported when they are asked for, count too.

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import polars as pl
 import typer
 
-from capt_core.addresses import address_of, is_remote
+from capt_core.addresses import absence, address_of, is_remote
 from capt_core.advice import command, quoted
 from capt_core.artifacts.layout import Layout, ReportLayout
 from capt_core.artifacts.report_tables import PAIR_RESULTS, SUMMARY
@@ -80,7 +80,7 @@ def main(
         user_path(folder, "PHOTOS")
         known = is_remote(folder) or is_pattern(str(folder)) or folder.expanduser().exists()
         if not known:
-            raise CaptError(f"{folder}: no such file or folder; name the folder of the photographs")
+            raise CaptError(f"{folder}: {absence(folder)}; name the folder of the photographs")
         # Text as it stands, whatever it looks like; only `null` would mean none.
         overrides.append(f"data.root={_in_folder(folder)}")
     if dataset is None:

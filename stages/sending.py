@@ -25,11 +25,16 @@ _LOOKS = {Executor.local: (0.2, 1.0), Executor.slurm: (2.0, 30.0)}
 
 @dataclass(frozen=True)
 class Plan:
-    """What a command sends: a name for its records, below a folder, and the jobs."""
+    """What a command sends: a name for its records, below a folder, and the jobs.
+
+    Attributes:
+        written: what its last job writes for people to look at, if anything.
+    """
 
     name: str
     artifacts: Path
     arrays: Sequence[JobArray]
+    written: Path | None = None
 
 
 def records(artifacts: Path) -> Path:
@@ -60,9 +65,15 @@ def _send(plan: Plan, ledger: Ledger, executor: Executor, resources: Resources, 
         arrays = outstanding(plan.arrays, queued)
     total = sum(len(array.jobs) for array in plan.arrays)
     names = [job.name for array in arrays for job in array.jobs]
-    document: dict[str, Any] = {"jobs": [], "up_to_date": total - len(names)}
+    written = None if plan.written is None else str(plan.written)
+    document: dict[str, Any] = {
+        "jobs": [],
+        "up_to_date": total - len(names),
+        "written": written,
+    }
+    there = [] if written is None else [f"-> {written}"]
     if not names:
-        result(document, f"{total} jobs: all are up to date, nothing is submitted")
+        result(document, f"{total} jobs: all are up to date, nothing is submitted", *there)
         return
     say(
         f"{len(names)} of {total} jobs to run"
@@ -86,7 +97,12 @@ def _send(plan: Plan, ledger: Ledger, executor: Executor, resources: Resources, 
         for name, state in ended.items()
     ]
     finished = sum(state is State.finished for state in ended.values())
-    result(document, f"{finished} of {len(names)} jobs finished")
+    last = plan.arrays[-1].jobs[-1].name
+    result(
+        document,
+        f"{finished} of {len(names)} jobs finished",
+        *(there if ended.get(last, State.finished) is State.finished else []),
+    )
     if finished < len(names):
         raise CaptError(
             f"{len(names) - finished} jobs failed or were not run, see above; mend what their logs "

@@ -12,7 +12,8 @@ from typing import Annotated, Any
 
 import typer
 
-from capt_core.addresses import address_of, public
+from capt_core.addresses import absence, address_of, public
+from capt_core.artifacts.layout import StudyLayout, TablesLayout
 from capt_core.data.remote.braces import is_pattern
 from capt_core.errors import CaptError, shown
 from capt_core.method_table import rows_of
@@ -118,7 +119,7 @@ def study(
     """Every variant of the study and every draw, then the study's tables."""
     shared = plans.Shared(dataset, params, artifacts, list(set_ or ()))
     arrays = plans.study_plan(shared, _once(variant), _once(method), seed or (), shards)
-    return Plan(f"study-{dataset}", artifacts, arrays)
+    return Plan(f"study-{dataset}", artifacts, arrays, StudyLayout(artifacts).html)
 
 
 @app.command()
@@ -137,7 +138,8 @@ def tables(
     rows = rows_of(row or (), method or ())
     shared = plans.Shared(dataset, params, artifacts, list(set_ or ()))
     work = Work.of(rows, dataset, seed, params, artifacts, shared.overrides)
-    return Plan(f"tables-{dataset}", artifacts, plans.tables_plan(shared, rows, work, shards))
+    arrays = plans.tables_plan(shared, rows, work, shards)
+    return Plan(f"tables-{dataset}", artifacts, arrays, TablesLayout(artifacts).html)
 
 
 @app.command()
@@ -164,6 +166,9 @@ def predict(
     out: Annotated[Path, typer.Option(help="Table to write, .csv or .parquet.")],
     root: Annotated[Path | None, typer.Option(help="As predict has it.")] = None,
     top: Annotated[int, typer.Option(min=1, help="How many classes to list per image.")] = 5,
+    class_: Annotated[
+        list[str] | None, typer.Option("--class", help="As predict has it. Repeatable.")
+    ] = None,
     shards: Many = 1,
     params: options.Params = None,
     artifacts: options.Artifacts = options.ARTIFACTS,
@@ -174,10 +179,11 @@ def predict(
     _check_files(model, images)
     words = ["--out", str(out), "--top", str(top)]
     words += [] if root is None else ["--root", str(root)]
+    words += [word for name in class_ or () for word in ("--class", name)]
     words += [] if params is None else ["--params", str(params)]
     words += [word for text in set_ or () for word in ("--set", text)]
     arrays = plans.prediction_plan(words, [str(each) for each in (model, *images)], shards)
-    return Plan(f"predict-{re.sub(r'[^A-Za-z0-9._-]', '_', out.name)}", artifacts, arrays)
+    return Plan(f"predict-{re.sub(r'[^A-Za-z0-9._-]', '_', out.name)}", artifacts, arrays, out)
 
 
 @app.command()
@@ -249,7 +255,7 @@ def _check_files(model: Path, images: Sequence[Path]) -> None:
             )
         elsewhere = address is not None or (each is not model and is_pattern(str(each)))
         if not elsewhere and not each.exists():
-            raise CaptError(f"{each}: no such file or folder; name a model, then images")
+            raise CaptError(f"{each}: {absence(each)}; name a model, then images")
 
 
 def _sbatch(given: Sequence[str]) -> dict[str, str | bool]:

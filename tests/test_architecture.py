@@ -13,7 +13,7 @@ from tests.conftest import PROJECT
 from tests.processes import python
 
 LAYERS = (
-    {"advice", "errors", "reporter", "text", "torchvision_ops"},
+    {"advice", "errors", "lazy_import", "reporter", "text", "torchvision_ops"},
     {"addresses"},
     {"user_paths"},
     {"text_file"},

@@ -8,7 +8,15 @@ import polars as pl
 import pytest
 
 import capt_core
-from benchmarks.choose import MEASURES, Case, Drawing, paired, summarise
+from benchmarks.choose import (
+    MEASURES,
+    Case,
+    Drawing,
+    main,
+    named_changes,
+    paired,
+    summarise,
+)
 from capt_core.errors import CaptError
 
 RESULTS = pl.DataFrame(
@@ -45,11 +53,36 @@ def test_rows_of_a_fold(tmp_path: Path) -> None:
         "experts": {"granularities": ["sample"]},
     }
     names = ["rows_zone", "mixtures_discriminant"]
-    found = dict(case.rows(names, ["gda_prompts"], quick))
-    assert list(found) == [*names, "gda_prompts"]
+    rows = ["gda_prompts", "gda_prompts:alpha=0,difference_weight=0"]
+    found = dict(case.rows(names, rows, quick))
+    assert list(found) == [*names, *rows]
+    assert found[rows[1]]["corrected"] == 0.0  # the settings are taken: it is the frozen model
     for values in found.values():
         assert all(0 <= (values[measure] or 0) <= 100 for measure in MEASURES)
     # Nothing is added to the logits of classes without images.
     assert found["gda_prompts"]["novel"] == found["gda_prompts"]["frozen_novel"]
     with pytest.raises(CaptError, match="coop_base: changes more than"):
         list(case.rows(["coop_base"], [], {}))
+
+
+def test_settings_of_a_method_stand_behind_its_name() -> None:
+    assert named_changes("coop") == ("coop", {"methods": {"coop": {}}})
+    name, change = named_changes("capt:train.epochs=3,losses.margin=0.5")
+    assert change == {"methods": {name: {"train": {"epochs": 3}, "losses": {"margin": 0.5}}}}
+
+
+@pytest.mark.parametrize(
+    ("row", "told"),
+    [
+        ("coop:epochs", "--method 'epochs': give KEY=VALUE"),
+        ("coop:epoch=3", "methods.coop.epoch: "),
+        ("coop:epochs=0", "methods.coop.epochs: "),
+        ("coup", "unknown method 'coup'"),
+    ],
+)
+def test_a_row_that_cannot_be_fitted_is_refused_at_once(
+    row: str, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["--method", row])
+    assert told in capsys.readouterr().err

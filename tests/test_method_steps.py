@@ -92,8 +92,9 @@ def test_too_few_photographs_are_refused(options: argparse.Namespace, tmp_path: 
 
 def test_a_row_leaves_the_first_step_out(options: argparse.Namespace) -> None:
     one = Training("coop", 4, [9.0, 1.0, 3.0], 3 * 2**20, 2048, 2.5, 2.25)
-    assert row(one) == "| `coop` | 4 | 2.000 | 3 | 2,048 | 2.5 | 2.25 |"
-    assert heading(options).splitlines()[2].count("|") == row(one).count("|")
+    assert row(one, None) == "| `coop` | 4 | 2.000 |  | 3 | 2,048 | 2.5 | 2.25 |"
+    assert "| 2.000 | 0.25 | 3 |" in row(one, 8.0)
+    assert heading(options).splitlines()[2].count("|") == row(one, 8.0).count("|")
 
 
 def test_methods_are_found_in_the_registry(particular: str, options: argparse.Namespace) -> None:

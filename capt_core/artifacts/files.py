@@ -39,6 +39,10 @@ def atomic_path(target: Path) -> Iterator[Path]:
     lock: int | None = None
     try:
         _check_possible(target)
+        if target.is_dir() and not target.is_symlink():
+            raise CaptError(
+                f"{target}: cannot write, a folder is in its place; move it away, then run again"
+            )
         target.parent.mkdir(parents=True, exist_ok=True)
         folder, lock = _temporary_folder(target)
         temporary = folder / f"new{target.suffix}"
@@ -54,6 +58,11 @@ def atomic_path(target: Path) -> Iterator[Path]:
     except Exception as error:
         if not isinstance(error, _errors_of_the_disk()):
             raise
+        if isinstance(error, FileExistsError | NotADirectoryError):
+            raise CaptError(
+                f"{target}: cannot write, a file is in the place of its folder; move it away, "
+                "then run again"
+            ) from error
         raise CaptError(
             f"{target}: cannot write ({_cause(error)}); "
             "check the permissions and free space of its folder, then run again"

@@ -320,9 +320,19 @@ def null_problem(table: Table, frame: pl.DataFrame) -> str | None:
 def key_problem(table: Table, frame: pl.DataFrame) -> str | None:
     """Whether two rows of a frame, which holds at least the key, have the same one."""
     keys = list(table.key)
-    if keys and frame.select(keys).is_duplicated().any():
+    if keys and not _ascending(frame, keys) and frame.select(keys).is_duplicated().any():
         return f"two rows share the key ({', '.join(keys)})"
     return None
+
+
+def _ascending(frame: pl.DataFrame, keys: Sequence[str]) -> bool:
+    """Whether every row is behind the one before it; then no two are alike, at a tenth the cost."""
+    behind = pl.lit(False)
+    for column in map(pl.col, reversed(keys)):
+        before = column.shift(1)
+        behind = (column > before) | ((column == before) & behind)
+    # Nulls compare as null, which does not count as behind.
+    return bool(frame.select(behind.slice(1).all(ignore_nulls=False)).item())
 
 
 def value_problem(table: Table, frame: pl.DataFrame) -> str | None:

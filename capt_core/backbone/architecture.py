@@ -27,7 +27,7 @@ def check_name(name: str) -> None:
     """
     if name in EMBEDDED:
         return
-    import open_clip
+    from capt_core.backbone.light_open_clip import open_clip
 
     known = [*EMBEDDED, *open_clip.list_models()]
     if name not in known:
@@ -65,7 +65,7 @@ def build(name: str, *, quick_gelu: bool = False, device: str = "cpu") -> Any:
 
         with torch.device(device):
             return tiny_clip.build_model(name)
-    import open_clip
+    from capt_core.backbone.light_open_clip import open_clip
 
     try:
         with _without_warnings(), torch.device(device):
@@ -113,7 +113,7 @@ def check_tag(settings: params.Backbone) -> None:
     Raises:
         CaptError: the message lists the known ones.
     """
-    import open_clip
+    from capt_core.backbone.light_open_clip import open_clip
 
     known = open_clip.list_pretrained_tags_by_model(settings.name)
     if settings.pretrained not in known:

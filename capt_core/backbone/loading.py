@@ -87,7 +87,7 @@ class OpenClipTokenizer:
     """open_clip's own tokenizer, with token counts, of a model that `check_name` lets pass."""
 
     def __init__(self, name: str) -> None:
-        import open_clip
+        from capt_core.backbone.light_open_clip import open_clip
 
         self._tokenize = open_clip.get_tokenizer(name)
         self.context_length = int(self._tokenize.context_length)
@@ -205,7 +205,7 @@ def looks_untrained(model: nn.Module) -> bool:
 
 def _pretrained(settings: params.Backbone) -> Any:
     """An open_clip model with weights that open_clip downloads."""
-    import open_clip
+    from capt_core.backbone.light_open_clip import open_clip
 
     check_tag(settings)
     try:
@@ -229,7 +229,7 @@ def _preprocess(name: str, visual: Any) -> Preprocess:
         from capt_core.backbone import tiny_clip
 
         return Preprocess(tiny_clip.IMAGE_SIZE, tiny_clip.IMAGE_MEAN, tiny_clip.IMAGE_STD)
-    import open_clip
+    from capt_core.backbone.light_open_clip import open_clip
 
     return Preprocess(
         check_square(name, visual),

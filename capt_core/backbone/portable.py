@@ -120,9 +120,9 @@ def rebuilt(
 
 
 def _uses_quick_gelu(clip: nn.Module) -> bool:
-    from open_clip.transformer import QuickGELU
+    from capt_core.backbone.light_open_clip import open_clip
 
-    return any(isinstance(module, QuickGELU) for module in clip.modules())
+    return any(isinstance(module, open_clip.transformer.QuickGELU) for module in clip.modules())
 
 
 def _configuration(name: str) -> dict[str, Any]:
@@ -131,7 +131,7 @@ def _configuration(name: str) -> dict[str, Any]:
         from capt_core.backbone import tiny_clip
 
         return tiny_clip.read_config(name)
-    import open_clip
+    from capt_core.backbone.light_open_clip import open_clip
 
     config: dict[str, Any] = json.loads(json.dumps(open_clip.get_model_config(name)))
     return config

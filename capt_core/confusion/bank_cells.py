@@ -29,7 +29,7 @@ class BankCells:
         true, taken = (bank[f"{name}_class_id"].to_numpy() for name in ("true", "predicted"))
         cell = true * classes + taken
         order = cell.argsort(kind="stable")
-        starts = np.searchsorted(cell[order], np.arange(classes * classes + 1))
+        starts = np.concatenate([[0], np.bincount(cell, minlength=classes * classes).cumsum()])
         return BankCells(bank["sample_id"].to_numpy()[order], starts, classes)
 
     def cell(self, true_class: int, predicted: int) -> np.ndarray:

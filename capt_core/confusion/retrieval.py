@@ -215,31 +215,36 @@ def _fill(
     features: Features,
 ) -> None:
     """Choose for the pairs of some cells."""
-    owners, own = _read(features, [anchors[cell.pairs] for cell in load])
-    samples, others = _read(features, [cell.candidates for cell in load])
-    count = chosen.sample.shape[1]
-    for cell in load:
-        ids = anchors[cell.pairs]
-        barred = ids[:, None] == cell.candidates
-        for column in range(int(chosen.found[cell.pairs].max())):
+    pairs = np.concatenate([cell.pairs for cell in load])
+    own, own_places = _read(features, [anchors[cell.pairs] for cell in load])
+    others, other_places = _read(features, [cell.candidates for cell in load])
+    count, taken = chosen.sample.shape[1], int(chosen.found[pairs].max())
+    found, cosines = np.full((len(pairs), count), -1), np.full((len(pairs), count), -np.inf)
+    start = 0
+    for cell, mine, known in zip(load, own_places, other_places, strict=True):
+        barred = anchors[cell.pairs, None] == cell.candidates
+        for column in range(taken):
             barred |= chosen.sample[cell.pairs, column, None] == cell.candidates
-        index, cosines = nearest(
-            own[torch.from_numpy(np.searchsorted(owners, ids))],
-            others[torch.from_numpy(np.searchsorted(samples, cell.candidates))],
-            barred,
-            count,
+        index, values = nearest(
+            own.index_select(0, mine), others.index_select(0, known), barred, count
         )
-        for column in range(index.shape[1]):
-            free = np.isfinite(cosines[:, column]) & (chosen.found[cell.pairs] < count)
-            taken = cell.pairs[free]
-            place = taken, chosen.found[taken]
-            chosen.sample[place] = cell.candidates[index[free, column]]
-            chosen.cosine[place] = cosines[free, column]
-            chosen.source[place] = source
-            chosen.found[taken] += 1
+        place = slice(start, start + len(index)), slice(index.shape[1])
+        found[place], cosines[place] = cell.candidates[index], values
+        start += len(index)
+    for column in range(count):
+        free = np.isfinite(cosines[:, column]) & (chosen.found[pairs] < count)
+        filled = pairs[free]
+        spot = filled, chosen.found[filled]
+        chosen.sample[spot], chosen.cosine[spot] = found[free, column], cosines[free, column]
+        chosen.source[spot] = source
+        chosen.found[filled] += 1
 
 
-def _read(features: Features, ids: Sequence[np.ndarray]) -> tuple[np.ndarray, torch.Tensor]:
-    """Sample ids, ascending, each once, and their features."""
-    found = np.unique(np.concatenate(ids))
-    return found, features.rows(pl.Series(found))
+def _read(
+    features: Features, ids: Sequence[np.ndarray]
+) -> tuple[torch.Tensor, Sequence[torch.Tensor]]:
+    """Features of samples, each once, and where among them those of each list are."""
+    together = np.concatenate(ids)
+    found = np.unique(together)
+    places = torch.from_numpy(np.searchsorted(found, together))
+    return features.rows(pl.Series(found)), torch.split(places, [len(each) for each in ids])

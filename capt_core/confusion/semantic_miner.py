@@ -45,23 +45,21 @@ def score_weights(counts: torch.Tensor, dtype: torch.dtype = torch.float64) -> t
     return 1 + rows / rows.sum(dim=1, keepdim=True).clamp(min=1)
 
 
-def confusion_scores(
-    confidences: torch.Tensor, weights: torch.Tensor, pseudo: torch.Tensor
-) -> torch.Tensor:
-    """Eq. 7: S_i = (1 + n_i / sum_j n_j) C_i.
+def confusion_scores(confidences: torch.Tensor, weights: torch.Tensor, label: int) -> torch.Tensor:
+    """Eq. 7 of samples with one pseudo-label: S_i = (1 + n_i / sum_j n_j) C_i.
 
     An empty row leaves the confidences as they are. The pseudo-label itself scores -inf.
 
     Args:
-        confidences: C, [N, C].
-        weights: the factors by pseudo-label, [C, C]; see `score_weights`.
-        pseudo: pseudo-labels, [N].
+        confidences: C, [N, C]; changed in place.
+        weights: the factors of the pseudo-label, [C]; see `score_weights`.
+        label: the pseudo-label.
 
     Returns:
-        Scores [N, C] in the wider type of the two.
+        Scores [N, C].
     """
-    scores = weights[pseudo].mul_(confidences)
-    return scores.scatter_(1, pseudo[:, None], float("-inf"))
+    confidences.mul_(weights)[:, label] = float("-inf")
+    return confidences
 
 
 class PairMiner:
@@ -107,11 +105,13 @@ class PairMiner:
             Rows as in the table `pairs`, by sample in the given order, then rank.
         """
         pseudo = pseudo_labels(confidences) if labels is None else labels
-        scores = confusion_scores(confidences, self._weights, pseudo)
-        self._add(scores, pseudo)
+        order = pseudo.argsort(stable=True)
+        scores = self._scores(confidences.index_select(0, order).double(), pseudo[order])
         if similarities is not None:
-            scores = similarities.scatter(1, pseudo[:, None], float("-inf"))
-        top = ranked_classes(scores, self._kept)
+            scores = similarities.scatter(1, pseudo[:, None], float("-inf"))[order]
+        best = ranked_classes(scores, self._kept)
+        place = order.argsort()
+        top, values = best[place], scores.gather(1, best)[place]
         anchors = self._class_ids[pseudo.repeat_interleave(self._kept).numpy()]
         partners = self._class_ids[top.flatten().numpy()]
         return PAIRS.frame(
@@ -124,17 +124,23 @@ class PairMiner:
                 "class_name": self._names.gather(partners),
                 "confidence": confidences.gather(1, top).double().flatten().numpy(),
                 "count": self._counts[pseudo[:, None], top].flatten().numpy(),
-                "score": scores.gather(1, top).flatten().numpy(),
+                "score": values.flatten().numpy(),
             }
         ).filter(pl.col("score").is_finite())
 
-    def _add(self, scores: torch.Tensor, pseudo: torch.Tensor) -> None:
-        """Add scores [N, B] to the sums of the classes that the samples were taken for."""
-        order = pseudo.argsort(stable=True)
-        taken, numbers = torch.unique_consecutive(pseudo[order], return_counts=True)
-        for index, rows in zip(taken.tolist(), torch.split(order, numbers.tolist()), strict=True):
-            self._sums[index] += scores[rows].sum(dim=0)
+    def _scores(self, confidences: torch.Tensor, pseudo: torch.Tensor) -> torch.Tensor:
+        """Scores [N, B] in the place of confidences, added to the sums of their pseudo-labels.
+
+        Args:
+            confidences: [N, B] in fp64.
+            pseudo: pseudo-labels [N], ascending.
+        """
+        taken, numbers = torch.unique_consecutive(pseudo, return_counts=True)
+        parts = torch.split(confidences, numbers.tolist())
+        for label, part in zip(taken.tolist(), parts, strict=True):
+            self._sums[label] += confusion_scores(part, self._weights[label], label).sum(dim=0)
         self._taken[taken] += numbers
+        return confidences
 
     def class_pairs(self, text_features: torch.Tensor) -> pl.DataFrame:
         """Confusion pairs per base class: highest mean score over the samples taken for it.
@@ -149,18 +155,24 @@ class PairMiner:
         Returns:
             Rows as in the table `class_pairs`, by class, then rank.
         """
-        class_ids, names = self._class_ids.tolist(), self._names.to_list()
-        similarity = text_similarities(text_features)
-        rows = []
-        for index in range(len(class_ids)):
-            taken = int(self._taken[index])
-            mean = self._sums[index] / taken if taken else similarity[index]
-            for rank, partner in enumerate(ranked_classes(mean[None], self._kept)[0].tolist(), 1):
-                pair = class_ids[index], class_ids[partner]
-                score, count = float(mean[partner]), int(self._counts[index, partner])
-                source = "score" if taken else TEXT_SIMILARITY
-                rows.append(_class_pair(names, pair, rank, score, count, source))
-        return CLASS_PAIRS.frame(rows)
+        taken = self._taken[:, None] > 0
+        means = (self._sums / self._taken[:, None]).where(taken, text_similarities(text_features))
+        top = ranked_classes(means, self._kept)
+        classes = self._class_ids.repeat(self._kept)
+        partners = self._class_ids[top.flatten().numpy()]
+        source = pl.Series([TEXT_SIMILARITY, "score"]).gather(taken.int().flatten().numpy())
+        return CLASS_PAIRS.frame(
+            {
+                "class_id": classes,
+                "class_name": self._names.gather(classes),
+                "rank": np.tile(np.arange(1, self._kept + 1), len(top)),
+                "paired_class_id": partners,
+                "paired_class": self._names.gather(partners),
+                "score": means.gather(1, top).flatten().numpy(),
+                "count": self._counts.gather(1, top).flatten().numpy(),
+                "source": source.gather(np.arange(len(top)).repeat(self._kept)),
+            }
+        )
 
 
 def text_similarities(texts: torch.Tensor) -> torch.Tensor:
@@ -188,31 +200,21 @@ def predicted_pairs(
     similarity = text_similarities(texts)
     top = ranked_classes(similarity, min(pairs, len(texts) - 1))
     rows = [
-        _class_pair(
-            names, (index, partner), rank, float(similarity[index, partner]), 0, TEXT_SIMILARITY
-        )
+        {
+            "class_id": index,
+            "class_name": names[index],
+            "rank": rank,
+            "paired_class_id": partner,
+            "paired_class": names[partner],
+            "score": float(similarity[index, partner]),
+            "count": 0,
+            "source": TEXT_SIMILARITY,
+        }
         for index, partners in enumerate(top.tolist())
         if index not in mined
         for rank, partner in enumerate(partners, start=1)
     ]
     return CLASS_PAIRS.frame(rows)
-
-
-def _class_pair(
-    names: Sequence[str], pair: tuple[int, int], rank: int, score: float, count: int, source: str
-) -> dict[str, object]:
-    """A row of the table `class_pairs`; `pair` holds the ids of the class and its partner."""
-    class_id, paired_id = pair
-    return {
-        "class_id": class_id,
-        "class_name": names[class_id],
-        "rank": rank,
-        "paired_class_id": paired_id,
-        "paired_class": names[paired_id],
-        "score": score,
-        "count": count,
-        "source": source,
-    }
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from capt_core.addresses import address_of, ambiguous, is_remote, public, remember
+from capt_core.addresses import absence, address_of, ambiguous, is_remote, public, remember
 from capt_core.data.column_files import TABLE_ENDINGS, open_table
 from capt_core.data.parquet_images import image_columns, row_path
 from capt_core.data.readers.columns import (
@@ -226,7 +226,7 @@ def _kind(path: Path) -> str:
         return "folder"
     if path.is_file():
         return "file"
-    kind = "neither a file nor a folder" if path.exists() else "no such file or folder"
+    kind = "neither a file nor a folder" if path.exists() else absence(path)
     raise CaptError(f"{brief(path)}: {kind}")
 
 

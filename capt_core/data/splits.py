@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 
 import polars as pl
 
+from capt_core.addresses import absence
 from capt_core.advice import setting, tool
 from capt_core.artifacts.schemas import REJECTED
 from capt_core.data.registry import DatasetSpec
@@ -119,7 +120,9 @@ def checked_root(spec: DatasetSpec, data_root: str | None) -> Path:
     if not os.path.exists(base) or (spec.reader != "own" and not os.path.isdir(base)):
         place = shown(str(base), 300)[1:-1]
         if spec.reader == "own":
-            raise CaptError(f"data.root: {place} does not exist; give the folder of your images")
+            raise CaptError(
+                f"data.root: {place}: {absence(data_root)}; give the folder of your images"
+            )
         raise CaptError(
             f"data.root: {place} is not a folder; set data.root to the parent of {spec.folder}/"
         )

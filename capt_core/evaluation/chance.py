@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import polars as pl
 
 from capt_core.evaluation.outcomes import counted_images
@@ -36,6 +38,10 @@ def chance_warning(right: int, images: int, classes: int, which: str = "") -> st
         classes: that were to choose from.
         which: the images and classes, where there are others: `base`.
     """
+    excess = max(right / images - 1 / classes, 0) if images else 0
+    if math.exp(-2 * images * excess**2) <= SIGNIFICANCE:
+        # Hoeffding (1963): the exact test would say so, too, but its library takes time to load.
+        return None
     undecidable = chance_level(images, images, classes) > SIGNIFICANCE
     if undecidable or chance_level(right, images, classes) <= SIGNIFICANCE:
         return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -13,11 +13,13 @@ from capt_core.backbone.loading import Backbone
 from capt_core.learning.loop import Batch, Record
 from capt_core.learning.optimisation import Optimisation
 from capt_core.learning.randomness import draw_seed
+from capt_core.methods.descriptions import described_vectors
 from capt_core.methods.feature_training import minimise, trained_images
-from capt_core.methods.method import Classes, Fitted, Method
+from capt_core.methods.method import Classes, Fitted, Method, Need, named_vectors
+from capt_core.methods.retained_training import Retained, RetainedSettings, minimise_retained
 from capt_core.methods.task import Task
 from capt_core.methods.zero_shot import class_logits
-from capt_core.settings_file import packaged
+from capt_core.settings_file import Section, packaged
 
 
 def adapted_feature(
@@ -37,11 +39,21 @@ def adapted_feature(
     return functional.normalize(ratio * adapted + (1 - ratio) * features, dim=-1)
 
 
-class ClipAdapterSettings(Optimisation, path="methods.clip_adapter"):
-    """The section ``methods.clip_adapter``."""
+class BottleneckSettings(Optimisation):
+    """Settings of `adapted_feature` and its training."""
 
     reduction: int = packaged(ge=1, le=65_536)
     ratio: float = packaged(ge=0, le=1)
+
+
+class ClipAdapterSettings(BottleneckSettings, path="methods.clip_adapter"):
+    """The section ``methods.clip_adapter``."""
+
+
+class ClipAdapterPromptsSettings(
+    BottleneckSettings, RetainedSettings, path="methods.clip_adapter_prompts"
+):
+    """The section ``methods.clip_adapter_prompts``."""
 
 
 class AdaptedByBottleneck(Fitted):
@@ -52,10 +64,19 @@ class AdaptedByBottleneck(Fitted):
         backbone: frozen.
         width: d of the features.
         seed: of the random start.
+        class_vectors: see `Fitted`.
     """
 
-    def __init__(self, method: Method, backbone: Backbone, width: int, seed: int = 0) -> None:
-        super().__init__(method, backbone)
+    def __init__(
+        self,
+        method: Method,
+        backbone: Backbone,
+        width: int,
+        seed: int = 0,
+        class_vectors: Mapping[str, torch.Tensor] | None = None,
+    ) -> None:
+        super().__init__(method, backbone, class_vectors)
+        self.ratio: float = method.settings.ratio
         hidden = max(1, width // method.settings.reduction)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(draw_seed("clip_adapter", seed))
@@ -63,8 +84,7 @@ class AdaptedByBottleneck(Fitted):
             self.up = nn.Linear(hidden, width, bias=False)
 
     def adapt(self, features: torch.Tensor) -> torch.Tensor:
-        ratio = self.method.settings.ratio
-        return adapted_feature(features, self.down.weight.T, self.up.weight.T, ratio)
+        return adapted_feature(features, self.down.weight.T, self.up.weight.T, self.ratio)
 
 
 class ClipAdapter(Method):
@@ -76,7 +96,7 @@ class ClipAdapter(Method):
     name = "clip_adapter"
     label = "CLIP-Adapter"
     citation = "Gao et al., IJCV 2024"
-    Settings = ClipAdapterSettings
+    Settings: ClassVar[type[Section]] = ClipAdapterSettings
 
     def fit(self, task: Task) -> AdaptedByBottleneck:
         backbone, device = task.backbone, task.backbone.device
@@ -96,6 +116,37 @@ class ClipAdapter(Method):
     def restore(
         self, backbone: Backbone, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]
     ) -> AdaptedByBottleneck:
-        fitted = AdaptedByBottleneck(self, backbone, tensors["down.weight"].shape[1])
+        width, vectors = tensors["down.weight"].shape[1], named_vectors(tensors, facts)
+        fitted = AdaptedByBottleneck(self, backbone, width, class_vectors=vectors)
         fitted.load_state_dict(dict(tensors))
+        return fitted
+
+
+class ClipAdapterPrompts(Retained, ClipAdapter):
+    """`ClipAdapter` with CAPT's class texts, retention and interpolation.
+
+    The share of what was learnt that is kept is a share of the ratio: s (ratio A(f) +
+    (1 - ratio) f) + (1 - s) f = s ratio A(f) + (1 - s ratio) f, from the frozen f.
+    """
+
+    name = "clip_adapter_prompts"
+    label = "CLIP-Adapter on difference prompts, with retention"
+    needs = frozenset({Need.FEATURES, Need.DESCRIPTIONS})
+    Settings = ClipAdapterPromptsSettings
+
+    def fit(self, task: Task) -> AdaptedByBottleneck:
+        settings, backbone = self.settings, task.backbone
+        plain = Fitted(self, backbone)
+        vectors = described_vectors(task, plain, settings.difference_weight, settings.describe)
+        width = task.few_shot().features.shape[1]
+        fitted = AdaptedByBottleneck(self, backbone, width, task.seed, vectors)
+        trained = minimise_retained(self, task, fitted.to(backbone.device))
+        trained.ratio *= settings.interpolation
+        return trained
+
+    def restore(
+        self, backbone: Backbone, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]
+    ) -> AdaptedByBottleneck:
+        fitted = super().restore(backbone, tensors, facts)
+        fitted.ratio *= self.settings.interpolation
         return fitted

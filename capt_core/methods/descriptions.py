@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -13,7 +13,7 @@ from capt_core.advice import setting
 from capt_core.backbone.loading import Backbone
 from capt_core.confusion.semantic_miner import predicted_pairs
 from capt_core.methods.method import Classes, Fitted
-from capt_core.methods.retention import RetentionNames, retention_texts
+from capt_core.methods.retention import RetentionNames, generic_prompts, retention_texts
 from capt_core.methods.task import Task
 from capt_core.prompts.class_texts import (
     described_class_ids,
@@ -207,6 +207,41 @@ def retained_texts(
         backbone or task.backbone,
         written,
     )
+
+
+def retained_prompts(task: Task, names: RetentionNames) -> list[str]:
+    """What stands for the names of `retained_texts` where class texts are those of the prompts."""
+    classes = Classes.of(task.dataset)
+    if names in ("training", "all"):
+        return (classes if names == "all" else classes.only(task.trained_classes)).prompts
+    words = generic_prompts(classes.templates[0], task.backbone)
+    if names == "generic":
+        return words
+    assert task.prompts is not None
+    return words + sorted({*task.prompts()["prompt"]})
+
+
+def training_texts(task: Task, weight: float) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Function that moves texts of the trained classes towards their difference prompts.
+
+    For texts that are tuned: unlike `described_vectors` it can be called, and differentiated
+    through, at every step. The embeddings of the prompts are the backbone's.
+
+    Args:
+        task: with the table `prompts`.
+        weight: see `described_vectors`.
+
+    Returns:
+        From texts [C, d] in the order of the trained classes, unit length, to such texts.
+    """
+    assert task.prompts is not None
+    prompts = task.prompts() if weight else task.prompts().clear()
+    if prompts.is_empty():
+        return lambda texts: texts
+    place = {class_id: index for index, class_id in enumerate(task.trained_classes)}
+    embeddings = task_embeddings(task, prompts["prompt"].to_list())
+    placed = prompts.with_columns(pl.col("class_id").replace_strict(place))
+    return lambda texts: described_texts(texts, placed, embeddings, weight)
 
 
 def retention_seen(weight: float, names: str) -> list[str]:

@@ -42,6 +42,11 @@ class LowRankUpdate(nn.Module):
         """What is added to the frozen weight, [out, width]."""
         return self.scale * self.up @ self.down
 
+    @torch.no_grad()
+    def interpolate(self, share: float) -> None:
+        """Scale what is added: 1 leaves it, 0 would give the frozen map."""
+        self.up.mul_(share)
+
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """What is added to the outputs [..., out] of inputs [..., width]."""
         down, up = (each.to(inputs.device) for each in (self.down, self.up))
@@ -76,6 +81,11 @@ class LowRankAttention(nn.Module):
                 for part in ("query", "key", "value")
             }
         )
+
+    def interpolate(self, share: float) -> None:
+        """`LowRankUpdate.interpolate` of all three updates."""
+        for part in self.updates:
+            self._update(part).interpolate(share)
 
     def merged_weight(self) -> torch.Tensor:
         """The packed projection with its updates, [3 D, D]."""

@@ -43,8 +43,11 @@ _BUILT_IN = {
     "lweib": "capt_core.methods.lweib.method:LwEIB",
     "twosfs": "capt_core.methods.twosfs:TwoStage",
     "clip_lora": "capt_core.methods.clip_lora:ClipLora",
+    "clip_lora_prompts": "capt_core.methods.clip_lora:ClipLoraPrompts",
     "clip_adapter": "capt_core.methods.clip_adapter:ClipAdapter",
+    "clip_adapter_prompts": "capt_core.methods.clip_adapter:ClipAdapterPrompts",
     "tip_adapter_f": "capt_core.methods.tip_adapter:TipAdapterF",
+    "tip_adapter_f_prompts": "capt_core.methods.tip_adapter:TipAdapterFPrompts",
     "residual_adapter": "capt_core.methods.residual_adapter:ResidualAdapter",
     "capt": "capt_core.methods.capt.method:Capt",
 }

@@ -14,20 +14,11 @@ from torch import nn
 from torch.nn import functional
 
 from capt_core.backbone.loading import Backbone
-from capt_core.learning.loop import Batch, Record
 from capt_core.learning.optimisation import Optimisation
-from capt_core.methods.descriptions import (
-    Describe,
-    described_vectors,
-    names_seen,
-    retained_texts,
-    retention_seen,
-)
-from capt_core.methods.feature_training import minimise, trained_images
-from capt_core.methods.method import Classes, Fitted, Method, Need, named_vectors
-from capt_core.methods.retention import RetentionNames, distillation_loss
+from capt_core.methods.descriptions import described_vectors
+from capt_core.methods.method import Fitted, Method, Need, named_vectors
+from capt_core.methods.retained_training import Retained, RetainedSettings, minimise_retained
 from capt_core.methods.task import Task
-from capt_core.methods.zero_shot import class_logits
 from capt_core.settings_file import packaged
 
 
@@ -61,15 +52,10 @@ class Residual(nn.Module):
         return functional.normalize(moved, dim=-1)
 
 
-class ResidualAdapterSettings(Optimisation, path="methods.residual_adapter"):
+class ResidualAdapterSettings(Optimisation, RetainedSettings, path="methods.residual_adapter"):
     """The section ``methods.residual_adapter``."""
 
     hidden: int = packaged(ge=1, le=65_536)
-    difference_weight: float = packaged(ge=0, le=1e6)
-    describe: Describe = packaged()
-    retention_weight: float = packaged(ge=0, le=1e6)
-    retention_names: RetentionNames = packaged()
-    interpolation: float = packaged(gt=0, le=1)
 
 
 class AdaptedByResidual(Fitted):
@@ -90,8 +76,8 @@ class AdaptedByResidual(Fitted):
         return moved
 
 
-class ResidualAdapter(Method):
-    """The floor: cross-entropy + `retention_weight` x `distillation_loss` on frozen features.
+class ResidualAdapter(Retained):
+    """The floor: a `Residual` trained by `minimise_retained` on frozen features.
 
     It has CAPT's class texts and retention and nothing of its mining, adapters or experts.
     """
@@ -101,38 +87,13 @@ class ResidualAdapter(Method):
     needs = frozenset({Need.FEATURES, Need.DESCRIPTIONS})
     Settings = ResidualAdapterSettings
 
-    @property
-    def described_by_name(self) -> float:
-        weight: float = self.settings.difference_weight
-        return weight if self.settings.describe == "all" else 0.0
-
     def fit(self, task: Task) -> AdaptedByResidual:
         settings, backbone = self.settings, task.backbone
         plain = Fitted(self, backbone)
         vectors = described_vectors(task, plain, settings.difference_weight, settings.describe)
-        base = task.trained_classes
-        all_texts = plain.class_texts(Classes.of(task.dataset))
-        retained = retained_texts(task, all_texts, settings.retention_names)
-        compared = Fitted(self, backbone, vectors).with_vectors(Classes.of(task.dataset), all_texts)
-        images = trained_images(task)
-        residual = Residual(images.features.shape[1], settings.hidden, task.seed)
+        residual = Residual(task.few_shot().features.shape[1], settings.hidden, task.seed)
         fitted = AdaptedByResidual(self, backbone, residual, vectors).to(backbone.device)
-        device, scale = backbone.device, backbone.logit_scale
-        texts, retained = compared[base].to(device), retained.to(device)
-
-        def loss_of(batch: Batch) -> tuple[torch.Tensor, Record]:
-            frozen = images.features[batch.samples]
-            moved = fitted.adapt(frozen)
-            logits = class_logits(moved, texts, scale)
-            original = functional.cross_entropy(logits, images.labels[batch.samples])
-            kept = distillation_loss(moved, frozen, retained, scale)
-            parts = {"original_loss": original.item(), "retention_loss": kept.item()}
-            return original + settings.retention_weight * kept, parts
-
-        parameters = list(fitted.residual.parameters())
-        given = {"texts": texts, "retained": retained}
-        count = len(images.labels)
-        trained = minimise(self, task, fitted, parameters, count, loss_of, given)
+        trained = minimise_retained(self, task, fitted)
         trained.residual.interpolate(settings.interpolation)
         return trained
 
@@ -144,8 +105,3 @@ class ResidualAdapter(Method):
         fitted = AdaptedByResidual(self, backbone, Residual(width, hidden), vectors)
         fitted.load_state_dict(dict(tensors))
         return fitted
-
-    def sees(self, task: Task, fitted: Fitted) -> list[str]:
-        settings = self.settings
-        retention = retention_seen(settings.retention_weight, settings.retention_names)
-        return super().sees(task, fitted) + names_seen(task, fitted) + retention

@@ -23,6 +23,7 @@ def distillation_loss(
     base_features: torch.Tensor,
     texts: torch.Tensor,
     logit_scale: float,
+    tuned_texts: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Mean Kullback-Leibler divergence from the base model's predictions to the tuned ones.
 
@@ -31,9 +32,11 @@ def distillation_loss(
         base_features: of the frozen base model for the same views, [L, d], unit length.
         texts: text features of the names that are predicted, [V, d], unit length.
         logit_scale: inverse temperature.
+        tuned_texts: of the same names, unit length, [V, d], where the text tower is tuned, too.
     """
+    tuned = texts if tuned_texts is None else tuned_texts
     before = (logit_scale * base_features @ texts.T).log_softmax(dim=1)
-    after = (logit_scale * image_features @ texts.T).log_softmax(dim=1)
+    after = (logit_scale * image_features @ tuned.T).log_softmax(dim=1)
     return functional.kl_div(after, before, reduction="batchmean", log_target=True)
 
 
@@ -55,9 +58,14 @@ def known_vocabulary(backbone: Backbone) -> list[str]:
     return [word for word in generic_vocabulary() if unknown is None or not unknown(word)]
 
 
+def generic_prompts(template: str, backbone: Backbone) -> list[str]:
+    """The generic vocabulary in a data set's template."""
+    return [template.format(word) for word in known_vocabulary(backbone)]
+
+
 def generic_texts(template: str, backbone: Backbone) -> torch.Tensor:
     """Text features [V, d] of the generic vocabulary in a data set's template, unit length."""
-    return encode_texts([template.format(word) for word in known_vocabulary(backbone)], backbone)
+    return encode_texts(generic_prompts(template, backbone), backbone)
 
 
 def retention_texts(

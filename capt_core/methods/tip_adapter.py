@@ -17,6 +17,7 @@ from torch.nn import functional
 from capt_core.backbone.loading import Backbone
 from capt_core.learning.loop import Batch, Record
 from capt_core.learning.optimisation import Optimisation
+from capt_core.methods.descriptions import described_vectors
 from capt_core.methods.feature_training import minimise
 from capt_core.methods.image_evidence import (
     LabelledImages,
@@ -26,7 +27,8 @@ from capt_core.methods.image_evidence import (
     shared_classes,
     trained_classes,
 )
-from capt_core.methods.method import Fitted, Method
+from capt_core.methods.method import Fitted, Method, Need, named_vectors
+from capt_core.methods.retained_training import Described, DescribedSettings
 from capt_core.methods.task import Task
 from capt_core.settings_file import Section, packaged
 
@@ -64,13 +66,23 @@ class TipAdapterSettings(Section, path="methods.tip_adapter"):
     beta: float | None = packaged(ge=0, le=1e6)
 
 
-class TipAdapterFSettings(Optimisation, path="methods.tip_adapter_f"):
-    """The section ``methods.tip_adapter_f``."""
+class CacheTrainingSettings(Optimisation):
+    """Settings of a cache and of the training of its keys."""
 
     alpha: float | None = packaged(ge=0, le=1e6)
     beta: float | None = packaged(ge=0, le=1e6)
     training_alpha: float = packaged(ge=0, le=1e6)
     training_beta: float = packaged(ge=0, le=1e6)
+
+
+class TipAdapterFSettings(CacheTrainingSettings, path="methods.tip_adapter_f"):
+    """The section ``methods.tip_adapter_f``."""
+
+
+class TipAdapterFPromptsSettings(
+    CacheTrainingSettings, DescribedSettings, path="methods.tip_adapter_f_prompts"
+):
+    """The section ``methods.tip_adapter_f_prompts``."""
 
 
 class Cached(WithEvidence):
@@ -81,6 +93,7 @@ class Cached(WithEvidence):
         beta: sharpness.
         keys: [n, d].
         labels: of the keys, positions among the names, [n].
+        class_vectors: see `Fitted`.
     """
 
     def __init__(
@@ -92,8 +105,9 @@ class Cached(WithEvidence):
         beta: float,
         keys: torch.Tensor,
         labels: torch.Tensor,
+        class_vectors: Mapping[str, torch.Tensor] | None = None,
     ) -> None:
-        super().__init__(method, backbone, names, alpha)
+        super().__init__(method, backbone, names, alpha, class_vectors)
         self.beta = beta
         self.keys = nn.Parameter(keys.clone(), requires_grad=False)
         self.labels: torch.Tensor
@@ -133,7 +147,8 @@ class TipAdapter(Method):
         self, backbone: Backbone, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]
     ) -> Cached:
         scalars = facts["names"], facts["alpha"], facts["beta"]
-        return Cached(self, backbone, *scalars, tensors["keys"], tensors["labels"])
+        cache = tensors["keys"], tensors["labels"]
+        return Cached(self, backbone, *scalars, *cache, named_vectors(tensors, facts))
 
     def sees(self, task: Task, fitted: Fitted) -> list[str]:
         return super().sees(task, fitted) + open_settings(self.settings, "alpha", "beta")
@@ -148,13 +163,23 @@ class TipAdapterF(TipAdapter):
 
     name = "tip_adapter_f"
     label = "Tip-Adapter-F"
-    Settings = TipAdapterFSettings
+    Settings: ClassVar[type[Section]] = TipAdapterFSettings
+
+    def vectors(self, task: Task) -> dict[str, torch.Tensor]:
+        """Class texts of its own, by class name."""
+        return {}
+
+    def kept_keys(self, start: torch.Tensor, trained: torch.Tensor) -> torch.Tensor:
+        """The keys [n, d] that a training from `start` to `trained` leaves."""
+        return trained
 
     def fit(self, task: Task) -> Cached:
         settings, backbone = self.settings, task.backbone
         images, classes = LabelledImages.of(task), trained_classes(task)
         weights = settings.training_alpha, settings.training_beta
-        fitted = Cached(self, backbone, images.names, *weights, images.features, images.labels)
+        vectors = self.vectors(task)
+        cache = images.features, images.labels
+        fitted = Cached(self, backbone, images.names, *weights, *cache, vectors)
         fitted.keys.requires_grad_()
         fitted.to(backbone.device)
         score = fitted.scorer(classes)
@@ -166,10 +191,31 @@ class TipAdapterF(TipAdapter):
             logits = score(features[batch.samples])
             return functional.cross_entropy(logits, labels[batch.samples]), {}
 
-        minimise(self, task, fitted, [fitted.keys], len(labels), loss_of)
+        minimise(self, task, fitted, [fitted.keys], len(labels), loss_of, vectors)
         fitted.keys.requires_grad_(False)
+        fitted.keys.copy_(self.kept_keys(images.features, fitted.keys))
         fitted.alpha, fitted.beta = settings.alpha or 0.0, settings.beta or 0.0
         return with_chosen(task, fitted)
+
+
+class TipAdapterFPrompts(Described, TipAdapterF):
+    """`TipAdapterF` on CAPT's class texts, with a share of how far its keys moved.
+
+    Image features stay frozen, and so do the predictions over any words: CAPT's retention over
+    them would be zero throughout, and is not there.
+    """
+
+    name = "tip_adapter_f_prompts"
+    label = "Tip-Adapter-F on difference prompts"
+    needs = frozenset({Need.FEATURES, Need.DESCRIPTIONS})
+    Settings = TipAdapterFPromptsSettings
+
+    def vectors(self, task: Task) -> dict[str, torch.Tensor]:
+        plain, settings = Fitted(self, task.backbone), self.settings
+        return described_vectors(task, plain, settings.difference_weight, settings.describe)
+
+    def kept_keys(self, start: torch.Tensor, trained: torch.Tensor) -> torch.Tensor:
+        return start.lerp(trained, self.settings.interpolation)
 
 
 def with_chosen(task: Task, fitted: Cached) -> Cached:

@@ -65,14 +65,14 @@ def test_a_file_in_the_place_of_the_folder_is_a_users_mistake(tmp_path: Path) ->
     (tmp_path / "artifacts").write_text("in the way")
     target = tmp_path / "artifacts" / "notes.txt"
     message = refusal(write_text, target, "x")
-    assert "cannot write" in message
+    assert "a file is in the place of its folder; move it away" in message
     assert str(target) in message
 
 
 def test_a_folder_in_the_place_of_the_file_is_a_users_mistake(tmp_path: Path) -> None:
     target = tmp_path / "notes.txt"
     target.mkdir()
-    assert "cannot write" in refusal(write_text, target, "x")
+    assert "a folder is in its place; move it away" in refusal(write_text, target, "x")
     assert list(tmp_path.iterdir()) == [target]
 
 

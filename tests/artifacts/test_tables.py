@@ -11,6 +11,8 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from capt_core.artifacts.digests import PLACEHOLDER, seal
 from capt_core.artifacts.documentation import render
@@ -20,6 +22,7 @@ from capt_core.artifacts.tables import (
     UNIT_LENGTH,
     Column,
     Table,
+    key_problem,
     read_provenance,
     read_table,
     schema_problem,
@@ -110,6 +113,19 @@ def test_writing_twice_gives_the_same_bytes(tmp_path: Path) -> None:
     for name in ("one", "two"):
         write_table(FRUIT, fruit(), tmp_path / name, ORIGIN)
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+
+
+KEYS = st.lists(
+    st.tuples(st.none() | st.integers(0, 3), st.none() | st.sampled_from("ab")), max_size=6
+)
+
+
+@given(KEYS, st.booleans())
+def test_rows_share_a_key_in_any_order(keys: list[tuple[int | None, str | None]], by: bool) -> None:
+    if by:
+        keys = sorted(keys, key=str)
+    frame = pl.DataFrame(keys, schema={"fruit_id": pl.Int64, "name": pl.String}, orient="row")
+    assert (key_problem(FRUIT, frame) is None) is (len(set(keys)) == len(keys))
 
 
 @pytest.mark.parametrize(

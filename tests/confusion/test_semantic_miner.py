@@ -77,21 +77,22 @@ def test_scores_by_hand() -> None:
     # Method facts 8.5: counts (0, 3, 5), confidences (0.5, 0.2, 0.25), pseudo-label 0.
     counts = torch.tensor([[0, 3, 5], [9, 0, 9], [9, 9, 0]])
     confidences = torch.tensor([[0.5, 0.2, 0.25]], dtype=torch.float64)
-    scores = confusion_scores(confidences, score_weights(counts), torch.tensor([0]))
+    scores = confusion_scores(confidences.clone(), score_weights(counts)[0], 0)
     torch.testing.assert_close(
         scores, torch.tensor([[-INF, 0.275, 0.40625]], dtype=torch.float64), rtol=0, atol=1e-12
     )
     # An empty row leaves the confidences.
-    scores = confusion_scores(confidences, score_weights(0 * counts), torch.tensor([0]))
+    scores = confusion_scores(confidences, score_weights(0 * counts)[0], 0)
     assert scores.tolist() == [[-INF, 0.2, 0.25]]
 
 
 def test_scores_take_the_row_of_the_pseudo_label_not_its_column() -> None:
     counts = torch.tensor([[0, 4, 0], [0, 0, 0], [7, 0, 0]])
-    confidences = torch.tensor([[0.4, 0.25, 0.35], [0.3, 0.1, 0.6]], dtype=torch.float64)
-    scores = confusion_scores(confidences, score_weights(counts), torch.tensor([0, 2]))
-    expected = torch.tensor([[-INF, 0.5, 0.35], [0.6, 0.1, -INF]], dtype=torch.float64)
-    torch.testing.assert_close(scores, expected, rtol=0, atol=1e-12)
+    confidences = torch.tensor([[0.3, 0.1, 0.6], [0.4, 0.25, 0.35]], dtype=torch.float64)
+    dataset = toy_dataset([0, 1], 6)
+    pairs = PairMiner(dataset, counts, 2).pairs(pl.Series([0, 1]), confidences)
+    scores = pairs.select("sample_id", "class_id", "score").rows()
+    assert scores == [(0, 0, 0.6), (0, 1, 0.1), (1, 1, 0.5), (1, 2, 0.35)]
 
 
 def test_pairs_by_hand() -> None:

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import polars as pl
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from capt_core.backbone.loading import UNTRAINED_WARNING
-from capt_core.evaluation.chance import chance_level, chance_warning, chance_warnings
+from capt_core.evaluation.chance import (
+    SIGNIFICANCE,
+    chance_level,
+    chance_warning,
+    chance_warnings,
+)
 from capt_core.evaluation.doubts import backbone_doubts, is_unsuited
 
 
@@ -33,6 +40,14 @@ def test_guessing_is_said(right: int, images: int, classes: int, guessing: bool)
     if sentence:
         assert f"{right} of {images} images are right" in sentence
         assert "guessing among 10 classes gives 10.0 %" in sentence
+
+
+@given(st.integers(0, 60), st.integers(0, 60), st.integers(1, 12))
+def test_the_bound_says_what_the_exact_test_says(right: int, wrong: int, classes: int) -> None:
+    images = right + wrong
+    decidable = chance_level(images, images, classes) <= SIGNIFICANCE
+    guessing = decidable and chance_level(right, images, classes) > SIGNIFICANCE
+    assert (chance_warning(right, images, classes) is not None) is guessing
 
 
 def test_each_half_is_judged_by_its_test_images() -> None:

@@ -89,6 +89,7 @@ def test_novel_classes_are_described_by_their_names_alone(task: Task) -> None:
     [
         ("clip_prompts", {"describe": "all"}),
         ("residual_adapter", {"describe": "all"}),
+        ("tip_adapter_f_prompts", {"describe": "all"}),
         ("capt", {"class_texts": {"describe": "all"}}),
     ],
 )

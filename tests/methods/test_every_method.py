@@ -49,8 +49,8 @@ FROZEN = ("clip", "clip_prompts", "cupl", "fudd")
 """Nothing is learnt from images."""
 NOVEL_UNSEEN = (
     *("coop", "maple", "promptsrc", "dpc", "tac", "twosfs", "spotlighter", "clip_lora"),
-    *("clip_adapter", "residual_adapter"),
-    *("tip_adapter", "tip_adapter_f", "gda", "gda_prompts"),
+    *("clip_adapter", "clip_adapter_prompts", "clip_lora_prompts", "residual_adapter"),
+    *("tip_adapter", "tip_adapter_f", "tip_adapter_f_prompts", "gda", "gda_prompts"),
 )
 """Learn from images and names of base classes alone."""
 CLOSED_FORM = ("linear_probe", "tip_adapter", "gda", "gda_prompts")
@@ -295,6 +295,7 @@ TEXTS = "difference prompts (class texts)"
 GENERIC = "generic vocabulary (retention)"
 WRITTEN = "generic vocabulary and the pairs' prompts (retention)"
 NOVEL = "novel class names (retention)"
+SEARCHED = "validation images (alpha, beta)"
 
 
 @pytest.mark.parametrize(
@@ -324,6 +325,9 @@ NOVEL = "novel class names (retention)"
         ("residual_adapter", 16, "fewshot", (1, "generic"), False, [GENERIC]),
         ("residual_adapter", 16, "fewshot", (1, "generic"), True, [TEXTS, GENERIC]),
         ("residual_adapter", 16, "fewshot", (0, "all"), False, []),
+        ("clip_adapter_prompts", 16, "full_train", (4, "prompts"), True, [TEXTS, WRITTEN]),
+        ("clip_lora_prompts", 0, "fewshot", (4, "all"), False, [SHOTS, NOVEL]),
+        ("tip_adapter_f_prompts", 16, "fewshot", {}, True, [TEXTS, SEARCHED]),
         ("capt", 16, "fewshot", (4, "prompts"), False, [WRITTEN]),
         ("capt", 16, "augmented_views", (0, "all"), False, []),
         ("capt", 16, "full_train", (0, "all"), False, [BANK]),

@@ -32,7 +32,7 @@ def methods() -> list[Method]:
 
 PROMPTED = (
     *("maple", "promptsrc", "promptkd", "spotlighter", "spotlighter_promptkd", "tac", "tap"),
-    *("lweib", "twosfs", "clip_lora", "capt"),
+    *("lweib", "twosfs", "clip_lora", "clip_lora_prompts", "capt"),
 )
 """Methods that look into the image tower."""
 

@@ -46,6 +46,19 @@ QUICK: dict[str, dict[str, Any]] = {
     "spotlighter": {"epochs": 2, "batch_size": 4},
     "spotlighter_promptkd": {"epochs": 2, "batch_size": 4},
     "clip_lora": {"iterations_per_shot": 1, "batch_size": 2},
+    "clip_lora_prompts": {
+        "iterations_per_shot": 1,
+        "batch_size": 2,
+        "retention_names": "training",
+    },
+    "clip_adapter_prompts": {
+        "epochs": 20,
+        "batch_size": 4,
+        "learning_rate": 0.2,
+        "ratio": 0.5,
+        "retention_weight": 0.5,
+        "retention_names": "training",
+    },
     "clip_adapter": {"epochs": 20, "batch_size": 4, "learning_rate": 0.2, "ratio": 0.5},
     "residual_adapter": {
         "epochs": 15,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -51,7 +52,8 @@ def failing(folder: Path) -> Plan:
     bad = job("bad", f"echo 'error: no images' >&2; test -e {folder}/mended")
     last = JobArray("last", (job("last", f"touch {folder}/last"),), ("rows",), at_any_rate=True)
     needing = JobArray("needing", (job("needing", f"touch {folder}/needing"),), ("rows",))
-    return Plan("plan", folder, [JobArray("rows", (good, bad)), needing, last])
+    arrays = [JobArray("rows", (good, bad)), needing, last]
+    return Plan("plan", folder, arrays, folder / "last")
 
 
 def test_only_what_is_out_of_date_and_what_needs_that_is_outstanding() -> None:
@@ -76,7 +78,8 @@ def test_local_jobs_that_fail_are_listed_and_can_be_sent_again(
     assert (tmp_path / "good").read_text() == "3\n"
     assert (tmp_path / "last").exists()
     assert not (tmp_path / "needing").exists()
-    told = capsys.readouterr().err
+    out, told = capsys.readouterr()
+    assert f"-> {tmp_path / 'last'}\n" in out
     (line,) = (line for line in told.splitlines() if line.startswith("warning: bad: "))
     assert "failed (error: no images); log: " in line
     assert "no images" in Path(line.rpartition("log: ")[2]).read_text()
@@ -85,6 +88,19 @@ def test_local_jobs_that_fail_are_listed_and_can_be_sent_again(
     ledger = Ledger(tmp_path / "runs" / "jobs" / "plan.json")
     ended = dict(zip(ledger.jobs, states(list(ledger.jobs.values())), strict=True))
     assert ended == {"good": State.finished, "bad": State.failed, "last": State.finished}
+
+
+@pytest.mark.parametrize("done", [True, False])
+@pytest.mark.usefixtures("shell")
+def test_a_page_is_named_unless_writing_it_failed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], done: bool
+) -> None:
+    arrays = [JobArray("page", (job("page", "exit 1", done=lambda: done),))]
+    plan = Plan("plan", tmp_path, arrays, tmp_path / "page.html")
+    with contextlib.nullcontext() if done else pytest.raises(CaptError, match="1 jobs failed"):
+        send(plan, Executor.local, Resources(), wait=False)
+    lines = capsys.readouterr().out.splitlines()
+    assert (f"-> {tmp_path / 'page.html'}" in lines) is done
 
 
 @pytest.mark.usefixtures("shell")
@@ -248,9 +264,9 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> list[Plan]:
     return found
 
 
-def submit_predict(folder: Path, image: str) -> None:
+def submit_predict(folder: Path, image: str, *more: str) -> None:
     (folder / "model").touch()
-    words = ["submit", "predict", f"{folder / 'model'}", image, "--out", "t.csv"]
+    words = ["submit", "predict", f"{folder / 'model'}", image, "--out", "t.csv", *more]
     app([*words, "--artifacts", str(folder)], standalone_mode=False)
 
 
@@ -264,9 +280,18 @@ def test_predictions_take_images_elsewhere(tmp_path: Path, sent: list[Plan], ima
     assert only.words[-1] == str(Path(image))
 
 
+def test_predictions_choose_among_names(tmp_path: Path, sent: list[Plan]) -> None:
+    submit_predict(tmp_path, "s3://bucket/new", "--class", "sea lion", "--class", "seal")
+    (only,) = sent[0].arrays[0].jobs
+    words = " ".join(only.words)
+    assert "--class sea lion --class seal --" in words
+    assert sent[0].written == Path("t.csv")
+
+
 @pytest.mark.parametrize(
     ("image", "message"),
     [
+        ("ftp://host/x", r"ftp:/host/x: no such file or folder, nor an address that can be read"),
         ("missing.png", r"missing\.png: no such file"),
         ("https://host.org/1.jpg?key=SECRET", r"^https://host\.org/1\.jpg: given with"),
         ("https://me:SECRET@host.org/1.jpg", r"^https://host\.org/1\.jpg: given with"),

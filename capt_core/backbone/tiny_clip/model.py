@@ -42,14 +42,14 @@ def build_model(
         patch_dropout: share of patches dropped in training mode.
         vocabulary_size: number of tokens, when it is not the packaged one.
     """
-    from open_clip.model import CLIP
+    from capt_core.backbone.light_open_clip import open_clip
 
     config = read_config(name)
     vision = {**config["vision_cfg"], "patch_dropout": patch_dropout}
     text = dict(config["text_cfg"])
     if vocabulary_size is not None:
         text["vocab_size"] = vocabulary_size
-    model = CLIP(embed_dim=config["embed_dim"], vision_cfg=vision, text_cfg=text)
+    model: CLIP = open_clip.CLIP(embed_dim=config["embed_dim"], vision_cfg=vision, text_cfg=text)
     model.visual.conv1 = _patch_embedding(vision["width"], vision["patch_size"])
     return model
 

@@ -95,9 +95,9 @@ def clip_ids(texts: Iterable[str]) -> list[int]:
 
 @cache
 def _clip_tokenizer() -> Any:
-    from open_clip.tokenizer import SimpleTokenizer
+    from capt_core.backbone.light_open_clip import open_clip
 
-    return SimpleTokenizer()
+    return open_clip.SimpleTokenizer()
 
 
 @cache

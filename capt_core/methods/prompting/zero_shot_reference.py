@@ -22,10 +22,10 @@ def reference_templates() -> tuple[str, ...]:
     """PromptSRC's 60 templates: ``a photo of a {}.``, then the others of the first 60 that CLIP
     was evaluated with on ImageNet.
     """
-    from open_clip import OPENAI_IMAGENET_TEMPLATES
+    from capt_core.backbone.light_open_clip import open_clip
 
     first = "a photo of a {}."
-    written = [template("{}") for template in OPENAI_IMAGENET_TEMPLATES[:60]]
+    written = [template("{}") for template in open_clip.OPENAI_IMAGENET_TEMPLATES[:60]]
     return (first, *(template for template in written if template != first))
 
 

@@ -109,7 +109,7 @@ def class_bags(
     Raises:
         CaptError: a class name alone is too long for the backbone.
     """
-    from open_clip import SIMPLE_IMAGENET_TEMPLATES
+    from capt_core.backbone.light_open_clip import open_clip
 
     tokenizer = backbone.tokenizer
     plain = [f"{words} {name}." for name in prompt_names]
@@ -121,7 +121,9 @@ def class_bags(
         fitting = [text for text in texts if tokenizer.token_count(text) <= limit]
         return fitting or [otherwise]
 
-    templates = [[each(name) for each in SIMPLE_IMAGENET_TEMPLATES] for name in prompt_names]
+    templates = [
+        [each(name) for each in open_clip.SIMPLE_IMAGENET_TEMPLATES] for name in prompt_names
+    ]
     bags = [[bag(*each) for each in zip(templates, plain, strict=True)]]
     for attribute in attributes:
         written = [tree.get(name, {}).get(attribute, ()) for name in names]

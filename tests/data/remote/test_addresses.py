@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from capt_core.addresses import (
+    absence,
     address_of,
     ambiguous,
     private,
@@ -42,6 +43,14 @@ def test_a_path_keeps_an_address(scheme: str, parts: list[str]) -> None:
 @pytest.mark.parametrize("path", ["a/b.jpg", "/data/c:/x.jpg", "https", "s3/x", "ftp://h/x.jpg"])
 def test_other_paths_are_files_of_this_machine(path: str) -> None:
     assert address_of(Path(path)) is None
+
+
+@pytest.mark.parametrize(
+    ("path", "told"),
+    [("photos/new", False), ("C:/photos", False), ("ftp://host/x", True), ("hdfs:/a", True)],
+)
+def test_addresses_of_another_kind_are_told_what_can_be_read(path: str, told: bool) -> None:
+    assert ("nor an address that can be read (http, https, s3, gs)" in absence(Path(path))) is told
 
 
 @pytest.mark.parametrize("address", SECRETS)

@@ -9,11 +9,14 @@ from itertools import combinations
 
 import polars as pl
 import torch
+from torch.nn import functional
 
 from capt_core.methods.capt.diagnosis import common_share, output_norm
 from capt_core.methods.capt.joint_space import JointSpace
+from capt_core.methods.capt.model import CaptModel
 from capt_core.methods.capt.pair_expert import ConfusedPairExpert, ConfusedPairs
 from capt_core.methods.capt.settings import CaptSettings, Experts
+from capt_core.methods.capt.views import Views
 from capt_core.methods.capt.within_class import (
     shrunk_covariance,
     whitening,
@@ -21,11 +24,11 @@ from capt_core.methods.capt.within_class import (
 )
 from capt_core.methods.descriptions import retained_texts
 from capt_core.methods.feature_training import class_positions
-from capt_core.methods.fitting import dataset_features
 from capt_core.methods.gda import fitted_discriminant
 from capt_core.methods.image_tower import ImageTower
 from capt_core.methods.method import Fitted
 from capt_core.methods.task import Task
+from capt_core.methods.views import View
 
 BATCH = 64
 
@@ -76,6 +79,31 @@ def asked_of_images(settings: CaptSettings) -> list[str]:
     return [name for name, given in asked.items() if given]
 
 
+@torch.no_grad()
+def trained_features(
+    model: CaptModel, base: Fitted, sample_ids: Sequence[int], views: Views
+) -> torch.Tensor:
+    """Features of images that are looked at as they are, from what training has of them.
+
+    Args:
+        model: trained.
+        base: what it was trained on.
+        sample_ids: the images.
+        views: of the training, without augmentation.
+
+    Returns:
+        Unit length, [n, d], on the CPU; equal to the model's own up to rounding.
+    """
+    found = []
+    for start in range(0, len(sample_ids), BATCH):
+        tokens = views([View(number) for number in sample_ids[start : start + BATCH]]).tokens
+        with base.backbone.precision():
+            alpha = model.running_alpha.to(tokens.dtype).expand(len(tokens))
+            features, _ = model.features(tokens, alpha, class_token_only=True)
+        found.append(base.adapt(functional.normalize(features.float(), dim=-1)).cpu())
+    return torch.cat(found)
+
+
 @dataclass(frozen=True)
 class FewShotSpace:
     """The few-shot images as a trained model sees them, and what follows from them.
@@ -93,12 +121,9 @@ class FewShotSpace:
     labels: torch.Tensor
 
     @staticmethod
-    def of(task: Task, fitted: Fitted) -> FewShotSpace:
-        """That of a trained model."""
+    def of(task: Task, features: torch.Tensor) -> FewShotSpace:
+        """That of features of `Task.few_shot_rows`, unit length, [n, d]."""
         drawn = task.few_shot_rows()
-        features = dataset_features(
-            fitted, task.dataset, drawn["sample_id"], None, task.image_root, BATCH, task.workers
-        )
         given = set(drawn["class_id"].to_list())
         class_ids = [class_id for class_id in task.trained_classes if class_id in given]
         labels = class_positions(torch.tensor(drawn["class_id"].to_list()), class_ids)

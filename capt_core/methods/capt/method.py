@@ -14,7 +14,13 @@ from capt_core.confusion.bank import count_matrix
 from capt_core.data.dataset import Dataset
 from capt_core.errors import CaptError
 from capt_core.learning.processes import Processes
-from capt_core.methods.capt.few_shot import FewShotSpace, asked_of_images, shares_space
+from capt_core.methods.capt.few_shot import (
+    BATCH,
+    FewShotSpace,
+    asked_of_images,
+    shares_space,
+    trained_features,
+)
 from capt_core.methods.capt.joint_space import JointSpace, restored_space
 from capt_core.methods.capt.margin import confusion_margin, permuted_margin
 from capt_core.methods.capt.model import CaptModel
@@ -30,6 +36,7 @@ from capt_core.methods.descriptions import (
     retained_texts,
     retention_seen,
 )
+from capt_core.methods.fitting import dataset_features
 from capt_core.methods.image_evidence import shared_classes, with_evidence
 from capt_core.methods.method import Classes, Fitted, Method, Need, named_vectors
 from capt_core.methods.model_file import restore_base
@@ -223,19 +230,27 @@ class Capt(Method):
         task.reporter.say(f"{len(anchors)} anchors, {count} trainable values, on {backbone.device}")
         with task.reporter.progress("steps", trainer.loop().step_count) as trainer.advance:
             fitted.training_run = trainer.fit()
-        self._look_at_images(task, fitted, described.cpu())
+        if asked_of_images(self.settings):
+            self._look_at_images(task, fitted, described.cpu(), views)
         return fitted
 
-    def _look_at_images(self, task: Task, fitted: FittedCapt, texts: torch.Tensor) -> None:
+    def _look_at_images(
+        self, task: Task, fitted: FittedCapt, texts: torch.Tensor, views: Views
+    ) -> None:
         """Give a trained model what is computed from the features of its few-shot images."""
-        asked = asked_of_images(self.settings)
-        if not asked:
-            return
-        seen = FewShotSpace.of(task, fitted)
+        ids = task.few_shot_rows()["sample_id"]
+        if self.settings.train.augmentation == "none":
+            features = trained_features(fitted.model, fitted.base, ids.to_list(), views)
+        else:
+            features = dataset_features(
+                fitted, task.dataset, ids, None, task.image_root, BATCH, task.workers
+            )
+        seen = FewShotSpace.of(task, features)
         if not seen.images_differ():
+            missed = ", ".join(asked_of_images(self.settings))
             task.reporter.warn(
-                f"without {', '.join(asked)}: they are computed from how images of one class "
-                "differ, which these do not show; give fewshot.shots=2 or more"
+                f"without {missed}: they are computed from how images of one class differ, which "
+                "these do not show; give fewshot.shots=2 or more"
             )
             return
         space, device = seen.joint_space(fitted.base, texts, self.settings), task.backbone.device

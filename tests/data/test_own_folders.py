@@ -241,7 +241,8 @@ def test_what_cannot_be_listed_is_refused(tmp_path: Path, paths: list[str], mess
 
 def test_nothing_at_all_is_refused(tmp_path: Path) -> None:
     assert "neither class folders" in refusal(read_mine, tmp_path)
-    assert "no such file or folder; give the folder of your images" in refusal(read_mine, tmp_path / "nowhere")
+    missing = refusal(read_mine, tmp_path / "nowhere")
+    assert "no such file or folder; give the folder of your images" in missing
     assert "neither a folder nor a file" in refusal(read_mine, Path("/dev/null"))
     (tmp_path / "list.txt").write_text("")
     assert "expected a folder, or a file ending in" in refusal(read_mine, tmp_path / "list.txt")

@@ -52,7 +52,7 @@ def test_rows_of_a_fold(tmp_path: Path) -> None:
         "adapter": {"blocks": 0},
         "experts": {"granularities": ["sample"]},
     }
-    names = ["rows_zone", "mixtures_discriminant"]
+    names = ["rows_zone", "with_discriminant"]
     rows = ["gda_prompts", "gda_prompts:alpha=0,difference_weight=0"]
     found = dict(case.rows(names, rows, quick))
     assert list(found) == [*names, *rows]

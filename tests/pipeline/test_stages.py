@@ -45,8 +45,7 @@ def test_results_say_which_settings_the_method_was_fitted_with(small: Path) -> N
 def test_training_changes_its_own_tensors_only(small: Path) -> None:
     state = load_file(small / "proctex/seed1/capt/model.safetensors")
     parts = {name.removeprefix("model.").split(".")[0] for name in state}
-    assert parts == {"adapters", "experts", "running_alpha", "alpha_steps", "class_vectors"}
-    assert any(bool(state[name].any()) for name in state if name.endswith("kernel"))
+    assert parts == {"experts", "running_alpha", "alpha_steps", "class_vectors", "space"}
     assert float(state["model.experts.residual_gate"]) != 0
     assert load_file(small / "proctex/seed1/clip/model.safetensors") == {}
 
@@ -57,7 +56,7 @@ def test_the_log_shows_that_the_loss_falls(copy: Path, again: Callable[..., None
     by_epoch = log.group_by("epoch", maintain_order=True).agg(pl.col("loss").mean())["loss"]
     assert by_epoch[-1] < by_epoch[0]
     shares = log.select(pl.sum_horizontal(pl.col("^.*_expert_share$")))
-    assert shares.to_series().is_between(1.999, 2.001).all()
+    assert shares.to_series().is_between(0.999, 1.001).all()  # of one expert behind the router
 
 
 def rewrite(table: Table, path: Path, change: Callable[[pl.DataFrame], pl.DataFrame]) -> None:

@@ -144,7 +144,7 @@ def group_scorers(fitted: Fitted, dataset: Dataset, texts: torch.Tensor | None =
     halves = {group: members for group in GROUPS if (members := dataset.class_ids(group))}
     if fitted.rivals_matter:
         return {group: fitted.scorer(classes.only(halves[group])) for group in halves}
-    if not fitted.method.compares_texts:
+    if not fitted.texts_alone:
         scorer = fitted.scorer(classes)
         return {group: partial(_columns, scorer, members) for group, members in halves.items()}
     texts = fitted.class_texts(classes) if texts is None else texts

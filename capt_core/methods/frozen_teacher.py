@@ -48,7 +48,7 @@ def teacher_of(task: Task, class_ids: Sequence[int]) -> FrozenTeacher:
     """
     fitted = task.teacher
     assert fitted is not None
-    if not fitted.method.compares_texts:
+    if not fitted.texts_alone:
         raise CaptError(
             f"teacher: {fitted.method.name} tells images by more than class texts, which a student "
             "cannot be compared with; choose another, such as promptsrc"

@@ -341,6 +341,11 @@ class Fitted(nn.Module):
         found.class_vectors = torch.cat([*own, stacked])
         return found
 
+    @property
+    def texts_alone(self) -> bool:
+        """Whether its logits are those of images with class texts alone."""
+        return self.method.compares_texts
+
     def scorer(self, classes: Classes) -> Callable[[torch.Tensor], torch.Tensor]:
         """Function from features of `adapt` or `image_features`, [N, d], to logits [N, C].
 

@@ -160,11 +160,17 @@ class FewShotSpace:
     ) -> ConfusedPairExpert | None:
         task = self.task
         assert task.confusions is not None
-        pairs = confused_pairs(task.confusions().statistics, self.class_ids)
+        pairs = known = confused_pairs(task.confusions().statistics, self.class_ids)
         if settings.pairs == "unconfused":
-            pairs = unconfused_pairs(pairs, len(self.class_ids), task.seed)
+            pairs = unconfused_pairs(known, len(self.class_ids), task.seed)
         if not pairs:
+            task.reporter.warn(
+                "without confused_pair: the bank has "
+                + ("every pair of classes" if known else "no error of one class taken for another")
+            )
             return None
+        if len(pairs) < len(known):
+            task.reporter.warn(f"only {len(pairs)} pairs are not confused, {len(known)} are")
         mined = ConfusedPairs(
             pairs,
             texts[self.class_ids],

@@ -109,6 +109,10 @@ class FittedCapt(Fitted):
         texts = self.with_vectors(classes, self.base.class_texts(classes))
         return self.space.texts(texts)
 
+    @property
+    def texts_alone(self) -> bool:
+        return self.told_weight is None
+
     def scorer(self, classes: Classes) -> Callable[[torch.Tensor], torch.Tensor]:
         texts = super().scorer(classes)
         weight, bias = self.told_weight, self.told_bias

@@ -220,8 +220,8 @@ def check_trainable(model: CaptModel) -> None:
     """
     if not model.adapters and not model.experts.names:
         raise CaptError(
-            "methods.capt: adapter.blocks is 0 and experts.granularities is empty, so nothing can "
-            "be trained; give one of them parts"
+            "methods.capt: adapter.blocks is 0 and experts.granularities names none of sample, "
+            "commonality and difference, so nothing can be trained; give one of them parts"
         )
 
 

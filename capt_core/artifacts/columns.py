@@ -142,7 +142,6 @@ CAPT_LOG_COLUMNS = (
     _of_capt("confusion_loss", "L_confuse (eq. 3)"),
     _of_capt("original_loss", "L_ori (eq. 2), over anchors"),
     _of_capt("retention_loss", "over anchors, divergence from the base model", "nats"),
-    _of_capt("feature_loss", "over anchors, 1 - cosine to the base model's features"),
     _of_capt("rows", "images forwarded: anchors and their representatives", "images", INT),
     _of_capt("alpha_mean", "mean adapter weight (eq. 13) of the step's images"),
     _of_capt("alpha_min", "least of them"),

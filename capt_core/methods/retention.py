@@ -40,11 +40,6 @@ def distillation_loss(
     return functional.kl_div(after, before, reduction="batchmean", log_target=True)
 
 
-def feature_loss(image_features: torch.Tensor, base_features: torch.Tensor) -> torch.Tensor:
-    """Mean of 1 - cosine between tuned and frozen features, both [L, d] of unit length."""
-    return 1 - (image_features * base_features).sum(dim=1).mean()
-
-
 @cache
 def generic_vocabulary() -> tuple[str, ...]:
     """Everyday English words for looks, materials, shapes and things; no class names needed."""

@@ -51,55 +51,28 @@ def image_given_text(logits: torch.Tensor) -> torch.Tensor:
     return logits.log_softmax(dim=0)
 
 
-def first_of_each_class(labels: torch.Tensor) -> torch.Tensor:
-    """Indices of the rows that show their class first, ascending."""
-    seen: set[int] = set()
-    kept = [i for i, y in enumerate(labels.tolist()) if not (y in seen or seen.add(y))]  # type: ignore[func-returns-value]
-    return torch.tensor(kept, dtype=torch.long, device=labels.device)
-
-
 def confusion_loss(
     image_features: torch.Tensor,
     text_features: torch.Tensor,
     labels: torch.Tensor,
     logit_scale: float,
-    false_negatives: Literal["masked", "multi_positive", "class_unique"] = "masked",
     factor: Literal["half", "sum"] = "half",
 ) -> torch.Tensor:
     """Eq. 3, L_confuse: symmetric InfoNCE over the rows of a batch.
 
-    Rows of one class repeat a text, which is then no negative of the others. `masked` leaves such
-    entries out of the sums of eq. 4 and 5, `multi_positive` takes them as further right answers
-    that share the target evenly, `class_unique` keeps only the first row of each class. With
-    distinct labels all three are eq. 3.
+    Rows of one class repeat a text, which is then no negative of the others: such entries are left
+    out of the sums of eq. 4 and 5.
 
     Args:
         image_features: [L, d], unit length.
         text_features: text of each row's own class, [L, d], unit length.
         labels: class of each row, [L].
         logit_scale: inverse temperature.
-        false_negatives: what rows of one class are to each other.
         factor: `sum` adds both directions as printed, `half` takes their mean.
     """
-    if false_negatives == "class_unique":
-        kept = first_of_each_class(labels)
-        image_features, text_features, labels = (
-            image_features[kept],
-            text_features[kept],
-            labels[kept],
-        )
     logits = pair_logits(image_features, text_features, logit_scale)
-    equal = equal_rows(labels)
-    if false_negatives == "multi_positive":
-        right = equal.to(logits.dtype)
-        right.fill_diagonal_(1)
-        # The matrix is symmetric, so one row sum serves both directions.
-        targets = right / right.sum(dim=1, keepdim=True)
-        by_image = (targets * text_given_image(logits)).sum(dim=1)
-        by_text = (targets.T * image_given_text(logits)).sum(dim=0)
-    else:
-        logits = logits.masked_fill(equal, float("-inf"))
-        by_image = text_given_image(logits).diagonal()
-        by_text = image_given_text(logits).diagonal()
+    logits = logits.masked_fill(equal_rows(labels), float("-inf"))
+    by_image = text_given_image(logits).diagonal()
+    by_text = image_given_text(logits).diagonal()
     total = -(by_image + by_text).mean()
     return total if factor == "sum" else total / 2

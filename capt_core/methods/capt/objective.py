@@ -10,7 +10,7 @@ import torch
 from capt_core.methods.capt.experts import gate_entropy
 from capt_core.methods.capt.losses import confusion_loss, original_loss
 from capt_core.methods.capt.settings import EXPERTS, Losses
-from capt_core.methods.retention import distillation_loss, feature_loss
+from capt_core.methods.retention import distillation_loss
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Objective:
     @property
     def needs_base(self) -> bool:
         """Whether a loss compares with the base model's features."""
-        return self.settings.retention_weight > 0 or self.settings.feature_weight > 0
+        return self.settings.retention_weight > 0
 
     def __call__(
         self,
@@ -67,27 +67,22 @@ class Objective:
                 self.text_features[labels[single]],
                 labels[single],
                 scale,
-                weights.false_negatives,
                 weights.factor,
             ),
             "original_loss": original_loss(
                 images[original], self.text_features, labels[original], scale, self.margin
             ),
             "retention_loss": None,
-            "feature_loss": None,
         }
-        if base is not None:
-            parts["feature_loss"] = feature_loss(images[anchors], base[anchors])
-            if self.retention_texts is not None:
-                parts["retention_loss"] = distillation_loss(
-                    images[anchors], base[anchors], self.retention_texts, scale
-                )
+        if base is not None and self.retention_texts is not None:
+            parts["retention_loss"] = distillation_loss(
+                images[anchors], base[anchors], self.retention_texts, scale
+            )
         total = images.new_zeros(())
         for name, weight in (
             ("confusion_loss", weights.confusion_weight),
             ("original_loss", weights.original_weight),
             ("retention_loss", weights.retention_weight),
-            ("feature_loss", weights.feature_weight),
         ):
             part = parts[name]
             if weight and part is not None:

@@ -53,7 +53,6 @@ class Losses(Section, path="methods.capt.losses"):
     """What training minimises (eq. 2, 3) and what keeps it near the base model."""
 
     confusion_weight: float = packaged(ge=0, le=1e6)
-    false_negatives: Literal["masked", "multi_positive", "class_unique"] = packaged()
     factor: Literal["half", "sum"] = packaged()
     original_weight: float = packaged(ge=0, le=1e6)
     original_images: Literal["anchors", "mixtures"] = packaged()
@@ -61,7 +60,6 @@ class Losses(Section, path="methods.capt.losses"):
     margin_counts: Literal["bank", "permuted"] = packaged()
     retention_weight: float = packaged(ge=0, le=1e6)
     retention_names: RetentionNames = packaged()
-    feature_weight: float = packaged(ge=0, le=1e6)
 
     @model_validator(mode="after")
     def _something_to_minimise(self) -> Self:

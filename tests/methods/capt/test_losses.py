@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
@@ -15,15 +14,11 @@ from torch.nn import functional
 
 from capt_core.methods.capt.losses import (
     confusion_loss,
-    first_of_each_class,
     image_given_text,
     original_loss,
     text_given_image,
 )
 from tests.methods.capt.reference import Array, unit
-
-Form = Literal["masked", "multi_positive", "class_unique"]
-FORMS: tuple[Form, ...] = ("masked", "multi_positive", "class_unique")
 
 
 def log_share(chosen: float, others: list[float]) -> float:
@@ -42,32 +37,6 @@ def masked_loss(images: Array, texts: Array, labels: list[int], scale: float) ->
         total -= log_share(own, [scale * float(images[i] @ texts[k]) for k in visible])
         total -= log_share(own, [scale * float(images[k] @ texts[i]) for k in visible])
     return total / rows / 2
-
-
-def multi_positive_loss(images: Array, texts: Array, labels: list[int], scale: float) -> float:
-    """Every row of the own class is right, and each is worth the same."""
-    rows = len(labels)
-    total = 0.0
-    for i in range(rows):
-        right = [k for k in range(rows) if labels[k] == labels[i]]
-        to_texts = [scale * float(images[i] @ texts[k]) for k in range(rows)]
-        to_images = [scale * float(images[k] @ texts[i]) for k in range(rows)]
-        for logits in (to_texts, to_images):
-            total -= sum(log_share(logits[k], logits) for k in right) / len(right)
-    return total / rows / 2
-
-
-def class_unique_loss(images: Array, texts: Array, labels: list[int], scale: float) -> float:
-    """Eq. 3 over the first row of each class, which leaves no equal labels."""
-    kept = [i for i, label in enumerate(labels) if label not in labels[:i]]
-    return masked_loss(images[kept], texts[kept], [labels[i] for i in kept], scale)
-
-
-INDEPENDENT: dict[str, Callable[[Array, Array, list[int], float], float]] = {
-    "masked": masked_loss,
-    "multi_positive": multi_positive_loss,
-    "class_unique": class_unique_loss,
-}
 
 
 def test_the_losses_by_hand() -> None:
@@ -96,30 +65,15 @@ def test_three_rows_of_two_classes_by_hand() -> None:
     rows = eye[[0, 0, 1]]
     labels = torch.tensor([0, 0, 1])
 
-    def loss(form: Form) -> float:
-        return float(confusion_loss(rows, rows, labels, math.log(3), form))
-
-    # Masked: rows 0 and 1 see 3 and 1, row 2 sees 3, 1, 1.
-    assert loss("masked") == pytest.approx((2 * math.log(4 / 3) + math.log(5 / 3)) / 3)
-    # Both answers of rows 0 and 1 have the share 3/7.
-    assert loss("multi_positive") == pytest.approx((2 * math.log(7 / 3) + math.log(5 / 3)) / 3)
-    # Row 1 is dropped: 3 and 1 for both that stay.
-    assert loss("class_unique") == pytest.approx(math.log(4 / 3))
+    # Rows 0 and 1 see 3 and 1, row 2 sees 3, 1, 1.
+    loss = float(confusion_loss(rows, rows, labels, math.log(3)))
+    assert loss == pytest.approx((2 * math.log(4 / 3) + math.log(5 / 3)) / 3)
 
 
-@pytest.mark.parametrize(
-    ("labels", "kept"),
-    [([3], [0]), ([2, 2, 2], [0]), ([4, 1, 4, 0, 1], [0, 1, 3]), ([0, 1, 2], [0, 1, 2])],
-)
-def test_the_first_row_of_each_class(labels: list[int], kept: list[int]) -> None:
-    assert first_of_each_class(torch.tensor(labels)).tolist() == kept
-
-
-@pytest.mark.parametrize("form", ["masked", "class_unique"])
-def test_a_batch_of_one_class_has_no_gradient(form: Form) -> None:
+def test_a_batch_of_one_class_has_no_gradient() -> None:
     images = unit(3, 5, seed=0).requires_grad_(True)
     texts = unit(1, 5, seed=1).expand(3, 5)
-    confusion_loss(images, texts, torch.tensor([1, 1, 1]), 100.0, form).backward()  # type: ignore[no-untyped-call]
+    confusion_loss(images, texts, torch.tensor([1, 1, 1]), 100.0).backward()  # type: ignore[no-untyped-call]
     assert images.grad is not None
     assert torch.equal(images.grad, torch.zeros_like(images))
 
@@ -128,25 +82,23 @@ cases = st.tuples(st.lists(st.integers(0, 4), min_size=1, max_size=9), st.intege
 scales = st.floats(0.5, 100.0)
 
 
-@pytest.mark.parametrize("form", FORMS)
 @given(case=cases, scale=scales)
-def test_the_loss_of_any_batch(form: Form, case: tuple[list[int], int], scale: float) -> None:
+def test_the_loss_of_any_batch(case: tuple[list[int], int], scale: float) -> None:
     labels, seed = case
     images = unit(len(labels), 6, seed=seed)
     texts = unit(5, 6, seed=seed + 1)[labels]
-    found = confusion_loss(images, texts, torch.tensor(labels), scale, form)
-    expected = INDEPENDENT[form](images.numpy(), texts.numpy(), labels, scale)
+    found = confusion_loss(images, texts, torch.tensor(labels), scale)
+    expected = masked_loss(images.numpy(), texts.numpy(), labels, scale)
     assert float(found) == pytest.approx(expected, rel=1e-9, abs=1e-9)
     assert float(found) >= -1e-12
-    both = confusion_loss(images, texts, torch.tensor(labels), scale, form, "sum")
+    both = confusion_loss(images, texts, torch.tensor(labels), scale, "sum")
     torch.testing.assert_close(both, 2 * found)
 
 
-@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("factor", ["half", "sum"])
 @given(rows=st.integers(1, 9), scale=scales, seed=st.integers(0, 9999))
 def test_distinct_labels_give_plain_symmetric_info_nce(
-    form: Form, factor: Literal["half", "sum"], rows: int, scale: float, seed: int
+    factor: Literal["half", "sum"], rows: int, scale: float, seed: int
 ) -> None:
     images, texts = unit(rows, 6, seed=seed), unit(rows, 6, seed=seed + 1)
     logits = scale * images @ texts.T
@@ -154,7 +106,7 @@ def test_distinct_labels_give_plain_symmetric_info_nce(
     plain = functional.cross_entropy(logits, diagonal) + functional.cross_entropy(
         logits.T, diagonal
     )
-    found = confusion_loss(images, texts, 3 * diagonal.flip(0), scale, form, factor)
+    found = confusion_loss(images, texts, 3 * diagonal.flip(0), scale, factor)
     torch.testing.assert_close(found, plain / 2 if factor == "half" else plain)
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from capt_core.methods.capt.losses import confusion_loss, original_loss
 from capt_core.methods.capt.objective import Objective, gate_statistics
 from capt_core.methods.capt.settings import Losses
-from capt_core.methods.retention import distillation_loss, feature_loss
+from capt_core.methods.retention import distillation_loss
 from tests import paper_preset
 from tests.methods.capt.reference import unit
 
@@ -24,7 +24,6 @@ WEIGHTS = {
     "confusion_loss": "confusion_weight",
     "original_loss": "original_weight",
     "retention_loss": "retention_weight",
-    "feature_loss": "feature_weight",
 }
 
 
@@ -37,19 +36,18 @@ def objective(settings: Losses) -> Objective:
 
 
 def test_the_parts_are_the_losses_of_their_names() -> None:
-    settings = paper_preset.losses(false_negatives="multi_positive", factor="sum")
+    settings = paper_preset.losses(factor="sum")
     _, parts = objective(settings)(IMAGES, BASE, LABELS, ANCHORS)
     texts = CLASSES[LABELS]
     expected = {
-        "confusion_loss": confusion_loss(IMAGES, texts, LABELS, SCALE, "multi_positive", "sum"),
+        "confusion_loss": confusion_loss(IMAGES, texts, LABELS, SCALE, "sum"),
         "original_loss": original_loss(IMAGES[[0, 3]], CLASSES, LABELS[[0, 3]], SCALE),
         "retention_loss": distillation_loss(IMAGES[[0, 3]], BASE[[0, 3]], NAMES, SCALE),
-        "feature_loss": feature_loss(IMAGES[[0, 3]], BASE[[0, 3]]),
     }
     assert parts == {name: value.item() for name, value in expected.items()}
 
 
-@given(st.lists(st.floats(0, 10), min_size=4, max_size=4))
+@given(st.lists(st.floats(0, 10), min_size=3, max_size=3))
 def test_the_loss_is_the_weighted_sum_of_its_parts(weights: list[float]) -> None:
     settings = NOTHING.model_copy(update=dict(zip(WEIGHTS.values(), weights, strict=True)))
     total, parts = objective(settings)(IMAGES, BASE, LABELS, ANCHORS)
@@ -66,7 +64,6 @@ def test_a_step_by_hand() -> None:
         confusion_weight=2.0,
         original_weight=3.0,
         retention_weight=7.0,
-        feature_weight=11.0,
     )
     total, parts = Objective(settings, eye, eye, math.log(3))(
         eye, eye[[0, 0]], torch.tensor([0, 1]), torch.ones(2) > 0
@@ -76,13 +73,12 @@ def test_a_step_by_hand() -> None:
         "confusion_loss": log,
         "original_loss": log,
         "retention_loss": math.log(3) / 4,
-        "feature_loss": 0.5,
     }
     assert parts == pytest.approx(expected)
-    assert float(total) == pytest.approx(5 * log + 7 * math.log(3) / 4 + 5.5)
+    assert float(total) == pytest.approx(5 * log + 7 * math.log(3) / 4)
 
 
-@pytest.mark.parametrize("weight", ["original_weight", "retention_weight", "feature_weight"])
+@pytest.mark.parametrize("weight", ["original_weight", "retention_weight"])
 def test_only_anchors_count_for_the_original_loss_and_retention(weight: str) -> None:
     images = IMAGES.clone().requires_grad_(True)
     settings = NOTHING.model_copy(update={weight: 1.0})
@@ -103,7 +99,6 @@ def test_only_anchors_count_for_the_original_loss_and_retention(weight: str) -> 
         ({}, False),
         ({"original_weight": 1.0}, False),
         ({"retention_weight": 0.1}, True),
-        ({"feature_weight": 0.1}, True),
     ],
 )
 def test_the_base_model_is_needed_where_something_is_compared_with_it(
@@ -113,16 +108,8 @@ def test_the_base_model_is_needed_where_something_is_compared_with_it(
     assert of_step.needs_base == needed
     if not needed:
         total, parts = of_step(IMAGES, None, LABELS, ANCHORS)
-        assert (parts["retention_loss"], parts["feature_loss"]) == (None, None)
+        assert parts["retention_loss"] is None
         assert torch.equal(total, of_step(IMAGES, BASE, LABELS, ANCHORS)[0])
-
-
-def test_without_names_there_is_no_retention_over_them() -> None:
-    settings = paper_preset.losses(feature_weight=1.0)
-    of_step = Objective(settings, CLASSES, None, SCALE)
-    total, parts = of_step(IMAGES, BASE, LABELS, ANCHORS)
-    assert parts["retention_loss"] is None
-    assert torch.equal(total, objective(settings)(IMAGES, BASE, LABELS, ANCHORS)[0])
 
 
 def test_gate_statistics_by_hand() -> None:
@@ -159,7 +146,7 @@ def test_mixtures_take_the_place_of_anchors_in_the_original_loss_alone() -> None
     _, without = of_step(IMAGES[single], BASE[single], LABELS[single], ANCHORS[single])
     mixed = original_loss(IMAGES[4:], CLASSES, LABELS[4:], SCALE)
     assert parts["original_loss"] == pytest.approx(mixed.item())
-    for name in ("confusion_loss", "retention_loss", "feature_loss"):
+    for name in ("confusion_loss", "retention_loss"):
         assert parts[name] == pytest.approx(without[name])
 
 

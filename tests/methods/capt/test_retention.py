@@ -17,7 +17,6 @@ from capt_core.data.proctex import CLASS_NAMES, TEMPLATE
 from capt_core.methods.retention import (
     RetentionNames,
     distillation_loss,
-    feature_loss,
     generic_vocabulary,
     known_vocabulary,
     retention_texts,
@@ -70,14 +69,6 @@ def test_nothing_is_lost_by_equal_features(rows: int, scale: float, seed: int) -
     loss.backward()  # type: ignore[no-untyped-call]
     assert tuned.grad is not None
     torch.testing.assert_close(tuned.grad, torch.zeros_like(base), rtol=0, atol=1e-12)
-    assert float(feature_loss(base, base)) == pytest.approx(0, abs=1e-12)
-
-
-def test_the_feature_loss_by_hand() -> None:
-    # Cosines 1, 0 and -0.6.
-    base = torch.tensor([[1.0, 0], [1, 0], [1, 0]])
-    tuned = torch.tensor([[1.0, 0], [0, 1], [-0.6, 0.8]])
-    assert float(feature_loss(tuned, base)) == pytest.approx(1 - 0.4 / 3)
 
 
 def test_the_names_that_are_looked_over(backbone: Backbone) -> None:

@@ -231,7 +231,6 @@ def test_the_log_by_hand(tmp_path: Path) -> None:
                 ("confusion", LOSSES.confusion_weight),
                 ("original", LOSSES.original_weight),
                 ("retention", LOSSES.retention_weight),
-                ("feature", LOSSES.feature_weight),
             )
         )
         assert row["loss"] == pytest.approx(parts)
@@ -239,7 +238,6 @@ def test_the_log_by_hand(tmp_path: Path) -> None:
         assert sum(shares) == pytest.approx(2)
     # The first step sees the base model itself.
     assert first["retention_loss"] == pytest.approx(0, abs=1e-6)
-    assert first["feature_loss"] == pytest.approx(0, abs=1e-6)
     assert float(trainer.model.running_alpha) == pytest.approx(3.5)
 
 
@@ -251,7 +249,7 @@ def test_what_no_loss_asks_for_is_not_in_the_log(tmp_path: Path) -> None:
         experts=paper_preset.experts(granularities=[]),
     )
     nothing = {name for name in fitted.log.columns if fitted.log[name].null_count()}
-    assert nothing == {"retention_loss", "feature_loss"} | {
+    assert nothing == {"retention_loss"} | {
         name for name in fitted.log.columns if name.endswith(("_norm", "_common", "_entropy"))
     } - {"gate_entropy"}
     assert all(fitted.log[name].null_count() == fitted.log.height for name in nothing)

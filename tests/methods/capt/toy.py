@@ -38,7 +38,7 @@ ANCHORS = (
 )
 """With different numbers of representatives; some images are anchors and representatives."""
 
-LOSSES = paper_preset.losses(original_weight=0.5, retention_weight=0.3, feature_weight=0.2)
+LOSSES = paper_preset.losses(original_weight=0.5, retention_weight=0.3)
 
 
 def toy_backbone(device: str = "cpu") -> Backbone:

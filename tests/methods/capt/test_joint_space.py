@@ -27,7 +27,7 @@ from capt_core.methods.capt.within_class import (
     within_class_covariance,
 )
 from capt_core.methods.fitting import dataset_features, fit_method
-from capt_core.methods.method import Classes
+from capt_core.methods.method import Classes, Fitted
 from capt_core.methods.model_file import load_model
 from capt_core.methods.task import Task
 from capt_core.methods.trained import TrainedModel
@@ -118,7 +118,7 @@ def fitted(model: TrainedModel) -> FittedCapt:
     return model.fitted
 
 
-def images(fitted: FittedCapt, task: Task) -> torch.Tensor:
+def images(fitted: Fitted, task: Task) -> torch.Tensor:
     ids = task.dataset.samples["sample_id"]
     return dataset_features(fitted, task.dataset, ids, None, task.image_root, 64, 1)
 
@@ -185,8 +185,21 @@ def test_what_needs_several_images_of_a_class_is_left_out_with_a_word(task: Task
     method = quick("capt", **EVERYTHING)
     found = fit_method(method, one).fitted
     assert isinstance(found, FittedCapt)
-    assert found.space.pair_expert is found.space.whitening is found.told_weight is None
+    assert found.space.pair_expert is None
+    assert found.space.whitening is None
+    assert found.told_weight is None
     (message,) = (text for text in told if text.startswith("without"))
     assert "without confused_pair, whitening, discriminant" in message
     assert "fewshot.shots=2" in message
     assert asked_of_images(method.settings) == ["confused_pair", "whitening", "discriminant"]
+
+
+def test_pairs_that_cannot_be_had_are_told(task: Task) -> None:
+    told: list[str] = []
+    heard = replace(task, reporter=Reporter(warn=told.append))
+    # Of two classes that are confused, no other pair is left for the control.
+    experts = {"granularities": ["sample", "confused_pair"], "pairs": "unconfused"}
+    found = fit_method(quick("capt", experts=experts), heard).fitted
+    assert isinstance(found, FittedCapt)
+    assert found.space.pair_expert is None
+    assert "without confused_pair: the bank has every pair of classes" in told

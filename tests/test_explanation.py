@@ -273,17 +273,18 @@ def test_mistakes_are_one_line(
 
 
 def test_parts_add_up_and_are_put_back(capt: TrainedModel, photograph: Image.Image) -> None:
-    assert isinstance(capt.fitted, FittedCapt)
-    model, pixels = capt.fitted.model, capt.preprocess(photograph)[None]
+    fitted = capt.fitted
+    assert isinstance(fitted, FittedCapt)
+    model, pixels = fitted.model, capt.preprocess(photograph)[None]
     whole, state = model(pixels), {k: v.clone() for k, v in model.state_dict().items()}
 
     def features(part: str | None) -> torch.Tensor:
-        with switched_on(capt.fitted, part):
+        with switched_on(fitted, part):
             found: torch.Tensor = model(pixels)
         return found
 
-    base = capt.fitted.base.encode(pixels)
-    assert parts_of(capt.fitted) == (
+    base = fitted.base.encode(pixels)
+    assert parts_of(fitted) == (
         *("adapter_local", "adapter_global", "adapter", "experts"),
         *("pair_expert", "whitening"),
     )
@@ -297,7 +298,7 @@ def test_parts_add_up_and_are_put_back(capt: TrainedModel, photograph: Image.Ima
     tokens = torch.randn(1, 65, 128, generator=torch.Generator().manual_seed(1))
 
     def added(part: str | None) -> torch.Tensor:
-        with switched_on(capt.fitted, part):
+        with switched_on(fitted, part):
             moved: torch.Tensor = adapter(tokens, torch.ones(1), block.ln_1, block.attn)
         return moved - tokens
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from capt_core.methods.capt.within_class import class_means, shrunk_covariance
+from capt_core.methods.capt.within_class import shrunk_covariance
+from capt_core.methods.gda import class_means
 
 RIDGE = 0.1
 """Added to the texts' second moment, in shares of its mean diagonal."""

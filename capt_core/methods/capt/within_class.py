@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import torch
-from torch.nn import functional
+
+from capt_core.methods.gda import class_means
 
 NO_SPREAD = 1e-12
 """Variance of unit-length features below which images are equal but for rounding."""
-
-
-def class_means(features: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Mean feature of each class, [C, d], of features [n, d] with labels from 0."""
-    shown = functional.one_hot(labels, int(labels.max()) + 1).to(features)
-    return shown.T @ features / shown.sum(dim=0).clamp(min=1)[:, None]
 
 
 def within_class_covariance(features: torch.Tensor, labels: torch.Tensor) -> torch.Tensor | None:
@@ -20,7 +15,7 @@ def within_class_covariance(features: torch.Tensor, labels: torch.Tensor) -> tor
 
     Args:
         features: [n, d].
-        labels: their classes, [n], from 0.
+        labels: their classes, [n], from 0, all there.
 
     Returns:
         None where images of one class do not differ: there is one of each, or they are equal.

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from capt_core.methods.capt.few_shot import (
+    FewShotSpace,
     asked_of_images,
     confused_pairs,
     unconfused_pairs,
@@ -20,8 +21,8 @@ from capt_core.methods.capt.few_shot import (
 from capt_core.methods.capt.joint_space import JointSpace
 from capt_core.methods.capt.method import FittedCapt
 from capt_core.methods.capt.parts import parts_of, switched_on
+from capt_core.methods.capt.settings import CaptSettings
 from capt_core.methods.capt.within_class import (
-    class_means,
     shrunk_covariance,
     whitening,
     within_class_covariance,
@@ -46,7 +47,6 @@ def test_the_covariance_within_classes_by_hand() -> None:
     # Deviations (1, 0), (-1, 0) in one class and (0, 2), (0, -2) in the other, two of them free.
     features = torch.tensor([[1.0, 5.0], [-1.0, 5.0], [3.0, 2.0], [3.0, -2.0]])
     labels = torch.tensor([0, 0, 1, 1])
-    assert class_means(features, labels).tolist() == [[0.0, 5.0], [3.0, 0.0]]
     found = within_class_covariance(features, labels)
     assert found is not None
     assert found.tolist() == [[1.0, 0.0], [0.0, 4.0]]
@@ -194,12 +194,34 @@ def test_what_needs_several_images_of_a_class_is_left_out_with_a_word(task: Task
     assert asked_of_images(method.settings) == ["confused_pair", "whitening", "discriminant"]
 
 
-def test_pairs_that_cannot_be_had_are_told(task: Task) -> None:
+@pytest.mark.parametrize(
+    ("confused", "pairs", "message", "count"),
+    [
+        ([], "confused", "without confused_pair: the bank has no error of one class", None),
+        ([(0, 1), (0, 2), (1, 2)], "unconfused", "the bank has every pair of classes", None),
+        ([(0, 1), (0, 2)], "unconfused", "only 1 pairs are not confused, 2 are", 1),
+    ],
+)
+def test_pairs_that_cannot_be_had_are_told(
+    confused: list[tuple[int, int]], pairs: str, message: str, count: int | None, task: Task
+) -> None:
     told: list[str] = []
-    heard = replace(task, reporter=Reporter(warn=told.append))
-    # Of two classes that are confused, no other pair is left for the control.
-    experts = {"granularities": ["sample", "confused_pair"], "pairs": "unconfused"}
-    found = fit_method(quick("capt", experts=experts), heard).fitted
-    assert isinstance(found, FittedCapt)
-    assert found.space.pair_expert is None
-    assert "without confused_pair: the bank has every pair of classes" in told
+    assert task.confusions is not None
+    found = task.confusions()
+    rows = {"true_class_id": [one for one, _ in confused]}
+    rows |= {"predicted_class_id": [other for _, other in confused]}
+    statistics = pl.DataFrame(rows, schema=dict.fromkeys(rows, pl.Int64))
+    heard = replace(
+        task,
+        confusions=lambda: replace(found, statistics=statistics),
+        reporter=Reporter(warn=told.append),
+    )
+    base, width = task.base_model, found.centres["difference"].shape[1]
+    assert base is not None
+    seen = FewShotSpace(heard, [0, 1, 2], unit(6, width, seed=1).float(), torch.arange(6) % 3)
+    settings = CaptSettings.model_validate(
+        {"experts": {"granularities": ["confused_pair"], "pairs": pairs}}
+    )
+    expert = seen.joint_space(base, unit(4, width, seed=2).float(), settings).pair_expert
+    assert (None if expert is None else len(expert.pairs)) == count
+    assert any(message in text for text in told)

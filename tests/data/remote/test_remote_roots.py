@@ -99,11 +99,13 @@ def test_shards_that_cannot_be_used(tmp_path: Path, server: Hostile) -> None:
 
 
 def table_of(server: Hostile, folder: Path, query: str = "") -> Path:
-    rows = ["path,label"]
-    for number in range(8):
-        name = f"{'ab'[number % 2]}{number}.png"
+    # Splits would be drawn by addresses, and a server's port is another each time.
+    rows = ["path,label,split"]
+    for number, split in enumerate(["train"] * 4 + ["val"] * 2 + ["test"] * 2):
+        label = "ab"[number % 2]
         behaviour = "signed" if query else "ranges"
-        rows.append(f"{server.put(name, photo_bytes(number), behaviour)}{query},{'ab'[number % 2]}")
+        address = server.put(f"{label}{number}.png", photo_bytes(number), behaviour)
+        rows.append(f"{address}{query},{label},{split}")
     table = folder / "labels.csv"
     table.write_text("\n".join(rows) + "\n")
     return table
@@ -150,8 +152,8 @@ def test_what_a_table_from_elsewhere_may_not_name(server: Hostile, cell: str, me
 
 
 def test_names_that_no_disk_has_are_passed_over(bucket: Bucket) -> None:
-    for name in ("ant/1.png", "ant/2.png", "bee/1.png", "bee/2.png"):
-        bucket.put(name, photo_bytes(hash(name) % 99))
+    for seed, name in enumerate(("ant/1.png", "ant/2.png", "bee/1.png", "bee/2.png")):
+        bucket.put(name, photo_bytes(seed))
     bucket.put("ant/3\n.png", b"x")
     bucket.put(f"ant/{'x' * 300}.png", b"x")
     assert len(open_folder(bucket.address, test_share=0.5).samples) == 4
@@ -248,8 +250,8 @@ def test_a_split_file_with_a_folder_of_images(tmp_path: Path, server: Hostile) -
         part: [[f"im/{label}{index}.png", label, "ab"[label]] for label in (0, 1) for index in rows]
         for part, rows in {"train": (0, 1), "val": (2,), "test": (3,)}.items()
     }
-    for rows in split.values():
-        for name, _, _ in rows:
-            server.put(f"set/{name}", photo_bytes(hash(name) % 99))
+    names = [name for rows in split.values() for name, _, _ in rows]
+    for seed, name in enumerate(names):
+        server.put(f"set/{name}", photo_bytes(seed))
     address = server.put("set/split_x.json", json.dumps(split).encode())
     assert len(open_folder(address).samples) == 8

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from capt_core.data.remote.opening import ASKED_AT_ONCE, changed_before, is_else
 from capt_core.errors import CaptError, cut
 from capt_core.methods.calibrating import described
 from capt_core.methods.other_names import among
-from capt_core.methods.predicting import PREDICT_COLUMNS, no_progress, predict_images
+from capt_core.methods.predicting import PREDICT_COLUMNS, no_progress, predict_blocks
 from capt_core.methods.task import fitted_facts
 from capt_core.methods.trained import TrainedModel
 from capt_core.params import load_settings, settings_hash
@@ -93,14 +94,12 @@ def main(
         _write(work, out, made_from, counts, shard)
     elif json:
         with progress("classified", len(found)) as advance:
-            for number in range(work.blocks):
-                table = work.block(number, advance)
-                counts.add(table)
+            for table in work.tables(range(work.blocks), advance):
+                counts.take(_Counts.of(table))
                 rows += table.to_dicts()
     else:
-        for number in range(work.blocks):
-            table = work.block(number)
-            counts.add(table)
+        for table in work.tables(range(work.blocks)):
+            counts.take(_Counts.of(table))
             result(None, *map(_line, table.iter_rows(named=True)))
     if counts.problems < counts.images and shard is None:
         _summarise(counts, loaded, bool(class_), note if out is None else say)
@@ -158,15 +157,23 @@ class _Work:
         """The images of a block."""
         return self.images.block(number * _BLOCK, (number + 1) * _BLOCK)
 
-    def block(self, number: int, advance: Callable[[int], None] = no_progress) -> pl.DataFrame:
-        """Answers about the images of a block."""
-        listed = self.listed(number)
-        usable = [image.file for image in listed if image.problem is None]
-        answers = predict_images(
-            self.model, usable, self.top, "report", workers=self.workers, advance=advance
-        )
-        advance(len(listed) - len(usable))
-        return pl.DataFrame(_rows(listed, answers), schema=PREDICT_COLUMNS)
+    def tables(
+        self, numbers: Iterable[int], advance: Callable[[int], None] = no_progress
+    ) -> Iterator[pl.DataFrame]:
+        """Answers about the images of blocks, which are read ahead of the model."""
+        asked = deque[list[Listed]]()
+
+        def files() -> Iterator[list[Path]]:
+            for number in numbers:
+                asked.append(self.listed(number))
+                yield [image.file for image in asked[-1] if image.problem is None]
+
+        for answers in predict_blocks(
+            self.model, files(), self.top, "report", workers=self.workers, advance=advance
+        ):
+            listed = asked.popleft()
+            advance(len(listed) - len(answers))
+            yield pl.DataFrame(_rows(listed, answers), schema=PREDICT_COLUMNS)
 
     def changed(self, number: int, answers: pl.DataFrame, since: int) -> bool:
         """Whether images of a block were changed, came or went since it was answered."""
@@ -232,20 +239,38 @@ def _write(
         if kept.count and not shard:
             say(f"going on: {min(kept.count * _BLOCK, total)} images are classified")
         with progress("classified", total) as advance:
-            for number in numbers:
-                table = kept.read(number)
-                if table is None or work.changed(number, table, kept.written(number)):
-                    table = work.block(number, advance)
-                    kept.write(number, table)
-                else:
-                    advance(len(table))
-                counts.add(table)
+            for told in _answer(work, numbers, kept, advance):
+                counts.take(told)
         if shard:
             say(f"shard {shard}: {total} images; to write {out}, run without --shard")
             return
         write_blocks(out, kept.all(work.blocks), _flat)
         kept.remove()
     say(f"{total} images -> {out}")
+
+
+def _answer(
+    work: _Work, numbers: Iterable[int], kept: Blocks, advance: Callable[[int], None]
+) -> list[_Counts]:
+    """Keep answers about the images of blocks, where there are no current ones; counts of each."""
+    counts = dict[int, _Counts]()
+    begun = deque[tuple[int, int]]()
+
+    def missing() -> Iterator[int]:
+        for number in numbers:
+            table = kept.read(number)
+            if table is None or work.changed(number, table, kept.begun(number)):
+                begun.append((number, kept.now()))
+                yield number
+            else:
+                advance(len(table))
+                counts[number] = _Counts.of(table)
+
+    for table in work.tables(missing(), advance):
+        number, when = begun.popleft()
+        kept.write(number, table, when)
+        counts[number] = _Counts.of(table)
+    return [counts[number] for number in sorted(counts)]
 
 
 @dataclass
@@ -258,15 +283,22 @@ class _Counts:
     unsure: int = 0
     first_problem: str = ""
 
-    def add(self, table: pl.DataFrame) -> None:
-        bad = table.filter(pl.col("problem").is_not_null())
-        if len(bad) and not self.problems:
+    @staticmethod
+    def of(table: pl.DataFrame) -> _Counts:
+        bad, first = table.filter(pl.col("problem").is_not_null()), ""
+        if len(bad):
             path, why = bad.row(0, named=True)["path"], bad["problem"][0]
-            self.first_problem = f"{brief(path or 'a row')}: {why}"
-        self.images += len(table)
-        self.problems += len(bad)
-        self.changed += int(table["changed"].sum())
-        self.unsure += int(table["unsure"].sum())
+            first = f"{brief(path or 'a row')}: {why}"
+        changed, unsure = int(table["changed"].sum()), int(table["unsure"].sum())
+        return _Counts(len(table), len(bad), changed, unsure, first)
+
+    def take(self, other: _Counts) -> None:
+        """Add those of images behind these."""
+        self.images += other.images
+        self.problems += other.problems
+        self.changed += other.changed
+        self.unsure += other.unsure
+        self.first_problem = self.first_problem or other.first_problem
 
 
 def _summarise(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 import polars as pl
 
-from capt_core.artifacts.files import atomic_path, write_json
+from capt_core.artifacts.files import atomic_path, time_in, write_json
 from capt_core.errors import CaptError, reason
 
 _KEY = "made_from.json"
@@ -70,14 +71,19 @@ class Blocks:
             return None
         return frame if frame.schema == self._schema else None
 
-    def written(self, number: int) -> int:
-        """When a block that is there was written, in ns, by the clock of its file system."""
+    def begun(self, number: int) -> int:
+        """When work on a block that is there was begun, in ns; see `now`."""
         return self._path(number).stat().st_mtime_ns
 
-    def write(self, number: int, frame: pl.DataFrame) -> None:
-        """Keep a block."""
+    def now(self) -> int:
+        """Time in ns by the clock of the folder's file system."""
+        return time_in(self._folder)
+
+    def write(self, number: int, frame: pl.DataFrame, begun: int) -> None:
+        """Keep a block, with when work on it was begun."""
         with atomic_path(self._path(number)) as temporary:
             frame.write_parquet(temporary)
+            os.utime(temporary, ns=(begun, begun))
 
     def all(self, count: int) -> Iterable[pl.DataFrame]:
         """All blocks in order, one at a time.

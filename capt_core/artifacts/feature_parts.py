@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from capt_core.artifacts.files import atomic_path
+from capt_core.artifacts.files import time_in
 from capt_core.artifacts.provenance import Provenance
 from capt_core.artifacts.schemas import IMAGE_FEATURE_PARTS, IMAGE_FEATURES
 from capt_core.artifacts.tables import read_provenance, read_table, write_table
@@ -141,13 +141,7 @@ class FeatureParts:
 
     def now(self) -> int:
         """Time in ns by the clock of the folder's file system."""
-        clock = self.folder / f".clock-{os.getpid()}"
-        with atomic_path(clock):
-            pass
-        try:
-            return clock.stat().st_mtime_ns
-        finally:
-            clock.unlink(missing_ok=True)
+        return time_in(self.folder)
 
     def in_order(self, paths: pl.Series, touched: pl.Series) -> Iterator[tuple[int, Features]]:
         """Features of images, a row group at a time: where it starts, and [n, d].

@@ -112,6 +112,17 @@ def write_json(target: Path, value: Any) -> None:
     write_text(target, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
 
 
+def time_in(folder: Path) -> int:
+    """Time in ns by the clock of a folder's file system, which may not be that of the machine."""
+    clock = folder / f".clock-{os.getpid()}"
+    with atomic_path(clock):
+        pass
+    try:
+        return clock.stat().st_mtime_ns
+    finally:
+        clock.unlink(missing_ok=True)
+
+
 def file_digest(path: Path) -> str:
     """First 12 hex digits of the SHA-256 of a file's content."""
     with path.open("rb") as stream:

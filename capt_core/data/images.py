@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     import torch
 
 _Loaded = TypeVar("_Loaded")
+
+OneImage = Path | str | Image.Image
 
 
 @contextmanager
@@ -236,61 +238,76 @@ def _torchvision_transforms() -> Any:
 
 
 def image_batches(
-    images: Sequence[Path | str | Image.Image],
+    images: Sequence[OneImage],
     transform: Callable[[Image.Image], torch.Tensor],
     batch_size: int,
     workers: int,
     remedy: str | None = None,
 ) -> Iterator[torch.Tensor]:
-    """Stream images in order as batches [B, 3, S, S].
-
-    Threads decode ahead of the consumer, by at most two batches: Pillow releases the
-    interpreter lock while it decodes and resizes, and an error keeps its type and message.
-    `transform` must not draw random numbers.
-    """
+    """Stream images in order as batches [B, 3, S, S]; see `loaded_ahead` and `transformed`."""
     import torch
 
-    def load(image: Path | str | Image.Image) -> torch.Tensor:
-        if not isinstance(image, Image.Image):
-            image = open_image(Path(image), remedy)
-        return transform(image)
-
-    for batch in _batches(images, load, batch_size, workers):
+    batches = (images[start : start + batch_size] for start in range(0, len(images), batch_size))
+    load = partial(transformed, transform=transform, remedy=remedy)
+    for batch in loaded_ahead(batches, load, workers):
         yield torch.stack(batch)
 
 
-def checked_batches(
-    images: Sequence[Path | str | Image.Image],
+def transformed(
+    image: OneImage,
     transform: Callable[[Image.Image], torch.Tensor],
-    batch_size: int,
-    workers: int,
-) -> Iterator[list[torch.Tensor | str]]:
-    """As `image_batches`, but unstacked: for an image that cannot be used, the reason why."""
+    remedy: str | None = None,
+) -> torch.Tensor:
+    """The tensor [3, S, S] that a transform makes of an image or of a file.
 
-    def load(image: Path | str | Image.Image) -> torch.Tensor | str:
-        try:
-            if isinstance(image, Image.Image):
-                return transform(image)
-            if not is_utf8(str(image)):
-                return "a file name that is not valid UTF-8"
-            return transform(read_image(Path(image)))
-        except CaptError as error:
-            return str(error)
-
-    yield from _batches(images, load, batch_size, workers)
+    Raises:
+        CaptError: see `open_image`.
+    """
+    if not isinstance(image, Image.Image):
+        image = open_image(Path(image), remedy)
+    return transform(image)
 
 
-def _batches(
-    images: Sequence[Path | str | Image.Image],
-    load: Callable[[Path | str | Image.Image], _Loaded],
-    batch_size: int,
-    workers: int,
+def transformed_or_problem(
+    image: OneImage, transform: Callable[[Image.Image], torch.Tensor]
+) -> torch.Tensor | str:
+    """As `transformed`, but for an image that cannot be used, the reason why."""
+    try:
+        if isinstance(image, Image.Image):
+            return transform(image)
+        if not is_utf8(str(image)):
+            return "a file name that is not valid UTF-8"
+        return transform(read_image(Path(image)))
+    except CaptError as error:
+        return str(error)
+
+
+def loaded_ahead(
+    batches: Iterable[Sequence[OneImage]], load: Callable[[OneImage], _Loaded], workers: int
 ) -> Iterator[list[_Loaded]]:
-    ahead: deque[Future[_Loaded]] = deque()
+    """Stream batches of loaded images in order.
+
+    Threads load ahead of the consumer, by at most two batches: Pillow releases the interpreter
+    lock while it decodes and resizes, and an error keeps its type and message.
+
+    Args:
+        batches: of images; each is asked for when the second one before it is taken.
+        load: called by several threads at once, so it must not draw random numbers.
+        workers: threads, at least one.
+    """
+    upcoming = iter(batches)
+    ahead: deque[list[Future[_Loaded]]] = deque()
     with ThreadPoolExecutor(max_workers=max(1, workers)) as pool:
-        upcoming = iter(images)
-        ahead.extend(pool.submit(load, image) for image in islice(upcoming, 2 * batch_size))
-        while ahead:
-            batch = [ahead.popleft().result() for _ in range(min(batch_size, len(ahead)))]
-            ahead.extend(pool.submit(load, image) for image in islice(upcoming, len(batch)))
-            yield batch
+
+        def ask(count: int) -> None:
+            for batch in islice(upcoming, count):
+                ahead.append([pool.submit(load, image) for image in batch])
+
+        try:
+            ask(2)
+            while ahead:
+                loaded = [image.result() for image in ahead.popleft()]
+                ask(1)
+                yield loaded
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)

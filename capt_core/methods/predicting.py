@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from functools import partial
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import polars as pl
 import torch
 from PIL import Image
 from torch.nn import functional
 
-from capt_core.data.images import checked_batches, image_batches
+from capt_core.data.images import OneImage, loaded_ahead, transformed, transformed_or_problem
 from capt_core.data.scan import as_text, is_utf8
 from capt_core.errors import CaptError, shown
 
 if TYPE_CHECKING:
     from capt_core.methods.trained import TrainedModel
 
-OneImage = Path | str | Image.Image
 Images = OneImage | Iterable[OneImage]
 OnBadImage = Literal["error", "report"]
 
@@ -83,42 +83,98 @@ def predict_images(
         CaptError: a file is missing or no readable image, and `on_bad_image` is ``error``.
     """
     given = [images] if isinstance(images, OneImage) else list(images)
+    (table,) = predict_blocks(model, [given], top, on_bad_image, batch_size, workers, advance)
+    return table
+
+
+def predict_blocks(
+    model: TrainedModel,
+    blocks: Iterable[Sequence[OneImage]],
+    top: int = 5,
+    on_bad_image: OnBadImage = "error",
+    batch_size: int = 64,
+    workers: int = 2,
+    advance: Callable[[int], None] = no_progress,
+) -> Iterator[pl.DataFrame]:
+    """Classify blocks of images, decoding the next one's while one is encoded.
+
+    Args:
+        model: the model.
+        blocks: each asked for when up to two batches before it are to be encoded yet.
+        top, on_bad_image, batch_size, workers, advance: see `predict_images`. No forward pass
+            takes images of two blocks.
+
+    Returns:
+        A table as of `predict_images` for each block, in order.
+
+    Raises:
+        CaptError: see `predict_images`.
+    """
     if top < 1:
         raise CaptError(f"top={top}: expected a whole number from 1")
     if on_bad_image not in ("error", "report"):
         raise CaptError(f"on_bad_image={shown(on_bad_image)}: expected error or report")
     answer = _Answerer(model, top)
-    tables = []
-    for batch, paths in _loaded(model, given, on_bad_image, batch_size, workers):
-        usable = [image for image in batch if not isinstance(image, str)]
-        problems = [image if isinstance(image, str) else None for image in batch]
-        tables.append(answer.table(usable, problems, paths))
-        advance(len(batch))
-    return pl.concat([pl.DataFrame(schema=PREDICT_COLUMNS), *tables])
+    rows = list[pl.DataFrame]()
+    for batch in _loaded(model, blocks, on_bad_image, batch_size, workers):
+        usable = [image for image in batch.images if not isinstance(image, str)]
+        problems = [image if isinstance(image, str) else None for image in batch.images]
+        rows.append(answer.table(usable, problems, batch.paths))
+        advance(len(batch.images))
+        if batch.last:
+            yield pl.concat(rows)
+            rows.clear()
+
+
+class _Batch(NamedTuple):
+    """Images of a forward pass.
+
+    Attributes:
+        images: tensors [3, S, S], or problems in their place.
+        paths: of the images, as tables show them.
+        last: whether no other batch of its block follows.
+    """
+
+    images: Sequence[torch.Tensor | str]
+    paths: list[str | None]
+    last: bool
 
 
 def _loaded(
     model: TrainedModel,
-    given: Sequence[OneImage],
+    blocks: Iterable[Sequence[OneImage]],
     on_bad_image: OnBadImage,
     batch_size: int,
     workers: int,
-) -> Iterator[tuple[Sequence[torch.Tensor | str], list[str | None]]]:
-    """Batches of tensors [3, S, S], or problems in their place, with the images' paths."""
-    paths = [None if isinstance(image, Image.Image) else str(image) for image in given]
+) -> Iterator[_Batch]:
+    """The batches of blocks, one or more of each."""
+    asked = deque[tuple[list[str | None], bool]]()
+
+    def batches() -> Iterator[Sequence[OneImage]]:
+        for block in blocks:
+            paths = _shown_paths(block, on_bad_image)
+            for start in range(0, max(len(block), 1), batch_size):
+                end = start + batch_size
+                asked.append((paths[start:end], end >= len(block)))
+                yield block[start:end]
+
+    load: Callable[[OneImage], torch.Tensor | str]
+    if on_bad_image == "error":
+        load = partial(transformed, transform=model.preprocess, remedy=_REMEDY)
+    else:
+        load = partial(transformed_or_problem, transform=model.preprocess)
+    for images in loaded_ahead(batches(), load, workers):
+        yield _Batch(images, *asked.popleft())
+
+
+def _shown_paths(images: Iterable[OneImage], on_bad_image: OnBadImage) -> list[str | None]:
+    paths = [None if isinstance(image, Image.Image) else str(image) for image in images]
     named = [path and as_text(path) for path in paths]
     if on_bad_image == "error":
         for path, plain in zip(paths, named, strict=True):
             if path and not is_utf8(path):
                 raise CaptError(f"{plain}: a file name that is not valid UTF-8; rename it")
-        stacked = image_batches(given, model.preprocess, batch_size, workers, _REMEDY)
-        batches: Iterator[Sequence[torch.Tensor | str]] = map(list, stacked)
-    else:
-        batches = iter(checked_batches(given, model.preprocess, batch_size, workers))
-    start = 0
-    for batch in batches:
-        yield batch, named[start : start + len(batch)]
-        start += len(batch)
+    return named
 
 
 class _Answerer:

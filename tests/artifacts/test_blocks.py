@@ -19,11 +19,12 @@ def block(number: int) -> pl.DataFrame:
 
 def test_blocks_are_kept_for_one_key(tmp_path: Path) -> None:
     folder = tmp_path / "new/work"
-    Blocks(folder, {"key": 1}, SCHEMA).write(3, block(3))
+    Blocks(folder, {"key": 1}, SCHEMA).write(3, block(3), 10**18)
     kept = Blocks(folder, {"key": 1}, SCHEMA)
     found = kept.read(3)
     assert found is not None
     assert found.equals(block(3))
+    assert kept.begun(3) == 10**18
     assert kept.read(2) is None
     assert kept.count == 1
     assert Blocks(folder, {"key": 2}, SCHEMA).count == 0
@@ -34,10 +35,10 @@ def test_blocks_are_kept_for_one_key(tmp_path: Path) -> None:
 def test_damaged_blocks_and_those_of_other_columns_are_none(tmp_path: Path) -> None:
     kept = Blocks(tmp_path / "work", {}, SCHEMA)
     for number in range(3):
-        kept.write(number, block(number))
+        kept.write(number, block(number), kept.now())
     (file,) = (tmp_path / "work").glob("*1.parquet")
     file.write_bytes(file.read_bytes()[:-9])
-    kept.write(2, block(2).drop("b"))
+    kept.write(2, block(2).drop("b"), kept.now())
     assert [kept.read(number) is None for number in range(3)] == [False, True, True]
     assert "missing or damaged; run the command again" in refusal(list, kept.all(3))
 

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import polars as pl
 import pytest
 
+from capt_core import load_model
+from capt_core.artifacts.blocks import Blocks
 from capt_core.artifacts.tensors import load_tensors, write_tensors
 from capt_core.errors import CaptError
-from capt_core.methods.predicting import PREDICT_COLUMNS, predict_images
+from capt_core.methods import predicting
+from capt_core.methods.predicting import PREDICT_COLUMNS, predict_blocks
 from stages import predict
 from stages.cli import app
 from tests.conftest import PROJECT
@@ -140,16 +145,14 @@ class _Killed(BaseException):
 
 def interrupted(monkeypatch: pytest.MonkeyPatch, blocks: int, *words: object) -> None:
     """Run the command until it has classified some blocks."""
-    real, done = predict.__dict__["predict_images"], list[None]()
+    real = predict.__dict__["predict_blocks"]
 
-    def until(*arguments: Any, **options: Any) -> Any:
-        if len(done) == blocks:
-            raise _Killed
-        done.append(None)
-        return real(*arguments, **options)
+    def until(*arguments: Any, **options: Any) -> Iterator[pl.DataFrame]:
+        yield from islice(real(*arguments, **options), blocks)
+        raise _Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(predict, "predict_images", until)
+        patch.setattr(predict, "predict_blocks", until)
         with pytest.raises(_Killed):
             run(*words)
 
@@ -157,16 +160,17 @@ def interrupted(monkeypatch: pytest.MonkeyPatch, blocks: int, *words: object) ->
 @pytest.fixture
 def classified(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
     """Number of images that were classified since it was asked last."""
-    seen = list[Path]()
+    seen = list[int]()
 
-    def counting(model: Any, images: Any, *arguments: Any, **options: Any) -> pl.DataFrame:
-        seen.extend(images)
-        return predict_images(model, images, *arguments, **options)
+    def counting(*arguments: Any, **options: Any) -> Iterator[pl.DataFrame]:
+        for answers in predict_blocks(*arguments, **options):
+            seen.append(len(answers))
+            yield answers
 
-    monkeypatch.setattr(predict, "predict_images", counting)
+    monkeypatch.setattr(predict, "predict_blocks", counting)
 
     def since() -> int:
-        count = len(seen)
+        count = sum(seen)
         seen.clear()
         return count
 
@@ -253,6 +257,55 @@ def test_an_image_that_was_changed_meanwhile_is_classified_again(
     assert classified() == 4
     run(model, photos, "--out", fresh)
     assert out.read_bytes() == fresh.read_bytes()
+
+
+def test_an_image_that_is_changed_while_it_waits_is_classified_again(
+    model: Path,
+    photos: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    classified: Callable[[], int],
+) -> None:
+    fresh, out = photos.parent / "fresh.csv", photos.parent / "out.csv"
+    write = Blocks.write
+
+    def late(kept: Blocks, number: int, *arguments: Any) -> None:
+        if number == 1:
+            shutil.copyfile(photos / "4.png", photos / "2.png")
+        write(kept, number, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Blocks, "write", late)
+        interrupted(patch, 2, model, photos, "--out", out)
+    classified()
+    run(model, photos, "--out", out)
+    assert classified() == 4
+    run(model, photos, "--out", fresh)
+    assert out.read_bytes() == fresh.read_bytes()
+
+
+def test_the_next_images_are_read_while_some_are_encoded(
+    model: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened, asked = Event(), list[int]()
+    real = predicting.transformed_or_problem
+
+    def noted(image: Path, **options: Any) -> Any:
+        if image.name == "2.png":
+            opened.set()
+        return real(image, **options)
+
+    monkeypatch.setattr(predicting, "transformed_or_problem", noted)
+
+    def blocks() -> Iterator[list[Path]]:
+        for number in range(5):
+            asked.append(number)
+            yield [photos / f"{number}.png"] * number  # the first is empty
+
+    tables = predict_blocks(load_model(model), blocks(), on_bad_image="report", batch_size=2)
+    assert [len(next(tables)) for _ in range(2)] == [0, 1]
+    assert asked == [0, 1, 2, 3]
+    assert opened.wait(60)
+    assert [len(answers) for answers in tables] == [2, 3, 4]
 
 
 def test_an_image_that_went_meanwhile_is_told(

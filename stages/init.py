@@ -32,7 +32,15 @@ GITIGNORE = """\
 /cache/
 /dvc_plots/
 """
-DVCIGNORE = "/artifacts/runs/\n/cache/\n"
+DVCIGNORE = """\
+# Without these, DVC would look for pipelines in environments, caches and other results.
+/.venv/
+/venv/
+/artifacts/runs/
+/artifacts/tables/
+/artifacts/work/
+/cache/
+"""
 
 
 def main(

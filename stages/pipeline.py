@@ -5,10 +5,8 @@
 
 from __future__ import annotations
 
-import ast
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cache
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +17,23 @@ from capt_core.artifacts.files import write_text
 from capt_core.artifacts.layout import StudyLayout
 from capt_core.study import ABLATIONS, variants
 
-from .commands import PIPELINE, module_of
-from .commands import STAGES as STAGES_HELP
+from . import code_files
+from .code_files import ROOT, code_list
+from .commands import PIPELINE, STAGES, module_of
 from .stage import Place, Stage
 from .study import seeded_stages
 
-ROOT = Path(__file__).resolve().parents[1]
-STAGES = Path(__file__).resolve().parent.name
 ARTIFACTS = Path("artifacts")
 STUDY_DATASET = "proctex"
 SPLIT = "pipelines"
 """Folder of the pipelines of single data sets."""
 
 _AXES = {"dataset": "${datasets}", "method": "${compare}", "seed": "${seeds}"}
+_CODE = {
+    "cmd": f"python -m {code_files.__name__}",
+    "deps": ["capt_core", "stages"],
+    "outs": [code_files.LISTS.as_posix()],
+}
 HEAD = "# Written by `make pipeline` from the declarations in stages/; changes here are lost.\n"
 PROJECT_HEAD = "# Written by `capt-stage init`; yours to change.\n"
 _TABLE = "<!-- The table is written by `make pipeline`. -->\n", "<!-- End of the table. -->\n"
@@ -47,8 +49,8 @@ def dvc_yaml(with_code: bool = True) -> str:
     """The pipeline.
 
     Args:
-        with_code: whether stages depend on the source files that they import; without, for a
-            project beside an installed package.
+        with_code: whether stages depend on the source files that they import, by the lists that a
+            stage of its own writes; without, for a project beside an installed package.
     """
     return (HEAD if with_code else PROJECT_HEAD) + _dump(_pipeline(with_code))
 
@@ -82,11 +84,11 @@ def _pipeline(with_code: bool) -> dict[str, dict[str, Any]]:
     at = Place.of(
         ARTIFACTS, "${item.dataset}", "${item.method}", "${item.seed}", "${fewshot.shots}"
     )
-    stages = {}
+    stages = {"code": _CODE} if with_code else {}
     for name in PIPELINE:
         stage = declared(name)
         words = [f"--{axis} ${{item.{axis}}}" for axis in stage.per]
-        code = [*code_paths([name]), *stage.sources] if with_code else []
+        code = [*_texts([code_list(name)]), *stage.sources] if with_code else []
         deps = [*code, *_texts(_inputs(at, stage.reads(at)))]
         entry: dict[str, Any] = {
             "matrix": {axis: _AXES[axis] for axis in stage.per},
@@ -134,7 +136,7 @@ def study_yaml() -> str:
                 "cmd": f"capt-stage study --dataset {STUDY_DATASET} --variant ${{item.variant}}",
                 "params": [*_without_parts(params), *own],
                 "deps": [
-                    *code_paths([*names, "study"]),
+                    *_texts(map(code_list, [*names, "study"])),
                     *_texts(path for path in shared if path not in written),
                 ],
                 "outs": _texts([folder.variant("${item.variant}")]),
@@ -143,7 +145,7 @@ def study_yaml() -> str:
                 "wdir": "..",
                 "cmd": f"capt-stage study-report --dataset {STUDY_DATASET}",
                 "deps": [
-                    *code_paths(["study-report"]),
+                    *_texts([code_list("study-report")]),
                     ablations,
                     *_texts(at.dataset),
                     *_texts(folder.variant(name) for name in variants()),
@@ -156,7 +158,7 @@ def study_yaml() -> str:
 
 def stage_table() -> str:
     """The README's table of the stages."""
-    rows = [f"| `{name}` | {text} |" for name, text in STAGES_HELP.items()]
+    rows = [f"| `{name}` | {text} |" for name, text in STAGES.items()]
     return "\n".join(["| stage | what it does |", "|---|---|", *rows]) + "\n"
 
 
@@ -170,86 +172,6 @@ def written_files() -> dict[str, str]:
         "README.md": f"{before}{start}\n{stage_table()}\n{end}{after}",
         "artifacts/README.md": documentation.render(),
     }
-
-
-def code_paths(names: Iterable[str]) -> list[str]:
-    """What commands import, at any depth: packages of capt_core as folders, other files singly.
-
-    Files that hold nothing but a docstring are left out.
-    """
-    found = set()
-    for path in _imported(ROOT / STAGES / f"{name.replace('-', '_')}.py" for name in names):
-        parts = path.relative_to(ROOT).parts
-        if parts[0] == "capt_core" and len(parts) > 2:
-            found.add("/".join(parts[:2]))
-        elif _holds_code(path):
-            found.add("/".join(parts))
-    return sorted(found)
-
-
-def _imported(start: Iterable[Path]) -> set[Path]:
-    found: set[Path] = set()
-    waiting = list(start)
-    while waiting:
-        path = waiting.pop()
-        if path not in found:
-            found.add(path)
-            waiting += (file for name in _modules(path) for file in _files_of(name))
-    return found
-
-
-_BY_NAME = re.compile(r"(capt_core(?:\.\w+)+):\w+")
-
-
-@cache
-def _modules(path: Path) -> tuple[str, ...]:
-    return tuple(_named_in(path))
-
-
-def _named_in(path: Path) -> Iterator[str]:
-    """Full names of what a file imports anywhere in it, type checking aside.
-
-    Names as ``package.module:member``, which are imported when they are asked for, count too.
-    """
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    skipped = {
-        id(inner)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING"
-        for inner in ast.walk(node)
-    }
-    package = path.relative_to(ROOT).parts[:-1]
-    for node in ast.walk(tree):
-        if id(node) in skipped:
-            continue
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            parent = package[: len(package) - node.level + 1] if node.level else ()
-            base = ".".join([*parent, *([node.module] if node.module else [])])
-            yield from (f"{base}.{alias.name}" for alias in node.names)
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-            named = _BY_NAME.fullmatch(node.value)
-            # The package itself names everything that it offers; importing it loads none of that.
-            if named and path != ROOT / "capt_core" / "__init__.py":
-                yield named[1]
-
-
-def _files_of(module: str) -> Iterator[Path]:
-    """Files of the project that an import of a module, or of a name in one, runs."""
-    parts = module.split(".")
-    if parts[0] not in ("capt_core", STAGES):
-        return
-    for count in range(1, len(parts) + 1):
-        base = ROOT.joinpath(*parts[:count])
-        for candidate in (base.with_suffix(".py"), base / "__init__.py"):
-            if candidate.is_file():
-                yield candidate
-
-
-def _holds_code(path: Path) -> bool:
-    body = ast.parse(path.read_text(encoding="utf-8")).body
-    return any(not isinstance(node, ast.Expr) for node in body)
 
 
 def _params(stage: Stage) -> list[str]:

@@ -31,6 +31,11 @@ This page is written by `make pipeline` from the declarations in `capt_core/arti
 """
 
 _OTHER_FILES = (
+    (
+        "code/<command>.txt",
+        "the pipeline",
+        "source files that a command imports, with their SHA-256; only in a checkout",
+    ),
     ("<dataset>/images/", "prepare", "images, only where the project draws them (`proctex`)"),
     (
         "<dataset>/seed<S>/base_model.safetensors",

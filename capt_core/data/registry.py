@@ -17,7 +17,7 @@ from capt_core.yaml_file import load_yaml
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks.yaml"
 OWN_TEMPLATE = "a photo of a {}."
-TAKEN = ("evaluations", "kept", "report", "runs", "study", "work")
+TAKEN = ("code", "evaluations", "kept", "report", "runs", "study", "tables", "work")
 """Folders of the artifacts folder that are not those of data sets."""
 
 

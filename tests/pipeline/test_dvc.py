@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -14,9 +15,10 @@ import yaml
 
 from capt_core.artifacts.schemas import ALL_TABLES
 from capt_core.study import variants
-from stages import pipeline
+from stages import code_files, pipeline
 from stages.commands import PIPELINE
 from stages.stage import Place
+from stages.study import seeded_stages
 from tests.conftest import PROJECT
 
 DVC: dict[str, Any] = yaml.safe_load((PROJECT / "dvc.yaml").read_text())["stages"]
@@ -32,7 +34,7 @@ def test_generated_files_are_current() -> None:
 def test_one_word_names_stage_file_and_section() -> None:
     sections = yaml.safe_load((PROJECT / "params.yaml").read_text())
     names = [name.replace("-", "_") for name in PIPELINE]
-    assert list(DVC) == list(PIPELINE)
+    assert list(DVC) == ["code", *PIPELINE]
     assert [name for name in sections if name in names] == names
 
 
@@ -68,10 +70,13 @@ def test_answers_of_language_models_are_no_outputs() -> None:
 
 def test_without_sources_a_stage_depends_on_artifacts_alone() -> None:
     stages = yaml.safe_load(pipeline.dvc_yaml(with_code=False))["stages"]
+    assert list(stages) == list(PIPELINE)
     for name, stage in stages.items():
-        assert all(dep.startswith("artifacts/") for dep in stage.get("deps", ()))
-        artifacts = [dep for dep in DVC[name]["deps"] if dep.startswith("artifacts/")]
-        assert {**stage, "deps": artifacts} == {**DVC[name], "deps": artifacts}
+        assert all(
+            dep.startswith("artifacts/${") for dep in stage.get("deps", ()) if name != "report"
+        )
+        sources = [f"artifacts/code/{name}.txt", *pipeline.declared(name).sources]
+        assert {**stage, "deps": [*sources, *stage.get("deps", ())]} == DVC[name]
 
 
 def test_imports_are_followed_in_every_form(
@@ -102,8 +107,8 @@ def test_imports_are_followed_in_every_form(
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-    monkeypatch.setattr(pipeline, "ROOT", tmp_path)
-    assert pipeline.code_paths(["mine-pairs"]) == [
+    monkeypatch.setattr(code_files, "ROOT", tmp_path)
+    assert code_files.code_paths(["mine-pairs"]) == [
         "capt_core/__init__.py",
         "capt_core/data",
         "capt_core/errors.py",
@@ -115,31 +120,60 @@ def test_imports_are_followed_in_every_form(
     ]
 
 
+def test_a_list_changes_with_what_its_command_imports(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("errors.py", "data/images.py", "data/words.txt", "serving/app.py"):
+        (tmp_path / "capt_core" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "capt_core" / name).write_text("x = 1\n")
+    (tmp_path / "stages").mkdir()
+    (tmp_path / "stages/train.py").write_text("from capt_core.data.images import x\n")
+    monkeypatch.setattr(code_files, "ROOT", tmp_path)
+    before = code_files.listed("train")
+    digest = hashlib.sha256(b"x = 1\n").hexdigest()
+    assert f"{digest}  capt_core/data/images.py\n{digest}  capt_core/data/words.txt\n" in before
+
+    def change(name: str) -> str:
+        (tmp_path / name).write_text("x = 2\n")
+        code_files.digest.cache_clear()
+        return code_files.listed("train")
+
+    left_out = ("serving/app.py", "data/.images.py.swp", "data/images.pyc")
+    assert {change(f"capt_core/{name}") for name in left_out} == {before}
+    assert change("capt_core/data/words.txt") != before
+
+
 def test_the_study_runs_every_variant_behind_the_frozen_features() -> None:
     variant, tables = STUDY["variant"], STUDY["tables"]
     assert variant["matrix"]["variant"] == list(variants())
     outputs = [path for path in tables["deps"] if path.startswith("artifacts/study/")]
     assert outputs == [f"artifacts/study/{name}" for name in variants()]
     written = {out for name in ("prepare", "extract-features") for out in DVC[name]["outs"]}
-    for dep in variant["deps"]:
-        if dep.startswith("artifacts/"):
-            assert dep.replace("proctex", "${item.dataset}") in written
+    lists = [f"artifacts/code/{name}.txt" for name in (*seeded_stages(), "study")]
+    assert variant["deps"][: len(lists)] == lists
+    for dep in variant["deps"][len(lists) :]:
+        assert dep.replace("proctex", "${item.dataset}") in written
 
 
-def test_a_run_leaves_nothing_in_git_and_bytecode_makes_nothing_stale(tmp_path: Path) -> None:
+def test_a_run_leaves_nothing_in_git_and_follows_code_but_no_bytecode(tmp_path: Path) -> None:
     for name in (".gitignore", ".dvcignore", ".dvc/config", ".dvc/.gitignore"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copyfile(PROJECT / name, tmp_path / name)
     (tmp_path / "code").mkdir()
     (tmp_path / "artifacts").mkdir()
     (tmp_path / "code" / "module.py").write_text("")
+    listing = {
+        "cmd": "mkdir -p artifacts/code && cat code/module.py > artifacts/code/demo.txt",
+        "deps": ["code"],
+        "outs": ["artifacts/code"],
+    }
     stage = {
         "cmd": "cd artifacts && mkdir -p demo && echo {} | tee demo/table > demo/m.json",
-        "deps": ["code"],
+        "deps": ["artifacts/code/demo.txt"],
         "outs": ["artifacts/demo/table"],
         "metrics": [{"artifacts/demo/m.json": {"cache": False}}],
     }
-    (tmp_path / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"demo": stage}}))
+    (tmp_path / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"code": listing, "demo": stage}}))
     environment = {
         **os.environ,
         "DVC_NO_ANALYTICS": "1",
@@ -162,3 +196,10 @@ def test_a_run_leaves_nothing_in_git_and_bytecode_makes_nothing_stale(tmp_path: 
     (tmp_path / "code" / "__pycache__" / "module.pyc").write_bytes(b"bytecode")
     assert "up to date" in run(*dvc, "status")
     assert "m.json" in run(*dvc, "metrics", "show")
+    # What a stage does not import leads to a new list, which is as before.
+    (tmp_path / "code" / "other.py").write_text("x = 1")
+    told = run(*dvc, "repro")
+    assert "Running stage 'code'" in told
+    assert "Running stage 'demo'" not in told
+    (tmp_path / "code" / "module.py").write_text("x = 1")
+    assert "Running stage 'demo'" in run(*dvc, "repro")

@@ -287,7 +287,7 @@ def test_the_next_images_are_read_while_some_are_encoded(
     model: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened, asked = Event(), list[int]()
-    real = predicting.transformed_or_problem
+    real = predicting.__dict__["transformed_or_problem"]
 
     def noted(image: Path, **options: Any) -> Any:
         if image.name == "2.png":

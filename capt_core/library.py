@@ -26,7 +26,7 @@ from capt_core.data.dataset import Dataset
 from capt_core.data.preparation import draw_list
 from capt_core.errors import CaptError
 from capt_core.evaluation.calibration import Calibration
-from capt_core.evaluation.predictions import prediction_table
+from capt_core.evaluation.predictions import classified
 from capt_core.methods import calibrating
 from capt_core.methods.descriptions import task_embeddings
 from capt_core.methods.fitting import (
@@ -36,9 +36,10 @@ from capt_core.methods.fitting import (
     dataset_features,
     fit_method,
     forget_checkpoint,
+    group_scorers,
     takes_teacher,
 )
-from capt_core.methods.method import Need
+from capt_core.methods.method import Classes, Need
 from capt_core.methods.predicting import Images
 from capt_core.methods.registry import method_class
 from capt_core.methods.task import Confusions, Task
@@ -283,8 +284,8 @@ def bank_of(
         drawn: rows of the table `fewshot` of N training images of trained classes.
         features: the model's features of them, unit length, [N, d].
     """
-    logits = model.fitted.logits(features, model.classes)
-    predictions = prediction_table(dataset, drawn["sample_id"], logits, top_classes=5)
+    scorers = group_scorers(model.fitted, dataset)
+    predictions = classified(dataset, drawn["sample_id"], features, scorers, top_classes=5)
     bank = banks.confusion_bank(predictions)
     statistics = banks.confusion_statistics(bank, predictions)
     return ConfusionBank(model, dataset, drawn, features, predictions, bank, statistics)
@@ -310,13 +311,14 @@ def mine_pairs(found: ConfusionBank, *, pairs: int = 5) -> MinedPairs:
 
 def _pairs_of(found: ConfusionBank, chosen: MinePairs) -> MinedPairs:
     base = found.dataset.class_ids("base")
-    fitted, classes = found.model.fitted, found.model.classes
-    logits = fitted.logits(found.features, classes)
+    fitted = found.model.fitted
+    texts = fitted.class_texts(Classes.of(found.dataset)).cpu()
+    logits = group_scorers(fitted, found.dataset, texts)["base"](found.features)
     return pairs_of_draw(
         found.dataset,
         found.images,
-        logits[:, base].softmax(dim=-1),
-        fitted.class_texts(classes).cpu()[base],
+        logits.softmax(dim=-1),
+        texts[base],
         found.statistics,
         chosen,
     )

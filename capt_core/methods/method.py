@@ -26,6 +26,9 @@ from capt_core.methods.zero_shot import class_logits
 from capt_core.prompts.shapes import DescriptionForm
 from capt_core.settings_file import Section
 
+Scorer = Callable[[torch.Tensor], torch.Tensor]
+"""Function from image features [N, d] to logits [N, C]."""
+
 BASE_ONLY = "base only"
 """What a run saw that saw nothing beyond few-shot images of base classes and their names."""
 
@@ -199,9 +202,6 @@ class Fitted(nn.Module):
     frozen_tower: ClassVar[bool] = True
     """Whether `encode` is the backbone's own tower, so that stored features can be taken."""
 
-    rivals_matter: ClassVar[bool] = False
-    """Whether the choice between two classes depends on which others are asked for."""
-
     seen_before: tuple[str, ...] = ()
     """What was seen before this project had it: by training elsewhere."""
 
@@ -346,14 +346,22 @@ class Fitted(nn.Module):
         """Whether its logits are those of images with class texts alone."""
         return self.method.compares_texts
 
-    def scorer(self, classes: Classes) -> Callable[[torch.Tensor], torch.Tensor]:
+    def scorer(self, classes: Classes, texts: torch.Tensor | None = None) -> Scorer:
         """Function from features of `adapt` or `image_features`, [N, d], to logits [N, C].
+
+        This is the one place that scores: evaluation, mining and a trained model all ask here.
+
+        Args:
+            classes: C to choose among; how two compare may depend on which others there are.
+            texts: their `class_texts`, [C, d], where they are at hand; a method that compares
+                images with something else does without.
 
         Raises:
             CaptError: a class that the method cannot tell, or whose prompt is too long.
         """
-        texts, scale = self.class_texts(classes), self.backbone.logit_scale
-        return lambda features: class_logits(features, texts.to(features), scale)
+        compared = self.class_texts(classes) if texts is None else texts
+        scale = self.backbone.logit_scale
+        return lambda features: class_logits(features, compared.to(features), scale)
 
     def logits(self, features: torch.Tensor, classes: Classes) -> torch.Tensor:
         """Logits [N, C] of features [N, d]; see `scorer`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,8 @@ from capt_core.artifacts.tensors import write_tensors
 from capt_core.backbone.portable import architecture_of
 from capt_core.data.images import Preprocess
 from capt_core.evaluation.calibration import Calibration
-from capt_core.methods.method import BASE_ONLY, Classes, Fitted
+from capt_core.methods.method import BASE_ONLY, Classes, Fitted, Scorer
 from capt_core.methods.predicting import Images, OnBadImage, predict_images
-
-Scorer = Callable[[torch.Tensor], torch.Tensor]
 
 FORMAT = 1
 """Of model files; raised when an older program could not read them."""

@@ -14,11 +14,14 @@ from PIL import Image
 from torch.nn import functional
 
 from capt_core import params
+from capt_core.artifacts.features import HeldFeatures
 from capt_core.artifacts.provenance import Provenance
 from capt_core.artifacts.tensors import load_tensors, write_tensors
 from capt_core.backbone.encoding import encode_texts
 from capt_core.backbone.loading import Backbone, load_backbone
-from capt_core.methods.fitting import fit_method
+from capt_core.evaluation.predictions import classified
+from capt_core.library import bank_of
+from capt_core.methods.fitting import feature_blocks, fit_method, group_scorers
 from capt_core.methods.fudd import Differential, differential_texts
 from capt_core.methods.image_evidence import WithEvidence
 from capt_core.methods.linear_probe import Probe
@@ -55,6 +58,8 @@ NOVEL_UNSEEN = (
 """Learn from images and names of base classes alone."""
 CLOSED_FORM = ("linear_probe", "tip_adapter", "gda", "gda_prompts")
 """Fitted to images without steps, and the same for every seed."""
+RIVALS = ("fudd", "tap")
+"""How two classes compare depends on which others are asked for."""
 
 _fitted: dict[str, TrainedModel] = {}
 
@@ -183,6 +188,32 @@ def test_its_model_scores_images_as_its_parts_do(name: str, task: Task) -> None:
     assert model.class_names == NAMES
     assert model.train() is model
     assert not model.training
+
+
+@pytest.mark.parametrize("name", METHODS)
+@torch.no_grad()
+def test_stages_and_library_score_alike(name: str, task: Task) -> None:
+    model, dataset = fitted(name, task), task.dataset
+    found, drawn = model.fitted, dataset.samples[:8]
+    assert task.image_root is not None
+    files = [task.image_root / path for path in drawn["path"]]
+    batch = torch.stack([model.preprocess(Image.open(file)) for file in files])
+    stored = HeldFeatures(functional.normalize(task.backbone.clip.encode_image(batch), dim=1))
+    # What evaluate, infer-teacher and mine-pairs do.
+    ids, scorers = drawn["sample_id"], group_scorers(found, dataset)
+    ((_, features),) = feature_blocks(found, dataset, ids, stored, task.image_root, 8, 1)
+    table = classified(dataset, ids, features, scorers, top_classes=5)
+    whole = model(batch)
+    for group in ("base", "novel"):
+        members = dataset.class_ids(group)
+        logits = scorers[group](features)
+        torch.testing.assert_close(logits, found(batch, model.classes.only(members)))
+        if name not in RIVALS:
+            torch.testing.assert_close(logits.softmax(dim=1), whole[:, members].softmax(dim=1))
+        if name != "linear_probe":  # it has no class texts
+            known = group_scorers(found, dataset, found.class_texts(model.classes))
+            torch.testing.assert_close(known[group](features), logits)
+    assert bank_of(model, dataset, drawn, features).predictions.equals(table)
 
 
 @pytest.mark.parametrize("name", METHODS)

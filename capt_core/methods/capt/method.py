@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import polars as pl
@@ -38,7 +38,7 @@ from capt_core.methods.descriptions import (
 )
 from capt_core.methods.fitting import dataset_features
 from capt_core.methods.image_evidence import shared_classes, with_evidence
-from capt_core.methods.method import Classes, Fitted, Method, Need, named_vectors
+from capt_core.methods.method import Classes, Fitted, Method, Need, Scorer, named_vectors
 from capt_core.methods.model_file import restore_base
 from capt_core.methods.task import Confusions, Task, fitted_facts
 from capt_core.methods.views import ViewSource
@@ -113,17 +113,17 @@ class FittedCapt(Fitted):
     def texts_alone(self) -> bool:
         return self.told_weight is None
 
-    def scorer(self, classes: Classes) -> Callable[[torch.Tensor], torch.Tensor]:
-        texts = super().scorer(classes)
+    def scorer(self, classes: Classes, texts: torch.Tensor | None = None) -> Scorer:
+        by_text = super().scorer(classes, texts)
         weight, bias = self.told_weight, self.told_bias
         if weight is None or bias is None:
-            return texts
+            return by_text
         rows, columns = shared_classes(self.told_names, classes)
 
         def score(features: torch.Tensor) -> torch.Tensor:
             evidence = features @ weight.T.to(features) + bias.to(features)
             alpha = self.method.settings.discriminant.weight
-            return with_evidence(texts(features), evidence, rows, columns, alpha)
+            return with_evidence(by_text(features), evidence, rows, columns, alpha)
 
         return score
 

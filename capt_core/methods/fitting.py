@@ -41,7 +41,7 @@ def fit_method(method: Method, task: Task) -> TrainedModel:
     fitted = method.fit(task).eval().to(task.backbone.device)
     used = settings_hash(method.settings, task.seed)
     origin = task.dataset.provenance(task.backbone.identity, used)
-    sees = "; ".join(method.sees(task, fitted)) or BASE_ONLY
+    sees = "; ".join([*(method.sees(task, fitted) or [BASE_ONLY]), *fitted.left_out])
     return TrainedModel(fitted, Classes.of(task.dataset), sees, task.seed, origin)
 
 

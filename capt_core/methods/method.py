@@ -208,6 +208,9 @@ class Fitted(nn.Module):
     saw: tuple[str, ...] = ()
     """What its training saw beyond few-shot images of base classes, as its model says."""
 
+    left_out: tuple[str, ...] = ()
+    """What its settings ask for and its data could not give, each with the reason."""
+
     def __init__(
         self,
         method: Method,
@@ -274,7 +277,8 @@ class Fitted(nn.Module):
         """What rebuilds it beside its tensors, as plain values."""
         settings = self.method.settings.model_dump()
         record = {"method": self.method.name, "settings": settings, "facts": self.facts()}
-        return record | ({"seen_before": list(self.seen_before)} if self.seen_before else {})
+        told = {"seen_before": self.seen_before, "left_out": self.left_out}
+        return record | {name: list(texts) for name, texts in told.items() if texts}
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:
         """Image tensors [B, 3, S, S] to features of the tower [B, d], not normalised."""

@@ -49,6 +49,7 @@ def restore_fitted(
     copies = {key: value.clone() for key, value in tensors.items()}
     fitted = found(settings).restore(backbone, copies, record["facts"])
     fitted.seen_before = tuple(record.get("seen_before", ()))
+    fitted.left_out = tuple(record.get("left_out", ()))
     return fitted.to(backbone.device).eval()
 
 
@@ -78,6 +79,7 @@ class _Record(BaseModel):
     settings: dict[str, Any]
     facts: dict[str, Any]
     seen_before: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
 
 
 class _Classes(BaseModel):

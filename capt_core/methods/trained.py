@@ -32,7 +32,8 @@ class TrainedModel(nn.Module):
     Args:
         fitted: the method.
         classes: that the model chooses among, in the order of its scores.
-        sees: what training saw beyond few-shot images of base classes and their names.
+        sees: what training saw beyond few-shot images of base classes and their names, and what
+            it lacked (`Fitted.left_out`), joined by "; ".
         seed: of the few-shot draw.
         provenance: data set, backbone and settings.
         calibration: of the confidences that `predict` gives; None where nothing was fitted.
@@ -51,7 +52,9 @@ class TrainedModel(nn.Module):
         self.fitted = fitted
         self.classes = classes
         self.sees = sees
-        fitted.saw = () if sees == BASE_ONLY else tuple(sees.split("; "))
+        fitted.saw = tuple(
+            seen for seen in sees.split("; ") if seen not in (BASE_ONLY, *fitted.left_out)
+        )
         self.seed = seed
         self.provenance = provenance
         self.calibration = calibration

@@ -250,14 +250,15 @@ class Capt(Method):
                 fitted, task.dataset, ids, None, task.image_root, BATCH, task.workers
             )
         seen = FewShotSpace.of(task, features)
-        if not seen.images_differ():
+        if seen is None:
             missed = ", ".join(asked_of_images(self.settings))
-            task.reporter.warn(
-                f"without {missed}: they are computed from how images of one class differ, which "
-                "these do not show; give fewshot.shots=2 or more"
-            )
+            fitted.left_out = (f"without {missed}: no two images of a class differ",)
+            task.reporter.warn(f"{fitted.left_out[0]}; give fewshot.shots=2 or more")
             return
-        space, device = seen.joint_space(fitted.base, texts, self.settings), task.backbone.device
+        space, fitted.left_out = seen.joint_space(fitted.base, texts, self.settings)
+        for missed in fitted.left_out:
+            task.reporter.warn(missed)
+        device = task.backbone.device
         if self.settings.discriminant.weight:
             names, weight, bias = seen.told(space)
             fitted.tell((names, weight.to(device), bias.to(device)))

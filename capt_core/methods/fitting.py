@@ -10,7 +10,7 @@ from pathlib import Path
 import polars as pl
 import torch
 
-from capt_core.artifacts.features import ImageFeatures
+from capt_core.artifacts.features import Features
 from capt_core.artifacts.table_blocks import spans
 from capt_core.backbone.encoding import encode_images
 from capt_core.backbone.loading import Backbone
@@ -128,7 +128,7 @@ def feature_blocks(
     fitted: Fitted,
     dataset: Dataset,
     sample_ids: pl.Series,
-    stored: ImageFeatures,
+    stored: Features,
     image_root: Path | None,
     batch_size: int,
     workers: int,

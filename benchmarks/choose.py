@@ -41,13 +41,13 @@ from capt_core.data.protocol import BASE_TO_NOVEL
 from capt_core.errors import CaptError, shown
 from capt_core.evaluation.metrics import evaluate_predictions
 from capt_core.evaluation.predictions import classified
-from capt_core.library import Mined, bank_of
 from capt_core.methods.capt.method import FittedCapt
 from capt_core.methods.fitting import dataset_features, fit_method, group_scorers
 from capt_core.methods.method import Fitted, Method
 from capt_core.methods.registry import method_class
 from capt_core.methods.task import Task
 from capt_core.methods.trained import TrainedModel
+from capt_core.mined import Mined, bank_of
 from capt_core.params import Settings
 from capt_core.settings_file import merge, validate
 from capt_core.study import METHOD, variant

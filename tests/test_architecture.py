@@ -29,6 +29,7 @@ LAYERS = (
     {"explanation"},
     {"reporting", "export", "hub"},
     {"serving"},
+    {"mined"},
     {"library"},
     {"classifier"},
     {"__init__", "__main__"},

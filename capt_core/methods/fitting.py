@@ -18,7 +18,8 @@ from capt_core.data.dataset import Dataset
 from capt_core.data.images import image_batches
 from capt_core.errors import CaptError
 from capt_core.evaluation.predictions import GROUPS, Scorers
-from capt_core.methods.method import BASE_ONLY, Classes, Fitted, Method, Need
+from capt_core.methods.classes import Classes
+from capt_core.methods.method import BASE_ONLY, Fitted, Method, Need
 from capt_core.methods.registry import BASE_METHOD, method_class
 from capt_core.methods.task import Task
 from capt_core.methods.trained import TrainedModel

@@ -14,9 +14,10 @@ from torch.nn import functional
 
 from capt_core.backbone.loading import Backbone
 from capt_core.errors import CaptError
+from capt_core.methods.classes import Classes
 from capt_core.methods.data_facts import DataFacts
 from capt_core.methods.descriptions import described_groups, pair_vectors
-from capt_core.methods.method import Classes, Fitted, Method, Need, Scorer, undescribed
+from capt_core.methods.method import Fitted, Method, Need, Scorer, undescribed
 from capt_core.methods.task import Task
 from capt_core.prompts.shapes import alone
 from capt_core.settings_file import Section, packaged

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 
 from capt_core.backbone.loading import Backbone
+from capt_core.methods.classes import Classes
 from capt_core.methods.feature_training import class_positions
-from capt_core.methods.method import Classes, Fitted, Method, Scorer
+from capt_core.methods.method import Fitted, Method, Scorer
 from capt_core.methods.selection import likeliest, validation_images
 from capt_core.methods.task import Task
 

@@ -14,8 +14,9 @@ import torch
 
 from capt_core.backbone.loading import Backbone
 from capt_core.errors import CaptError
+from capt_core.methods.classes import Classes, known_rows
 from capt_core.methods.feature_training import class_positions
-from capt_core.methods.method import Classes, Fitted, Method, Scorer, known_rows
+from capt_core.methods.method import Fitted, Method, Scorer
 from capt_core.methods.selection import likeliest, validation_images
 from capt_core.methods.task import FewShotFeatures, Task
 from capt_core.settings_file import Section, packaged

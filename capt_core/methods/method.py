@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from typing import Any, ClassVar
 
@@ -15,10 +14,9 @@ from torch.nn import functional
 
 from capt_core.backbone.encoding import encode_texts
 from capt_core.backbone.loading import Backbone
-from capt_core.data.dataset import Dataset
-from capt_core.data.splits import prompt_name
-from capt_core.errors import CaptError, shown
+from capt_core.errors import CaptError
 from capt_core.learning.loop import Trained
+from capt_core.methods.classes import Classes
 from capt_core.methods.data_facts import DataFacts
 from capt_core.methods.image_tower import ImageTower
 from capt_core.methods.task import Task
@@ -45,47 +43,6 @@ class Need(StrEnum):
     BASE_MODEL = "base_model"  # a fitted method to start from
     TEACHER = "teacher"  # a fitted method to distil from, possibly of another architecture
     BASE_TEACHER = "base_teacher"  # that of the base model, where that one has one
-
-
-@dataclass(frozen=True)
-class Classes:
-    """Classes to choose among, in order.
-
-    Attributes:
-        names: unique class names.
-        templates: what each name is put into; ``{}`` takes it.
-    """
-
-    names: tuple[str, ...]
-    templates: tuple[str, ...]
-
-    @staticmethod
-    def of(dataset: Dataset) -> Classes:
-        """All classes of a data set, by class id."""
-        return Classes(tuple(dataset.class_names), tuple(dataset.classes["template"].to_list()))
-
-    @staticmethod
-    def named(names: Sequence[str], template: str = "a photo of a {}.") -> Classes:
-        """Any class names in one template."""
-        return Classes(tuple(names), (template,) * len(names))
-
-    def only(self, positions: Sequence[int]) -> Classes:
-        """Those at some positions, in this order."""
-        return Classes(
-            tuple(self.names[position] for position in positions),
-            tuple(self.templates[position] for position in positions),
-        )
-
-    @property
-    def prompt_names(self) -> list[str]:
-        """Names as they stand in a prompt."""
-        return [prompt_name(name) for name in self.names]
-
-    @property
-    def prompts(self) -> list[str]:
-        """The templates filled with the names."""
-        pairs = zip(self.templates, self.prompt_names, strict=True)
-        return [template.format(name) for template, name in pairs]
 
 
 class Method(ABC):
@@ -389,19 +346,3 @@ def named_vectors(
     if not names:
         return {}
     return dict(zip(names, tensors["class_vectors"], strict=True))
-
-
-def known_rows(names: Sequence[str], classes: Classes, method: str) -> list[int]:
-    """Positions of classes among the names that a method was fitted on.
-
-    Raises:
-        CaptError: a class is not among them.
-    """
-    position = {name: row for row, name in enumerate(names)}
-    unknown = [name for name in classes.names if name not in position]
-    if unknown:
-        raise CaptError(
-            f"{method} can only tell the classes it was fitted on, {shown(unknown[0])} is none of "
-            "them; choose a method that compares images with texts, such as coop or capt"
-        )
-    return [position[name] for name in classes.names]

@@ -20,7 +20,8 @@ from capt_core.backbone.portable import Architecture, rebuilt
 from capt_core.data.registry import check_template
 from capt_core.errors import CaptError, reason, shown
 from capt_core.evaluation.calibration import Calibration
-from capt_core.methods.method import Classes, Fitted
+from capt_core.methods.classes import Classes
+from capt_core.methods.method import Fitted
 from capt_core.methods.registry import method_class, method_names
 from capt_core.methods.trained import FORMAT, TrainedModel, split_tensors
 from capt_core.params import Backbone as BackboneSettings

@@ -16,7 +16,8 @@ from capt_core.artifacts.tensors import write_tensors
 from capt_core.backbone.portable import architecture_of
 from capt_core.data.images import Preprocess
 from capt_core.evaluation.calibration import Calibration
-from capt_core.methods.method import BASE_ONLY, Classes, Fitted, Scorer
+from capt_core.methods.classes import Classes
+from capt_core.methods.method import BASE_ONLY, Fitted, Scorer
 from capt_core.methods.predicting import Images, OnBadImage, predict_images
 
 FORMAT = 1

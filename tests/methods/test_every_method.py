@@ -20,12 +20,12 @@ from capt_core.artifacts.tensors import load_tensors, write_tensors
 from capt_core.backbone.encoding import encode_texts
 from capt_core.backbone.loading import Backbone, load_backbone
 from capt_core.evaluation.predictions import classified
-from capt_core.library import bank_of
+from capt_core.methods.classes import Classes
 from capt_core.methods.fitting import feature_blocks, fit_method, group_scorers
 from capt_core.methods.fudd import Differential, differential_texts
 from capt_core.methods.image_evidence import WithEvidence
 from capt_core.methods.linear_probe import Probe
-from capt_core.methods.method import Classes, Fitted, Need
+from capt_core.methods.method import Fitted, Need
 from capt_core.methods.model_file import load_model, read_summary, restore_fitted
 from capt_core.methods.prompting.fitted import unit
 from capt_core.methods.registry import method_class, method_label, method_names
@@ -34,6 +34,7 @@ from capt_core.methods.tap.model import AttributeClip
 from capt_core.methods.task import Task
 from capt_core.methods.trained import TrainedModel
 from capt_core.methods.zero_shot import class_logits
+from capt_core.mined import bank_of
 from tests.methods.interrupted import resumed
 from tests.methods.toy_task import (
     NAMES,

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from capt_core.backbone.encoding import encode_texts
+from capt_core.methods.classes import Classes
 from capt_core.methods.fitting import fit_method, group_scorers
 from capt_core.methods.fudd import (
     Differential,
@@ -21,7 +22,6 @@ from capt_core.methods.fudd import (
     follow_up,
     pair_rows,
 )
-from capt_core.methods.method import Classes
 from capt_core.methods.task import Task
 from tests.methods.toy_task import quick, written_descriptions
 from tests.refusals import refusal

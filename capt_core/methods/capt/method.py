@@ -30,6 +30,7 @@ from capt_core.methods.capt.settings import CaptSettings
 from capt_core.methods.capt.tower import adapted_blocks, check_tower
 from capt_core.methods.capt.training import Trainer, TrainingData
 from capt_core.methods.capt.views import CachedViews, Views, asked_views, live_views
+from capt_core.methods.classes import Classes
 from capt_core.methods.descriptions import (
     described_vectors,
     names_seen,
@@ -38,7 +39,7 @@ from capt_core.methods.descriptions import (
 )
 from capt_core.methods.fitting import dataset_features
 from capt_core.methods.image_evidence import shared_classes, with_evidence
-from capt_core.methods.method import Classes, Fitted, Method, Need, Scorer, named_vectors
+from capt_core.methods.method import Fitted, Method, Need, Scorer, named_vectors
 from capt_core.methods.model_file import restore_base
 from capt_core.methods.task import Confusions, Task, fitted_facts
 from capt_core.methods.views import ViewSource

@@ -14,10 +14,11 @@ from torch.nn import functional
 
 from capt_core.backbone.loading import Backbone
 from capt_core.errors import CaptError
+from capt_core.methods.classes import Classes
 from capt_core.methods.dpc.dual import DualPrompts, Learner
 from capt_core.methods.dpc.mining import MINING_SCALE, Rows, mined_probabilities
 from capt_core.methods.dpc.mixing import Variant, parallel_prompt, weighted_prompt
-from capt_core.methods.method import Classes, Fitted, Method, Scorer
+from capt_core.methods.method import Fitted, Method, Scorer
 from capt_core.methods.prompting.fitted import TEXTS_AT_ONCE, PromptedClip, unit
 from capt_core.methods.prompting.start import embedded_words
 from capt_core.methods.prompting.text import encode_text_with_prompts

@@ -8,7 +8,8 @@ import torch
 
 from capt_core.errors import CaptError
 from capt_core.learning.optimisation import Optimisation
-from capt_core.methods.method import Classes, Fitted, Scorer
+from capt_core.methods.classes import Classes
+from capt_core.methods.method import Fitted, Scorer
 from capt_core.methods.prompting.fitted import unit
 from capt_core.methods.spotlighter.memory import Keep, Memory
 from capt_core.methods.zero_shot import class_logits

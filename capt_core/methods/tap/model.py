@@ -11,7 +11,8 @@ from torch import nn
 
 from capt_core.backbone.loading import Backbone
 from capt_core.learning.randomness import draw_seed, generator
-from capt_core.methods.method import Classes, Fitted, Method, Scorer
+from capt_core.methods.classes import Classes
+from capt_core.methods.method import Fitted, Method, Scorer
 from capt_core.methods.prompting.fitted import unit
 from capt_core.methods.prompting.text import encode_text_with_prompts
 from capt_core.methods.tap.bags import SentenceBags, Tree, class_bags

@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 
 from capt_core.methods.capt.method import FittedCapt
+from capt_core.methods.classes import Classes
 from capt_core.methods.fitting import dataset_features, fit_method, group_scorers
 from capt_core.methods.gda import fitted_discriminant
 from capt_core.methods.image_evidence import with_evidence
-from capt_core.methods.method import Classes
 from capt_core.methods.model_file import load_model
 from capt_core.methods.task import Task
 from tests.methods.toy_task import NAMES, quick

@@ -23,8 +23,9 @@ from capt_core.methods.capt.method import FittedCapt
 from capt_core.methods.capt.parts import parts_of, switched_on
 from capt_core.methods.capt.settings import CaptSettings
 from capt_core.methods.capt.within_class import WithinClass, whitening
+from capt_core.methods.classes import Classes
 from capt_core.methods.fitting import dataset_features, fit_method
-from capt_core.methods.method import Classes, Fitted
+from capt_core.methods.method import Fitted
 from capt_core.methods.model_file import load_model
 from capt_core.methods.task import Task
 from capt_core.methods.trained import TrainedModel

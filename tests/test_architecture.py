@@ -72,6 +72,17 @@ def place_of(path: Path) -> str:
     return path.relative_to(PROJECT / "capt_core").parts[0].removesuffix(".py")
 
 
+def test_only_methods_score() -> None:
+    stages = sorted((PROJECT / "stages").glob("*.py"))
+    scoring = {
+        name_of(path)
+        for path in (*LIBRARY, *stages)
+        if any(module.startswith("capt_core.methods.zero_shot") for module in imported(path))
+    }
+    assert scoring
+    assert all(name.startswith("capt_core/methods/") for name in scoring)
+
+
 def test_every_part_of_the_library_has_its_layer() -> None:
     found = {place_of(path) for path in LIBRARY}
     assert found <= LAYER_OF.keys()

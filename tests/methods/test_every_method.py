@@ -192,9 +192,15 @@ def test_its_model_scores_images_as_its_parts_do(name: str, task: Task) -> None:
 
 
 @pytest.mark.parametrize("name", METHODS)
-@torch.no_grad()
 def test_stages_and_library_score_alike(name: str, task: Task) -> None:
-    model, dataset = fitted(name, task), task.dataset
+    model = fitted(name, task)
+    with torch.no_grad():
+        scored_alike(model, task)
+
+
+def scored_alike(model: TrainedModel, task: Task) -> None:
+    """What the stages say of images, from stored features, is what their model says."""
+    name, dataset = model.method, task.dataset
     found, drawn = model.fitted, dataset.samples[:4]
     assert task.image_root is not None
     files = [task.image_root / path for path in drawn["path"]]

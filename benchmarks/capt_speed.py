@@ -47,8 +47,7 @@ from capt_core.methods.capt.views import CachedViews, asked_views, live_views
 from capt_core.methods.classes import Classes
 from capt_core.methods.clip import Clip
 from capt_core.methods.image_tower import ImageTower
-from capt_core.methods.method import Fitted
-from capt_core.methods.trained import Scorer
+from capt_core.methods.method import Fitted, Scorer
 from capt_core.methods.views import ViewSource
 from capt_core.params import Runtime, method_section
 

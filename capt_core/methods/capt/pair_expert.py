@@ -19,6 +19,10 @@ RIDGE = 0.1
 
 SMALL = 1e-12
 
+AT_ONCE = 1 << 24
+"""Numbers of images times pairs that are looked at together, of 4 bytes each: a data set of many
+classes has tens of thousands of confused pairs."""
+
 
 def pair_weights(
     features: torch.Tensor, texts: torch.Tensor, first: torch.Tensor, second: torch.Tensor
@@ -159,6 +163,14 @@ class ConfusedPairExpert(nn.Module):
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """What is added to unit-length features, [L, d]."""
+        rows = max(1, AT_ONCE // max(1, len(self.pairs)))
+        # An exported graph has no number of rows to choose by.
+        if torch.compiler.is_exporting() or len(features) <= rows:
+            return self._moves(features)
+        starts = range(0, len(features), rows)
+        return torch.cat([self._moves(features[start : start + rows]) for start in starts])
+
+    def _moves(self, features: torch.Tensor) -> torch.Tensor:
         weights = pair_weights(features, self.texts, self.pairs[:, 0], self.pairs[:, 1])
         along = features @ self.keys.T - self.offsets
         moved: torch.Tensor = self.strength * ((weights * along) @ self.values)

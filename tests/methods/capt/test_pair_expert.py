@@ -18,6 +18,7 @@ from capt_core.methods.capt.diagnosis import (
     watched,
 )
 from capt_core.methods.capt.pair_expert import (
+    ConfusedPairExpert,
     ConfusedPairs,
     fisher_keys,
     pair_weights,
@@ -107,6 +108,35 @@ def test_the_expert_by_hand() -> None:
     moved = expert(torch.tensor([[0.0, 1.0]]))
     torch.testing.assert_close(10 * moved @ (texts[0] - texts[1]), torch.tensor([0.8]))
     assert not list(expert.parameters())
+
+
+@pytest.mark.parametrize("at_once", [1, 15, 64])
+def test_many_pairs_are_looked_at_a_few_images_at_a_time(
+    at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draws = torch.Generator().manual_seed(0)
+    expert = ConfusedPairExpert(5, 4, 3)
+    expert.load_state_dict(
+        {
+            name: torch.randint(4, (5, 2), generator=draws)
+            if name == "pairs"
+            else torch.randn(tensor.shape, generator=draws)
+            for name, tensor in expert.state_dict().items()
+        }
+    )
+    features = torch.randn(13, 3, generator=draws)
+    whole = expert(features)
+    seen = list[int]()
+
+    def watched_weights(part: torch.Tensor, *given: torch.Tensor) -> torch.Tensor:
+        seen.append(len(part))
+        return pair_weights(part, *given)
+
+    monkeypatch.setattr("capt_core.methods.capt.pair_expert.AT_ONCE", at_once)
+    monkeypatch.setattr("capt_core.methods.capt.pair_expert.pair_weights", watched_weights)
+    torch.testing.assert_close(expert(features), whole)
+    rows = max(1, at_once // 5)
+    assert seen == [min(rows, 13 - start) for start in range(0, 13, rows)]
 
 
 def test_the_diagnosis_by_hand() -> None:

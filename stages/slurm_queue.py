@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import contextlib
+import os
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from capt_core.errors import CaptError, reason
@@ -12,6 +14,7 @@ from .queued_command import queued_command
 from .submitted import Executor, Ledger, Resources, Submitted
 
 _ARRAY = 1000  # jobs of one array: Slurm's usual MaxArraySize allows no more
+_SETTINGS = ("SLURM_CONF", "SLURM_CLUSTERS")
 
 
 def submit_to_slurm(
@@ -31,7 +34,6 @@ def submit_to_slurm(
     Raises:
         CaptError: Slurm is not there or takes a job not.
     """
-    from submitit.helpers import clean_env
     from submitit.slurm.slurm import SlurmExecutor
 
     folder = ledger.new_folder()
@@ -51,7 +53,7 @@ def submit_to_slurm(
                     job_name=f"capt-{array.name}",
                     **({"dependency": f"{kind}:{needed}"} if needed else {}),
                 )
-                with clean_env():
+                with _environment():
                     handed = executor.submit_array(
                         [queued_command(job.words, resources.threads) for job in jobs]
                     )
@@ -69,6 +71,24 @@ def submit_to_slurm(
             # Of an array its number stands for all of its jobs.
             ids[array.name] += dict.fromkeys(each.id.partition("_")[0] for each in found)
     return new
+
+
+@contextlib.contextmanager
+def _environment() -> Iterator[None]:
+    """The environment that jobs get: not that of a job or of torchrun, which this may run in.
+
+    What its user says to Slurm stays: which cluster there is, and defaults of sbatch.
+    """
+    from submitit.helpers import clean_env
+
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name in _SETTINGS or (name.startswith("SBATCH_") and "_BIND" not in name)
+    }
+    with clean_env():
+        os.environ |= kept
+        yield
 
 
 def _parameters(resources: Resources) -> dict[str, Any]:

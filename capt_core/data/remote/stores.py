@@ -31,7 +31,8 @@ def read(
     """
     if _scheme(address) in WEB:
         return web.read(address, start, stop, patience)
-    content = _asked(address, "cat_file", start, stop, patience=patience, slowest=_SLOWEST_READ)
+    given = {"start": start, "end": stop}
+    content = _asked(address, "cat_file", patience=patience, slowest=_SLOWEST_READ, **given)
     return bytes(content)
 
 
@@ -59,7 +60,7 @@ def entries(address: str, patience: Patience | None = None) -> Iterator[Entry]:
         )
     found = {}
     folder = _file_system(_scheme(address))._strip_protocol(address).strip("/")
-    for entry in _asked(address, "ls", True, patience=patience):
+    for entry in _asked(address, "ls", patience=patience, detail=True):
         name = str(entry["name"]).rstrip("/")
         if name.strip("/") != folder:  # a key of no bytes that stands for the folder
             found[name.rpartition("/")[2]] = entry
@@ -85,11 +86,15 @@ def _scheme(address: str) -> str:
 def _asked(
     address: str,
     what: str,
-    *given: Any,
+    *,
     patience: Patience | None = None,
     slowest: float | None = None,
+    **given: Any,
 ) -> Any:
-    """What a method of the store's file system returns for an address."""
+    """What a method of the store's file system returns for an address.
+
+    File systems agree on the names of what is `given`, not on its order.
+    """
     store = _file_system(_scheme(address))
     path = store._strip_protocol(address)
 
@@ -99,8 +104,8 @@ def _asked(
                 from fsspec.asyn import sync
 
                 limit = slowest or patience.timeout
-                return sync(store.loop, getattr(store, f"_{what}"), path, *given, timeout=limit)
-            return getattr(store, what)(path, *given)
+                return sync(store.loop, getattr(store, f"_{what}"), path, timeout=limit, **given)
+            return getattr(store, what)(path, **given)
         except (FileNotFoundError, NotADirectoryError):
             raise FileNotFoundError("missing") from None
         except IsADirectoryError:

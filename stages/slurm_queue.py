@@ -14,6 +14,8 @@ from .queued_command import queued_command
 from .submitted import Executor, Ledger, Resources, Submitted
 
 _ARRAY = 1000  # jobs of one array: Slurm's usual MaxArraySize allows no more
+_MINUTES = 720  # time limit of a job
+_WARNING = 90  # seconds before its time limit that a job is told, or an eighth of a shorter limit
 _SETTINGS = ("SLURM_CONF", "SLURM_CLUSTERS")
 
 
@@ -92,15 +94,19 @@ def _environment() -> Iterator[None]:
 
 
 def _parameters(resources: Resources) -> dict[str, Any]:
+    minutes = resources.minutes or _MINUTES
     given = {
         "array_parallelism": resources.at_once,
-        "time": resources.minutes,
+        "time": minutes,
+        "signal_delay_s": min(_WARNING, 60 * minutes // 8),
         "cpus_per_task": resources.cpus,
         "gpus_per_node": resources.gpus,
         "mem": None if resources.memory is None else f"{round(resources.memory * 1024)}M",
         "partition": resources.partition,
         "setup": list(resources.setup) or None,
         "stderr_to_stdout": True,
+        # srun does not take it over from sbatch, and some clusters bind tasks to their cores.
+        "srun_args": None if resources.cpus is None else [f"--cpus-per-task={resources.cpus}"],
         # What waits for a job that failed would otherwise stay in the queue for ever.
         "additional_parameters": {"kill-on-invalid-dep": "yes", **(resources.slurm or {})},
     }

@@ -41,6 +41,9 @@ _OWN = (
 )
 """Options of sbatch that follow from the jobs."""
 
+_INSTEAD = {"time": "--time", "cpus-per-task": "--cpus"}
+"""Options of sbatch that jobs have to know, and those of `submit` that tell them."""
+
 Many = Annotated[int, typer.Option(min=1, max=100_000, help="Jobs that share the images.")]
 
 
@@ -218,9 +221,7 @@ def _send(
     setup: Sequence[str] | None,
     wait: bool,
 ) -> None:
-    if executor is Executor.slurm:
-        minutes = minutes or 720
-    else:
+    if executor is not Executor.slurm:
         for name, given in (
             ("--memory", memory),
             ("--partition", partition),
@@ -267,6 +268,8 @@ def _sbatch(given: Sequence[str]) -> dict[str, str | bool]:
             raise CaptError(f"--slurm {shown(text)}: expected an option of sbatch, as account=ours")
         if name in _OWN:
             raise CaptError(f"--slurm {name}: follows from the jobs; leave it out")
+        if name in _INSTEAD:
+            raise CaptError(f"--slurm {name}: give {_INSTEAD[name]}, which tells the jobs, too")
         found[name] = value if equals else True
     return found
 

@@ -181,8 +181,8 @@ def _follow(
                 warn(f"{name}: {state.value}{'' if job is None else _blame(job)}")
 
         while len(ended) < len(needed):
-            for name in careful - ended.keys():
-                if any(
+            for name in needed:  # in the order of the arrays: what waits for what is skipped, too
+                if name in careful - ended.keys() and any(
                     ended.get(each, State.finished) is not State.finished for each in needed[name]
                 ):
                     end(name, State.skipped, None)
@@ -213,6 +213,8 @@ def _blame(job: Submitted) -> str:
     """What a log says last of an error, and where it is."""
     try:
         lines = job.log.read_text(encoding="utf-8", errors="replace")[-20_000:].splitlines()
+    except FileNotFoundError:
+        return "; no log, so it was not started"
     except OSError:
         lines = []
     told = next((line for line in reversed(lines) if line.startswith("error: ")), "")

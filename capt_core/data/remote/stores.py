@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import logging
+import os
+import re
 from collections.abc import Iterator
 from datetime import datetime
 from functools import cache
@@ -14,9 +18,15 @@ from capt_core.data.remote.stat import Entry, Stat
 from capt_core.errors import CaptError
 
 _SLOWEST_READ = 600.0  # seconds of one request to a store, whatever its size
+_OF_SETTINGS = re.compile("Credential|Profile|Config|Token")
+_OUT_OF_RANGE = re.compile(r"range .*satisf", re.I)
 # Names that stores have for what changes with the content, and for the time of the last change.
 _VERSIONS = ("ETag", "etag", "e_tag", "generation", "md5Hash")
 _TIMES = ("LastModified", "last_modified", "mtime", "updated", "created")
+
+
+class _BehindTheEndError(RemoteError):
+    """The first byte that was asked for is behind the last one, which stores refuse."""
 
 
 def read(
@@ -31,8 +41,13 @@ def read(
     """
     if _scheme(address) in WEB:
         return web.read(address, start, stop, patience)
+    if stop is not None and stop <= start:
+        return b""
     given = {"start": start, "end": stop}
-    content = _asked(address, "cat_file", patience=patience, slowest=_SLOWEST_READ, **given)
+    try:
+        content = _asked(address, "cat_file", patience=patience, slowest=_SLOWEST_READ, **given)
+    except _BehindTheEndError:
+        return b""
     return bytes(content)
 
 
@@ -113,12 +128,21 @@ def _asked(
         except PermissionError as error:
             raise PermissionError(f"no permission ({told(error)})") from None
         except Exception as error:  # the clients' own errors share no type
-            kind = type(error).__name__
-            text = f"{kind}: {told(error)}"
-            final = "Credential" in kind or isinstance(error, ValueError | TypeError)
-            raise (RemoteError if final else TemporaryError)(text) from None
+            raise _refusal(error) from None
 
     return patiently(attempt, patience)
+
+
+def _refusal(error: Exception) -> RemoteError:
+    """What the error of a store's client means: whether another attempt may help."""
+    kind = type(error).__name__
+    text = f"{kind}: {told(error)}"
+    if getattr(error, "code", None) == 416 or _OUT_OF_RANGE.search(str(error)):
+        return _BehindTheEndError(text)
+    final = _OF_SETTINGS.search(kind) or isinstance(error, ValueError | TypeError)
+    if final or getattr(error, "errno", None) == errno.EINVAL:  # a request that is none
+        return RemoteError(text)
+    return TemporaryError(text)
 
 
 @cache
@@ -133,6 +157,11 @@ def _file_system(scheme: str) -> Any:
     if scheme not in STORES:
         raise CaptError(f"{scheme}: no store that is read; known: {', '.join((*WEB, *STORES))}")
     options: dict[str, Any] = {"use_listings_cache": False}
+    if scheme == "gs":
+        # Or else it asks before every request which kind the bucket is of, wherever it has not the
+        # right to know, and reports that and each attempt that fails.
+        os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+        logging.getLogger("gcsfs").addHandler(logging.NullHandler())
     if scheme == "s3":
         # Attempts are counted here; the client would multiply them.
         options["config_kwargs"] = {
@@ -141,7 +170,10 @@ def _file_system(scheme: str) -> Any:
             "retries": {"max_attempts": 1},
         }
     try:
-        return fsspec.filesystem(scheme, **options)
+        store = fsspec.filesystem(scheme, **options)
+        if scheme == "s3":
+            store.retries = 1
+        return store
     except ImportError as error:
         raise CaptError(
             f"{scheme}:// needs the extra [remote], pip install 'capt-stage[remote]' "

@@ -88,7 +88,8 @@ def _send(plan: Plan, ledger: Ledger, executor: Executor, resources: Resources, 
             state = command("submit status", artifacts=left)
             ids = ", ".join(dict.fromkeys(job.id.partition("_")[0] for job in new))
             document["jobs"] = [document_of(ledger.jobs[name], State.queued) for name in names]
-            result(document, f"{len(new)} jobs submitted ({ids}); to see their state: {state}")
+            told = f"{len(new)} jobs submitted ({ids})" if new else "nothing new is submitted"
+            result(document, f"{told}; to see their state: {state}")
             return
         running = {name: ledger.jobs[name] for name in names}
         ended = _follow(arrays, executor, lambda ended: _without(running, ended))

@@ -136,7 +136,8 @@ def _asked(
 def _refusal(error: Exception) -> RemoteError:
     """What the error of a store's client means: whether another attempt may help."""
     kind = type(error).__name__
-    text = f"{kind}: {told(error)}"
+    said = told(error)
+    text = f"{kind}: {said}" if said != kind else kind
     if getattr(error, "code", None) == 416 or _OUT_OF_RANGE.search(str(error)):
         return _BehindTheEndError(text)
     final = _OF_SETTINGS.search(kind) or isinstance(error, ValueError | TypeError)
@@ -167,7 +168,7 @@ def _file_system(scheme: str) -> Any:
         options["config_kwargs"] = {
             "connect_timeout": 20,
             "read_timeout": 30,
-            "retries": {"max_attempts": 1},
+            "retries": {"total_max_attempts": 1},
         }
     try:
         store = fsspec.filesystem(scheme, **options)

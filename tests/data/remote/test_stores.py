@@ -105,10 +105,11 @@ def test_clients_neither_multiply_attempts_nor_report_them(
     monkeypatch.setattr(logger, "handlers", [])
     monkeypatch.setattr(logger, "propagate", False)
     made = Client()
-    with patch("fsspec.filesystem", lambda *_, **__: made):
+    with patch("fsspec.filesystem", return_value=made) as filesystem:
         for scheme in ("s3", "gs"):
             stores._file_system.__wrapped__(scheme)
     assert made.retries == 1
+    assert filesystem.mock_calls[0].kwargs["config_kwargs"]["retries"] == {"total_max_attempts": 1}
     assert os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] == "false"
     logger.warning("attempt 1 failed")
     assert capsys.readouterr().err == ""

@@ -179,7 +179,7 @@ def _queued(jobs: Collection[Submitted]) -> set[str]:
     except (OSError, subprocess.SubprocessError) as error:
         said = getattr(error, "stderr", None) or reason(error)
         raise CaptError(
-            f"squeue does not say which jobs there are ({one_line(str(said))[:300]}); try again "
+            f"squeue does not say which jobs there are ({one_line(str(said).strip())[:300]}); try again "
             "where Slurm's commands work"
         ) from error
     return set(told.stdout.split())

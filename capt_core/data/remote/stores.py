@@ -17,6 +17,7 @@ from capt_core.data.remote.patience import Patience, RemoteError, TemporaryError
 from capt_core.data.remote.stat import Entry, Stat
 from capt_core.errors import CaptError
 
+_CONNECT, _SILENCE = 20, 30  # seconds until a client gives up, without a byte at last
 _SLOWEST_READ = 600.0  # seconds of one request to a store, whatever its size
 _OF_SETTINGS = re.compile("Credential|Profile|Config|Token")
 _OUT_OF_RANGE = re.compile(r"range .*satisf", re.I)
@@ -130,7 +131,8 @@ def _asked(
         except Exception as error:  # the clients' own errors share no type
             raise _refusal(error) from None
 
-    return patiently(attempt, patience)
+    # Google's client makes six attempts itself, each a longer while after the last.
+    return patiently(attempt, patience, once=_scheme(address) == "gs")
 
 
 def _refusal(error: Exception) -> RemoteError:
@@ -157,21 +159,8 @@ def _file_system(scheme: str) -> Any:
 
     if scheme not in STORES:
         raise CaptError(f"{scheme}: no store that is read; known: {', '.join((*WEB, *STORES))}")
-    options: dict[str, Any] = {"use_listings_cache": False}
-    if scheme == "gs":
-        # Or else it asks before every request which kind the bucket is of, wherever it has not the
-        # right to know, and reports that and each attempt that fails.
-        os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
-        logging.getLogger("gcsfs").addHandler(logging.NullHandler())
-    if scheme == "s3":
-        # Attempts are counted here; the client would multiply them.
-        options["config_kwargs"] = {
-            "connect_timeout": 20,
-            "read_timeout": 30,
-            "retries": {"total_max_attempts": 1},
-        }
     try:
-        store = fsspec.filesystem(scheme, **options)
+        store = fsspec.filesystem(scheme, **_options(scheme))
         if scheme == "s3":
             store.retries = 1
         return store
@@ -182,6 +171,27 @@ def _file_system(scheme: str) -> Any:
         ) from error
     except Exception as error:  # of settings of the client in the environment
         raise CaptError(f"{scheme}:// cannot be used ({told(error)})") from None
+
+
+def _options(scheme: str) -> dict[str, Any]:
+    """Options of a store's client: it keeps no listings, and waits no longer than is said."""
+    options: dict[str, Any] = {"use_listings_cache": False}
+    if scheme == "s3":
+        # Attempts are counted here; the client would multiply them.
+        options["config_kwargs"] = {
+            "connect_timeout": _CONNECT,
+            "read_timeout": _SILENCE,
+            "retries": {"total_max_attempts": 1},
+        }
+    if scheme == "gs":
+        from aiohttp import ClientTimeout
+
+        options["requests_timeout"] = ClientTimeout(sock_connect=_CONNECT, sock_read=_SILENCE)
+        # Or else it asks before every request which kind the bucket is of, wherever it has not the
+        # right to know, and reports that and each attempt that fails.
+        os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+        logging.getLogger("gcsfs").addHandler(logging.NullHandler())
+    return options
 
 
 def _stat(entry: dict[str, Any]) -> Stat:

@@ -90,10 +90,15 @@ def test_what_is_asked_again(client: Client) -> None:
         with pytest.raises(RemoteError, match=type(error).__name__):
             stores.read("memory://bucket/a.jpg")
         assert client.attempts == 1
-    client.errors, client.attempts = [OSError(16, "slow down")], 0
+    busy = OSError(16, "slow down")
+    client.errors, client.attempts = [busy], 0
     with pytest.raises(RemoteError, match=r"slow down.*3 attempts"):
         stores.read("memory://bucket/a.jpg")
     assert client.attempts == 3
+    client.errors, client.attempts = [busy], 0
+    with pytest.raises(RemoteError, match=r"slow down$"):
+        stores.read("gs://bucket/a.jpg")  # whose client makes attempts itself
+    assert client.attempts == 1
 
 
 def test_clients_neither_multiply_attempts_nor_report_them(

@@ -28,6 +28,7 @@ def submit_to_slurm(
         arrays: in an order in which none comes before one that it is `after`.
         ledger: gets the jobs, array by array.
         queued: names of jobs that are in the queue already, which are left as they are.
+            One that runs at any rate is submitted again behind what is new and itself.
         resources: of each job.
 
     Returns:
@@ -41,10 +42,16 @@ def submit_to_slurm(
     folder = ledger.new_folder()
     new: list[Submitted] = []
     ids: dict[str, list[str]] = {}
+    renewed: set[str] = set()
     for array in arrays:
-        waiting = [job for job in array.jobs if job.name not in queued]
         ids[array.name] = [ledger.jobs[job.name].id for job in array.jobs if job.name in queued]
-        needed = ":".join(id_ for name in array.after for id_ in ids.get(name, ()))
+        before = [id_ for name in array.after for id_ in ids.get(name, ())]
+        waiting = [job for job in array.jobs if job.name not in queued]
+        if array.at_any_rate and renewed.intersection(array.after):
+            # What sums up is queued for less than there is: once more, behind itself.
+            before += ids[array.name]
+            waiting = list(array.jobs)
+        needed = ":".join(before)
         kind = "afterany" if array.at_any_rate else "afterok"
         for start in range(0, len(waiting), _ARRAY):
             jobs = waiting[start : start + _ARRAY]
@@ -70,6 +77,7 @@ def submit_to_slurm(
             ]
             ledger.add(found)
             new += found
+            renewed.add(array.name)
             # Of an array its number stands for all of its jobs.
             ids[array.name] += dict.fromkeys(each.id.partition("_")[0] for each in found)
     return new

@@ -227,6 +227,22 @@ def test_what_is_queued_already_is_not_submitted_again(
     assert "nothing new is submitted" in told
 
 
+@pytest.mark.usefixtures("shell")
+def test_what_sums_up_waits_for_new_jobs_though_it_is_queued(
+    tmp_path: Path, slurm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def plan(*names: str) -> Plan:
+        cells = JobArray("cells", tuple(map(job, names)))
+        return Plan("plan", tmp_path, [cells, JobArray("sum", (job("sum"),), ("cells",), True)])
+
+    monkeypatch.setattr(sending, "states", lambda jobs: [State.queued] * len(jobs))
+    send(plan("a"), Executor.slurm, Resources(), wait=False)
+    send(plan("a", "b"), Executor.slurm, Resources(), wait=False)
+    paths = sorted(slurm.glob("*.json"))
+    found = [json.loads(path.read_text())["options"].get("dependency") for path in paths]
+    assert found == [None, "afterany:101", None, "afterany:101:103:102"]
+
+
 @pytest.mark.parametrize(("minutes", "signal"), [(None, 90), (12, 90), (2, 15), (1, 7)])
 def test_short_jobs_are_warned_late(minutes: int | None, signal: int) -> None:
     # Slurm may be a minute early, and a warned job ends.

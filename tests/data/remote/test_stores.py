@@ -27,7 +27,7 @@ class ProfileNotFoundError(Exception):
     """As of botocore."""
 
 
-class Client(MemoryFileSystem):
+class Client(MemoryFileSystem):  # type: ignore[misc]
     """Takes arguments in the order of s3fs, and refuses what S3 and Google Cloud Storage refuse."""
 
     cachable = False

@@ -192,18 +192,18 @@ def predict(
 @app.command()
 def status(artifacts: options.Artifacts = options.ARTIFACTS, json: options.Json = False) -> None:
     """What has become of the jobs that were submitted last."""
-    found = [
-        job
+    sent = [
+        (path.stem, job)
         for path in sorted(records(artifacts).glob("*.json"))
         for job in Ledger(path).jobs.values()
     ]
-    known = {(job.folder, job.id): state for job, state in zip(found, states(found), strict=True)}
-    lines = [line_of(job, known[job.folder, job.id]) for job in found]
-    counts = Counter(state.value for state in known.values())
+    found = states([job for _, job in sent])
+    known = [(plan, job, state) for (plan, job), state in zip(sent, found, strict=True)]
+    counts = Counter(state.value for state in found)
     told = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
     result(
-        {"jobs": [document_of(job, known[job.folder, job.id]) for job in found]},
-        *lines,
+        {"jobs": [{"plan": plan} | document_of(job, state) for plan, job, state in known]},
+        *(f"{plan}: {line_of(job, state)}" for plan, job, state in known),
         told or f"{records(artifacts)}: nothing was submitted",
     )
 

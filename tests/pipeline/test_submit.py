@@ -177,7 +177,8 @@ def test_slurm_gets_arrays_with_their_dependencies(
     # The first look runs them; those that have ended are sent again, and no others.
     app(["submit", "status", "--artifacts", str(tmp_path)], standalone_mode=False)
     (line,) = (line for line in capsys.readouterr().out.splitlines() if "needing" in line)
-    assert line.endswith("ended without a result (slurm 102); no log, so it was not started")
+    what = "ended without a result (slurm 102); no log, so it was not started"
+    assert line == f"plan: needing: {what}"
     app(["submit", "status", "--artifacts", str(tmp_path), "--json"], standalone_mode=False)
     found = {each["name"]: each["state"] for each in json.loads(capsys.readouterr().out)["jobs"]}
     assert found == {"good": "finished", "bad": "failed", "last": "finished", "needing": "lost"}

@@ -62,6 +62,9 @@ class QueuedCommand:
             raise
         if code and ended:
             sys.exit(code)
+        if code < 0:  # it could not say so itself
+            why = ", perhaps for want of memory" if code == -signal.SIGKILL else ""
+            print(f"error: ended by signal {-code}{why}", file=sys.stderr, flush=True)
         if code:
             sys.tracebacklimit = 0  # the command has said what is wrong
             raise RuntimeError(f"exit code {code}")

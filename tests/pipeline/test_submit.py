@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -249,35 +249,6 @@ def test_short_jobs_are_warned_late(minutes: int | None, signal: int) -> None:
     # Slurm may be a minute early, and a warned job ends.
     given = slurm_queue._parameters(Resources(minutes=minutes))
     assert given["signal_delay_s"] == signal
-
-
-@pytest.fixture
-def as_job(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """What a job changes in its process is undone."""
-    monkeypatch.setattr(sys, "tracebacklimit", 1000, raising=False)
-    before = signal.signal(signal.SIGTERM, lambda *_: None)
-    yield
-    signal.signal(signal.SIGTERM, before)
-
-
-@pytest.mark.usefixtures("as_job")
-def test_the_warning_of_slurm_reaches_the_job_and_not_its_command() -> None:
-    # Slurm sends it to all processes; what it does not end can be ended as a signal would.
-    QueuedCommand(["sh", "-c", "kill -USR2 $$"], os.getcwd(), {})()
-
-
-@pytest.mark.usefixtures("as_job")
-def test_a_command_that_is_killed_is_said_to_be(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(RuntimeError, match="exit code -9"):
-        QueuedCommand(["sh", "-c", "kill -KILL $$"], os.getcwd(), {})()
-    assert capsys.readouterr().err == "error: ended by signal 9, perhaps for want of memory\n"
-
-
-@pytest.mark.usefixtures("as_job")
-def test_a_job_that_is_ended_has_no_result() -> None:
-    ends = "while :; do kill -TERM $PPID; sleep 0.02; done"
-    with pytest.raises(SystemExit):
-        QueuedCommand(["sh", "-c", ends], os.getcwd(), {})()
 
 
 def test_slurm_that_is_not_there_is_one_line(

@@ -13,6 +13,7 @@ checkpoint.
 from __future__ import annotations
 
 import argparse
+import importlib
 import multiprocessing
 import os
 import tempfile
@@ -34,13 +35,19 @@ from torch.nn import functional
 from capt_core import load_backbone, study
 from capt_core.backbone.identity import EMBEDDED
 from capt_core.methods.capt.adapter import dynamic_weight
+from capt_core.methods.capt.joint_space import JointSpace
+from capt_core.methods.capt.method import Capt, FittedCapt
 from capt_core.methods.capt.model import CaptModel
 from capt_core.methods.capt.objective import Objective
+from capt_core.methods.capt.pair_expert import ConfusedPairExpert
 from capt_core.methods.capt.rows import Anchor
 from capt_core.methods.capt.settings import Adapter, CaptSettings, Train
 from capt_core.methods.capt.training import Trainer, TrainingData
 from capt_core.methods.capt.views import CachedViews, asked_views, live_views
+from capt_core.methods.classes import Classes
+from capt_core.methods.clip import Clip
 from capt_core.methods.image_tower import ImageTower
+from capt_core.methods.method import Fitted, Scorer
 from capt_core.methods.views import ViewSource
 from capt_core.params import Runtime, method_section
 
@@ -49,6 +56,7 @@ INFERENCE = ("paper", "fast", "recommended")
 PLAIN = "plain CLIP"
 CLASSES = 50
 CENTRES = 5
+PAIRS_OF_A_CLASS = 10  # classes that a class is confused with
 PHOTOGRAPH = (375, 500)  # rows and columns of a usual benchmark image
 COSINE = 0.8  # between an anchor and its representatives
 SEED = 1
@@ -99,6 +107,19 @@ class Bench:
         tower = ImageTower(self.backbone.clip.visual)
         model = CaptModel(lambda: tower, centres, settings.adapter, settings.experts, SEED)
         return model.to(self.backbone.device)
+
+    def fitted(self, variant: str) -> Fitted:
+        """A model as `Capt.fit` leaves it, untrained."""
+        settings = self.settings(variant, 1)
+        space = JointSpace()
+        if "confused_pair" in settings.experts.granularities:
+            pairs = CLASSES * PAIRS_OF_A_CLASS // 2
+            space.pair_expert = ConfusedPairExpert(pairs, CLASSES, self.text_width)
+        if settings.whitening.shrinkage < 1:
+            space.whitening = torch.eye(self.text_width)
+        base = Fitted(Clip(), self.backbone)
+        fitted = FittedCapt(Capt(settings), base, self.model(settings), space=space)
+        return fitted.to(self.backbone.device).eval()
 
     def anchors(self, settings: Adapter) -> list[Anchor]:
         """The anchors of one step, each with its own representatives."""
@@ -226,23 +247,22 @@ def measure_caching(bench: Bench) -> list[float]:
 
 @torch.no_grad()
 def measure_inference(bench: Bench) -> dict[str, list[float]]:
-    """Images per second from pixels on the device to features, in turns, after a warm-up."""
+    """Images per second from pixels on the device to logits, in turns, after a warm-up."""
     size, count = bench.backbone.preprocess.size, bench.options.inference_batch
     images = torch.randn(count, 3, size, size, generator=bench.draws).to(bench.backbone.device)
-    encoders: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
-        PLAIN: bench.backbone.clip.encode_image
-    }
-    encoders |= {name: bench.model(bench.settings(name, 1)).eval() for name in INFERENCE}
-    rates: dict[str, list[float]] = {name: [] for name in encoders}
+    classes = Classes.named([f"class {number}" for number in range(CLASSES)])
+    models = {PLAIN: Fitted(Clip(), bench.backbone)}
+    models |= {name: bench.fitted(name) for name in INFERENCE}
+    scorers = {name: model.scorer(classes) for name, model in models.items()}
+    rates: dict[str, list[float]] = {name: [] for name in models}
     for turn in range(1 + bench.options.inference_turns):
-        for name, encoder in encoders.items():
+        for name, model in models.items():
 
-            def passes(encoder: Callable[[torch.Tensor], torch.Tensor] = encoder) -> None:
+            def passes(model: Fitted = model, score: Scorer = scorers[name]) -> None:
                 for _ in range(bench.options.passes):
-                    encoder(images)
+                    score(model.image_features(images))
 
-            with bench.backbone.precision():
-                seconds = bench.seconds(passes)
+            seconds = bench.seconds(passes)
             if turn:  # the first one warms up
                 rates[name].append(count * bench.options.passes / seconds)
     return rates
@@ -262,6 +282,8 @@ def memory_of(preset: str, options: argparse.Namespace, folder: Path) -> int:
         torch.cuda.reset_peak_memory_stats()
         trainer.fit()
         return torch.cuda.max_memory_allocated()
+    # The first step of any optimizer of torch imports it: 80 MiB that are not training's.
+    importlib.import_module("torch._dynamo")
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # forget the peak so far
     before = resident("VmRSS")
     trainer.fit()

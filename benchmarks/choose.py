@@ -40,14 +40,14 @@ from capt_core.data.preparation import draw_list
 from capt_core.data.protocol import BASE_TO_NOVEL
 from capt_core.errors import CaptError, shown
 from capt_core.evaluation.metrics import evaluate_predictions
-from capt_core.evaluation.predictions import prediction_table
-from capt_core.library import Mined, bank_of
+from capt_core.evaluation.predictions import classified
 from capt_core.methods.capt.method import FittedCapt
-from capt_core.methods.fitting import dataset_features, fit_method
+from capt_core.methods.fitting import dataset_features, fit_method, group_scorers
 from capt_core.methods.method import Fitted, Method
 from capt_core.methods.registry import method_class
 from capt_core.methods.task import Task
 from capt_core.methods.trained import TrainedModel
+from capt_core.mined import Mined, bank_of
 from capt_core.params import Settings
 from capt_core.settings_file import merge, validate
 from capt_core.study import METHOD, variant
@@ -130,7 +130,7 @@ class Case:
         drawn = task.few_shot_rows()
         found = bank_of(clip, fold, drawn, features[drawn["sample_id"].to_list()])
         ids = fold.samples.filter(split="test")["sample_id"]
-        before = prediction_table(fold, ids, clip.scorer(features[ids.to_list()]), top_classes=1)
+        before = _answers(clip, fold, ids, features[ids.to_list()])
         planned = [(name, METHOD, variant(name).change) for name in variants]
         planned += [(row, *named_changes(row)) for row in methods]
         for title, name, change in planned:
@@ -147,19 +147,20 @@ class Case:
                 )
             mined = Mined(found, task, None, validate(Settings, merge(settings, general), "choose"))
             model = fit_method(method, mined.task_of(clip))
-            logits = self._logits(model, fold, ids)
-            after = prediction_table(fold, ids, logits, top_classes=1)
+            after = _answers(model, fold, ids, self._features(model, fold, ids))
             metrics = evaluate_predictions(before, after, found.bank, BASE_TO_NOVEL)
             frozen = evaluate_predictions(before, before, found.bank, BASE_TO_NOVEL)
             row = {column: metrics[metric].value for column, metric in MEASURES.items()}
             yield title, row | {"frozen_novel": frozen["novel_accuracy"].value}
 
     @torch.no_grad()
-    def _logits(self, model: TrainedModel, fold: capt_core.Dataset, ids: pl.Series) -> torch.Tensor:
+    def _features(
+        self, model: TrainedModel, fold: capt_core.Dataset, ids: pl.Series
+    ) -> torch.Tensor:
         fitted, drawing = model.fitted, self.drawing
         if not isinstance(fitted, FittedCapt):
             stored = drawing.features if fitted.frozen_tower else None
-            return model.scorer(dataset_features(fitted, fold, ids, stored, None, 128, 2))
+            return dataset_features(fitted, fold, ids, stored, None, 128, 2)
         tower, place = fitted.model, fitted.model.first_adapted
         if place not in drawing.tokens:
             images = image_batches(fold.paths(ids), drawing.backbone.preprocess, 128, 2)
@@ -169,7 +170,13 @@ class Case:
             tower.features(tokens, alpha.expand(len(tokens)), class_token_only=True)[0]
             for tokens in drawing.tokens[place]
         ]
-        return model.scorer(fitted.adapt(functional.normalize(torch.cat(batches), dim=-1)))
+        return fitted.adapt(functional.normalize(torch.cat(batches), dim=-1))
+
+
+def _answers(
+    model: TrainedModel, fold: capt_core.Dataset, ids: pl.Series, features: torch.Tensor
+) -> pl.DataFrame:
+    return classified(fold, ids, features, group_scorers(model.fitted, fold), top_classes=1)
 
 
 def named_changes(row: str) -> tuple[str, dict[str, Any]]:

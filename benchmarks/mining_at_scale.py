@@ -164,8 +164,9 @@ def run_stage(name: str, folder: Path, size: Size) -> None:
     import torch
 
     from capt_core.backbone.identity import backbone_identity
+    from capt_core.methods.classes import Classes
     from capt_core.methods.clip import Clip
-    from capt_core.methods.method import Classes, Fitted
+    from capt_core.methods.method import Fitted
     from capt_core.methods.trained import TrainedModel
     from stages import command
     from stages.commands import module_of

@@ -35,8 +35,8 @@ from capt_core.backbone.identity import TINY_CLIP_TEACHER
 from capt_core.data.dataset import fingerprint
 from capt_core.data.proctex.classes import CLASS_NAMES, GROUPS
 from capt_core.evaluation.metrics import accuracy, harmonic_mean
-from capt_core.evaluation.predictions import prediction_table
-from capt_core.methods.fitting import dataset_features
+from capt_core.evaluation.predictions import classified
+from capt_core.methods.fitting import dataset_features, group_scorers
 from capt_core.methods.method import Need
 from capt_core.methods.registry import method_class, method_names
 
@@ -189,7 +189,7 @@ def accuracies(
     """
     ids = fold.samples.filter(split="test")["sample_id"]
     features = dataset_features(model.fitted, fold, ids, stored, None, 128, 2)
-    table = prediction_table(fold, ids, model.scorer(features), top_classes=1)
+    table = classified(fold, ids, features, group_scorers(model.fitted, fold), top_classes=1)
     base, novel = (accuracy(table.filter(group=group)).value for group in ("base", "novel"))
     assert base is not None
     assert novel is not None

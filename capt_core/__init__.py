@@ -17,13 +17,14 @@ if TYPE_CHECKING:
     from capt_core.data.dataset import Dataset
     from capt_core.data.folder import open_dataset, open_folder
     from capt_core.errors import CaptError
-    from capt_core.library import build_bank, fit, load_backbone, mine_pairs, predict
+    from capt_core.library import fit, load_backbone, predict
     from capt_core.methods.importing.model import import_checkpoint
     from capt_core.methods.method import Fitted, Method
     from capt_core.methods.model_file import load_model
     from capt_core.methods.registry import method_names, register
     from capt_core.methods.task import Task
     from capt_core.methods.trained import TrainedModel
+    from capt_core.mined import build_bank, mine_pairs
 
 _PLACES = {
     "Backbone": "capt_core.backbone.loading:Backbone",
@@ -34,13 +35,13 @@ _PLACES = {
     "Method": "capt_core.methods.method:Method",
     "Task": "capt_core.methods.task:Task",
     "TrainedModel": "capt_core.methods.trained:TrainedModel",
-    "build_bank": "capt_core.library:build_bank",
+    "build_bank": "capt_core.mined:build_bank",
     "fit": "capt_core.library:fit",
     "import_checkpoint": "capt_core.methods.importing.model:import_checkpoint",
     "load_backbone": "capt_core.library:load_backbone",
     "load_model": "capt_core.methods.model_file:load_model",
     "method_names": "capt_core.methods.registry:method_names",
-    "mine_pairs": "capt_core.library:mine_pairs",
+    "mine_pairs": "capt_core.mined:mine_pairs",
     "open_dataset": "capt_core.data.folder:open_dataset",
     "open_folder": "capt_core.data.folder:open_folder",
     "predict": "capt_core.library:predict",

@@ -23,8 +23,8 @@ from capt_core.data.images import image_batches
 from capt_core.data.in_memory import Images, images_of, memory_dataset
 from capt_core.data.registry import OWN_TEMPLATE, check_template
 from capt_core.errors import CaptError, reason, shown
-from capt_core.evaluation.predictions import prediction_table
-from capt_core.methods.fitting import dataset_features
+from capt_core.evaluation.predictions import classified
+from capt_core.methods.fitting import dataset_features, group_scorers
 from capt_core.methods.trained import TrainedModel
 from capt_core.params import check_seed
 from capt_core.text import clean_name
@@ -316,9 +316,8 @@ def _confusions(
     """Rows of `confusions_` of one model."""
     ids = pl.Series(positions, dtype=pl.Int64)
     features = dataset_features(model.fitted, dataset, ids, None, None, _BATCH, 2)
-    with torch.no_grad():
-        logits = model.fitted.logits(features, model.classes)
-    predictions = prediction_table(dataset, ids, logits, top_classes=1)
+    scorers = group_scorers(model.fitted, dataset)
+    predictions = classified(dataset, ids, features, scorers, top_classes=1)
     bank = confusion_bank(predictions)
     pair = ["true_class_id", "predicted_class_id"]
     images = bank.group_by(pair).agg(pl.col("sample_id").sort().alias("images"))

@@ -18,7 +18,8 @@ from capt_core.confusion.bank import confusion_bank, confusion_statistics, train
 from capt_core.confusion.imported import imported_bank, imported_identity, read_imported
 from capt_core.data.augmentation import augmented_batches
 from capt_core.data.dataset import Dataset, image_root, load_dataset, load_fewshot
-from capt_core.evaluation.predictions import prediction_table
+from capt_core.evaluation.predictions import classified
+from capt_core.methods.fitting import group_scorers
 from capt_core.params import settings_hash
 
 from .invocation import Run, reporter, say
@@ -106,7 +107,7 @@ def _augmented(
     backbone = load_backbone(settings.backbone, settings.runtime)
     model = base_model(run, backbone, origin)
     files = prepared.paths(ids, image_root(run.layout, settings.data.root))
-    views = settings.build_bank.views
+    views, scorers = settings.build_bank.views, group_scorers(model.fitted, prepared)
     tables = []
     with reporter().progress("encoded", views * len(ids)) as advance:
         for view in range(1, views + 1):
@@ -122,6 +123,5 @@ def _augmented(
             images = encode_images(batches, backbone, model.fitted.encode, advance)
             with torch.no_grad():
                 features = model.fitted.adapt(images.to(backbone.device)).cpu()
-            logits = model.fitted.logits(features, model.classes)
-            tables.append(prediction_table(prepared, ids, logits, top_classes=1))
+            tables.append(classified(prepared, ids, features, scorers, top_classes=1))
     return tables

@@ -108,6 +108,7 @@ def main(
     if json:
         calibration = loaded.calibration and asdict(loaded.calibration)
         document = asdict(counts) | {"calibration": calibration, "out": out and str(out)}
+        document["left_out"] = list(loaded.fitted.left_out)
         if not _tells_unsure(loaded):
             document["unsure"] = None
         result(document | ({"rows": rows} if out is None else {}))
@@ -310,6 +311,8 @@ def _summarise(
             f"({counts.first_problem}{', ...' if counts.problems > 1 else ''})"
         )
     tell(f"{counts.changed} answers differ from those of {model.start[0].method.label}")
+    for missed in model.fitted.left_out:
+        tell(f"the model is {missed}")
     if model.calibration is None:
         reason = "no (or too few) validation images when the model was trained"
         if others:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -40,16 +41,30 @@ class QueuedCommand:
 
         Raises:
             RuntimeError: it failed, so that jobs that wait for this one are not started.
+            SystemExit: it was ended from outside, and perhaps queued again: no result is left.
         """
-        process = subprocess.Popen(self.words, cwd=self.folder, env=self._environment())
+        process = self._started()
+        ended = False
+
+        def end(*_: object) -> None:
+            nonlocal ended
+            ended = True
+            process.terminate()
+
         # submitit ignores this signal, by which queues end jobs.
-        signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+        signal.signal(signal.SIGTERM, end)
         try:
             code = process.wait()
         except BaseException:
             process.terminate()
-            process.wait(_GRACE)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(_GRACE)
             raise
+        if code and ended:
+            sys.exit(code)
+        if code < 0:  # it could not say so itself
+            why = ", perhaps for want of memory" if code == -signal.SIGKILL else ""
+            print(f"error: ended by signal {-code}{why}", file=sys.stderr, flush=True)
         if code:
             sys.tracebacklimit = 0  # the command has said what is wrong
             raise RuntimeError(f"exit code {code}")
@@ -59,6 +74,14 @@ class QueuedCommand:
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
+
+    def _started(self) -> subprocess.Popen[bytes]:
+        # Slurm tells all processes of the time limit; this one then ends the command.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
+        try:
+            return subprocess.Popen(self.words, cwd=self.folder, env=self._environment())
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def _environment(self) -> dict[str, str]:
         changed = {**os.environ, **self.variables}

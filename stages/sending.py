@@ -88,7 +88,8 @@ def _send(plan: Plan, ledger: Ledger, executor: Executor, resources: Resources, 
             state = command("submit status", artifacts=left)
             ids = ", ".join(dict.fromkeys(job.id.partition("_")[0] for job in new))
             document["jobs"] = [document_of(ledger.jobs[name], State.queued) for name in names]
-            result(document, f"{len(new)} jobs submitted ({ids}); to see their state: {state}")
+            told = f"{len(new)} jobs submitted ({ids})" if new else "nothing new is submitted"
+            result(document, f"{told}; to see their state: {state}")
             return
         running = {name: ledger.jobs[name] for name in names}
         ended = _follow(arrays, executor, lambda ended: _without(running, ended))
@@ -181,8 +182,8 @@ def _follow(
                 warn(f"{name}: {state.value}{'' if job is None else _blame(job)}")
 
         while len(ended) < len(needed):
-            for name in careful - ended.keys():
-                if any(
+            for name in needed:  # in the order of the arrays: what waits for what is skipped, too
+                if name in careful - ended.keys() and any(
                     ended.get(each, State.finished) is not State.finished for each in needed[name]
                 ):
                     end(name, State.skipped, None)
@@ -213,6 +214,8 @@ def _blame(job: Submitted) -> str:
     """What a log says last of an error, and where it is."""
     try:
         lines = job.log.read_text(encoding="utf-8", errors="replace")[-20_000:].splitlines()
+    except FileNotFoundError:
+        return "; no log, so it was not started"
     except OSError:
         lines = []
     told = next((line for line in reversed(lines) if line.startswith("error: ")), "")

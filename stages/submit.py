@@ -41,6 +41,9 @@ _OWN = (
 )
 """Options of sbatch that follow from the jobs."""
 
+_INSTEAD = {"time": "--time", "cpus-per-task": "--cpus"}
+"""Options of sbatch that jobs have to know, and those of `submit` that tell them."""
+
 Many = Annotated[int, typer.Option(min=1, max=100_000, help="Jobs that share the images.")]
 
 
@@ -189,18 +192,18 @@ def predict(
 @app.command()
 def status(artifacts: options.Artifacts = options.ARTIFACTS, json: options.Json = False) -> None:
     """What has become of the jobs that were submitted last."""
-    found = [
-        job
+    sent = [
+        (path.stem, job)
         for path in sorted(records(artifacts).glob("*.json"))
         for job in Ledger(path).jobs.values()
     ]
-    known = {(job.folder, job.id): state for job, state in zip(found, states(found), strict=True)}
-    lines = [line_of(job, known[job.folder, job.id]) for job in found]
-    counts = Counter(state.value for state in known.values())
+    found = states([job for _, job in sent])
+    known = [(plan, job, state) for (plan, job), state in zip(sent, found, strict=True)]
+    counts = Counter(state.value for state in found)
     told = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
     result(
-        {"jobs": [document_of(job, known[job.folder, job.id]) for job in found]},
-        *lines,
+        {"jobs": [{"plan": plan} | document_of(job, state) for plan, job, state in known]},
+        *(f"{plan}: {line_of(job, state)}" for plan, job, state in known),
         told or f"{records(artifacts)}: nothing was submitted",
     )
 
@@ -218,9 +221,7 @@ def _send(
     setup: Sequence[str] | None,
     wait: bool,
 ) -> None:
-    if executor is Executor.slurm:
-        minutes = minutes or 720
-    else:
+    if executor is not Executor.slurm:
         for name, given in (
             ("--memory", memory),
             ("--partition", partition),
@@ -267,6 +268,8 @@ def _sbatch(given: Sequence[str]) -> dict[str, str | bool]:
             raise CaptError(f"--slurm {shown(text)}: expected an option of sbatch, as account=ours")
         if name in _OWN:
             raise CaptError(f"--slurm {name}: follows from the jobs; leave it out")
+        if name in _INSTEAD:
+            raise CaptError(f"--slurm {name}: give {_INSTEAD[name]}, which tells the jobs, too")
         found[name] = value if equals else True
     return found
 

@@ -177,9 +177,9 @@ def _queued(jobs: Collection[Submitted]) -> set[str]:
     try:
         told = subprocess.run(words, check=True, capture_output=True, text=True, timeout=_PATIENCE)
     except (OSError, subprocess.SubprocessError) as error:
-        said = getattr(error, "stderr", None) or reason(error)
+        said = str(getattr(error, "stderr", None) or reason(error)).strip()
         raise CaptError(
-            f"squeue does not say which jobs there are ({one_line(str(said))[:300]}); try again "
+            f"squeue does not say which jobs there are ({one_line(said)[:300]}); try again "
             "where Slurm's commands work"
         ) from error
     return set(told.stdout.split())

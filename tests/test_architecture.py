@@ -29,6 +29,7 @@ LAYERS = (
     {"explanation"},
     {"reporting", "export", "hub"},
     {"serving"},
+    {"mined"},
     {"library"},
     {"classifier"},
     {"__init__", "__main__"},
@@ -69,6 +70,17 @@ def part_of(module: str) -> str | None:
 def place_of(path: Path) -> str:
     """The part of capt_core that a file belongs to."""
     return path.relative_to(PROJECT / "capt_core").parts[0].removesuffix(".py")
+
+
+def test_only_methods_score() -> None:
+    stages = sorted((PROJECT / "stages").glob("*.py"))
+    scoring = {
+        name_of(path)
+        for path in (*LIBRARY, *stages)
+        if any(module.startswith("capt_core.methods.zero_shot") for module in imported(path))
+    }
+    assert scoring
+    assert all(name.startswith("capt_core/methods/") for name in scoring)
 
 
 def test_every_part_of_the_library_has_its_layer() -> None:

@@ -34,9 +34,10 @@ from capt_core.explanation import (
 )
 from capt_core.methods.capt.method import FittedCapt
 from capt_core.methods.capt.parts import parts_of, switched_on
+from capt_core.methods.classes import Classes
 from capt_core.methods.clip import Clip
 from capt_core.methods.fitting import fit_method
-from capt_core.methods.method import Classes, Fitted
+from capt_core.methods.method import Fitted
 from capt_core.methods.registry import method_label, method_names
 from capt_core.methods.task import Task
 from capt_core.methods.trained import TrainedModel

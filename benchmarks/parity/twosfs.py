@@ -12,7 +12,7 @@ from benchmarks.parity.fixture import Fixture, Tensors
 from benchmarks.parity.training import gradients
 from capt_core.learning.loop import Batch, Loop, Record
 from capt_core.learning.optimisation import ParameterGroup
-from capt_core.methods.method import Classes
+from capt_core.methods.classes import Classes
 from capt_core.methods.prompting.fitted import unit
 from capt_core.methods.twosfs import NormTunedClip, TwoStage, TwoStageTraining, stage_rates
 from capt_core.methods.zero_shot import class_logits

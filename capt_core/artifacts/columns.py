@@ -114,7 +114,8 @@ RESULTS_COLUMNS = (
         "sees",
         TEXT,
         "what the run saw beyond few-shot images of base classes and their names: `base only` "
-        "(nothing), or what else",
+        "(nothing), or what else; `without ...`: what its settings ask for and its data could "
+        "not give",
     ),
     Column("protocol", TEXT, "`all_classes` or `base_to_novel`; see `data.protocol`"),
     Column("seed", INT, "of the few-shot draw and of training"),

@@ -34,30 +34,6 @@ def ranked_classes(scores: torch.Tensor, count: int) -> torch.Tensor:
     return order
 
 
-def prediction_table(
-    dataset: Dataset,
-    sample_ids: pl.Series,
-    logits: torch.Tensor,
-    top_classes: int,
-) -> pl.DataFrame:
-    """Classify images among the classes of their own group (base or novel).
-
-    Args:
-        dataset: samples and classes.
-        sample_ids: the images, in the order of `logits`.
-        logits: over all classes, in class order, [N, C]; those of the other group are not read.
-        top_classes: how many classes the `top_*` columns list (at most those of the group).
-
-    Returns:
-        Rows as in the table `predictions`, sorted by `sample_id`.
-    """
-    parts = []
-    for group, rows in _members(dataset, sample_ids):
-        own = logits[rows][:, dataset.class_ids(group)]
-        parts.append(_group_table(dataset, sample_ids.gather(rows), group, own, top_classes))
-    return pl.concat([PREDICTIONS.frame(), *parts]).sort("sample_id")
-
-
 @torch.no_grad()
 def classified(
     dataset: Dataset,
@@ -66,7 +42,18 @@ def classified(
     scorers: Scorers,
     top_classes: int,
 ) -> pl.DataFrame:
-    """`prediction_table` of images by their features [N, d]: each group is scored by itself."""
+    """Classify images among the classes of their own group (base or novel).
+
+    Args:
+        dataset: samples and classes.
+        sample_ids: the images, in the order of `features`.
+        features: what `scorers` take, [N, d], on the CPU.
+        scorers: of every group that an image is of.
+        top_classes: how many classes the `top_*` columns list (at most those of the group).
+
+    Returns:
+        Rows as in the table `predictions`, sorted by `sample_id`.
+    """
     parts = []
     for group, rows in _members(dataset, sample_ids):
         # A product of a few rows may round differently from one of many.

@@ -13,9 +13,10 @@ from capt_core.backbone.loading import Backbone
 from capt_core.learning.loop import Batch, Record
 from capt_core.learning.optimisation import Optimisation
 from capt_core.learning.randomness import draw_seed
+from capt_core.methods.classes import Classes
 from capt_core.methods.descriptions import described_vectors
 from capt_core.methods.feature_training import minimise, trained_images
-from capt_core.methods.method import Classes, Fitted, Method, Need, named_vectors
+from capt_core.methods.method import Fitted, Method, Need, named_vectors
 from capt_core.methods.retained_training import Retained, RetainedSettings, minimise_retained
 from capt_core.methods.task import Task
 from capt_core.methods.zero_shot import class_logits

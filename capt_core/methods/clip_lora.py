@@ -18,6 +18,7 @@ from capt_core.learning.loop import Batch, Record
 from capt_core.learning.optimisation import Descent, step_learning_rates
 from capt_core.learning.randomness import draw_seed, generator
 from capt_core.methods.attention import check_attention
+from capt_core.methods.classes import Classes
 from capt_core.methods.descriptions import (
     described_vectors,
     retained_prompts,
@@ -28,7 +29,7 @@ from capt_core.methods.feature_training import minimise
 from capt_core.methods.image_tower import ImageTower
 from capt_core.methods.image_training import FewShotViews
 from capt_core.methods.low_rank import LowRankAttention
-from capt_core.methods.method import Classes, Fitted, Method, Need, named_vectors
+from capt_core.methods.method import Fitted, Method, Need, named_vectors
 from capt_core.methods.prompting.fitted import unit
 from capt_core.methods.prompting.text import text_tower
 from capt_core.methods.retained_training import Retained, RetainedSettings

@@ -17,9 +17,10 @@ from capt_core.backbone.encoding import check_lengths, unit_features
 from capt_core.backbone.loading import Backbone
 from capt_core.learning.loop import Batch, Record
 from capt_core.learning.optimisation import Optimisation
+from capt_core.methods.classes import Classes
 from capt_core.methods.feature_training import minimise, trained_images
 from capt_core.methods.image_training import train_on_images
-from capt_core.methods.method import Classes, Fitted, Method, Need
+from capt_core.methods.method import Fitted, Method, Need
 from capt_core.methods.prompting.fitted import unit
 from capt_core.methods.prompting.start import context_start, texts_with_context, word_count
 from capt_core.methods.prompting.text import (

@@ -12,7 +12,8 @@ import torch
 from capt_core.advice import setting
 from capt_core.backbone.loading import Backbone
 from capt_core.confusion.semantic_miner import predicted_pairs
-from capt_core.methods.method import Classes, Fitted
+from capt_core.methods.classes import Classes
+from capt_core.methods.method import Fitted
 from capt_core.methods.retention import RetentionNames, generic_prompts, retention_texts
 from capt_core.methods.task import Task
 from capt_core.prompts.class_texts import (

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 
 import polars as pl
 import torch
 
-from capt_core.artifacts.features import ImageFeatures
+from capt_core.artifacts.features import Features
 from capt_core.artifacts.table_blocks import spans
 from capt_core.backbone.encoding import encode_images
 from capt_core.backbone.loading import Backbone
@@ -18,11 +18,11 @@ from capt_core.data.dataset import Dataset
 from capt_core.data.images import image_batches
 from capt_core.errors import CaptError
 from capt_core.evaluation.predictions import GROUPS, Scorers
-from capt_core.methods.method import BASE_ONLY, Classes, Fitted, Method, Need
+from capt_core.methods.classes import Classes
+from capt_core.methods.method import BASE_ONLY, Fitted, Method, Need
 from capt_core.methods.registry import BASE_METHOD, method_class
 from capt_core.methods.task import Task
 from capt_core.methods.trained import TrainedModel
-from capt_core.methods.zero_shot import class_logits
 from capt_core.params import settings_hash
 from capt_core.reporter import SILENT, Reporter
 
@@ -42,7 +42,7 @@ def fit_method(method: Method, task: Task) -> TrainedModel:
     fitted = method.fit(task).eval().to(task.backbone.device)
     used = settings_hash(method.settings, task.seed)
     origin = task.dataset.provenance(task.backbone.identity, used)
-    sees = "; ".join(method.sees(task, fitted)) or BASE_ONLY
+    sees = "; ".join([*(method.sees(task, fitted) or [BASE_ONLY]), *fitted.left_out])
     return TrainedModel(fitted, Classes.of(task.dataset), sees, task.seed, origin)
 
 
@@ -105,32 +105,8 @@ class FewShotImages:
 
 
 @torch.no_grad()
-def dataset_logits(fitted: Fitted, features: torch.Tensor, dataset: Dataset) -> torch.Tensor:
-    """Logits [N, C] over a data set's classes, to be compared within a half of them.
-
-    Where the choice between two classes depends on which others are asked for, each half is
-    asked for alone.
-
-    Args:
-        fitted: any.
-        features: of `dataset_features`, [N, d].
-        dataset: classes.
-    """
-    classes = Classes.of(dataset)
-    if not fitted.rivals_matter:
-        return fitted.logits(features, classes)
-    logits = torch.empty(len(features), len(classes.names))
-    for group in ("base", "novel"):
-        if members := dataset.class_ids(group):
-            logits[:, members] = fitted.logits(features, classes.only(members))
-    return logits
-
-
-@torch.no_grad()
 def group_scorers(fitted: Fitted, dataset: Dataset, texts: torch.Tensor | None = None) -> Scorers:
-    """What scores a fitted method's features [n, d] within each half of a data set's classes.
-
-    The logits are those that `dataset_logits` holds in the columns of the half.
+    """The `Fitted.scorer` of each half of a data set's classes: images of a half are scored alone.
 
     Args:
         fitted: any.
@@ -141,25 +117,11 @@ def group_scorers(fitted: Fitted, dataset: Dataset, texts: torch.Tensor | None =
         CaptError: as `Fitted.scorer`.
     """
     classes = Classes.of(dataset)
-    halves = {group: members for group in GROUPS if (members := dataset.class_ids(group))}
-    if fitted.rivals_matter:
-        return {group: fitted.scorer(classes.only(halves[group])) for group in halves}
-    if not fitted.texts_alone:
-        scorer = fitted.scorer(classes)
-        return {group: partial(_columns, scorer, members) for group, members in halves.items()}
-    texts = fitted.class_texts(classes) if texts is None else texts
-    scale = fitted.backbone.logit_scale
-    return {group: partial(_against, texts[members], scale) for group, members in halves.items()}
-
-
-def _columns(
-    scorer: Callable[[torch.Tensor], torch.Tensor], columns: list[int], features: torch.Tensor
-) -> torch.Tensor:
-    return scorer(features)[:, columns]
-
-
-def _against(texts: torch.Tensor, scale: float, features: torch.Tensor) -> torch.Tensor:
-    return class_logits(features, texts.to(features), scale)
+    return {
+        group: fitted.scorer(classes.only(members), None if texts is None else texts[members])
+        for group in GROUPS
+        if (members := dataset.class_ids(group))
+    }
 
 
 @torch.no_grad()
@@ -167,7 +129,7 @@ def feature_blocks(
     fitted: Fitted,
     dataset: Dataset,
     sample_ids: pl.Series,
-    stored: ImageFeatures,
+    stored: Features,
     image_root: Path | None,
     batch_size: int,
     workers: int,

@@ -9,7 +9,8 @@ import torch
 
 from capt_core.artifacts.tensors import tensors_digest
 from capt_core.errors import CaptError
-from capt_core.methods.method import Classes, Fitted
+from capt_core.methods.classes import Classes
+from capt_core.methods.method import Fitted
 from capt_core.methods.prompting.fitted import unit
 from capt_core.methods.task import Task
 from capt_core.methods.zero_shot import class_logits

@@ -6,7 +6,7 @@ for Image Classification", ICLR 2024.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,9 +14,10 @@ from torch.nn import functional
 
 from capt_core.backbone.loading import Backbone
 from capt_core.errors import CaptError
+from capt_core.methods.classes import Classes
 from capt_core.methods.data_facts import DataFacts
 from capt_core.methods.descriptions import described_groups, pair_vectors
-from capt_core.methods.method import Classes, Fitted, Method, Need, undescribed
+from capt_core.methods.method import Fitted, Method, Need, Scorer, undescribed
 from capt_core.methods.task import Task
 from capt_core.prompts.shapes import alone
 from capt_core.settings_file import Section, packaged
@@ -71,8 +72,6 @@ class Differential(Fitted):
         pairs: by class and other class, what tells the first from the second, [d].
     """
 
-    rivals_matter = True
-
     def __init__(
         self, method: Method, backbone: Backbone, pairs: Mapping[tuple[str, str], torch.Tensor]
     ) -> None:
@@ -84,11 +83,11 @@ class Differential(Fitted):
     def facts(self) -> dict[str, Any]:
         return {"pairs": [list(pair) for pair in self.pairs]}
 
-    def scorer(self, classes: Classes) -> Callable[[torch.Tensor], torch.Tensor]:
-        zero_shot, scale = super().scorer(classes), self.backbone.logit_scale
+    def scorer(self, classes: Classes, texts: torch.Tensor | None = None) -> Scorer:
+        prompts = self.class_texts(classes) if texts is None else texts
+        zero_shot, scale = super().scorer(classes, prompts), self.backbone.logit_scale
         if len(classes.names) < 2:
             return zero_shot
-        prompts = self.class_texts(classes)
         rows = pair_rows(classes.names, self.pairs)
         count = min(self.method.settings.candidates, len(classes.names))
 

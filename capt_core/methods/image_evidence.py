@@ -10,8 +10,9 @@ from typing import Any
 import torch
 
 from capt_core.backbone.loading import Backbone
+from capt_core.methods.classes import Classes
 from capt_core.methods.feature_training import class_positions
-from capt_core.methods.method import Classes, Fitted, Method
+from capt_core.methods.method import Fitted, Method, Scorer
 from capt_core.methods.selection import likeliest, validation_images
 from capt_core.methods.task import Task
 
@@ -80,8 +81,8 @@ class WithEvidence(Fitted):
     def facts(self) -> dict[str, Any]:
         return {**super().facts(), "names": list(self.names), "alpha": self.alpha}
 
-    def scorer(self, classes: Classes) -> Callable[[torch.Tensor], torch.Tensor]:
-        zero_shot = super().scorer(classes)
+    def scorer(self, classes: Classes, texts: torch.Tensor | None = None) -> Scorer:
+        zero_shot = super().scorer(classes, texts)
         rows, columns = shared_classes(self.names, classes)
         return lambda features: with_evidence(
             zero_shot(features), self.evidence(features), rows, columns, self.alpha

@@ -6,7 +6,7 @@ generalisation: it tells how much the frozen features hold (`sees` says so besid
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,8 +14,9 @@ import torch
 
 from capt_core.backbone.loading import Backbone
 from capt_core.errors import CaptError
+from capt_core.methods.classes import Classes, known_rows
 from capt_core.methods.feature_training import class_positions
-from capt_core.methods.method import Classes, Fitted, Method, known_rows
+from capt_core.methods.method import Fitted, Method, Scorer
 from capt_core.methods.selection import likeliest, validation_images
 from capt_core.methods.task import FewShotFeatures, Task
 from capt_core.settings_file import Section, packaged
@@ -74,7 +75,7 @@ class Probe(Fitted):
             "compared with texts"
         )
 
-    def scorer(self, classes: Classes) -> Callable[[torch.Tensor], torch.Tensor]:
+    def scorer(self, classes: Classes, texts: torch.Tensor | None = None) -> Scorer:
         rows = known_rows(self.names, classes, "linear_probe")
         weight, bias = self.weight[rows], self.bias[rows]
         return lambda features: features @ weight.T.to(features) + bias.to(features)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from typing import Any, ClassVar
 
@@ -15,16 +14,18 @@ from torch.nn import functional
 
 from capt_core.backbone.encoding import encode_texts
 from capt_core.backbone.loading import Backbone
-from capt_core.data.dataset import Dataset
-from capt_core.data.splits import prompt_name
-from capt_core.errors import CaptError, shown
+from capt_core.errors import CaptError
 from capt_core.learning.loop import Trained
+from capt_core.methods.classes import Classes
 from capt_core.methods.data_facts import DataFacts
 from capt_core.methods.image_tower import ImageTower
 from capt_core.methods.task import Task
 from capt_core.methods.zero_shot import class_logits
 from capt_core.prompts.shapes import DescriptionForm
 from capt_core.settings_file import Section
+
+Scorer = Callable[[torch.Tensor], torch.Tensor]
+"""Function from image features [N, d] to logits [N, C]."""
 
 BASE_ONLY = "base only"
 """What a run saw that saw nothing beyond few-shot images of base classes and their names."""
@@ -42,47 +43,6 @@ class Need(StrEnum):
     BASE_MODEL = "base_model"  # a fitted method to start from
     TEACHER = "teacher"  # a fitted method to distil from, possibly of another architecture
     BASE_TEACHER = "base_teacher"  # that of the base model, where that one has one
-
-
-@dataclass(frozen=True)
-class Classes:
-    """Classes to choose among, in order.
-
-    Attributes:
-        names: unique class names.
-        templates: what each name is put into; ``{}`` takes it.
-    """
-
-    names: tuple[str, ...]
-    templates: tuple[str, ...]
-
-    @staticmethod
-    def of(dataset: Dataset) -> Classes:
-        """All classes of a data set, by class id."""
-        return Classes(tuple(dataset.class_names), tuple(dataset.classes["template"].to_list()))
-
-    @staticmethod
-    def named(names: Sequence[str], template: str = "a photo of a {}.") -> Classes:
-        """Any class names in one template."""
-        return Classes(tuple(names), (template,) * len(names))
-
-    def only(self, positions: Sequence[int]) -> Classes:
-        """Those at some positions, in this order."""
-        return Classes(
-            tuple(self.names[position] for position in positions),
-            tuple(self.templates[position] for position in positions),
-        )
-
-    @property
-    def prompt_names(self) -> list[str]:
-        """Names as they stand in a prompt."""
-        return [prompt_name(name) for name in self.names]
-
-    @property
-    def prompts(self) -> list[str]:
-        """The templates filled with the names."""
-        pairs = zip(self.templates, self.prompt_names, strict=True)
-        return [template.format(name) for template, name in pairs]
 
 
 class Method(ABC):
@@ -199,14 +159,14 @@ class Fitted(nn.Module):
     frozen_tower: ClassVar[bool] = True
     """Whether `encode` is the backbone's own tower, so that stored features can be taken."""
 
-    rivals_matter: ClassVar[bool] = False
-    """Whether the choice between two classes depends on which others are asked for."""
-
     seen_before: tuple[str, ...] = ()
     """What was seen before this project had it: by training elsewhere."""
 
     saw: tuple[str, ...] = ()
     """What its training saw beyond few-shot images of base classes, as its model says."""
+
+    left_out: tuple[str, ...] = ()
+    """What its settings ask for and its data could not give, each with the reason."""
 
     def __init__(
         self,
@@ -274,7 +234,8 @@ class Fitted(nn.Module):
         """What rebuilds it beside its tensors, as plain values."""
         settings = self.method.settings.model_dump()
         record = {"method": self.method.name, "settings": settings, "facts": self.facts()}
-        return record | ({"seen_before": list(self.seen_before)} if self.seen_before else {})
+        told = {"seen_before": self.seen_before, "left_out": self.left_out}
+        return record | {name: list(texts) for name, texts in told.items() if texts}
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:
         """Image tensors [B, 3, S, S] to features of the tower [B, d], not normalised."""
@@ -346,14 +307,22 @@ class Fitted(nn.Module):
         """Whether its logits are those of images with class texts alone."""
         return self.method.compares_texts
 
-    def scorer(self, classes: Classes) -> Callable[[torch.Tensor], torch.Tensor]:
+    def scorer(self, classes: Classes, texts: torch.Tensor | None = None) -> Scorer:
         """Function from features of `adapt` or `image_features`, [N, d], to logits [N, C].
+
+        This is the one place that scores: evaluation, mining and a trained model all ask here.
+
+        Args:
+            classes: C to choose among; how two compare may depend on which others there are.
+            texts: their `class_texts`, [C, d], where they are at hand; a method that compares
+                images with something else does without.
 
         Raises:
             CaptError: a class that the method cannot tell, or whose prompt is too long.
         """
-        texts, scale = self.class_texts(classes), self.backbone.logit_scale
-        return lambda features: class_logits(features, texts.to(features), scale)
+        compared = self.class_texts(classes) if texts is None else texts
+        scale = self.backbone.logit_scale
+        return lambda features: class_logits(features, compared.to(features), scale)
 
     def logits(self, features: torch.Tensor, classes: Classes) -> torch.Tensor:
         """Logits [N, C] of features [N, d]; see `scorer`."""
@@ -377,19 +346,3 @@ def named_vectors(
     if not names:
         return {}
     return dict(zip(names, tensors["class_vectors"], strict=True))
-
-
-def known_rows(names: Sequence[str], classes: Classes, method: str) -> list[int]:
-    """Positions of classes among the names that a method was fitted on.
-
-    Raises:
-        CaptError: a class is not among them.
-    """
-    position = {name: row for row, name in enumerate(names)}
-    unknown = [name for name in classes.names if name not in position]
-    if unknown:
-        raise CaptError(
-            f"{method} can only tell the classes it was fitted on, {shown(unknown[0])} is none of "
-            "them; choose a method that compares images with texts, such as coop or capt"
-        )
-    return [position[name] for name in classes.names]

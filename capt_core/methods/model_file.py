@@ -20,7 +20,8 @@ from capt_core.backbone.portable import Architecture, rebuilt
 from capt_core.data.registry import check_template
 from capt_core.errors import CaptError, reason, shown
 from capt_core.evaluation.calibration import Calibration
-from capt_core.methods.method import Classes, Fitted
+from capt_core.methods.classes import Classes
+from capt_core.methods.method import Fitted
 from capt_core.methods.registry import method_class, method_names
 from capt_core.methods.trained import FORMAT, TrainedModel, split_tensors
 from capt_core.params import Backbone as BackboneSettings
@@ -49,6 +50,7 @@ def restore_fitted(
     copies = {key: value.clone() for key, value in tensors.items()}
     fitted = found(settings).restore(backbone, copies, record["facts"])
     fitted.seen_before = tuple(record.get("seen_before", ()))
+    fitted.left_out = tuple(record.get("left_out", ()))
     return fitted.to(backbone.device).eval()
 
 
@@ -78,6 +80,7 @@ class _Record(BaseModel):
     settings: dict[str, Any]
     facts: dict[str, Any]
     seen_before: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
 
 
 class _Classes(BaseModel):

@@ -11,8 +11,9 @@ import torch
 
 from capt_core.confusion.semantic_miner import predicted_pairs
 from capt_core.errors import CaptError, shown
+from capt_core.methods.classes import Classes
 from capt_core.methods.descriptions import undescribed_names
-from capt_core.methods.method import Classes, Fitted
+from capt_core.methods.method import Fitted
 from capt_core.methods.trained import TrainedModel
 from capt_core.params import Settings
 from capt_core.prompts.class_texts import described_class_ids, described_texts, prompts_of_pairs

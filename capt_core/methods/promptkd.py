@@ -17,10 +17,11 @@ from capt_core.backbone.loading import Backbone
 from capt_core.errors import CaptError, shown
 from capt_core.learning.loop import Record
 from capt_core.learning.optimisation import Optimisation
+from capt_core.methods.classes import Classes
 from capt_core.methods.frozen_teacher import FrozenTeacher, named, teacher_of
 from capt_core.methods.image_tower import PromptedTower
 from capt_core.methods.image_training import UnlabelledLoss, train_on_unlabelled
-from capt_core.methods.method import Classes, Fitted, Method, Need, named_vectors
+from capt_core.methods.method import Fitted, Method, Need, named_vectors
 from capt_core.methods.projector import Projector, projector_start
 from capt_core.methods.prompting.fitted import unit
 from capt_core.methods.prompting.image import check_image_tower

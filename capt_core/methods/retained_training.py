@@ -11,9 +11,10 @@ import torch
 from torch.nn import functional
 
 from capt_core.learning.loop import Batch, Record
+from capt_core.methods.classes import Classes
 from capt_core.methods.descriptions import Describe, names_seen, retained_texts, retention_seen
 from capt_core.methods.feature_training import minimise, trained_images
-from capt_core.methods.method import Classes, Fitted, Method
+from capt_core.methods.method import Fitted, Method
 from capt_core.methods.retention import RetentionNames, distillation_loss
 from capt_core.methods.task import Task
 from capt_core.methods.zero_shot import class_logits

@@ -13,8 +13,9 @@ from torch import nn
 from capt_core.backbone.encoding import check_lengths, encode_texts
 from capt_core.backbone.loading import Backbone
 from capt_core.errors import CaptError
+from capt_core.methods.classes import Classes
 from capt_core.methods.image_tower import ImageTower
-from capt_core.methods.method import Classes, Fitted, Method
+from capt_core.methods.method import Fitted, Method
 from capt_core.methods.prompting.image import check_image_tower
 from capt_core.methods.prompting.text import text_blocks
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,9 @@ from capt_core.artifacts.tensors import write_tensors
 from capt_core.backbone.portable import architecture_of
 from capt_core.data.images import Preprocess
 from capt_core.evaluation.calibration import Calibration
-from capt_core.methods.method import BASE_ONLY, Classes, Fitted
+from capt_core.methods.classes import Classes
+from capt_core.methods.method import BASE_ONLY, Fitted, Scorer
 from capt_core.methods.predicting import Images, OnBadImage, predict_images
-
-Scorer = Callable[[torch.Tensor], torch.Tensor]
 
 FORMAT = 1
 """Of model files; raised when an older program could not read them."""
@@ -34,7 +33,8 @@ class TrainedModel(nn.Module):
     Args:
         fitted: the method.
         classes: that the model chooses among, in the order of its scores.
-        sees: what training saw beyond few-shot images of base classes and their names.
+        sees: what training saw beyond few-shot images of base classes and their names, and what
+            it lacked (`Fitted.left_out`), joined by "; ".
         seed: of the few-shot draw.
         provenance: data set, backbone and settings.
         calibration: of the confidences that `predict` gives; None where nothing was fitted.
@@ -53,7 +53,9 @@ class TrainedModel(nn.Module):
         self.fitted = fitted
         self.classes = classes
         self.sees = sees
-        fitted.saw = () if sees == BASE_ONLY else tuple(sees.split("; "))
+        fitted.saw = tuple(
+            seen for seen in sees.split("; ") if seen not in (BASE_ONLY, *fitted.left_out)
+        )
         self.seed = seed
         self.provenance = provenance
         self.calibration = calibration

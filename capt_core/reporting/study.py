@@ -82,9 +82,30 @@ def difference(
     return mean, abs(mean) > CLEAR * sd / len(paired) ** 0.5
 
 
+def not_run(results: pl.DataFrame, table: Table) -> list[str]:
+    """Labels of the rows that lack a harmonic mean of a draw that another row of the table has."""
+    known = results.filter(pl.col("metric") == "harmonic_mean", pl.col("value").is_not_null())
+    draws = [
+        set(
+            known.filter(pl.col("variant") == row.variant, pl.col("method") == row.method)
+            .select("dataset", "seed")
+            .iter_rows()
+        )
+        for row in table.rows
+    ]
+    every = set[tuple[str, int]]().union(*draws)
+    return [row.label for row, own in zip(table.rows, draws, strict=True) if own != every]
+
+
 def tendency(results: pl.DataFrame, table: Table) -> str:
-    """A sentence on whether our differences point where the paper's do."""
+    """Sentences on whether our differences point where the paper's do.
+
+    There is a verdict only where every row was run on the same draws; else the others are named.
+    """
     full = table.full
+    missing = not_run(results, table)
+    if missing:
+        return f"No verdict; not run on every draw: {', '.join(missing)}."
     if full.setting is not None:
         return _curve_tendency(results, table)
     sentences = []

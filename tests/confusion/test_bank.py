@@ -17,20 +17,22 @@ from capt_core.confusion.bank import (
     training_predictions,
 )
 from capt_core.data.dataset import Dataset
-from capt_core.evaluation.predictions import prediction_table
+from capt_core.evaluation.predictions import Scorers, classified
 from tests.toys import toy_dataset
 
 CLASSES = 6  # base: c0, c1, c2; novel: c3, c4, c5
+SCORERS: Scorers = {
+    "base": lambda features: 2 * features[:, :3],
+    "novel": lambda features: 2 * features[:, 3:],
+}
 
 
 def one_hot_predictions(
     dataset: Dataset, predicted: list[int], top_classes: int = 2
 ) -> pl.DataFrame:
     """Predictions of images whose feature points at the class they are taken for."""
-    texts = torch.eye(CLASSES)
-    return prediction_table(
-        dataset, dataset.samples["sample_id"], 2 * texts[predicted], top_classes
-    )
+    features = torch.eye(CLASSES)[predicted]
+    return classified(dataset, dataset.samples["sample_id"], features, SCORERS, top_classes)
 
 
 # Nine samples: their classes, and what they are taken for.
@@ -93,7 +95,7 @@ def test_each_group_is_classified_among_its_own_classes() -> None:
     dataset = toy_dataset([0, 3], CLASSES)
     # Both features point at a class of the other group; it cannot be chosen.
     features = torch.tensor([[0.0, 0.0, 0.6, 0.8, 0.0, 0.0], [0.8, 0.0, 0.0, 0.0, 0.6, 0.0]])
-    table = prediction_table(dataset, dataset.samples["sample_id"], 2 * features, 5)
+    table = classified(dataset, dataset.samples["sample_id"], features, SCORERS, 5)
     assert table["pseudo_label"].to_list() == ["c2", "c4"]
     assert table["top_class_ids"].to_list() == [[2, 0, 1], [4, 3, 5]]
     assert table["correct"].to_list() == [False, False]
@@ -109,9 +111,8 @@ def test_predictions_come_back_by_sample_whatever_the_order() -> None:
     dataset = toy_dataset(TRUE, CLASSES)
     texts = torch.eye(CLASSES)
     order = [8, 1, 4, 0, 6, 3, 7, 2, 5]
-    shuffled = prediction_table(
-        dataset, pl.Series(order), 2 * texts[[PREDICTED[i] for i in order]], 2
-    )
+    features = texts[[PREDICTED[i] for i in order]]
+    shuffled = classified(dataset, pl.Series(order), features, SCORERS, 2)
     assert shuffled.equals(one_hot_predictions(dataset, PREDICTED))
 
 

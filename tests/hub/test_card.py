@@ -8,8 +8,8 @@ import polars as pl
 import pytest
 
 from capt_core.hub.card import TEXTURES_WARNING, Mistakes, mistakes, model_card, plain
+from capt_core.methods.classes import Classes
 from capt_core.methods.fitting import fit_method
-from capt_core.methods.method import Classes
 from capt_core.methods.task import Task
 from capt_core.methods.trained import TrainedModel
 from tests.methods.toy_task import quick

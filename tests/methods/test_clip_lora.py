@@ -11,9 +11,9 @@ import torch
 
 from capt_core.backbone.encoding import encode_texts
 from capt_core.backbone.loading import Backbone
+from capt_core.methods.classes import Classes
 from capt_core.methods.clip_lora import ClipLora, ClipLoraSettings, LowRankClip
 from capt_core.methods.fitting import fit_method
-from capt_core.methods.method import Classes
 from capt_core.methods.task import Task
 from tests.methods.toy_task import NAMES, quick
 from tests.refusals import refusal

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from capt_core.backbone.encoding import encode_texts
 from capt_core.backbone.loading import Backbone
+from capt_core.methods.classes import Classes
 from capt_core.methods.coop import (
     CoOp,
     CoOpSettings,
@@ -21,7 +22,6 @@ from capt_core.methods.coop import (
     readable_prompt,
 )
 from capt_core.methods.fitting import fit_method
-from capt_core.methods.method import Classes
 from capt_core.methods.prompting.text import Position
 from capt_core.methods.task import Task
 from tests.methods.toy_task import NAMES, with_features

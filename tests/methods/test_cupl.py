@@ -9,8 +9,8 @@ import torch
 from torch.nn import functional
 
 from capt_core.backbone.encoding import encode_texts
+from capt_core.methods.classes import Classes
 from capt_core.methods.fitting import fit_method
-from capt_core.methods.method import Classes
 from capt_core.methods.task import Task
 from tests.methods.toy_task import quick, written_descriptions
 from tests.refusals import refusal

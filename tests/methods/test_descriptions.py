@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from capt_core.artifacts.schemas import CLASS_DESCRIPTIONS
 from capt_core.backbone.encoding import encode_texts
+from capt_core.methods.classes import Classes
 from capt_core.methods.descriptions import (
     attribute_sentences,
     described_vectors,
@@ -21,7 +22,7 @@ from capt_core.methods.descriptions import (
     sentences_by_class,
 )
 from capt_core.methods.fitting import fit_method
-from capt_core.methods.method import Classes, Fitted
+from capt_core.methods.method import Fitted
 from capt_core.methods.retention import RetentionNames, known_vocabulary
 from capt_core.methods.task import Task
 from capt_core.reporter import Reporter

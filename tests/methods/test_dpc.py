@@ -16,6 +16,7 @@ from capt_core.artifacts.tensors import tensors_digest
 from capt_core.backbone.loading import Backbone
 from capt_core.data.dataset import Dataset
 from capt_core.learning.loop import Batch
+from capt_core.methods.classes import Classes
 from capt_core.methods.dpc.dual import DualPrompts
 from capt_core.methods.dpc.method import Dpc, Pool, symmetric_losses
 from capt_core.methods.dpc.mining import (
@@ -31,7 +32,7 @@ from capt_core.methods.dpc.on_coop import random_range as range_on_coop
 from capt_core.methods.dpc.on_promptkd import DualDistilled
 from capt_core.methods.dpc.on_promptkd import random_range as range_on_promptkd
 from capt_core.methods.fitting import fit_method
-from capt_core.methods.method import Classes, Fitted
+from capt_core.methods.method import Fitted
 from capt_core.methods.promptkd import PromptKD
 from capt_core.methods.promptsrc import IndependentPrompts, PromptSRC
 from capt_core.methods.task import Task

@@ -14,15 +14,18 @@ from PIL import Image
 from torch.nn import functional
 
 from capt_core import params
+from capt_core.artifacts.features import HeldFeatures
 from capt_core.artifacts.provenance import Provenance
 from capt_core.artifacts.tensors import load_tensors, write_tensors
 from capt_core.backbone.encoding import encode_texts
 from capt_core.backbone.loading import Backbone, load_backbone
-from capt_core.methods.fitting import fit_method
+from capt_core.evaluation.predictions import classified
+from capt_core.methods.classes import Classes
+from capt_core.methods.fitting import feature_blocks, fit_method, group_scorers
 from capt_core.methods.fudd import Differential, differential_texts
 from capt_core.methods.image_evidence import WithEvidence
 from capt_core.methods.linear_probe import Probe
-from capt_core.methods.method import Classes, Fitted, Need
+from capt_core.methods.method import Fitted, Need
 from capt_core.methods.model_file import load_model, read_summary, restore_fitted
 from capt_core.methods.prompting.fitted import unit
 from capt_core.methods.registry import method_class, method_label, method_names
@@ -31,6 +34,7 @@ from capt_core.methods.tap.model import AttributeClip
 from capt_core.methods.task import Task
 from capt_core.methods.trained import TrainedModel
 from capt_core.methods.zero_shot import class_logits
+from capt_core.mined import bank_of
 from tests.methods.interrupted import resumed
 from tests.methods.toy_task import (
     NAMES,
@@ -55,6 +59,8 @@ NOVEL_UNSEEN = (
 """Learn from images and names of base classes alone."""
 CLOSED_FORM = ("linear_probe", "tip_adapter", "gda", "gda_prompts")
 """Fitted to images without steps, and the same for every seed."""
+RIVALS = ("fudd", "tap")
+"""How two classes compare depends on which others are asked for."""
 
 _fitted: dict[str, TrainedModel] = {}
 
@@ -183,6 +189,38 @@ def test_its_model_scores_images_as_its_parts_do(name: str, task: Task) -> None:
     assert model.class_names == NAMES
     assert model.train() is model
     assert not model.training
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_stages_and_library_score_alike(name: str, task: Task) -> None:
+    model = fitted(name, task)
+    with torch.no_grad():
+        scored_alike(model, task)
+
+
+def scored_alike(model: TrainedModel, task: Task) -> None:
+    """What the stages say of images, from stored features, is what their model says."""
+    name, dataset = model.method, task.dataset
+    found, drawn = model.fitted, dataset.samples[:4]
+    assert task.image_root is not None
+    files = [task.image_root / path for path in drawn["path"]]
+    batch = torch.stack([model.preprocess(Image.open(file)) for file in files])
+    stored = HeldFeatures(functional.normalize(task.backbone.clip.encode_image(batch), dim=1))
+    # What evaluate, infer-teacher and mine-pairs do.
+    ids, scorers = drawn["sample_id"], group_scorers(found, dataset)
+    ((_, features),) = feature_blocks(found, dataset, ids, stored, task.image_root, 4, 1)
+    table = classified(dataset, ids, features, scorers, top_classes=5)
+    whole = model(batch)
+    for group in ("base", "novel"):
+        members = dataset.class_ids(group)
+        logits, expected = scorers[group](features), whole[:, members]
+        if name in RIVALS:
+            expected = found(batch, model.classes.only(members))
+        torch.testing.assert_close(logits.softmax(dim=1), expected.softmax(dim=1))
+        if name != "linear_probe":  # it has no class texts
+            known = group_scorers(found, dataset, found.class_texts(model.classes))
+            torch.testing.assert_close(known[group](features), logits)
+    assert bank_of(model, dataset, drawn, features).predictions.equals(table)
 
 
 @pytest.mark.parametrize("name", METHODS)

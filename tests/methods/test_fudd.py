@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from capt_core.backbone.encoding import encode_texts
-from capt_core.methods.fitting import dataset_logits, fit_method
+from capt_core.methods.classes import Classes
+from capt_core.methods.fitting import fit_method, group_scorers
 from capt_core.methods.fudd import (
     Differential,
     ambiguous_logits,
@@ -21,7 +22,6 @@ from capt_core.methods.fudd import (
     follow_up,
     pair_rows,
 )
-from capt_core.methods.method import Classes
 from capt_core.methods.task import Task
 from tests.methods.toy_task import quick, written_descriptions
 from tests.refusals import refusal
@@ -107,10 +107,11 @@ def test_what_is_written_about_the_likeliest_two_decides(task: Task) -> None:
     assert other
     torch.testing.assert_close(found[other], plain[other])
     # Each half is asked for alone, so that a pair across the halves changes nothing.
-    halves = dataset_logits(model.fitted, task.features(), task.dataset)
-    for members in ([0, 1], [2, 3]):
+    halves = group_scorers(model.fitted, task.dataset)
+    for group, members in (("base", [0, 1]), ("novel", [2, 3])):
         alone = model.fitted.logits(task.features(), classes.only(members))
-        assert torch.equal(halves[:, members], alone)
+        assert torch.equal(halves[group](task.features()), alone)
+    assert not torch.allclose(halves["base"](task.features()), found[:, :2])
     single = model.fitted.logits(task.features(), classes.only([1]))
     torch.testing.assert_close(single, plain[:, 1:2])
 

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from torch.nn import functional
 
+from capt_core.methods.classes import Classes
 from capt_core.methods.fitting import fit_method
 from capt_core.methods.gda import ALPHAS, class_means, discriminant, shrunk_precision
 from capt_core.methods.image_evidence import WithEvidence
-from capt_core.methods.method import Classes
 from capt_core.methods.task import Task
 from tests.methods.toy_task import NAMES, labels_of, quick, with_features
 from tests.refusals import refusal

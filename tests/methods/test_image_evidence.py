@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from capt_core.backbone.loading import Backbone
+from capt_core.methods.classes import Classes
 from capt_core.methods.clip import Clip
 from capt_core.methods.fitting import fit_method
 from capt_core.methods.image_evidence import (
@@ -17,7 +18,6 @@ from capt_core.methods.image_evidence import (
     shared_classes,
     with_evidence,
 )
-from capt_core.methods.method import Classes
 from capt_core.methods.registry import method_class
 from capt_core.methods.task import Task
 from tests.methods.toy_task import NAMES, quick

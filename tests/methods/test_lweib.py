@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from capt_core.data.splits import prompt_name
+from capt_core.methods.classes import Classes
 from capt_core.methods.fitting import fit_method
 from capt_core.methods.lweib.convolutions import Convolution, patch_convolution, text_convolution
 from capt_core.methods.lweib.method import LwEIB, fitting, sentence_tokens
 from capt_core.methods.lweib.model import EnrichedClip, sentence_mean
 from capt_core.methods.lweib.sampling import SampledClassesLoss, negative_draw, used_classes
-from capt_core.methods.method import Classes
 from capt_core.methods.task import Task
 from tests.methods.toy_task import quick, written_descriptions
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from capt_core.errors import CaptError
+from capt_core.methods.classes import Classes
 from capt_core.methods.fitting import fit_method
-from capt_core.methods.method import Classes
 from capt_core.methods.other_names import among
 from capt_core.methods.task import Task
 from capt_core.methods.trained import TrainedModel

@@ -15,10 +15,10 @@ from torch.nn import functional
 from capt_core.data.dataset import Dataset
 from capt_core.data.images import Preprocess
 from capt_core.errors import CaptError
+from capt_core.methods.classes import Classes
 from capt_core.methods.fitting import fit_method
 from capt_core.methods.frozen_teacher import FrozenTeacher, named
 from capt_core.methods.image_training import train_on_unlabelled
-from capt_core.methods.method import Classes
 from capt_core.methods.model_file import load_model
 from capt_core.methods.prompting.zero_shot_reference import divergence
 from capt_core.methods.promptkd import PromptedStudent, PromptKD

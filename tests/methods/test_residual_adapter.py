@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from capt_core.methods.method import Classes
+from capt_core.methods.classes import Classes
 from capt_core.methods.residual_adapter import Residual, ResidualAdapter, ResidualAdapterSettings
 from capt_core.methods.retention import distillation_loss
 from capt_core.methods.task import Task

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from capt_core.backbone.encoding import encode_texts
 from capt_core.backbone.loading import Backbone
+from capt_core.methods.classes import Classes
 from capt_core.methods.clip_adapter import AdaptedByBottleneck
 from capt_core.methods.clip_lora import DescribedLowRankClip, LowRankClip
 from capt_core.methods.descriptions import (
@@ -22,7 +23,7 @@ from capt_core.methods.descriptions import (
 )
 from capt_core.methods.fitting import fit_method
 from capt_core.methods.low_rank import LowRankUpdate
-from capt_core.methods.method import Classes, Fitted
+from capt_core.methods.method import Fitted
 from capt_core.methods.registry import method_class
 from capt_core.methods.retention import RetentionNames, distillation_loss
 from capt_core.methods.task import Task

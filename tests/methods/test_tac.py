@@ -11,8 +11,8 @@ import torch
 from torch.nn import functional
 
 from capt_core.learning.loop import Loop
+from capt_core.methods.classes import Classes
 from capt_core.methods.fitting import fit_method
-from capt_core.methods.method import Classes
 from capt_core.methods.prompting.text import made_room
 from capt_core.methods.tac import centres
 from capt_core.methods.tac.centres import task_centres

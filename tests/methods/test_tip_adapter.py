@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional
 
+from capt_core.methods.classes import Classes
 from capt_core.methods.fitting import fit_method
-from capt_core.methods.method import Classes
 from capt_core.methods.task import Task
 from capt_core.methods.tip_adapter import ALPHAS, BETAS, Cached, cache_logits, searched
 from tests.methods.toy_task import NAMES, labels_of, quick

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from capt_core.backbone.loading import Backbone
+from capt_core.methods.classes import Classes
 from capt_core.methods.lweib.method import LwEIB
-from capt_core.methods.method import Classes
 from capt_core.methods.towers import TunedTowers, tower_blocks, with_parts
 from capt_core.methods.twosfs import NormTunedClip, TwoStage
 from tests.refusals import refusal

@@ -12,8 +12,8 @@ from torch.nn import functional
 
 from capt_core.backbone.encoding import encode_texts
 from capt_core.learning.loop import Loop
+from capt_core.methods.classes import Classes
 from capt_core.methods.fitting import fit_method
-from capt_core.methods.method import Classes
 from capt_core.methods.task import Task
 from capt_core.methods.twosfs import NormTunedClip, TwoStageSettings, TwoStageTraining, stage_rates
 from tests.methods.interrupted import resumed

@@ -33,7 +33,8 @@ def options_of(script: str) -> dict[str, str]:
 def sbatch(folder: Path, path: str) -> None:
     script = Path(path).read_text()
     number = len(list(folder.glob("*.json"))) + 101
-    job = {"script": path, "options": options_of(script), "codes": None}
+    variables = {name: value for name, value in os.environ.items() if name.startswith("S")}
+    job = {"script": path, "options": options_of(script), "variables": variables, "codes": None}
     (folder / f"{number}.json").write_text(json.dumps(job))
     print(f"Submitted batch job {number}")
 
@@ -60,6 +61,7 @@ def run(folder: Path, number: str, job: dict[str, Any]) -> list[int]:
     codes = []
     for index in range(last + 1):
         names = {"SLURM_JOB_ID": number, "SLURM_NTASKS": "1", "SLURM_PROCID": "0"}
+        names["SLURM_CPUS_PER_TASK"] = job["options"].get("cpus-per-task", "")
         if array:
             names |= {"SLURM_ARRAY_JOB_ID": number, "SLURM_ARRAY_TASK_ID": str(index)}
         codes.append(subprocess.call(["bash", job["script"]], env={**os.environ, **names}))
@@ -69,6 +71,8 @@ def run(folder: Path, number: str, job: dict[str, Any]) -> list[int]:
 def srun(*words: str) -> None:
     unbuffered, option, pattern, *command = words
     assert (unbuffered, option) == ("--unbuffered", "--output")
+    if cpus := os.environ["SLURM_CPUS_PER_TASK"]:
+        assert command.pop(0) == f"--cpus-per-task={cpus}"  # or else it may be bound to one
     array = os.environ.get("SLURM_ARRAY_JOB_ID", "")
     task = os.environ.get("SLURM_ARRAY_TASK_ID", "")
     for sign, value in {"j": os.environ["SLURM_JOB_ID"], "A": array, "a": task, "t": "0"}.items():

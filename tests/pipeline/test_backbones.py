@@ -10,8 +10,9 @@ from capt_core.artifacts.provenance import Provenance
 from capt_core.backbone.identity import backbone_identity
 from capt_core.backbone.loading import load_backbone
 from capt_core.backbone.tiny_clip import build_model
+from capt_core.methods.classes import Classes
 from capt_core.methods.clip import Clip
-from capt_core.methods.method import Classes, Fitted
+from capt_core.methods.method import Fitted
 from capt_core.methods.trained import TrainedModel
 from capt_core.params import Backbone, Runtime, Settings
 from stages.backbones import remember, remembered

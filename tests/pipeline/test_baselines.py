@@ -7,6 +7,10 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+import torch
+from PIL import Image
+
+from capt_core.methods.model_file import load_model
 
 METHODS = (
     "clip_prompts",
@@ -28,6 +32,26 @@ QUICK = (
     "methods.clip_adapter.learning_rate=0.2",
     "methods.residual_adapter.epochs=20",
 )
+
+
+@torch.no_grad()
+def assert_scored_as_by_its_model(artifacts: Path, method: str) -> None:
+    """What evaluate wrote is what the model file says of the images."""
+    run = artifacts / "proctex/seed1" / method
+    model = load_model(run / "model.safetensors")
+    written = pl.read_parquet(run / "predictions.parquet").filter(split="test")
+    classes = pl.read_parquet(artifacts / "proctex/classes.parquet")
+    for group in ("base", "novel"):
+        table = written.filter(group=group)[:8]
+        ids = classes.filter(group=group)["class_id"]
+        files = [artifacts / "proctex/images" / path for path in table["path"]]
+        batch = torch.stack([model.preprocess(Image.open(file)) for file in files])
+        confidences = model.fitted(batch, model.classes.only(ids.to_list())).softmax(dim=1)
+        found, places = confidences.max(dim=1)
+        assert ids.gather(places).to_list() == table["pseudo_label_id"].to_list(), method
+        torch.testing.assert_close(
+            found.double(), table["confidence"].to_torch(), rtol=1e-3, atol=1e-4
+        )
 
 
 def test_feature_methods_are_scored_from_stored_features(
@@ -69,6 +93,8 @@ def test_feature_methods_are_scored_from_stored_features(
         "linear_probe": "novel images (linear probe)",
         "residual_adapter": "difference prompts (class texts); generic vocabulary (retention)",
     }
+    for method in ("clip", "capt", *METHODS):
+        assert_scored_as_by_its_model(copy, method)
     for name in ("results.md", "results.csv", "report.html"):
         text = (copy / name).read_text()
         assert "novel images (linear probe)" in text, name

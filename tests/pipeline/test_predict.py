@@ -123,20 +123,25 @@ def test_people_read_lines(model: Path, photos: Path, capsys: pytest.CaptureFixt
     assert "answers differ from those of CLIP (zero-shot)" in said.err
 
 
-def test_a_model_without_calibration_says_so(
+def test_a_model_says_what_it_is_without(
     model: Path, photos: Path, capsys: pytest.CaptureFixture[str], small: Path
 ) -> None:
     saved = load_tensors(model, "")
     facts = {key: value for key, value in saved.facts.items() if key != "calibration"}
+    missed = "without whitening: no two images of a class differ"
+    facts["model"] = facts["model"] | {"left_out": [missed]}
     bare = photos.parent / "bare.safetensors"
     write_tensors(bare, saved.tensors, facts, saved.provenance)
     found = document(capsys, bare, photos)
     assert found["calibration"] is None
+    assert found["left_out"] == [missed]
     assert {row["unsure"] for row in found["rows"]} == {None}
     calibrated = document(capsys, model, photos)["rows"]
     assert [row["prediction"] for row in found["rows"]] == [row["prediction"] for row in calibrated]
     run(bare, photos)
-    assert "confidences are not calibrated" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "confidences are not calibrated" in said
+    assert f"the model is {missed}" in said
 
 
 class _Killed(BaseException):

@@ -18,6 +18,7 @@ from capt_core.errors import CaptError
 from capt_core.method_table import rows_of
 from stages import local_queue, plans, sending, slurm_queue, submitted
 from stages.cli import app
+from stages.console import output
 from stages.job_arrays import Job, JobArray, needed_by, outstanding
 from stages.queued_command import QueuedCommand
 from stages.sending import Plan, send
@@ -146,18 +147,27 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.usefixtures("shell")
 def test_slurm_gets_arrays_with_their_dependencies(
-    tmp_path: Path, slurm: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    slurm: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     resources = Resources(
         at_once=7, minutes=90, cpus=3, gpus=1, memory=1.5, partition="gpu", slurm={"account": "us"}
     )
+    for name in ("SLURM_CONF", "SBATCH_ACCOUNT", "SLURM_JOB_ID", "SBATCH_CPU_BIND"):
+        monkeypatch.setenv(name, "value")
     send(failing(tmp_path), Executor.slurm, resources, wait=False)
     told = capsys.readouterr().out
     assert "4 jobs submitted (101, 102, 103)" in told
     assert f"capt-stage submit status --artifacts {tmp_path}" in told
-    options = [json.loads(path.read_text())["options"] for path in sorted(slurm.glob("*.json"))]
+    handed = [json.loads(path.read_text()) for path in sorted(slurm.glob("*.json"))]
+    options = [each["options"] for each in handed]
+    variables = handed[0]["variables"]
+    assert (variables.get("SLURM_CONF"), variables.get("SBATCH_ACCOUNT")) == ("value", "value")
+    assert variables.keys().isdisjoint({"SLURM_JOB_ID", "SBATCH_CPU_BIND"})
     for given in options:
-        assert given["time"] == "90"
+        assert (given["time"], given["signal"]) == ("90", "USR2@90")
         assert (given["cpus-per-task"], given["gpus-per-node"]) == ("3", "1")
         assert (given["mem"], given["partition"], given["account"]) == ("1536M", "gpu", "us")
     assert options[0]["array"] == "0-1%2"
@@ -165,6 +175,10 @@ def test_slurm_gets_arrays_with_their_dependencies(
     assert kinds == [None, "afterok:101", "afterany:101"]
 
     # The first look runs them; those that have ended are sent again, and no others.
+    app(["submit", "status", "--artifacts", str(tmp_path)], standalone_mode=False)
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if "needing" in line)
+    what = "ended without a result (slurm 102); no log, so it was not started"
+    assert line == f"plan: needing: {what}"
     app(["submit", "status", "--artifacts", str(tmp_path), "--json"], standalone_mode=False)
     found = {each["name"]: each["state"] for each in json.loads(capsys.readouterr().out)["jobs"]}
     assert found == {"good": "finished", "bad": "failed", "last": "finished", "needing": "lost"}
@@ -186,6 +200,55 @@ def test_slurm_gets_arrays_with_their_dependencies(
         True,
     ]
     assert (tmp_path / "needing").exists()
+
+
+@pytest.mark.usefixtures("shell", "slurm")
+def test_all_that_waits_for_a_failed_job_is_told_not_to_have_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arrays = [JobArray("0", (job("0", "exit 1"),))]
+    arrays += [JobArray(f"{n}", (job(f"{n}"),), (f"{n - 1}",)) for n in range(1, 6)]
+    with pytest.raises(CaptError, match="6 jobs failed"):
+        send(Plan("plan", tmp_path, arrays), Executor.slurm, Resources(), wait=True)
+    told = [line for line in capsys.readouterr().err.splitlines() if "not run" in line]
+    assert [line.split(":")[1] for line in told] == [f" {n}" for n in range(1, 6)]
+
+
+@pytest.mark.usefixtures("shell", "slurm")
+def test_what_is_queued_already_is_not_submitted_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = Plan("plan", tmp_path, [JobArray("a", (job("a"),))])
+    send(plan, Executor.slurm, Resources(), wait=False)
+    monkeypatch.setattr(output, "json", False)
+    monkeypatch.setattr(sending, "states", lambda jobs: [State.queued] * len(jobs))
+    send(plan, Executor.slurm, Resources(), wait=False)
+    told = capsys.readouterr().out
+    assert "1 of 1 jobs to run, 1 of them in the queue already" in told
+    assert "nothing new is submitted" in told
+
+
+@pytest.mark.usefixtures("shell")
+def test_what_sums_up_waits_for_new_jobs_though_it_is_queued(
+    tmp_path: Path, slurm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def plan(*names: str) -> Plan:
+        cells = JobArray("cells", tuple(map(job, names)))
+        return Plan("plan", tmp_path, [cells, JobArray("sum", (job("sum"),), ("cells",), True)])
+
+    monkeypatch.setattr(sending, "states", lambda jobs: [State.queued] * len(jobs))
+    send(plan("a"), Executor.slurm, Resources(), wait=False)
+    send(plan("a", "b"), Executor.slurm, Resources(), wait=False)
+    paths = sorted(slurm.glob("*.json"))
+    found = [json.loads(path.read_text())["options"].get("dependency") for path in paths]
+    assert found == [None, "afterany:101", None, "afterany:101:103:102"]
+
+
+@pytest.mark.parametrize(("minutes", "signal"), [(None, 90), (12, 90), (2, 15), (1, 7)])
+def test_short_jobs_are_warned_late(minutes: int | None, signal: int) -> None:
+    # Slurm may be a minute early, and a warned job ends.
+    given = slurm_queue._parameters(Resources(minutes=minutes))
+    assert given["signal_delay_s"] == signal
 
 
 def test_slurm_that_is_not_there_is_one_line(
@@ -212,6 +275,7 @@ def test_what_slurm_has_finished_is_known_without_it(
     [
         (["--partition", "gpu"], "--partition: only Slurm has it"),
         (["--executor", "slurm", "--slurm", "array=1"], "--slurm array: follows from the jobs"),
+        (["--executor", "slurm", "--slurm", "time=9"], "--slurm time: give --time"),
         (["--executor", "slurm", "--slurm", "a b"], "expected an option of sbatch"),
         (["--executor", "slurm", "--setup", "a\nb"], "must be one line"),
         (["--variant", "nothing"], "no variant 'nothing'"),

@@ -83,6 +83,31 @@ def test_a_curve_is_judged_by_its_best_setting() -> None:
     assert "disagrees" in tendency(better, table)
 
 
+CURVE = Table(
+    "scale",
+    "s",
+    "Figure 10",
+    (Row("1", "one", setting=1), Row("5", setting=5), Row("10", "ten", setting=10)),
+    Row("5", setting=5),
+)
+
+
+@pytest.mark.parametrize("table", [TABLE, CURVE])
+def test_there_is_no_verdict_before_every_row_was_run_on_every_draw(table: Table) -> None:
+    seeds = [(60.0, 60.0, 60.0), (61.0, 61.0, 61.0)]
+    every = {row.variant: seeds for row in table.rows}
+    whole = tendency(results(every), table)
+    assert "agrees" in whole or "no clear difference" in whole
+    for row in table.rows:
+        for fewer in ([], seeds[:1]):
+            found = tendency(results({**every, row.variant: fewer}), table)
+            assert found == f"No verdict; not run on every draw: {row.label}."
+    # What was not run at all needs no words, and neither does a run without a harmonic mean.
+    assert tendency(results({"another": seeds}), table) == ""
+    alone = results(every).with_columns(metric=pl.lit("accuracy"))
+    assert tendency(alone, table) == ""
+
+
 def test_what_was_not_run_is_a_dash() -> None:
     headings, rows = table_cells(results({FULL: [(1, 2, 3)]}), TABLE)
     assert rows[0][1:7] == ["–"] * 6

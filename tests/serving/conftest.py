@@ -15,8 +15,9 @@ from starlette.types import ASGIApp
 
 from capt_core.artifacts.provenance import Provenance
 from capt_core.backbone.loading import load_backbone
+from capt_core.methods.classes import Classes
 from capt_core.methods.clip import Clip
-from capt_core.methods.method import Classes, Fitted
+from capt_core.methods.method import Fitted
 from capt_core.methods.trained import TrainedModel
 from capt_core.params import Settings
 from capt_core.serving.access import LOOPBACK, Hosts

@@ -15,7 +15,7 @@ from capt_core.data.readers.own import read_own
 from capt_core.data.readers.split_json import read_split_json
 from capt_core.data.registry import DatasetSpec
 from capt_core.data.remote.signatures import signatures_below
-from capt_core.data.remote.tree import is_remote_root, original, remote_tree
+from capt_core.data.remote.tree import addressed, is_remote_root, original, remote_tree
 from capt_core.data.splits import Rejects, SplitData, check_classes, checked_root
 from capt_core.errors import CaptError
 from capt_core.params import Data
@@ -41,7 +41,8 @@ def read_split(spec: DatasetSpec, data: Data) -> tuple[SplitData, Path]:
             here = data.model_copy(update={"root": str(source)})
             listed, images = _read_local(spec, here)
             _refuse_tables_of_images(listed, data.root)
-            return listed, original(images)
+            notes = [addressed(line) for line in listed.notes]
+            return replace(listed, notes=notes), original(images)
     return _read_local(spec, data)
 
 

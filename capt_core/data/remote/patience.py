@@ -43,8 +43,10 @@ class TemporaryError(RemoteError):
     """A failure that another attempt may not meet."""
 
 
-def patiently(attempt: Callable[[Patience], _T], patience: Patience | None = None) -> _T:
-    """What an attempt returns, made again after each temporary failure.
+def patiently(
+    attempt: Callable[[Patience], _T], patience: Patience | None = None, *, once: bool = False
+) -> _T:
+    """What an attempt returns, made again after each temporary failure, unless only `once`.
 
     Raises:
         RemoteError: every attempt failed; the message says how often and how it failed last.
@@ -55,6 +57,8 @@ def patiently(attempt: Callable[[Patience], _T], patience: Patience | None = Non
         try:
             return attempt(patience)
         except TemporaryError as error:
+            if once:
+                raise RemoteError(str(error)) from None
             if number == patience.attempts:
                 raise RemoteError(f"{error} ({number} attempts)") from None
         time.sleep(patience.pause * 2 ** (number - 1))

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import logging
+import os
+import re
 from collections.abc import Iterator
 from datetime import datetime
 from functools import cache
@@ -13,10 +17,17 @@ from capt_core.data.remote.patience import Patience, RemoteError, TemporaryError
 from capt_core.data.remote.stat import Entry, Stat
 from capt_core.errors import CaptError
 
+_CONNECT, _SILENCE = 20, 30  # seconds until a client gives up, without a byte at last
 _SLOWEST_READ = 600.0  # seconds of one request to a store, whatever its size
+_OF_SETTINGS = re.compile("Credential|Profile|Config|Token")
+_OUT_OF_RANGE = re.compile(r"range .*satisf", re.I)
 # Names that stores have for what changes with the content, and for the time of the last change.
 _VERSIONS = ("ETag", "etag", "e_tag", "generation", "md5Hash")
 _TIMES = ("LastModified", "last_modified", "mtime", "updated", "created")
+
+
+class _BehindTheEndError(RemoteError):
+    """The first byte that was asked for is behind the last one, which stores refuse."""
 
 
 def read(
@@ -31,7 +42,13 @@ def read(
     """
     if _scheme(address) in WEB:
         return web.read(address, start, stop, patience)
-    content = _asked(address, "cat_file", start, stop, patience=patience, slowest=_SLOWEST_READ)
+    if stop is not None and stop <= start:
+        return b""
+    given = {"start": start, "end": stop}
+    try:
+        content = _asked(address, "cat_file", patience=patience, slowest=_SLOWEST_READ, **given)
+    except _BehindTheEndError:
+        return b""
     return bytes(content)
 
 
@@ -59,7 +76,7 @@ def entries(address: str, patience: Patience | None = None) -> Iterator[Entry]:
         )
     found = {}
     folder = _file_system(_scheme(address))._strip_protocol(address).strip("/")
-    for entry in _asked(address, "ls", True, patience=patience):
+    for entry in _asked(address, "ls", patience=patience, detail=True):
         name = str(entry["name"]).rstrip("/")
         if name.strip("/") != folder:  # a key of no bytes that stands for the folder
             found[name.rpartition("/")[2]] = entry
@@ -85,11 +102,15 @@ def _scheme(address: str) -> str:
 def _asked(
     address: str,
     what: str,
-    *given: Any,
+    *,
     patience: Patience | None = None,
     slowest: float | None = None,
+    **given: Any,
 ) -> Any:
-    """What a method of the store's file system returns for an address."""
+    """What a method of the store's file system returns for an address.
+
+    File systems agree on the names of what is `given`, not on its order.
+    """
     store = _file_system(_scheme(address))
     path = store._strip_protocol(address)
 
@@ -99,8 +120,8 @@ def _asked(
                 from fsspec.asyn import sync
 
                 limit = slowest or patience.timeout
-                return sync(store.loop, getattr(store, f"_{what}"), path, *given, timeout=limit)
-            return getattr(store, what)(path, *given)
+                return sync(store.loop, getattr(store, f"_{what}"), path, timeout=limit, **given)
+            return getattr(store, what)(path, **given)
         except (FileNotFoundError, NotADirectoryError):
             raise FileNotFoundError("missing") from None
         except IsADirectoryError:
@@ -108,12 +129,23 @@ def _asked(
         except PermissionError as error:
             raise PermissionError(f"no permission ({told(error)})") from None
         except Exception as error:  # the clients' own errors share no type
-            kind = type(error).__name__
-            text = f"{kind}: {told(error)}"
-            final = "Credential" in kind or isinstance(error, ValueError | TypeError)
-            raise (RemoteError if final else TemporaryError)(text) from None
+            raise _refusal(error) from None
 
-    return patiently(attempt, patience)
+    # Google's client makes six attempts itself, each a longer while after the last.
+    return patiently(attempt, patience, once=_scheme(address) == "gs")
+
+
+def _refusal(error: Exception) -> RemoteError:
+    """What the error of a store's client means: whether another attempt may help."""
+    kind = type(error).__name__
+    said = told(error)
+    text = f"{kind}: {said}" if said != kind else kind
+    if getattr(error, "code", None) == 416 or _OUT_OF_RANGE.search(str(error)):
+        return _BehindTheEndError(text)
+    final = _OF_SETTINGS.search(kind) or isinstance(error, ValueError | TypeError)
+    if final or getattr(error, "errno", None) == errno.EINVAL:  # a request that is none
+        return RemoteError(text)
+    return TemporaryError(text)
 
 
 @cache
@@ -127,16 +159,11 @@ def _file_system(scheme: str) -> Any:
 
     if scheme not in STORES:
         raise CaptError(f"{scheme}: no store that is read; known: {', '.join((*WEB, *STORES))}")
-    options: dict[str, Any] = {"use_listings_cache": False}
-    if scheme == "s3":
-        # Attempts are counted here; the client would multiply them.
-        options["config_kwargs"] = {
-            "connect_timeout": 20,
-            "read_timeout": 30,
-            "retries": {"max_attempts": 1},
-        }
     try:
-        return fsspec.filesystem(scheme, **options)
+        store = fsspec.filesystem(scheme, **_options(scheme))
+        if scheme == "s3":
+            store.retries = 1
+        return store
     except ImportError as error:
         raise CaptError(
             f"{scheme}:// needs the extra [remote], pip install 'capt-stage[remote]' "
@@ -144,6 +171,27 @@ def _file_system(scheme: str) -> Any:
         ) from error
     except Exception as error:  # of settings of the client in the environment
         raise CaptError(f"{scheme}:// cannot be used ({told(error)})") from None
+
+
+def _options(scheme: str) -> dict[str, Any]:
+    """Options of a store's client: it keeps no listings, and waits no longer than is said."""
+    options: dict[str, Any] = {"use_listings_cache": False}
+    if scheme == "s3":
+        # Attempts are counted here; the client would multiply them.
+        options["config_kwargs"] = {
+            "connect_timeout": _CONNECT,
+            "read_timeout": _SILENCE,
+            "retries": {"total_max_attempts": 1},
+        }
+    if scheme == "gs":
+        from aiohttp import ClientTimeout
+
+        options["requests_timeout"] = ClientTimeout(sock_connect=_CONNECT, sock_read=_SILENCE)
+        # Or else it asks before every request which kind the bucket is of, wherever it has not the
+        # right to know, and reports that and each attempt that fails.
+        os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+        logging.getLogger("gcsfs").addHandler(logging.NullHandler())
+    return options
 
 
 def _stat(entry: dict[str, Any]) -> Stat:

@@ -54,6 +54,12 @@ def original(path: Path) -> Path:
     return Path(tree.address) / path.relative_to(tree.folder)
 
 
+def addressed(text: str) -> str:
+    """What is said of the tree of a remote folder, with the folder's address."""
+    tree = _current.get()
+    return text if tree is None else text.replace(str(tree.folder), tree.address)
+
+
 def parts_of(root: str) -> tuple[str, list[str]]:
     """The folder of a remote data set, and the names of the files in it that make it up.
 
@@ -106,7 +112,7 @@ def remote_tree(root: str, below: str = "", needed: tuple[str, ...] = ()) -> Ite
             _fill(tree, names, below, needed)
             yield tree.folder / names[0] if len(names) == 1 else tree.folder
         except CaptError as error:
-            raise CaptError(str(error).replace(str(tree.folder), folder)) from error
+            raise CaptError(addressed(str(error))) from error
         finally:
             _current.reset(token)
 

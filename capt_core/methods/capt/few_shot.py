@@ -17,11 +17,7 @@ from capt_core.methods.capt.model import CaptModel
 from capt_core.methods.capt.pair_expert import ConfusedPairExpert, ConfusedPairs
 from capt_core.methods.capt.settings import CaptSettings, Experts
 from capt_core.methods.capt.views import Views
-from capt_core.methods.capt.within_class import (
-    shrunk_covariance,
-    whitening,
-    within_class_covariance,
-)
+from capt_core.methods.capt.within_class import WithinClass, whitening
 from capt_core.methods.descriptions import retained_texts
 from capt_core.methods.feature_training import class_positions
 from capt_core.methods.gda import fitted_discriminant
@@ -113,64 +109,80 @@ class FewShotSpace:
         class_ids: the trained classes that have images.
         features: unit length, [n, d], on the CPU.
         labels: positions among `class_ids`, [n].
+        within: means of the classes, and how their images differ.
     """
 
     task: Task
     class_ids: list[int]
     features: torch.Tensor
     labels: torch.Tensor
+    within: WithinClass
 
     @staticmethod
-    def of(task: Task, features: torch.Tensor) -> FewShotSpace:
-        """That of features of `Task.few_shot_rows`, unit length, [n, d]."""
+    def of(task: Task, features: torch.Tensor) -> FewShotSpace | None:
+        """That of features of `Task.few_shot_rows`, unit length, [n, d].
+
+        Returns:
+            None where no two images of a class differ.
+        """
         drawn = task.few_shot_rows()
         given = set(drawn["class_id"].to_list())
         class_ids = [class_id for class_id in task.trained_classes if class_id in given]
         labels = class_positions(torch.tensor(drawn["class_id"].to_list()), class_ids)
-        return FewShotSpace(task, class_ids, features, labels)
+        within = WithinClass.of(features, labels)
+        return None if within is None else FewShotSpace(task, class_ids, features, labels, within)
 
     @property
     def names(self) -> list[str]:
         """Of the classes that have images."""
         return [self.task.dataset.class_names[class_id] for class_id in self.class_ids]
 
-    def images_differ(self) -> bool:
-        """Whether images of one class differ in any class."""
-        return within_class_covariance(self.features.double(), self.labels) is not None
-
-    def joint_space(self, base: Fitted, texts: torch.Tensor, settings: CaptSettings) -> JointSpace:
-        """The expert and the whitening that are asked for.
+    def joint_space(
+        self, base: Fitted, texts: torch.Tensor, settings: CaptSettings
+    ) -> tuple[JointSpace, tuple[str, ...]]:
+        """The expert and the whitening that are asked for, and what of them cannot be had.
 
         Args:
             base: the base model.
             texts: of all classes, unit length, [C, d].
             settings: of the method.
+
+        Returns:
+            The space, and what `Fitted.left_out` says of it.
         """
-        space = JointSpace()
+        space, left_out = JointSpace(), tuple[str, ...]()
         if "confused_pair" in settings.experts.granularities:
-            space.pair_expert = self._pair_expert(base, texts, settings.experts)
+            pairs, known = self._pairs(settings.experts)
+            if pairs:
+                space.pair_expert = self._pair_expert(pairs, base, texts, settings.experts)
+            else:
+                has = "an error of every pair" if known else "no error of one class for another"
+                left_out = (f"without confused_pair: the bank has {has}",)
         shrinkage = settings.whitening.shrinkage
         if shrinkage < 1:
-            covariance = shrunk_covariance(self.features, self.labels, shrinkage)
-            space.whitening = whitening(covariance).float()
-        return space
+            space.whitening = whitening(self.within.shrunk(shrinkage)).float()
+        return space, left_out
 
-    def _pair_expert(
-        self, base: Fitted, texts: torch.Tensor, settings: Experts
-    ) -> ConfusedPairExpert | None:
+    def _pairs(self, settings: Experts) -> tuple[list[tuple[int, int]], int]:
+        """Pairs of the expert, and how many the bank has errors of."""
         task = self.task
         assert task.confusions is not None
-        pairs = known = confused_pairs(task.confusions().statistics, self.class_ids)
-        if settings.pairs == "unconfused":
-            pairs = unconfused_pairs(known, len(self.class_ids), task.seed)
-        if not pairs:
-            task.reporter.warn(
-                "without confused_pair: the bank has "
-                + ("every pair of classes" if known else "no error of one class taken for another")
-            )
-            return None
-        if len(pairs) < len(known):
+        known = confused_pairs(task.confusions().statistics, self.class_ids)
+        if settings.pairs == "confused":
+            return known, len(known)
+        pairs = unconfused_pairs(known, len(self.class_ids), task.seed)
+        if 0 < len(pairs) < len(known):
             task.reporter.warn(f"only {len(pairs)} pairs are not confused, {len(known)} are")
+        return pairs, len(known)
+
+    def _pair_expert(
+        self,
+        pairs: Sequence[tuple[int, int]],
+        base: Fitted,
+        texts: torch.Tensor,
+        settings: Experts,
+    ) -> ConfusedPairExpert:
+        task = self.task
         mined = ConfusedPairs(
             pairs,
             texts[self.class_ids],
@@ -179,7 +191,7 @@ class FewShotSpace:
             settings.shrinkage,
             settings.pair_strength,
         )
-        found = mined.expert(self.features, self.labels)
+        found = mined.expert(self.within)
         moved = found(self.features)
         task.reporter.say(
             f"confused pairs: {len(pairs)}, moved by {output_norm(moved):.2f}, "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import polars as pl
@@ -30,6 +30,7 @@ from capt_core.methods.capt.settings import CaptSettings
 from capt_core.methods.capt.tower import adapted_blocks, check_tower
 from capt_core.methods.capt.training import Trainer, TrainingData
 from capt_core.methods.capt.views import CachedViews, Views, asked_views, live_views
+from capt_core.methods.classes import Classes
 from capt_core.methods.descriptions import (
     described_vectors,
     names_seen,
@@ -38,7 +39,7 @@ from capt_core.methods.descriptions import (
 )
 from capt_core.methods.fitting import dataset_features
 from capt_core.methods.image_evidence import shared_classes, with_evidence
-from capt_core.methods.method import Classes, Fitted, Method, Need, named_vectors
+from capt_core.methods.method import Fitted, Method, Need, Scorer, named_vectors
 from capt_core.methods.model_file import restore_base
 from capt_core.methods.task import Confusions, Task, fitted_facts
 from capt_core.methods.views import ViewSource
@@ -113,17 +114,17 @@ class FittedCapt(Fitted):
     def texts_alone(self) -> bool:
         return self.told_weight is None
 
-    def scorer(self, classes: Classes) -> Callable[[torch.Tensor], torch.Tensor]:
-        texts = super().scorer(classes)
+    def scorer(self, classes: Classes, texts: torch.Tensor | None = None) -> Scorer:
+        by_text = super().scorer(classes, texts)
         weight, bias = self.told_weight, self.told_bias
         if weight is None or bias is None:
-            return texts
+            return by_text
         rows, columns = shared_classes(self.told_names, classes)
 
         def score(features: torch.Tensor) -> torch.Tensor:
             evidence = features @ weight.T.to(features) + bias.to(features)
             alpha = self.method.settings.discriminant.weight
-            return with_evidence(texts(features), evidence, rows, columns, alpha)
+            return with_evidence(by_text(features), evidence, rows, columns, alpha)
 
         return score
 
@@ -250,14 +251,15 @@ class Capt(Method):
                 fitted, task.dataset, ids, None, task.image_root, BATCH, task.workers
             )
         seen = FewShotSpace.of(task, features)
-        if not seen.images_differ():
+        if seen is None:
             missed = ", ".join(asked_of_images(self.settings))
-            task.reporter.warn(
-                f"without {missed}: they are computed from how images of one class differ, which "
-                "these do not show; give fewshot.shots=2 or more"
-            )
+            fitted.left_out = (f"without {missed}: no two images of a class differ",)
+            task.reporter.warn(f"{fitted.left_out[0]}; give fewshot.shots=2 or more")
             return
-        space, device = seen.joint_space(fitted.base, texts, self.settings), task.backbone.device
+        space, fitted.left_out = seen.joint_space(fitted.base, texts, self.settings)
+        for missed in fitted.left_out:
+            task.reporter.warn(missed)
+        device = task.backbone.device
         if self.settings.discriminant.weight:
             names, weight, bias = seen.told(space)
             fitted.tell((names, weight.to(device), bias.to(device)))

@@ -12,13 +12,16 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from capt_core.methods.capt.within_class import shrunk_covariance
-from capt_core.methods.gda import class_means
+from capt_core.methods.capt.within_class import WithinClass
 
 RIDGE = 0.1
 """Added to the texts' second moment, in shares of its mean diagonal."""
 
 SMALL = 1e-12
+
+AT_ONCE = 1 << 24
+"""Numbers of images times pairs that are looked at together, of 4 bytes each: a data set of many
+classes has tens of thousands of confused pairs."""
 
 
 def pair_weights(
@@ -40,10 +43,7 @@ def pair_weights(
 
 
 def fisher_keys(
-    features: torch.Tensor,
-    labels: torch.Tensor,
-    pairs: Sequence[tuple[int, int]],
-    shrinkage: float,
+    within: WithinClass, pairs: Sequence[tuple[int, int]], shrinkage: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Fisher's linear discriminant of every pair, in standard deviations within a class.
 
@@ -52,17 +52,15 @@ def fisher_keys(
     of the identity of the same trace.
 
     Args:
-        features: of training images, [n, d].
-        labels: their classes, [n], from 0; every class of a pair has images.
+        within: means and covariance of training images.
         pairs: classes a and b.
         shrinkage: share of the multiple of the identity, above 0.
 
     Returns:
         Keys [P, d] and offsets [P], in float64.
     """
-    features = features.double()
-    means, shrunk = class_means(features, labels), shrunk_covariance(features, labels, shrinkage)
-    one, other = (means[[pair[side] for pair in pairs]] for side in (0, 1))
+    shrunk = within.shrunk(shrinkage)
+    one, other = (within.means[[pair[side] for pair in pairs]] for side in (0, 1))
     keys = torch.linalg.solve(shrunk, (one - other).T).T
     spreads = (keys * (keys @ shrunk)).sum(dim=1, keepdim=True).sqrt()
     keys = keys / spreads.clamp(min=SMALL)  # classes of equal means have no direction
@@ -115,9 +113,9 @@ class ConfusedPairs:
     shrinkage: float
     strength: float
 
-    def expert(self, features: torch.Tensor, labels: torch.Tensor) -> ConfusedPairExpert:
-        """The expert for few-shot images: features [n, d], unit length, and labels [n]."""
-        keys, offsets = fisher_keys(features, labels, self.pairs, self.shrinkage)
+    def expert(self, within: WithinClass) -> ConfusedPairExpert:
+        """The expert for few-shot images of these means and this covariance."""
+        keys, offsets = fisher_keys(within, self.pairs, self.shrinkage)
         rows = torch.tensor(self.pairs, device=self.texts.device)
         differences = self.texts[rows[:, 0]] - self.texts[rows[:, 1]]
         values = quiet_values(differences, self.others)
@@ -165,6 +163,14 @@ class ConfusedPairExpert(nn.Module):
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """What is added to unit-length features, [L, d]."""
+        rows = max(1, AT_ONCE // max(1, len(self.pairs)))
+        # An exported graph has no number of rows to choose by.
+        if torch.compiler.is_exporting() or len(features) <= rows:
+            return self._moves(features)
+        starts = range(0, len(features), rows)
+        return torch.cat([self._moves(features[start : start + rows]) for start in starts])
+
+    def _moves(self, features: torch.Tensor) -> torch.Tensor:
         weights = pair_weights(features, self.texts, self.pairs[:, 0], self.pairs[:, 1])
         along = features @ self.keys.T - self.offsets
         moved: torch.Tensor = self.strength * ((weights * along) @ self.values)

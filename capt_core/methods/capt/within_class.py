@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 
 from capt_core.methods.gda import class_means
@@ -10,36 +12,38 @@ NO_SPREAD = 1e-12
 """Variance of unit-length features below which images are equal but for rounding."""
 
 
-def within_class_covariance(features: torch.Tensor, labels: torch.Tensor) -> torch.Tensor | None:
-    """Covariance of features about the means of their classes, pooled over classes, [d, d].
+@dataclass(frozen=True)
+class WithinClass:
+    """Classes of images, and how images of one class differ.
 
-    Args:
-        features: [n, d].
-        labels: their classes, [n], from 0, all there.
-
-    Returns:
-        None where images of one class do not differ: there is one of each, or they are equal.
+    Attributes:
+        means: mean feature of each class, fp64, [K, d].
+        covariance: of features about the mean of their class, pooled over classes, fp64, [d, d].
     """
-    freedom = len(features) - len(set(labels.tolist()))
-    within = features - class_means(features, labels)[labels]
-    covariance = within.T @ within / max(1, freedom)
-    return covariance if freedom > 0 and covariance.diagonal().mean() >= NO_SPREAD else None
 
+    means: torch.Tensor
+    covariance: torch.Tensor
 
-def shrunk_covariance(
-    features: torch.Tensor, labels: torch.Tensor, shrinkage: float
-) -> torch.Tensor:
-    """(1 - a) S + a tr(S) / d I, S the `within_class_covariance`, in fp64, [d, d].
+    @staticmethod
+    def of(features: torch.Tensor, labels: torch.Tensor) -> WithinClass | None:
+        """That of features [n, d] with labels [n] from 0, all there.
 
-    Args:
-        features: of images that differ within a class, [n, d].
-        labels: their classes, [n], from 0.
-        shrinkage: a, above 0.
-    """
-    covariance = within_class_covariance(features.double(), labels)
-    assert covariance is not None
-    identity = torch.eye(len(covariance)).to(covariance)
-    return (1 - shrinkage) * covariance + shrinkage * covariance.diagonal().mean() * identity
+        Returns:
+            None where images of one class do not differ: there is one of each, or they are equal.
+        """
+        values = features.double()
+        means = class_means(values, labels)
+        freedom = len(values) - len(means)
+        within = values - means[labels]
+        covariance = within.T @ within / max(1, freedom)
+        differ = freedom > 0 and covariance.diagonal().mean() >= NO_SPREAD
+        return WithinClass(means, covariance) if differ else None
+
+    def shrunk(self, shrinkage: float) -> torch.Tensor:
+        """(1 - a) S + a tr(S) / d I, S the covariance and a the shrinkage, above 0, [d, d]."""
+        identity = torch.eye(len(self.covariance)).to(self.covariance)
+        variance = self.covariance.diagonal().mean()
+        return (1 - shrinkage) * self.covariance + shrinkage * variance * identity
 
 
 def whitening(covariance: torch.Tensor) -> torch.Tensor:

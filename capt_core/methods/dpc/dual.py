@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from capt_core.backbone.loading import Backbone
+from capt_core.methods.classes import Classes
 from capt_core.methods.dpc.mining import Rows
-from capt_core.methods.method import Classes, Fitted, Method
+from capt_core.methods.method import Fitted, Method
 from capt_core.methods.views import Augmentation
 
 

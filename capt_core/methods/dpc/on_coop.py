@@ -11,11 +11,12 @@ import torch
 from torch import nn
 
 from capt_core.backbone.loading import Backbone
+from capt_core.methods.classes import Classes
 from capt_core.methods.coop import ContextTexts, LearnedContext, context_features
 from capt_core.methods.dpc.dual import DualPrompts, Learner
 from capt_core.methods.dpc.mining import MINING_SCALE, Rows, mined_probabilities
 from capt_core.methods.dpc.mixing import Variant, parallel_prompt, weighted_prompt
-from capt_core.methods.method import Classes, Fitted, Method
+from capt_core.methods.method import Fitted, Method
 from capt_core.methods.prompting.fitted import unit
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,10 +14,11 @@ from torch.nn import functional
 
 from capt_core.backbone.loading import Backbone
 from capt_core.errors import CaptError
+from capt_core.methods.classes import Classes
 from capt_core.methods.dpc.dual import DualPrompts, Learner
 from capt_core.methods.dpc.mining import MINING_SCALE, Rows, mined_probabilities
 from capt_core.methods.dpc.mixing import Variant, parallel_prompt, weighted_prompt
-from capt_core.methods.method import Classes, Fitted, Method
+from capt_core.methods.method import Fitted, Method, Scorer
 from capt_core.methods.prompting.fitted import TEXTS_AT_ONCE, PromptedClip, unit
 from capt_core.methods.prompting.start import embedded_words
 from capt_core.methods.prompting.text import encode_text_with_prompts
@@ -110,13 +111,14 @@ class DualDistilled(DualPrompts):
         other = self.other_features(images)
         return side_by_side(self.tuned_features(images), other), other
 
-    def scorer(self, classes: Classes) -> Callable[[torch.Tensor], torch.Tensor]:
-        texts, scale = self.class_texts(classes), self.backbone.logit_scale
+    def scorer(self, classes: Classes, texts: torch.Tensor | None = None) -> Scorer:
+        compared = self.class_texts(classes) if texts is None else texts
+        scale = self.backbone.logit_scale
         trained = torch.tensor(self.is_trained(classes))
 
         def score(features: torch.Tensor) -> torch.Tensor:
             tuned, other = (
-                class_logits(functional.normalize(half, dim=-1), texts.to(features), scale)
+                class_logits(functional.normalize(half, dim=-1), compared.to(features), scale)
                 for half in features.chunk(2, dim=-1)
             )
             return torch.where(trained.to(features.device), tuned, other)

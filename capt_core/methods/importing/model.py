@@ -13,6 +13,7 @@ from capt_core.artifacts.files import file_digest
 from capt_core.backbone.loading import Backbone
 from capt_core.data.dataset import Dataset
 from capt_core.errors import CaptError, cut, shown
+from capt_core.methods.classes import Classes
 from capt_core.methods.importing.checkpoint import Checkpoint, open_checkpoint
 from capt_core.methods.importing.frozen import compare_copies
 from capt_core.methods.importing.layouts import (
@@ -28,7 +29,7 @@ from capt_core.methods.importing.texts import (
     left_over,
     trained_texts,
 )
-from capt_core.methods.method import Classes, Fitted, Method
+from capt_core.methods.method import Fitted, Method
 from capt_core.methods.registry import method_class
 from capt_core.methods.trained import TrainedModel
 from capt_core.params import settings_hash

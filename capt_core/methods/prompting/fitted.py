@@ -11,8 +11,9 @@ from torch.nn import functional
 
 from capt_core.backbone.encoding import check_lengths, unit_features
 from capt_core.learning.optimisation import Optimisation
+from capt_core.methods.classes import Classes
 from capt_core.methods.image_tower import ImageTower, PromptedTower
-from capt_core.methods.method import Classes, Fitted, Method, Need
+from capt_core.methods.method import Fitted, Method, Need
 from capt_core.methods.prompting.image import check_image_tower
 from capt_core.methods.prompting.start import texts_with_context
 from capt_core.methods.prompting.text import encode_text_with_prompts, text_blocks

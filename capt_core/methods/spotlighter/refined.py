@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
 
 import torch
 
 from capt_core.errors import CaptError
 from capt_core.learning.optimisation import Optimisation
-from capt_core.methods.method import Classes, Fitted
+from capt_core.methods.classes import Classes
+from capt_core.methods.method import Fitted, Scorer
 from capt_core.methods.prompting.fitted import unit
 from capt_core.methods.spotlighter.memory import Keep, Memory
 from capt_core.methods.zero_shot import class_logits
@@ -95,11 +95,12 @@ class RefinedByMemory(Fitted):
     def class_texts(self, classes: Classes) -> torch.Tensor:
         return unit(self.refined_class_texts(classes)).cpu()
 
-    def scorer(self, classes: Classes) -> Callable[[torch.Tensor], torch.Tensor]:
-        texts, share = self.refined_class_texts(classes), self.method.settings.test_share
+    def scorer(self, classes: Classes, texts: torch.Tensor | None = None) -> Scorer:
+        # Refined texts have a length, which `class_texts` do not tell.
+        refined, share = self.refined_class_texts(classes), self.method.settings.test_share
 
         def score(features: torch.Tensor) -> torch.Tensor:
-            own = features.to(texts)
-            return self.refined_logits(own, self.refined_image(own), texts, share).to(features)
+            own = features.to(refined)
+            return self.refined_logits(own, self.refined_image(own), refined, share).to(features)
 
         return score

@@ -17,11 +17,12 @@ from capt_core.errors import CaptError
 from capt_core.learning.averaging import StateAverage, uniform_weights
 from capt_core.learning.loop import Batch, Record
 from capt_core.learning.randomness import generator
+from capt_core.methods.classes import Classes
 from capt_core.methods.data_facts import DataFacts
 from capt_core.methods.descriptions import described_groups, sentences_by_class
 from capt_core.methods.feature_training import minimise
 from capt_core.methods.image_training import FewShotViews
-from capt_core.methods.method import Classes, Need, undescribed
+from capt_core.methods.method import Need, undescribed
 from capt_core.methods.prompting.fitted import PromptMethod, PromptSettings, unit
 from capt_core.methods.prompting.start import (
     embedded_words,

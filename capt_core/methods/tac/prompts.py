@@ -10,8 +10,9 @@ from torch import nn
 
 from capt_core.backbone.encoding import check_lengths
 from capt_core.backbone.loading import Backbone
+from capt_core.methods.classes import Classes
 from capt_core.methods.image_tower import ImageTower, PromptedTower
-from capt_core.methods.method import Classes, Method
+from capt_core.methods.method import Method
 from capt_core.methods.prompting.text import PLACEHOLDER, made_room
 from capt_core.methods.promptsrc import IndependentPrompts
 

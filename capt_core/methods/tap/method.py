@@ -11,11 +11,12 @@ from capt_core.backbone.encoding import encode_texts
 from capt_core.backbone.loading import Backbone
 from capt_core.errors import CaptError
 from capt_core.learning.loop import Batch, Record
+from capt_core.methods.classes import Classes
 from capt_core.methods.data_facts import DataFacts
 from capt_core.methods.descriptions import attribute_sentences, described_groups
 from capt_core.methods.feature_training import minimise
 from capt_core.methods.image_training import FewShotViews
-from capt_core.methods.method import Classes, Fitted, Method, Need, undescribed
+from capt_core.methods.method import Fitted, Method, Need, undescribed
 from capt_core.methods.prompting.image import check_image_tower
 from capt_core.methods.prompting.start import context_start
 from capt_core.methods.prompting.text import token_embedding

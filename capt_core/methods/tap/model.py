@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,7 +11,8 @@ from torch import nn
 
 from capt_core.backbone.loading import Backbone
 from capt_core.learning.randomness import draw_seed, generator
-from capt_core.methods.method import Classes, Fitted, Method
+from capt_core.methods.classes import Classes
+from capt_core.methods.method import Fitted, Method, Scorer
 from capt_core.methods.prompting.fitted import unit
 from capt_core.methods.prompting.text import encode_text_with_prompts
 from capt_core.methods.tap.bags import SentenceBags, Tree, class_bags
@@ -110,7 +111,6 @@ class AttributeClip(Fitted):
     """
 
     frozen_tower = False
-    rivals_matter = True  # the length quantile is taken over the classes asked for
 
     def __init__(
         self,
@@ -179,11 +179,11 @@ class AttributeClip(Fitted):
         return SentenceBags.of(tokens, settings.length_quantile).to(backbone.device)
 
     @torch.no_grad()
-    def scorer(self, classes: Classes) -> Callable[[torch.Tensor], torch.Tensor]:
+    def scorer(self, classes: Classes, texts: torch.Tensor | None = None) -> Scorer:
         return self.scorer_of(self.bags(classes))
 
     @torch.no_grad()
-    def scorer_of(self, bags: SentenceBags) -> Callable[[torch.Tensor], torch.Tensor]:
+    def scorer_of(self, bags: SentenceBags) -> Scorer:
         """`scorer` of the classes whose sentences are given."""
         sentences = unit(self.encode_sentences(bags))
 

@@ -38,6 +38,13 @@ def test_class_folders_of_a_store(tmp_path: Path, bucket: Bucket) -> None:
     assert read_image(first).size == (8, 8)
 
 
+def test_what_is_said_of_a_folder_has_its_address(tmp_path: Path, bucket: Bucket) -> None:
+    class_folders(tmp_path / "all", ant=4, bee=5)
+    bucket.put_folder(tmp_path)
+    (note, *_) = open_folder(bucket.address).notes
+    assert note == f"read as class_folders: the 2 folders in 'memory:///{bucket.name}/all'"
+
+
 def test_a_benchmark_in_a_store_and_over_http(
     tmp_path: Path, bucket: Bucket, server: Hostile
 ) -> None:

@@ -15,8 +15,9 @@ from capt_core.errors import CaptError
 from capt_core.methods.capt.experts import Masks
 from capt_core.methods.capt.method import FittedCapt
 from capt_core.methods.capt.model import CaptModel
+from capt_core.methods.classes import Classes
 from capt_core.methods.fitting import base_method, fit_method
-from capt_core.methods.method import Classes, Fitted, Method
+from capt_core.methods.method import Fitted, Method
 from capt_core.methods.model_file import load_model
 from capt_core.methods.registry import method_class, method_names
 from capt_core.methods.task import Task

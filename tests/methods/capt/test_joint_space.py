@@ -22,13 +22,10 @@ from capt_core.methods.capt.joint_space import JointSpace
 from capt_core.methods.capt.method import FittedCapt
 from capt_core.methods.capt.parts import parts_of, switched_on
 from capt_core.methods.capt.settings import CaptSettings
-from capt_core.methods.capt.within_class import (
-    shrunk_covariance,
-    whitening,
-    within_class_covariance,
-)
+from capt_core.methods.capt.within_class import WithinClass, whitening
+from capt_core.methods.classes import Classes
 from capt_core.methods.fitting import dataset_features, fit_method
-from capt_core.methods.method import Classes, Fitted
+from capt_core.methods.method import Fitted
 from capt_core.methods.model_file import load_model
 from capt_core.methods.task import Task
 from capt_core.methods.trained import TrainedModel
@@ -47,17 +44,18 @@ def test_the_covariance_within_classes_by_hand() -> None:
     # Deviations (1, 0), (-1, 0) in one class and (0, 2), (0, -2) in the other, two of them free.
     features = torch.tensor([[1.0, 5.0], [-1.0, 5.0], [3.0, 2.0], [3.0, -2.0]])
     labels = torch.tensor([0, 0, 1, 1])
-    found = within_class_covariance(features, labels)
+    found = WithinClass.of(features, labels)
     assert found is not None
-    assert found.tolist() == [[1.0, 0.0], [0.0, 4.0]]
+    assert found.means.tolist() == [[0.0, 5.0], [3.0, 0.0]]
+    assert found.covariance.tolist() == [[1.0, 0.0], [0.0, 4.0]]
     # Half way to the multiple of the identity with the same trace, 2.5.
-    assert shrunk_covariance(features, labels, 0.5).tolist() == [[1.75, 0.0], [0.0, 3.25]]
+    assert found.shrunk(0.5).tolist() == [[1.75, 0.0], [0.0, 3.25]]
 
 
 @pytest.mark.parametrize("labels", [[0, 1, 2], [0, 0, 0]])
 def test_images_that_do_not_differ_within_a_class_have_none(labels: list[int]) -> None:
     features = torch.eye(3) if len(set(labels)) == 3 else torch.ones(3, 3)
-    assert within_class_covariance(features, torch.tensor(labels)) is None
+    assert WithinClass.of(features, torch.tensor(labels)) is None
 
 
 def test_whitening_by_hand() -> None:
@@ -71,11 +69,12 @@ def test_whitening_by_hand() -> None:
 def test_whitened_images_of_a_class_differ_alike_in_every_direction(seed: int) -> None:
     features = normal(40, 4, seed=seed).double() * torch.tensor([1.0, 2.0, 0.5, 3.0])
     labels = torch.arange(40) % 3
-    covariance = within_class_covariance(features, labels)
-    assert covariance is not None
-    changed = within_class_covariance(features @ whitening(covariance), labels)
+    found = WithinClass.of(features, labels)
+    assert found is not None
+    changed = WithinClass.of(features @ whitening(found.covariance), labels)
     assert changed is not None
-    torch.testing.assert_close(changed, covariance.diagonal().mean() * torch.eye(4).double())
+    same = found.covariance.diagonal().mean() * torch.eye(4).double()
+    torch.testing.assert_close(changed.covariance, same)
 
 
 def test_images_and_texts_are_whitened_alike() -> None:
@@ -143,7 +142,9 @@ def test_a_fitted_model_moves_images_and_whitens_both(fitted: FittedCapt, task: 
     # The matrix is of the few-shot images before they are moved.
     drawn = task.few_shot_rows()
     few, labels = seen[drawn["sample_id"].to_list()], torch.tensor(drawn["class_id"].to_list())
-    torch.testing.assert_close(matrix, whitening(shrunk_covariance(few, labels, 0.5)).float())
+    within = WithinClass.of(few, labels)
+    assert within is not None
+    torch.testing.assert_close(matrix, whitening(within.shrunk(0.5)).float())
 
 
 @torch.no_grad()
@@ -178,12 +179,15 @@ def test_each_is_a_part_that_can_be_switched_off(fitted: FittedCapt, task: Task)
     assert torch.equal(fitted.logits(images(fitted, task), classes), whole)
 
 
-def test_what_needs_several_images_of_a_class_is_left_out_with_a_word(task: Task) -> None:
+def test_what_needs_several_images_of_a_class_is_left_out_with_a_word(
+    task: Task, tmp_path: Path
+) -> None:
     told: list[str] = []
     single = task.fewshot.unique(["class_id", "split"], keep="first", maintain_order=True)
     one = replace(task, fewshot=single, shots=1, reporter=Reporter(warn=told.append))
     method = quick("capt", **EVERYTHING)
-    found = fit_method(method, one).fitted
+    model = fit_method(method, one)
+    found = model.fitted
     assert isinstance(found, FittedCapt)
     assert found.space.pair_expert is None
     assert found.space.whitening is None
@@ -192,13 +196,22 @@ def test_what_needs_several_images_of_a_class_is_left_out_with_a_word(task: Task
     assert "without confused_pair, whitening, discriminant" in message
     assert "fewshot.shots=2" in message
     assert asked_of_images(method.settings) == ["confused_pair", "whitening", "discriminant"]
+    # The model says it wherever it says what it saw, and so does its file.
+    left_out = (message.partition("; ")[0],)
+    seen = "difference prompts (class texts)"
+    model.save(tmp_path / "model.safetensors")
+    for each in (model, load_model(tmp_path / "model.safetensors", task.backbone)):
+        assert each.fitted.left_out == left_out
+        assert each.sees == f"{seen}; {left_out[0]}"
+        assert each.fitted.saw == (seen,)
+        assert each.fitted.record()["left_out"] == list(left_out)
 
 
 @pytest.mark.parametrize(
     ("confused", "pairs", "message", "count"),
     [
         ([], "confused", "without confused_pair: the bank has no error of one class", None),
-        ([(0, 1), (0, 2), (1, 2)], "unconfused", "the bank has every pair of classes", None),
+        ([(0, 1), (0, 2), (1, 2)], "unconfused", "the bank has an error of every pair", None),
         ([(0, 1), (0, 2)], "unconfused", "only 1 pairs are not confused, 2 are", 1),
     ],
 )
@@ -218,10 +231,14 @@ def test_pairs_that_cannot_be_had_are_told(
     )
     base, width = task.base_model, found.centres["difference"].shape[1]
     assert base is not None
-    seen = FewShotSpace(heard, [0, 1, 2], unit(6, width, seed=1).float(), torch.arange(6) % 3)
+    features, labels = unit(6, width, seed=1).float(), torch.arange(6) % 3
+    within = WithinClass.of(features, labels)
+    assert within is not None
+    seen = FewShotSpace(heard, [0, 1, 2], features, labels, within)
     settings = CaptSettings.model_validate(
         {"experts": {"granularities": ["confused_pair"], "pairs": pairs}}
     )
-    expert = seen.joint_space(base, unit(4, width, seed=2).float(), settings).pair_expert
+    space, left_out = seen.joint_space(base, unit(4, width, seed=2).float(), settings)
+    expert = space.pair_expert
     assert (None if expert is None else len(expert.pairs)) == count
-    assert any(message in text for text in told)
+    assert any(message in text for text in (told if expert else left_out))

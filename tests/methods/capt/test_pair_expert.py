@@ -18,11 +18,13 @@ from capt_core.methods.capt.diagnosis import (
     watched,
 )
 from capt_core.methods.capt.pair_expert import (
+    ConfusedPairExpert,
     ConfusedPairs,
     fisher_keys,
     pair_weights,
     quiet_values,
 )
+from capt_core.methods.capt.within_class import WithinClass
 from tests.methods.capt.reference import normal, unit
 
 FIRST, SECOND = torch.tensor([0, 0]), torch.tensor([1, 2])
@@ -42,17 +44,21 @@ def test_the_keys_by_hand() -> None:
     # means differ by 4 along the first: k = (1 / sqrt 2, 0), half-way at 2.
     features = torch.tensor([[1.0, 0.5], [-1.0, -0.5], [5.0, -0.5], [3.0, 0.5]])
     labels = torch.tensor([0, 0, 1, 1])
-    keys, offsets = fisher_keys(features, labels, [(1, 0)], shrinkage=1e-12)
+    within = WithinClass.of(features, labels)
+    assert within is not None
+    keys, offsets = fisher_keys(within, [(1, 0)], shrinkage=1e-12)
     torch.testing.assert_close(keys, torch.tensor([[0.5**0.5, 0.0]], dtype=torch.float64))
     torch.testing.assert_close(offsets, torch.tensor([2 * 0.5**0.5], dtype=torch.float64))
     # Shrunk all the way, both axes have the mean variance.
-    keys, _ = fisher_keys(features, labels, [(1, 0)], shrinkage=1.0)
+    keys, _ = fisher_keys(within, [(1, 0)], shrinkage=1.0)
     torch.testing.assert_close(keys, torch.tensor([[1.25**-0.5, 0.0]], dtype=torch.float64))
 
 
 def test_classes_of_equal_means_have_no_key() -> None:
     features = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
-    keys, offsets = fisher_keys(features, torch.tensor([0, 0, 1, 1]), [(0, 1)], 0.5)
+    within = WithinClass.of(features, torch.tensor([0, 0, 1, 1]))
+    assert within is not None
+    keys, offsets = fisher_keys(within, [(0, 1)], 0.5)
     assert not keys.any()
     assert not offsets.any()
 
@@ -93,13 +99,44 @@ def test_the_expert_by_hand() -> None:
     texts = torch.tensor([[0.6, 0.8], [-0.6, 0.8]])
     mined = ConfusedPairs([(0, 1)], texts, torch.zeros(0, 2), 10.0, 0.5, 0.4)
     features = torch.tensor([[0.2, 1.0], [0.4, 1.0], [-0.2, 1.0], [-0.4, 1.0]])
-    expert = mined.expert(features, torch.tensor([0, 0, 1, 1]))
+    within = WithinClass.of(features, torch.tensor([0, 0, 1, 1]))
+    assert within is not None
+    expert = mined.expert(within)
     with torch.no_grad():
         expert.keys.copy_(torch.tensor([[0.0, 3.0]]))
         expert.offsets.fill_(1.0)
     moved = expert(torch.tensor([[0.0, 1.0]]))
     torch.testing.assert_close(10 * moved @ (texts[0] - texts[1]), torch.tensor([0.8]))
     assert not list(expert.parameters())
+
+
+@pytest.mark.parametrize("at_once", [1, 15, 64])
+def test_many_pairs_are_looked_at_a_few_images_at_a_time(
+    at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draws = torch.Generator().manual_seed(0)
+    expert = ConfusedPairExpert(5, 4, 3)
+    expert.load_state_dict(
+        {
+            name: torch.randint(4, (5, 2), generator=draws)
+            if name == "pairs"
+            else torch.randn(tensor.shape, generator=draws)
+            for name, tensor in expert.state_dict().items()
+        }
+    )
+    features = torch.randn(13, 3, generator=draws)
+    whole = expert(features)
+    seen = list[int]()
+
+    def watched_weights(part: torch.Tensor, *given: torch.Tensor) -> torch.Tensor:
+        seen.append(len(part))
+        return pair_weights(part, *given)
+
+    monkeypatch.setattr("capt_core.methods.capt.pair_expert.AT_ONCE", at_once)
+    monkeypatch.setattr("capt_core.methods.capt.pair_expert.pair_weights", watched_weights)
+    torch.testing.assert_close(expert(features), whole)
+    rows = max(1, at_once // 5)
+    assert seen == [min(rows, 13 - start) for start in range(0, 13, rows)]
 
 
 def test_the_diagnosis_by_hand() -> None:

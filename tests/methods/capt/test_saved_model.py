@@ -19,10 +19,11 @@ from capt_core.methods import registry
 from capt_core.methods.capt.method import Capt, FittedCapt
 from capt_core.methods.capt.model import CaptModel
 from capt_core.methods.capt.settings import CaptSettings, Experts
+from capt_core.methods.classes import Classes
 from capt_core.methods.clip import Clip
 from capt_core.methods.coop import CoOp, LearnedContext
 from capt_core.methods.image_tower import ImageTower, PromptedTower
-from capt_core.methods.method import Classes, Fitted, Method
+from capt_core.methods.method import Fitted, Method
 from capt_core.methods.model_file import load_model
 from capt_core.methods.task import Task
 from capt_core.methods.trained import TrainedModel

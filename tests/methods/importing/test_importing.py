@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from capt_core.backbone.loading import Backbone
+from capt_core.methods.classes import Classes
 from capt_core.methods.coop import CoOp, CoOpSettings
 from capt_core.methods.importing.model import (
     NOVEL_NAMES,
@@ -21,7 +22,7 @@ from capt_core.methods.importing.model import (
     read_checkpoint,
 )
 from capt_core.methods.maple import Maple, MapleSettings
-from capt_core.methods.method import Classes, Fitted, Method
+from capt_core.methods.method import Fitted, Method
 from capt_core.methods.model_file import load_model
 from capt_core.methods.promptsrc import PromptSRC, PromptSRCSettings
 from tests.backbone import small_model

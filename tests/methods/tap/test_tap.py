@@ -13,8 +13,8 @@ import torch
 
 from capt_core.learning.loop import Loop
 from capt_core.learning.randomness import generator
+from capt_core.methods.classes import Classes
 from capt_core.methods.fitting import fit_method
-from capt_core.methods.method import Classes
 from capt_core.methods.tap import model
 from capt_core.methods.tap.model import AttributeClip, VisionExperts
 from capt_core.methods.tap.settings import Phase, TapSettings, alternation

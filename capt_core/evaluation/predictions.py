@@ -18,20 +18,36 @@ Scorers = Mapping[str, Callable[[torch.Tensor], torch.Tensor]]
 """By group: function from features [n, d] to logits [n, G] over the classes of the group."""
 
 _FEW = 16
+_SORT = 3  # of fewer than so many times those wanted, all are sorted
+_CACHED = 1 << 20  # bytes that stay in a processor's cache
 
 
 def ranked_classes(scores: torch.Tensor, count: int) -> torch.Tensor:
-    """Indices [N, count] of the highest scores, best first, lowest index on ties."""
-    columns = scores.shape[1]
-    if count >= columns:
-        return scores.argsort(dim=1, descending=True, stable=True)
-    values, order = scores.topk(count + 1, dim=1)
-    # Which of several equal values topk takes, and in which order, is its own choice.
-    tied = ~(values[:, :-1] > values[:, 1:]).all(dim=1)
-    order = order[:, :count]
-    if tied.any():
-        order[tied] = scores[tied].argsort(dim=1, descending=True, stable=True)[:, :count]
-    return order
+    """Indices [N, count] of the highest scores, best first, lowest index on ties.
+
+    Args:
+        scores: [N, C] in fp32 or fp64, on the CPU.
+        count: how many; all if there are fewer.
+    """
+    rows, columns = scores.shape
+    if count * _SORT >= columns:
+        return scores.argsort(dim=1, descending=True, stable=True)[:, :count]
+    values, order = scores.numpy(), np.empty((rows, count), dtype=np.int64)
+    at_once = max(_CACHED // (columns * values.itemsize), 1)
+    for start in range(0, rows, at_once):
+        # The highest again and again: a few passes over rows in the cache cost less than a heap.
+        left, found = values[start : start + at_once].copy(), order[start : start + at_once]
+        each, worst = np.arange(len(left)), np.empty(0)
+        for rank in range(count):
+            best = left.argmax(axis=1)
+            worst = left[each, best]
+            left[each, best] = -np.inf
+            found[:, rank] = best
+        # Among scores of -inf, those that were taken cannot be told from the others.
+        if len(unclear := np.flatnonzero(worst == -np.inf)):
+            rest = torch.from_numpy(values[start + unclear])
+            found[unclear] = rest.argsort(dim=1, descending=True, stable=True)[:, :count].numpy()
+    return torch.from_numpy(order)
 
 
 def prediction_table(

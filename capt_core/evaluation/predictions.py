@@ -10,6 +10,7 @@ import polars as pl
 import torch
 
 from capt_core.artifacts.schemas import PREDICTIONS
+from capt_core.artifacts.table_blocks import spans
 from capt_core.data.dataset import Dataset
 
 GROUPS = ("base", "novel")
@@ -18,6 +19,7 @@ Scorers = Mapping[str, Callable[[torch.Tensor], torch.Tensor]]
 """By group: function from features [n, d] to logits [n, G] over the classes of the group."""
 
 _FEW = 16
+_SCORED = 2048
 _SORT = 3  # of fewer than so many times those wanted, all are sorted
 _CACHED = 1 << 20  # bytes that stay in a processor's cache
 
@@ -69,9 +71,9 @@ def prediction_table(
     """
     parts = []
     for group, rows in _members(dataset, sample_ids):
-        own = logits[rows][:, dataset.class_ids(group)]
+        own = logits[rows][:, dataset.class_ids(group)].softmax(dim=-1)
         parts.append(_group_table(dataset, sample_ids.gather(rows), group, own, top_classes))
-    return pl.concat([PREDICTIONS.frame(), *parts]).sort("sample_id")
+    return _sorted(parts)
 
 
 @torch.no_grad()
@@ -87,11 +89,23 @@ def classified(
     for group, rows in _members(dataset, sample_ids):
         # A product of a few rows may round differently from one of many.
         whole = len(rows) < _FEW or len(rows) == len(features)
-        logits = scorers[group](features if whole else features[rows])
-        if len(logits) != len(rows):
-            logits = logits[rows]
-        parts.append(_group_table(dataset, sample_ids.gather(rows), group, logits, top_classes))
-    return pl.concat([PREDICTIONS.frame(), *parts]).sort("sample_id")
+        own = probabilities(scorers[group], features if whole else features[rows])
+        if len(own) != len(rows):
+            own = own[rows]
+        parts.append(_group_table(dataset, sample_ids.gather(rows), group, own, top_classes))
+    return _sorted(parts)
+
+
+def probabilities(
+    scorer: Callable[[torch.Tensor], torch.Tensor], features: torch.Tensor
+) -> torch.Tensor:
+    """Softmax [n, G] of what a scorer gives for features [n, d], some rows at a time.
+
+    What lies between features and probabilities then stays in memory that the process keeps,
+    instead of being asked of the system anew for every block.
+    """
+    parts = (features[span.start : span.stop] for span in spans(len(features), _SCORED))
+    return torch.cat([scorer(part).softmax(dim=-1) for part in parts])
 
 
 def tempered(scorers: Scorers, temperature: float) -> Scorers:
@@ -105,6 +119,11 @@ def _divided(
     return scorer(features) / temperature
 
 
+def _sorted(parts: list[pl.DataFrame]) -> pl.DataFrame:
+    table = pl.concat([PREDICTIONS.frame(), *parts])
+    return table if table["sample_id"].is_sorted() else table.sort("sample_id")
+
+
 def _members(dataset: Dataset, sample_ids: pl.Series) -> list[tuple[str, np.ndarray]]:
     """Groups that some images are of, and the rows of these images."""
     groups = dataset.classes["group"].gather(dataset.samples["class_id"].gather(sample_ids))
@@ -113,16 +132,15 @@ def _members(dataset: Dataset, sample_ids: pl.Series) -> list[tuple[str, np.ndar
 
 
 def _group_table(
-    dataset: Dataset, sample_ids: pl.Series, group: str, logits: torch.Tensor, top_classes: int
+    dataset: Dataset, sample_ids: pl.Series, group: str, confidences: torch.Tensor, top_classes: int
 ) -> pl.DataFrame:
-    """Rows as in the table `predictions` of images of one group, [n, G] logits over its classes."""
+    """Rows as in the table `predictions` of images of one group, by softmax over its classes."""
     class_ids = np.array(dataset.class_ids(group), dtype=np.int64)
     names = dataset.classes["class_name"]
     images = dataset.samples.select("path", "class_id", "class_name", "split")[
         sample_ids.to_numpy()
     ]
     true = torch.from_numpy(np.searchsorted(class_ids, images["class_id"].to_numpy()))
-    confidences = logits.softmax(dim=-1)
     top = ranked_classes(confidences, min(top_classes, len(class_ids)))
     top_ids = class_ids[top.numpy()]
     pseudo = pl.Series(top_ids[:, 0])

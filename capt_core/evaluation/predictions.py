@@ -19,7 +19,7 @@ Scorers = Mapping[str, Callable[[torch.Tensor], torch.Tensor]]
 """By group: function from features [n, d] to logits [n, G] over the classes of the group."""
 
 _FEW = 16
-_SCORED = 2048
+_SCORED = 1024  # rows of a product: some libraries multiply many more at a lower rate
 _SORT = 3  # of fewer than so many times those wanted, all are sorted
 _CACHED = 1 << 20  # bytes that stay in a processor's cache
 

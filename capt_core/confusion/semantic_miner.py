@@ -136,9 +136,7 @@ class PairMiner:
             }
         ).filter(pl.col("score").is_finite())
 
-    def _weigh(
-        self, confidences: torch.Tensor, labels: Sequence[int], sizes: Sequence[int]
-    ) -> None:
+    def _weigh(self, confidences: torch.Tensor, labels: list[int], sizes: list[int]) -> None:
         """Put scores in the place of confidences, and add them to the sums of their pseudo-labels.
 
         Args:
@@ -183,9 +181,7 @@ class PairMiner:
         )
 
 
-def _parts(
-    labels: Sequence[int], sizes: Sequence[int]
-) -> Iterator[tuple[Sequence[int], Sequence[int]]]:
+def _parts(labels: list[int], sizes: list[int]) -> Iterator[tuple[list[int], list[int]]]:
     """Labels with their numbers of rows, some at a time: about as many rows as a cache holds."""
     start = rows = 0
     for stop, size in enumerate(sizes, start=1):

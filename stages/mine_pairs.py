@@ -19,6 +19,7 @@ from capt_core.backbone.loading import load_backbone
 from capt_core.confusion.sample_miner import WholeBank
 from capt_core.confusion.semantic_miner import labels_of_draw, miner_of_draw
 from capt_core.data.dataset import load_dataset, load_fewshot
+from capt_core.evaluation.predictions import probabilities
 from capt_core.methods.fitting import group_scorers
 from capt_core.params import settings_hash
 
@@ -74,7 +75,7 @@ def main(run: Run) -> None:
         for part, features in model_features(run, model, prepared, ids, stored):
             yield miner.pairs(
                 part,
-                scorer(features).softmax(dim=-1),
+                probabilities(scorer, features),
                 labels_of_draw(prepared, part, chosen),
                 None if bank is None else bank.similarities(part),
             )

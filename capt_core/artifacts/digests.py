@@ -1,23 +1,26 @@
 """A file carries the digest of its own content, so that its reader notices one changed bit.
 
-The digest stands in the file's metadata, as text of fixed length. It is SHA-256 over all bytes of
-the file, with zeros where the digest itself stands.
+The digest stands in the file's metadata, as text of fixed length. It is BLAKE3 over all bytes of
+the file, with zeros where the digest itself stands. Features of millions of images are gigabytes
+that every stage checks: BLAKE3 takes them at the speed of memory, on processors without
+instructions for SHA, too.
 """
 
 from __future__ import annotations
 
-import hashlib
 import re
+from io import BufferedIOBase
 from pathlib import Path
-from typing import BinaryIO
+
+from blake3 import blake3
 
 from capt_core.artifacts.files import file_digest
 
-_MARK = "content-sha256:"
+_MARK = "content-blake3:"
 _LENGTH = 64
 _SEALED = re.compile(f"{_MARK}([0-9a-f]{{{_LENGTH}}})".encode())
 _WINDOW = 1 << 16  # bytes at either end that hold the metadata's first entries or its last
-_CHUNK = 1 << 20
+_CHUNK = 1 << 18  # bytes read at once; they stay in the processor's cache until digested
 
 PLACEHOLDER = _MARK + "0" * _LENGTH
 """What a writer puts into the metadata for `seal` to fill in."""
@@ -61,7 +64,7 @@ def content_digest(path: Path) -> str:
     return file_digest(path) if found is None else found[1].decode()[:12]
 
 
-def _find(stream: BinaryIO) -> tuple[int, bytes] | None:
+def _find(stream: BufferedIOBase) -> tuple[int, bytes] | None:
     """Where the digest stands in a file, and its digits; None if there is none.
 
     Safetensors files begin with their metadata, Parquet files end with them.
@@ -75,16 +78,15 @@ def _find(stream: BinaryIO) -> tuple[int, bytes] | None:
     return None
 
 
-def _digest(stream: BinaryIO, place: int) -> bytes:
-    """Hex digits of SHA-256 over a file, with zeros for the digits at `place`."""
-    digest = hashlib.sha256()
+def _digest(stream: BufferedIOBase, place: int) -> bytes:
+    """Hex digits of BLAKE3 over a file, with zeros for the digits at `place`."""
+    digest, chunk = blake3(), bytearray(_CHUNK)
     stream.seek(0)
     position = 0
-    while chunk := stream.read(_CHUNK):
-        first, last = max(place, position), min(place + _LENGTH, position + len(chunk))
+    while count := stream.readinto(chunk):
+        first, last = max(place, position), min(place + _LENGTH, position + count)
         if first < last:
-            begin, end = first - position, last - position
-            chunk = chunk[:begin] + b"0" * (last - first) + chunk[end:]
-        digest.update(chunk)
-        position += len(chunk)
+            chunk[first - position : last - position] = b"0" * (last - first)
+        digest.update(memoryview(chunk)[:count])
+        position += count
     return digest.hexdigest().encode()

@@ -13,7 +13,8 @@ import numpy as np
 from capt_core.artifacts.parquet_pages import VectorPages, find_pages
 
 _FLOAT = np.dtype("<f4")
-_DENSE = 8  # a span of a page is read whole if at least one of so many of its rows is wanted
+_GAP = 8  # rows between two wanted ones that are read and dropped rather than skipped
+_SPAN = 2048  # rows that are read at once where some of them are dropped
 
 
 class StoredVectors:
@@ -67,21 +68,19 @@ class StoredVectors:
                 out[part] = self._group(group)[ids[part] - self.group_starts[group]]
             return
         bytes_of_row = self.width * _FLOAT.itemsize
+        page = np.searchsorted(pages.first, ids, side="right") - 1
+        places = pages.offset[page] + (ids - pages.first[page]) * bytes_of_row
         with self._path.open("rb", buffering=0) as stream:
-            for page, part in _parts(ids, pages.first):
-                local = ids[part] - pages.first[page]
-                low, span = int(local[0]), int(local[-1] - local[0]) + 1
-                start = int(pages.offset[page]) + low * bytes_of_row
-                if span == len(local):
-                    _read(stream.fileno(), out[part], start)
-                elif span <= len(local) * _DENSE:
-                    whole = np.empty((span, self.width), dtype=_FLOAT)
-                    _read(stream.fileno(), whole, start)
-                    out[part] = whole[local - low]
+            for part, gaps in _runs(ids, page):
+                place = int(places[part.start])
+                if gaps:
+                    local = ids[part] - ids[part.start]
+                    rows = np.empty((int(local[-1]) + 1, self.width), dtype=_FLOAT)
+                    _read(stream.fileno(), rows, place)
+                    # The places are within bounds, and unlike this mode the others copy twice.
+                    np.take(rows, local, axis=0, out=out[part], mode="clip")
                 else:
-                    for place, row in zip(range(part.start, part.stop), local, strict=True):
-                        offset = start + int(row - low) * bytes_of_row
-                        _read(stream.fileno(), out[place : place + 1], offset)
+                    _read(stream.fileno(), out[part], place)
 
     @cached_property
     def _pages(self) -> VectorPages | None:
@@ -104,6 +103,24 @@ def _parts(ids: np.ndarray, starts: np.ndarray) -> Iterator[tuple[int, slice]]:
     edges = [0, *(np.flatnonzero(np.diff(number)) + 1).tolist(), len(ids)]
     for begin, end in pairwise(edges):
         yield int(number[begin]), slice(begin, end)
+
+
+def _runs(ids: np.ndarray, page: np.ndarray) -> Iterator[tuple[slice, bool]]:
+    """Ascending ids in parts that are read at once, and whether rows of one are left out or double.
+
+    Args:
+        ids: rows, [n].
+        page: that each of them is in, [n].
+    """
+    if not len(ids):
+        return
+    step = np.diff(ids)
+    apart = (step > _GAP) | (np.diff(page) > 0) | (np.diff(ids // _SPAN) > 0)
+    edges = np.array([0, *(np.flatnonzero(apart) + 1), len(ids)])
+    uneven = np.concatenate([[0], (step != 1).cumsum()])
+    gaps = uneven[edges[1:] - 1] > uneven[edges[:-1]]
+    for (begin, end), gap in zip(pairwise(edges.tolist()), gaps.tolist(), strict=True):
+        yield slice(begin, end), gap
 
 
 def _read(descriptor: int, out: np.ndarray, offset: int) -> None:

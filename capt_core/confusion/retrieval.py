@@ -99,27 +99,26 @@ def most_similar(
 
 
 def nearest(
-    anchors: torch.Tensor, candidates: torch.Tensor, barred: np.ndarray, count: int
+    anchors: torch.Tensor,
+    candidates: torch.Tensor,
+    barred: tuple[np.ndarray, np.ndarray],
+    count: int,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Eq. 8 of many anchors: the candidates with the highest cosines, lowest index on ties.
 
     Args:
         anchors: features [m, d], unit length.
         candidates: features [n, d], unit length.
-        barred: candidates that an anchor may not get, [m, n]; their cosine is -inf.
+        barred: anchors [b] and the candidates [b] that they may not get; their cosine is -inf.
         count: how many; all if there are fewer.
 
     Returns:
         Indices and cosines [m, min(count, n)], the most similar first.
     """
     cosines = anchors @ candidates.T
-    cosines.masked_fill_(torch.from_numpy(barred), float("-inf"))
-    if count == 1:
-        values, index = cosines.max(dim=1, keepdim=True)
-    else:
-        index = ranked_classes(cosines, count)
-        values = cosines.gather(1, index)
-    return index.numpy(), values.double().numpy()
+    cosines.numpy()[barred] = -np.inf
+    index = ranked_classes(cosines, count)
+    return index.numpy(), cosines.gather(1, index).double().numpy()
 
 
 def retrieve_each(
@@ -155,13 +154,14 @@ def retrieve(
         sources: of `BankCells.candidates`, in order.
         features: by sample id.
     """
+    place = np.full(max(asked.anchors.max(initial=0), cells.samples.max(initial=0)) + 2, -1)
     for source in sources:
         pairs = np.flatnonzero(chosen.found < chosen.sample.shape[1])
         # Side by side stand the pairs whose candidates are read together.
         keys = (asked.pseudo, asked.paired) if source == 1 else (asked.paired, asked.pseudo)
         pairs = pairs[np.lexsort([key[pairs] for key in keys])]
         for part in _loads(pairs, asked, cells, source, features.width):
-            _fill(chosen, part, asked.anchors, source, features)
+            _fill(chosen, part, asked.anchors, source, features, place)
 
 
 @dataclass(frozen=True)
@@ -213,8 +213,9 @@ def _fill(
     anchors: np.ndarray,
     source: int,
     features: Features,
+    place: np.ndarray,
 ) -> None:
-    """Choose for the pairs of some cells."""
+    """Choose for the pairs of some cells; `place` holds -1 for every sample, and once more."""
     pairs = np.concatenate([cell.pairs for cell in load])
     own, own_places = _read(features, [anchors[cell.pairs] for cell in load])
     others, other_places = _read(features, [cell.candidates for cell in load])
@@ -222,14 +223,15 @@ def _fill(
     found, cosines = np.full((len(pairs), count), -1), np.full((len(pairs), count), -np.inf)
     start = 0
     for cell, mine, known in zip(load, own_places, other_places, strict=True):
-        barred = anchors[cell.pairs, None] == cell.candidates
-        for column in range(taken):
-            barred |= chosen.sample[cell.pairs, column, None] == cell.candidates
+        place[cell.candidates] = np.arange(len(cell.candidates))
+        out = place[np.vstack([anchors[cell.pairs], *chosen.sample[cell.pairs, :taken].T])]
+        place[cell.candidates] = -1
+        row, barred = np.nonzero(out >= 0)[1], out[out >= 0]
         index, values = nearest(
-            own.index_select(0, mine), others.index_select(0, known), barred, count
+            own.index_select(0, mine), others.index_select(0, known), (row, barred), count
         )
-        place = slice(start, start + len(index)), slice(index.shape[1])
-        found[place], cosines[place] = cell.candidates[index], values
+        part = slice(start, start + len(index)), slice(index.shape[1])
+        found[part], cosines[part] = cell.candidates[index], values
         start += len(index)
     for column in range(count):
         free = np.isfinite(cosines[:, column]) & (chosen.found[pairs] < count)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +18,8 @@ from capt_core.params import MinePairs
 TEXT_SIMILARITY = "text_similarity"
 """`source` of a pair that text features gave, not images."""
 
+_ROWS_AT_ONCE = 512
+
 
 def pseudo_labels(confidences: torch.Tensor) -> torch.Tensor:
     """Eq. 6: the most confident class of each row, lowest index on ties.
@@ -28,7 +30,8 @@ def pseudo_labels(confidences: torch.Tensor) -> torch.Tensor:
     Returns:
         Class indices [N].
     """
-    return confidences.argmax(dim=1)
+    # NumPy's is the faster one; both take the first of equal values.
+    return torch.from_numpy(confidences.numpy().argmax(axis=1))
 
 
 def score_weights(counts: torch.Tensor, dtype: torch.dtype = torch.float64) -> torch.Tensor:
@@ -106,12 +109,17 @@ class PairMiner:
         """
         pseudo = pseudo_labels(confidences) if labels is None else labels
         order = pseudo.argsort(stable=True)
-        scores = self._scores(confidences.index_select(0, order).double(), pseudo[order])
-        if similarities is not None:
-            scores = similarities.scatter(1, pseudo[:, None], float("-inf"))[order]
-        best = ranked_classes(scores, self._kept)
-        place = order.argsort()
-        top, values = best[place], scores.gather(1, best)[place]
+        top = torch.empty(len(pseudo), self._kept, dtype=torch.long)
+        values = torch.empty(top.shape, dtype=torch.float64)
+        taken, numbers = torch.unique_consecutive(pseudo[order], return_counts=True)
+        for labels_of_part, sizes in _parts(taken.tolist(), numbers.tolist()):
+            rows, order = order[: sum(sizes)], order[sum(sizes) :]
+            scores = confidences.index_select(0, rows).double()
+            self._weigh(scores, labels_of_part, sizes)
+            if similarities is not None:
+                scores = similarities[rows].scatter(1, pseudo[rows, None], float("-inf"))
+            best = ranked_classes(scores, self._kept)
+            top[rows], values[rows] = best, scores.gather(1, best)
         anchors = self._class_ids[pseudo.repeat_interleave(self._kept).numpy()]
         partners = self._class_ids[top.flatten().numpy()]
         return PAIRS.frame(
@@ -128,19 +136,17 @@ class PairMiner:
             }
         ).filter(pl.col("score").is_finite())
 
-    def _scores(self, confidences: torch.Tensor, pseudo: torch.Tensor) -> torch.Tensor:
-        """Scores [N, B] in the place of confidences, added to the sums of their pseudo-labels.
+    def _weigh(self, confidences: torch.Tensor, labels: list[int], sizes: list[int]) -> None:
+        """Put scores in the place of confidences, and add them to the sums of their pseudo-labels.
 
         Args:
-            confidences: [N, B] in fp64.
-            pseudo: pseudo-labels [N], ascending.
+            confidences: [N, B] in fp64, pseudo-label by pseudo-label.
+            labels: the pseudo-labels.
+            sizes: how many rows each of them has.
         """
-        taken, numbers = torch.unique_consecutive(pseudo, return_counts=True)
-        parts = torch.split(confidences, numbers.tolist())
-        for label, part in zip(taken.tolist(), parts, strict=True):
+        for label, part in zip(labels, torch.split(confidences, sizes), strict=True):
             self._sums[label] += confusion_scores(part, self._weights[label], label).sum(dim=0)
-        self._taken[taken] += numbers
-        return confidences
+            self._taken[label] += len(part)
 
     def class_pairs(self, text_features: torch.Tensor) -> pl.DataFrame:
         """Confusion pairs per base class: highest mean score over the samples taken for it.
@@ -173,6 +179,16 @@ class PairMiner:
                 "source": source.gather(np.arange(len(top)).repeat(self._kept)),
             }
         )
+
+
+def _parts(labels: list[int], sizes: list[int]) -> Iterator[tuple[list[int], list[int]]]:
+    """Labels with their numbers of rows, some at a time: about as many rows as a cache holds."""
+    start = rows = 0
+    for stop, size in enumerate(sizes, start=1):
+        rows += size
+        if rows >= _ROWS_AT_ONCE or stop == len(sizes):
+            yield labels[start:stop], sizes[start:stop]
+            start, rows = stop, 0
 
 
 def text_similarities(texts: torch.Tensor) -> torch.Tensor:

@@ -10,6 +10,7 @@ import polars as pl
 import torch
 
 from capt_core.artifacts.schemas import PREDICTIONS
+from capt_core.artifacts.table_blocks import spans
 from capt_core.data.dataset import Dataset
 
 GROUPS = ("base", "novel")
@@ -18,20 +19,37 @@ Scorers = Mapping[str, Callable[[torch.Tensor], torch.Tensor]]
 """By group: function from features [n, d] to logits [n, G] over the classes of the group."""
 
 _FEW = 16
+_SCORED = 1024  # rows of a product: some libraries multiply many more at a lower rate
+_SORT = 3  # of fewer than so many times those wanted, all are sorted
+_CACHED = 1 << 20  # bytes that stay in a processor's cache
 
 
 def ranked_classes(scores: torch.Tensor, count: int) -> torch.Tensor:
-    """Indices [N, count] of the highest scores, best first, lowest index on ties."""
-    columns = scores.shape[1]
-    if count >= columns:
-        return scores.argsort(dim=1, descending=True, stable=True)
-    values, order = scores.topk(count + 1, dim=1)
-    # Which of several equal values topk takes, and in which order, is its own choice.
-    tied = ~(values[:, :-1] > values[:, 1:]).all(dim=1)
-    order = order[:, :count]
-    if tied.any():
-        order[tied] = scores[tied].argsort(dim=1, descending=True, stable=True)[:, :count]
-    return order
+    """Indices [N, count] of the highest scores, best first, lowest index on ties.
+
+    Args:
+        scores: [N, C] in fp32 or fp64, on the CPU.
+        count: how many; all if there are fewer.
+    """
+    rows, columns = scores.shape
+    if count * _SORT >= columns:
+        return scores.argsort(dim=1, descending=True, stable=True)[:, :count]
+    values, order = scores.numpy(), np.empty((rows, count), dtype=np.int64)
+    at_once = max(_CACHED // (columns * values.itemsize), 1)
+    for start in range(0, rows, at_once):
+        # The highest again and again: a few passes over rows in the cache cost less than a heap.
+        left, found = values[start : start + at_once].copy(), order[start : start + at_once]
+        each, worst = np.arange(len(left)), np.empty(0)
+        for rank in range(count):
+            best = left.argmax(axis=1)
+            worst = left[each, best]
+            left[each, best] = -np.inf
+            found[:, rank] = best
+        # Among scores of -inf, those that were taken cannot be told from the others.
+        if len(unclear := np.flatnonzero(worst == -np.inf)):
+            rest = torch.from_numpy(values[start + unclear])
+            found[unclear] = rest.argsort(dim=1, descending=True, stable=True)[:, :count].numpy()
+    return torch.from_numpy(order)
 
 
 @torch.no_grad()
@@ -58,11 +76,23 @@ def classified(
     for group, rows in _members(dataset, sample_ids):
         # A product of a few rows may round differently from one of many.
         whole = len(rows) < _FEW or len(rows) == len(features)
-        logits = scorers[group](features if whole else features[rows])
-        if len(logits) != len(rows):
-            logits = logits[rows]
-        parts.append(_group_table(dataset, sample_ids.gather(rows), group, logits, top_classes))
-    return pl.concat([PREDICTIONS.frame(), *parts]).sort("sample_id")
+        own = probabilities(scorers[group], features if whole else features[rows])
+        if len(own) != len(rows):
+            own = own[rows]
+        parts.append(_group_table(dataset, sample_ids.gather(rows), group, own, top_classes))
+    return _sorted(parts)
+
+
+def probabilities(
+    scorer: Callable[[torch.Tensor], torch.Tensor], features: torch.Tensor
+) -> torch.Tensor:
+    """Softmax [n, G] of what a scorer gives for features [n, d], some rows at a time.
+
+    What lies between features and probabilities then stays in memory that the process keeps,
+    instead of being asked of the system anew for every block.
+    """
+    parts = (features[span.start : span.stop] for span in spans(len(features), _SCORED))
+    return torch.cat([scorer(part).softmax(dim=-1) for part in parts])
 
 
 def tempered(scorers: Scorers, temperature: float) -> Scorers:
@@ -76,6 +106,11 @@ def _divided(
     return scorer(features) / temperature
 
 
+def _sorted(parts: list[pl.DataFrame]) -> pl.DataFrame:
+    table = pl.concat([PREDICTIONS.frame(), *parts])
+    return table if table["sample_id"].is_sorted() else table.sort("sample_id")
+
+
 def _members(dataset: Dataset, sample_ids: pl.Series) -> list[tuple[str, np.ndarray]]:
     """Groups that some images are of, and the rows of these images."""
     groups = dataset.classes["group"].gather(dataset.samples["class_id"].gather(sample_ids))
@@ -84,16 +119,15 @@ def _members(dataset: Dataset, sample_ids: pl.Series) -> list[tuple[str, np.ndar
 
 
 def _group_table(
-    dataset: Dataset, sample_ids: pl.Series, group: str, logits: torch.Tensor, top_classes: int
+    dataset: Dataset, sample_ids: pl.Series, group: str, confidences: torch.Tensor, top_classes: int
 ) -> pl.DataFrame:
-    """Rows as in the table `predictions` of images of one group, [n, G] logits over its classes."""
+    """Rows as in the table `predictions` of images of one group, by softmax over its classes."""
     class_ids = np.array(dataset.class_ids(group), dtype=np.int64)
     names = dataset.classes["class_name"]
     images = dataset.samples.select("path", "class_id", "class_name", "split")[
         sample_ids.to_numpy()
     ]
     true = torch.from_numpy(np.searchsorted(class_ids, images["class_id"].to_numpy()))
-    confidences = logits.softmax(dim=-1)
     top = ranked_classes(confidences, min(top_classes, len(class_ids)))
     top_ids = class_ids[top.numpy()]
     pseudo = pl.Series(top_ids[:, 0])

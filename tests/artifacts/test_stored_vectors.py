@@ -9,7 +9,10 @@ import numpy as np
 import polars as pl
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from capt_core.artifacts import stored_vectors
 from capt_core.artifacts.features import ImageFeatures, feature_groups
 from capt_core.artifacts.parquet_pages import find_pages
 from capt_core.artifacts.provenance import Provenance
@@ -36,6 +39,28 @@ def by_pyarrow(frame: pl.DataFrame, path: Path, **options: Any) -> None:
     pq.write_table(frame.to_arrow(compat_level=pl.CompatLevel.oldest()), path, **options)
 
 
+@pytest.fixture(scope="module")
+def paged(tmp_path_factory: pytest.TempPathFactory) -> StoredVectors:
+    path = tmp_path_factory.mktemp("paged") / "t.parquet"
+    by_pyarrow(frame_of(400), path, compression="none", use_dictionary=False, data_page_size=600)
+    return StoredVectors(path, "feature")
+
+
+@given(
+    st.lists(st.integers(0, 399), max_size=40),
+    *(st.booleans(), st.integers(1, 70), st.integers(1, 9)),
+)
+def test_any_rows_in_any_order(
+    paged: StoredVectors, ids: list[int], ascending: bool, span: int, gap: int
+) -> None:
+    wanted = np.array(sorted(ids) if ascending else ids, dtype=np.int64)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stored_vectors, "_SPAN", span)
+        patch.setattr(stored_vectors, "_GAP", gap)
+        found = paged.rows(wanted)
+    assert np.array_equal(found, frame_of(400)["feature"].to_numpy()[wanted])
+
+
 @pytest.mark.parametrize(
     ("options", "plain"),
     [
@@ -53,7 +78,8 @@ def test_rows_of_any_layout(tmp_path: Path, options: dict[str, Any], plain: bool
     assert (find_pages(path, "feature") is not None) == plain
     values, stored = frame["feature"].to_numpy(), StoredVectors(path, "feature")
     assert (len(stored), stored.width) == (400, 6)
-    for ids in ([], [399], [7, 7, 0], range(400), range(100, 300), [*range(0, 90, 3), 399, 151]):
+    scattered = [*range(0, 90, 3), 399, 151]
+    for ids in ([], [399], [7, 7, 0], [5, 5, 7], range(400), range(100, 300), scattered):
         wanted = np.array(list(ids), dtype=np.int64)
         assert np.array_equal(stored.rows(wanted), values[wanted])
     for beyond in (400, -1):

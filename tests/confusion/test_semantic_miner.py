@@ -63,14 +63,28 @@ def test_ties_go_to_the_lowest_class() -> None:
     assert ranked_classes(torch.tensor([[0.1, 0.4, 0.1, 0.4]]), 3).tolist() == [[1, 3, 0]]
 
 
-@given(st.integers(0, 6), st.integers(1, 30), st.integers(0, 30), st.integers(0, 9999))
+@given(
+    *(st.integers(0, 6), st.integers(1, 30), st.integers(0, 12)),
+    *(st.integers(0, 9999), st.integers(0, 12), st.booleans()),
+)
 def test_the_highest_are_those_of_a_stable_sort(
-    rows: int, columns: int, count: int, seed: int
+    rows: int, columns: int, count: int, seed: int, finite: int, single: bool
 ) -> None:
     scores = torch.randint(0, 12, (rows, columns), generator=torch.Generator().manual_seed(seed))
-    scores = scores.double().masked_fill(scores == 11, -INF)
+    scores = scores.double().masked_fill(scores >= finite, -INF)
+    scores[:, columns // 2 :].masked_fill_(scores[:, columns // 2 :] == 3, float("nan"))
+    scores = scores.float() if single else scores
+    given = scores.clone()
     expected = scores.argsort(dim=1, descending=True, stable=True)[:, :count]
     assert torch.equal(ranked_classes(scores, count), expected)
+    assert torch.equal(scores.nan_to_num(), given.nan_to_num())
+
+
+def test_the_highest_of_more_rows_than_are_looked_at_at_once() -> None:
+    scores = torch.randint(0, 9, (3000, 100), generator=torch.Generator().manual_seed(1)).double()
+    scores[1500:1600] = -INF
+    expected = scores.argsort(dim=1, descending=True, stable=True)[:, :5]
+    assert torch.equal(ranked_classes(scores, 5), expected)
 
 
 def test_scores_by_hand() -> None:

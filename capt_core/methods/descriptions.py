@@ -27,10 +27,13 @@ from capt_core.prompts.embedding import prompt_embeddings
 from capt_core.prompts.exchange import some_of
 from capt_core.prompts.shapes import alone, attribute_tree, class_phrases, class_sentences
 
+GENERIC = "generic vocabulary"
+"""The everyday words of `retention.generic_vocabulary`, in what a run saw."""
+
 _RETAINED = {
     "all": "novel class names (retention)",
-    "generic": "generic vocabulary (retention)",
-    "prompts": "generic vocabulary and the pairs' prompts (retention)",
+    "generic": f"{GENERIC} (retention)",
+    "prompts": f"{GENERIC} and the pairs' prompts (retention)",
 }
 """By the names that retention is over; names of trained classes are seen anyway."""
 

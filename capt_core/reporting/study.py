@@ -140,14 +140,24 @@ def _curve_tendency(results: pl.DataFrame, table: Table) -> str:
         return ""
     best = max(means, key=lambda row: means[row])
     if best is full:
+        others = [row for row in means if row is not full]
+        close = [row.label for row in others if not _clearly_better(results, full, row)]
+        if close:
+            return (
+                f"Best at {best.label}, as in the paper: no clear difference here from "
+                f"{', '.join(close)}."
+            )
         return f"Best at {best.label}, as in the paper: agrees."
-    gain = difference(results, full, best, "harmonic_mean")
-    clear = gain is not None and gain[1]
-    verdict = "disagrees" if clear else "no clear difference here"
+    verdict = "disagrees" if _clearly_better(results, best, full) else "no clear difference here"
     return (
         f"Best at {best.label}, {means[best] - means[full]:+.2f} points of harmonic mean over "
         f"{full.label}, the paper's best: {verdict}."
     )
+
+
+def _clearly_better(results: pl.DataFrame, row: Row, other: Row) -> bool:
+    found = difference(results, other, row, "harmonic_mean")
+    return found is not None and found[1] and found[0] > 0
 
 
 _HEADINGS: Mapping[str, str] = {

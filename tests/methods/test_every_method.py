@@ -391,7 +391,12 @@ def test_what_a_run_saw(
 def test_nothing_seen_has_words_too(task: Task) -> None:
     assert fitted("clip", task).sees == "base only"
     assert fitted("residual_adapter", task).sees == TEXTS
-    assert fitted("capt", task).sees == TEXTS
+    assert fitted("capt", task).sees == f"{TEXTS}; generic vocabulary (confused pairs)"
+    # Retention over the same words tells them already, and without the expert none are read.
+    over_words = {"losses": {"retention_names": "generic"}}
+    assert fit_method(quick("capt", **over_words), task).sees == f"{TEXTS}; {GENERIC}"
+    sample = {"experts": {"granularities": ["sample"]}, "losses": {"retention_weight": 0.0}}
+    assert fit_method(quick("capt", **sample), task).sees == TEXTS
 
 
 def test_without_a_backbone_the_embedded_one_is_loaded(task: Task, tmp_path: Path) -> None:

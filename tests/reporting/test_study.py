@@ -81,6 +81,13 @@ def test_a_curve_is_judged_by_its_best_setting() -> None:
     better = results({"other": [(80, 80, 80), (81, 81, 81)], FULL: [(70, 70, 70), (71, 71, 71)]})
     assert "Best at 1, +10.00" in tendency(better, table)
     assert "disagrees" in tendency(better, table)
+    # A lead that is within its errors is no verdict, whoever leads.
+    noisy = [(70.0, 70.0, 70.0), (60.0, 60.0, 60.0)], [(60.0, 60.0, 60.0), (69.0, 69.0, 69.0)]
+    ahead = results({"other": noisy[1], FULL: noisy[0]})
+    found = tendency(ahead, table)
+    assert found == "Best at 5, as in the paper: no clear difference here from 1."
+    behind = results({"other": noisy[0], FULL: noisy[1]})
+    assert tendency(behind, table).endswith("no clear difference here.")
 
 
 CURVE = Table(

@@ -32,6 +32,7 @@ from capt_core.methods.capt.training import Trainer, TrainingData
 from capt_core.methods.capt.views import CachedViews, Views, asked_views, live_views
 from capt_core.methods.classes import Classes
 from capt_core.methods.descriptions import (
+    GENERIC,
     described_vectors,
     names_seen,
     retained_texts,
@@ -338,6 +339,9 @@ class Capt(Method):
             found.append("all base training images (bank)")
         retention = retention_seen(losses.retention_weight, losses.retention_names)
         own = found + fitted.seen_in_texts() + names_seen(task, fitted) + retention
+        moves = isinstance(fitted, FittedCapt) and fitted.space.pair_expert is not None
+        if moves and not any(GENERIC in seen for seen in retention):
+            own.append(f"{GENERIC} (confused pairs)")
         # What its base model saw, CAPT has seen too.
         return list(dict.fromkeys([*own, *base.method.sees(task, base)]))
 

@@ -73,6 +73,11 @@ def class_texts(size: Size) -> np.ndarray:
     return unit(families[np.arange(size.classes) // FAMILY] + own).astype(np.float32)
 
 
+def class_name(number: int) -> str:
+    """Of a class."""
+    return f"class {number}"
+
+
 def unit(vectors: np.ndarray) -> np.ndarray:
     """Rows at length 1."""
     lengths = np.sqrt(np.einsum("nd,nd->n", vectors, vectors))
@@ -115,7 +120,7 @@ def make(folder: Path, size: Size) -> None:
     layout = Layout(folder, DATASET)
     data = Provenance(DATASET, "0123456789abcdef")
     made = Provenance(DATASET, "0123456789abcdef", backbone_identity(Settings().backbone))
-    names = pl.Series([f"class {number}" for number in range(size.classes)])
+    names = pl.Series([class_name(number) for number in range(size.classes)])
     trained = size.classes if size.all_classes else -(-size.classes // 2)
     classes = CLASSES.frame(
         {
@@ -172,10 +177,11 @@ def run_stage(name: str, folder: Path, size: Size) -> None:
     from stages.commands import module_of
 
     texts = torch.from_numpy(class_texts(size))
+    numbers = {class_name(number): number for number in range(size.classes)}
 
     class Made(Fitted):
         def class_texts(self, classes: Classes) -> torch.Tensor:
-            return texts
+            return texts[[numbers[name] for name in classes.names]]
 
     def backbone(settings: Any, _: Any) -> Any:
         return SimpleNamespace(
@@ -186,8 +192,8 @@ def run_stage(name: str, folder: Path, size: Size) -> None:
         )
 
     def base_model(run: Any, backbone: Any, origin: Any) -> TrainedModel:
-        names = [f"class {number}" for number in range(size.classes)]
-        return TrainedModel(Made(Clip(), backbone), Classes.named(names), "", SEED, origin)
+        classes = Classes.named(list(numbers))
+        return TrainedModel(Made(Clip(), backbone), classes, "", SEED, origin)
 
     module: Any = module_of(name)
     module.load_backbone, module.base_model = backbone, base_model

@@ -43,6 +43,18 @@ def test_damaged_blocks_and_those_of_other_columns_are_none(tmp_path: Path) -> N
     assert "missing or damaged; run the command again" in refusal(list, kept.all(3))
 
 
+def test_a_block_with_one_bit_changed_is_none(tmp_path: Path) -> None:
+    kept = Blocks(tmp_path / "work", {}, SCHEMA)
+    kept.write(0, block(0), kept.now())
+    (file,) = (tmp_path / "work").glob("*.parquet")
+    written = file.read_bytes()
+    for place in range(len(written)):
+        changed = bytearray(written)
+        changed[place] ^= 1
+        file.write_bytes(changed)
+        assert kept.read(0) is None, place
+
+
 def test_a_folder_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "work").mkdir()
     precious = tmp_path / "work/thesis.txt"

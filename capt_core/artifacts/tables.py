@@ -264,7 +264,8 @@ def check_record(table: Table, path: Path, record: Mapping[str, Any], remedy: st
         )
     if record.get("digest") is None:
         raise CaptError(
-            f"{path}: not written by this project: it carries no digest of its content; {remedy}"
+            f"{path}: not written by this project, or by an earlier version: no BLAKE3 digest; "
+            f"{remedy}"
         )
 
 

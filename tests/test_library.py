@@ -144,7 +144,11 @@ def test_a_base_model_may_be_any_fitted_one(
     model = capt_core.fit("capt", dataset, backbone, base_model=adapted, settings=quick)
     assert model.fitted.facts()["base"]["method"] == "residual_adapter"
     # What the base model saw stands beside CAPT's results, too.
-    without = {**quick, "losses": {"retention_weight": 0.0}}
+    without = {
+        **quick,
+        "losses": {"retention_weight": 0.0},
+        "experts": {"granularities": ["sample"]},
+    }
     bare = capt_core.fit("capt", dataset, backbone, base_model=adapted, settings=without)
     assert adapted.sees == bare.sees == "generic vocabulary (retention)"
     path = next(iter(dataset.paths(pl.Series([3]))))

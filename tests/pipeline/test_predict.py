@@ -247,21 +247,29 @@ def test_other_inputs_start_anew(
     assert classified() == (7 if change == "images" else 6)
 
 
+def finished_with_four(model: Path, photos: Path, out: Path, classified: Callable[[], int]) -> None:
+    """An interrupted run is ended, with the bytes of one that was not.
+
+    It classifies the changed image's block and the one that was missing; not that of the others.
+    """
+    classified()
+    run(model, photos, "--out", out)
+    assert classified() == 4
+    fresh = photos.parent / "fresh.csv"
+    run(model, photos, "--out", fresh)
+    assert out.read_bytes() == fresh.read_bytes()
+
+
 def test_an_image_that_was_changed_meanwhile_is_classified_again(
     model: Path,
     photos: Path,
     monkeypatch: pytest.MonkeyPatch,
     classified: Callable[[], int],
 ) -> None:
-    fresh, out = photos.parent / "fresh.csv", photos.parent / "out.csv"
+    out = photos.parent / "out.csv"
     interrupted(monkeypatch, 2, model, photos, "--out", out)
     shutil.copy2(photos / "4.png", photos / "0.png")
-    classified()
-    run(model, photos, "--out", out)
-    # The changed image's block and the one that was missing; not that of the others.
-    assert classified() == 4
-    run(model, photos, "--out", fresh)
-    assert out.read_bytes() == fresh.read_bytes()
+    finished_with_four(model, photos, out, classified)
 
 
 def test_an_image_that_is_changed_while_it_waits_is_classified_again(
@@ -270,7 +278,7 @@ def test_an_image_that_is_changed_while_it_waits_is_classified_again(
     monkeypatch: pytest.MonkeyPatch,
     classified: Callable[[], int],
 ) -> None:
-    fresh, out = photos.parent / "fresh.csv", photos.parent / "out.csv"
+    out = photos.parent / "out.csv"
     write = Blocks.write
 
     def late(kept: Blocks, number: int, *arguments: Any) -> None:
@@ -281,11 +289,7 @@ def test_an_image_that_is_changed_while_it_waits_is_classified_again(
     with monkeypatch.context() as patch:
         patch.setattr(Blocks, "write", late)
         interrupted(patch, 2, model, photos, "--out", out)
-    classified()
-    run(model, photos, "--out", out)
-    assert classified() == 4
-    run(model, photos, "--out", fresh)
-    assert out.read_bytes() == fresh.read_bytes()
+    finished_with_four(model, photos, out, classified)
 
 
 def test_the_next_images_are_read_while_some_are_encoded(

@@ -29,6 +29,8 @@ _Section = TypeVar("_Section", bound=Section)
 MOST_SEED = 2**32 - 1
 """The largest seed that every generator of random numbers takes."""
 MOST_IN_BATCH = 65_536
+MOST_PAIRS = 10
+"""Confusion pairs of an image or a class."""
 
 Seed = Annotated[int, Field(ge=0, le=MOST_SEED)]
 
@@ -139,7 +141,7 @@ class BuildBank(Section, path="build_bank"):
 
 
 class MinePairs(Section, path="mine_pairs"):
-    pairs: int = packaged(ge=1, le=10)
+    pairs: int = packaged(ge=1, le=MOST_PAIRS)
     use_statistics: bool = packaged()
     pseudo_label: Literal["pseudo_gt", "real_gt"] = packaged()
     selection: Literal["confusion", "any"] = packaged()

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
+import numpy as np
 import polars as pl
+import torch
 
 from capt_core.artifacts.features import ImageFeatures
-from capt_core.artifacts.schemas import PREDICTIONS
-from capt_core.artifacts.table_blocks import write_groups
+from capt_core.artifacts.schemas import LIKELY_CLASSES, MEAN_CONFIDENCES, PREDICTIONS
+from capt_core.artifacts.table_blocks import table_writer
+from capt_core.artifacts.tables import write_table
 from capt_core.backbone.loading import load_backbone
 from capt_core.confusion.imported import imported_identity
-from capt_core.data.dataset import load_dataset
+from capt_core.confusion.likely import ConfidenceSums, likely_classes
+from capt_core.confusion.semantic_miner import pseudo_labels
+from capt_core.data.dataset import load_dataset, load_fewshot
 from capt_core.data.protocol import ALL_CLASSES
 from capt_core.evaluation.doubts import doubts
 from capt_core.evaluation.metrics import accuracy
@@ -25,14 +28,26 @@ from .stage import Stage
 
 STAGE = Stage(
     per=("dataset", "seed"),
-    params=("backbone", "data.root", "evaluate.batch_size", "infer_teacher", "runtime"),
+    params=(
+        "backbone",
+        "data.root",
+        "evaluate.batch_size",
+        "fewshot.shots",
+        "infer_teacher",
+        "runtime",
+    ),
     reads=lambda at: (
         *at.dataset,
+        at.fewshot,
         at.data.images,
         at.data.image_features,
         at.seed.base_model,
     ),
-    writes=lambda at: (at.seed.predictions,),
+    writes=lambda at: (
+        at.seed.predictions,
+        at.seed.likely_classes,
+        at.seed.mean_confidences,
+    ),
 )
 
 
@@ -44,23 +59,34 @@ def main(run: Run) -> None:
     model = base_model(run, backbone, origin)
     scorers = group_scorers(model.fitted, prepared)
     stored = ImageFeatures(layout.image_features, origin)
-    counted = list[pl.DataFrame]()
-
-    def blocks() -> Iterator[pl.DataFrame]:
-        ids = prepared.samples["sample_id"]
-        for part, features in model_features(run, model, prepared, ids, stored):
-            table = classified(
-                prepared, part, features, scorers, settings.infer_teacher.top_classes
-            )
-            counted.append(table.select("split", "group", "correct"))
-            yield table
-
+    fewshot = load_fewshot(layout, prepared, settings.fewshot.shots, run.seed)
+    drawn = np.zeros(len(prepared.samples), dtype=bool)
+    drawn[fewshot.filter(pl.col("split") == "train")["sample_id"]] = True
+    base = prepared.class_ids("base")
+    sums, counted = ConfidenceSums(len(base)), list[pl.DataFrame]()
     if imported := imported_identity(paths.predictions):
         warn(
             f"{paths.predictions}: replaces imported predictions ({imported}); "
             "import them again, or into a --run NAME of their own, to have both"
         )
-    write_groups(PREDICTIONS, blocks(), paths.predictions, origin)
+    with (
+        table_writer(PREDICTIONS, paths.predictions, origin) as predicted,
+        table_writer(LIKELY_CLASSES, paths.likely_classes, origin) as likely,
+    ):
+
+        def mined(group: str, ids: pl.Series, confidences: torch.Tensor) -> None:
+            rows = drawn[ids.to_numpy()]
+            if group == "base" and rows.any():
+                own = confidences if rows.all() else confidences[torch.from_numpy(rows)]
+                likely(likely_classes(ids.filter(rows), own, base))
+                sums.add(pseudo_labels(own), own)
+
+        every, top = prepared.samples["sample_id"], settings.infer_teacher.top_classes
+        for ids, features in model_features(run, model, prepared, every, stored):
+            table = classified(prepared, ids, features, scorers, top, mined)
+            predicted(table)
+            counted.append(table.select("split", "group", "correct"))
+    write_table(MEAN_CONFIDENCES, sums.means().table(prepared), paths.mean_confidences, origin)
     answers = pl.concat(counted)
     for (split, group), part in answers.group_by("split", "group", maintain_order=True):
         named = split if prepared.protocol == ALL_CLASSES else f"{split} {group}"

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
+import numpy as np
 import polars as pl
+import torch
 
 from capt_core.artifacts.features import ImageFeatures, read_base_text_features
+from capt_core.artifacts.provenance import Provenance
 from capt_core.artifacts.schemas import (
     CLASS_PAIRS,
     CONFUSION_BANK,
     CONFUSION_STATISTICS,
+    LIKELY_CLASSES,
+    MEAN_CONFIDENCES,
     PAIRS,
 )
-from capt_core.artifacts.table_blocks import write_groups
+from capt_core.artifacts.table_blocks import read_columns, spans, write_groups
 from capt_core.artifacts.tables import read_table, write_table
+from capt_core.backbone.identity import backbone_identity
 from capt_core.backbone.loading import load_backbone
+from capt_core.confusion.likely import ConfidenceSums, LikelyClasses, MeanConfidences
 from capt_core.confusion.sample_miner import WholeBank
 from capt_core.confusion.semantic_miner import labels_of_draw, miner_of_draw
-from capt_core.data.dataset import load_dataset, load_fewshot
+from capt_core.data.dataset import Dataset, load_dataset, load_fewshot
 from capt_core.evaluation.predictions import probabilities
 from capt_core.methods.fitting import group_scorers
 from capt_core.params import settings_hash
@@ -44,6 +51,8 @@ STAGE = Stage(
         at.data.image_features,
         at.seed.base_model,
         at.seed.base_text_features,
+        at.seed.likely_classes,
+        at.seed.mean_confidences,
         at.seed.confusion_bank,
         at.seed.confusion_statistics,
     ),
@@ -51,35 +60,72 @@ STAGE = Stage(
 )
 
 
+Block = tuple[pl.Series, torch.Tensor, LikelyClasses, torch.Tensor | None]
+"""Some samples as `PairMiner.pairs` takes them."""
+
+
 def main(run: Run) -> None:
-    settings, layout = run.settings, run.layout
-    prepared = load_dataset(layout)
-    backbone = load_backbone(settings.backbone, settings.runtime)
-    origin = prepared.provenance(backbone.identity, settings_hash(settings.mine_pairs, run.seed))
-    paths = run.seed_layout
-    model = base_model(run, backbone, origin)
+    settings, layout, paths = run.settings, run.layout, run.seed_layout
+    prepared, chosen = load_dataset(layout), settings.mine_pairs
+    origin = prepared.provenance(
+        backbone_identity(settings.backbone), settings_hash(chosen, run.seed)
+    )
     statistics = read_table(CONFUSION_STATISTICS, paths.confusion_statistics, origin)
     fewshot = load_fewshot(layout, prepared, settings.fewshot.shots, run.seed)
     base = prepared.class_ids("base")
     ids = fewshot.filter(pl.col("split") == "train", pl.col("class_id").is_in(base))["sample_id"]
     texts = read_base_text_features(paths.base_text_features, origin)
+    miner, sums = miner_of_draw(prepared, statistics, chosen), ConfidenceSums(len(base))
+    inferred = chosen.selection == "confusion" and chosen.pseudo_label == "pseudo_gt"
+    if inferred:
+        blocks = _inferred(run, origin, ids, base)
+    else:
+        blocks = _scored(run, prepared, origin, ids, texts, sums)
+    count = write_groups(PAIRS, (miner.pairs(*block) for block in blocks), paths.pairs, origin)
+    if inferred:
+        table = read_table(MEAN_CONFIDENCES, paths.mean_confidences, origin)
+        means = MeanConfidences.of_table(table, base)
+    else:
+        means = sums.means()
+    write_table(CLASS_PAIRS, miner.class_pairs(means, texts[base]), paths.class_pairs, origin)
+    say(f"{count} pairs of {len(ids)} images -> {paths.pairs}")
+
+
+def _inferred(
+    run: Run, origin: Provenance, ids: pl.Series, class_ids: Sequence[int]
+) -> Iterator[Block]:
+    """Samples by what infer-teacher kept of the base model's confidences."""
+    table = read_columns(
+        LIKELY_CLASSES, run.seed_layout.likely_classes, origin, "class_ids", "confidences"
+    )
+    rows = np.searchsorted(table["sample_id"].to_numpy(), ids.to_numpy())
+    for span in spans(len(ids)):
+        part = slice(span.start, span.stop)
+        likely = LikelyClasses.of_table(table[rows[part]], class_ids)
+        yield ids[part], likely.pseudo_labels(), likely, None
+
+
+def _scored(
+    run: Run,
+    prepared: Dataset,
+    origin: Provenance,
+    ids: pl.Series,
+    texts: torch.Tensor,
+    sums: ConfidenceSums,
+) -> Iterator[Block]:
+    """Samples for other labels or pairs than eq. 6 and 7 give; `sums` takes their confidences."""
+    settings, layout, base = run.settings, run.layout, prepared.class_ids("base")
+    backbone = load_backbone(settings.backbone, settings.runtime)
+    model = base_model(run, backbone, origin)
     stored = ImageFeatures(layout.image_features, origin)
     scorer = group_scorers(model.fitted, prepared, texts)["base"]
-    miner, chosen = miner_of_draw(prepared, statistics, settings.mine_pairs), settings.mine_pairs
     bank = None
-    if chosen.selection == "any":
-        table = read_table(CONFUSION_BANK, paths.confusion_bank, origin)
+    if settings.mine_pairs.selection == "any":
+        table = read_table(CONFUSION_BANK, run.seed_layout.confusion_bank, origin)
         bank = WholeBank(table, stored, base)
-
-    def blocks() -> Iterator[pl.DataFrame]:
-        for part, features in model_features(run, model, prepared, ids, stored):
-            yield miner.pairs(
-                part,
-                probabilities(scorer, features),
-                labels_of_draw(prepared, part, chosen),
-                None if bank is None else bank.similarities(part),
-            )
-
-    count = write_groups(PAIRS, blocks(), paths.pairs, origin)
-    write_table(CLASS_PAIRS, miner.class_pairs(texts[base]), paths.class_pairs, origin)
-    say(f"{count} pairs of {len(ids)} images -> {paths.pairs}")
+    for part, features in model_features(run, model, prepared, ids, stored):
+        confidences = probabilities(scorer, features)
+        labels = labels_of_draw(prepared, part, confidences, settings.mine_pairs)
+        sums.add(labels, confidences)
+        similarities = None if bank is None else bank.similarities(part)
+        yield part, labels, LikelyClasses.every(confidences), similarities

@@ -117,6 +117,8 @@ class SeedLayout:
     """Class texts of the base model."""
     predictions = _Below("predictions.parquet")
     """Predictions of the base model; those of a run are in its `RunLayout`."""
+    likely_classes = _Below("likely_classes.parquet")
+    mean_confidences = _Below("mean_confidences.parquet")
     confusion_bank = _Below("confusion_bank.parquet")
     confusion_statistics = _Below("confusion_statistics.parquet")
     pairs = _Below("pairs.parquet")

@@ -151,6 +151,44 @@ PREDICTIONS = Table(
     key=["sample_id"],
 )
 
+LIKELY_CLASSES = Table(
+    "likely_classes",
+    "infer-teacher",
+    str(_SEED.likely_classes),
+    "One row per few-shot training image of a base class: the classes that can be among its "
+    "confusion pairs, whatever the statistics say, which can double a confidence (eq. 7).",
+    [
+        SAMPLE,
+        Column("class_ids", pl.List(pl.Int64), "the classes, by their row number in `classes`"),
+        Column(
+            "confidences",
+            pl.List(pl.Float32),
+            "the base model's softmax probabilities of these classes",
+            unit="share",
+        ),
+    ],
+    key=["sample_id"],
+)
+
+MEAN_CONFIDENCES = Table(
+    "mean_confidences",
+    "infer-teacher",
+    str(_SEED.mean_confidences),
+    "One row per base class that few-shot training images are taken for: how sure the base model "
+    "is, on average, of each class where it takes an image for this one.",
+    [
+        *CLASS,
+        count("images", "few-shot training images of base classes that are taken for the class"),
+        Column(
+            "confidences",
+            pl.List(pl.Float64),
+            "mean softmax probability of every base class, in the order of `classes`",
+            unit="share",
+        ),
+    ],
+    key=["class_id"],
+)
+
 RUN_PREDICTIONS = Table(
     "run_predictions",
     "evaluate",

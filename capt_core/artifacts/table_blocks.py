@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import queue
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import chain, pairwise
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -90,7 +91,7 @@ def read_columns(table: Table, path: Path, expected: Provenance, *columns: str) 
     Raises:
         CaptError: as `read_groups`.
     """
-    return pl.concat(list(read_groups(table, path, expected, columns)))
+    return pl.concat(list(read_groups(table, path, expected, columns)), rechunk=True)
 
 
 def _groups(
@@ -115,10 +116,7 @@ def _groups(
 def write_groups(
     table: Table, blocks: Iterable[pl.DataFrame], path: Path, provenance: Provenance
 ) -> int:
-    """Write blocks of rows as one table, atomically; a file is the same for the same blocks.
-
-    A table that fits into one row group has the bytes that `write_table` gives it. While a block
-    is compressed and written, the next one is made.
+    """Write blocks of rows as one table; see `table_writer`.
 
     Args:
         table: what the rows are.
@@ -133,27 +131,57 @@ def write_groups(
         ValueError: the rows break their own schema (a bug of the stage).
         CaptError: the file cannot be written; whatever making the blocks raises.
     """
+    rows = 0
+    with table_writer(table, path, provenance) as write:
+        for block in blocks:
+            write(block)
+            rows += len(block)
+    return rows
+
+
+@contextmanager
+def table_writer(
+    table: Table, path: Path, provenance: Provenance
+) -> Iterator[Callable[[pl.DataFrame], None]]:
+    """A function that takes blocks of rows, which are the table when the block of code ends.
+
+    It is written atomically; a file is the same for the same blocks. A table that fits into one row
+    group has the bytes that `write_table` gives it. While a block is compressed and written, the
+    next one is made.
+
+    Args:
+        table: what the rows are; all blocks have the same columns.
+        path: the Parquet file.
+        provenance: of the table.
+
+    Raises:
+        ValueError: the rows break their own schema (a bug of the stage).
+        CaptError: the file cannot be written.
+    """
     options = file_options(table, provenance) | {"row_group_size": table.group_rows}
-    given = iter(blocks)
-    first = next(given, table.frame())
-    keys = list[pl.DataFrame]()
+    keys, sinks = list[pl.DataFrame](), list[_Sink]()
+
+    def write(block: pl.DataFrame) -> None:
+        problem = type_problem(table, block) or null_problem(table, block)
+        if problem:
+            raise ValueError(f"table {table.name}: {problem}")
+        if not sinks:
+            sinks.append(_Sink(temporary, block.schema, options))
+        keys.append(block.select(table.key))
+        sinks[0].take(block)
+
     with atomic_path(path) as temporary:
-        sink = _Sink(temporary, first.schema, options)
         try:
-            for block in chain([first], given):
-                problem = type_problem(table, block) or null_problem(table, block)
-                if problem:
-                    raise ValueError(f"table {table.name}: {problem}")
-                keys.append(block.select(table.key))
-                sink.take(block)
+            yield write
+            if not sinks:
+                write(table.frame())
         finally:
-            sink.close()
-        sink.check()
-        whole = pl.concat(keys)
-        if problem := key_problem(table, whole):
+            for sink in sinks:
+                sink.close()
+        sinks[0].check()
+        if problem := key_problem(table, pl.concat(keys)):
             raise ValueError(f"table {table.name}: {problem}")
         seal(temporary)
-    return len(whole)
 
 
 class _Sink:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,14 +11,17 @@ import torch
 
 from capt_core.artifacts.schemas import CLASS_PAIRS, PAIRS
 from capt_core.confusion.bank import count_matrix
+from capt_core.confusion.likely import (
+    ConfidenceSums,
+    LikelyClasses,
+    MeanConfidences,
+)
 from capt_core.data.dataset import Dataset
 from capt_core.evaluation.predictions import ranked_classes
 from capt_core.params import MinePairs
 
 TEXT_SIMILARITY = "text_similarity"
 """`source` of a pair that text features gave, not images."""
-
-_ROWS_AT_ONCE = 512
 
 
 def pseudo_labels(confidences: torch.Tensor) -> torch.Tensor:
@@ -48,25 +51,29 @@ def score_weights(counts: torch.Tensor, dtype: torch.dtype = torch.float64) -> t
     return 1 + rows / rows.sum(dim=1, keepdim=True).clamp(min=1)
 
 
-def confusion_scores(confidences: torch.Tensor, weights: torch.Tensor, label: int) -> torch.Tensor:
-    """Eq. 7 of samples with one pseudo-label: S_i = (1 + n_i / sum_j n_j) C_i.
+def confusion_scores(
+    confidences: torch.Tensor, classes: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor
+) -> torch.Tensor:
+    """Eq. 7 of samples, for some classes of each: S_i = (1 + n_i / sum_j n_j) C_i.
 
-    An empty row leaves the confidences as they are. The pseudo-label itself scores -inf.
+    An empty row of counts leaves the confidences as they are. The pseudo-label scores -inf.
 
     Args:
-        confidences: C, [N, C]; changed in place.
-        weights: the factors of the pseudo-label, [C]; see `score_weights`.
-        label: the pseudo-label.
+        confidences: C, [N, L].
+        classes: the classes i, [N, L].
+        labels: pseudo-labels [N].
+        weights: the factors, [C, C]; see `score_weights`.
 
     Returns:
-        Scores [N, C].
+        Scores [N, L], of the type of the weights.
     """
-    confidences.mul_(weights)[:, label] = float("-inf")
-    return confidences
+    own = labels[:, None]
+    scores = weights[own, classes].mul_(confidences)
+    return scores.masked_fill_(classes == own, float("-inf"))
 
 
 class PairMiner:
-    """Confusion pairs of samples, a block of them at a time, and then of the base classes.
+    """Confusion pairs of samples and of the base classes.
 
     Args:
         dataset: samples and classes.
@@ -79,48 +86,39 @@ class PairMiner:
         self, dataset: Dataset, counts: torch.Tensor, pairs: int, use_statistics: bool = True
     ) -> None:
         self._class_ids = np.array(dataset.class_ids("base"), dtype=np.int64)
-        size = len(self._class_ids)
         self._names = dataset.classes["class_name"]
-        self._counts, self._kept = counts, min(pairs, size - 1)
+        self._counts, self._kept = counts, min(pairs, len(counts) - 1)
         # An all-zero matrix has only empty rows, which leave the confidences as they are.
         self._weights = score_weights(counts if use_statistics else torch.zeros_like(counts))
-        self._sums = torch.zeros(size, size, dtype=torch.float64)
-        self._taken = torch.zeros(size, dtype=torch.long)
 
     def pairs(
         self,
         sample_ids: pl.Series,
-        confidences: torch.Tensor,
-        labels: torch.Tensor | None = None,
+        labels: torch.Tensor,
+        likely: LikelyClasses,
         similarities: torch.Tensor | None = None,
     ) -> pl.DataFrame:
         """Confusion pairs of each sample among the base classes.
 
         Args:
-            sample_ids: the samples, in the order of `confidences`.
-            confidences: over the base classes, [N, B].
-            labels: positions [N] of the true classes, to mine for these; None mines for the
-                pseudo-labels (eq. 6).
-            similarities: scores [N, B] that take the place of eq. 7, such as
-                `whole_bank_similarities`; classes that score -inf make no pair.
+            sample_ids: N samples.
+            labels: positions [N] of the classes that pairs are mined for: pseudo-labels (eq. 6).
+            likely: the classes that come into question, L for each sample.
+            similarities: scores [N, L] that take the place of eq. 7, such as those of `WholeBank`;
+                classes that score -inf make no pair.
 
         Returns:
             Rows as in the table `pairs`, by sample in the given order, then rank.
         """
-        pseudo = pseudo_labels(confidences) if labels is None else labels
-        order = pseudo.argsort(stable=True)
-        top = torch.empty(len(pseudo), self._kept, dtype=torch.long)
-        values = torch.empty(top.shape, dtype=torch.float64)
-        taken, numbers = torch.unique_consecutive(pseudo[order], return_counts=True)
-        for labels_of_part, sizes in _parts(taken.tolist(), numbers.tolist()):
-            rows, order = order[: sum(sizes)], order[sum(sizes) :]
-            scores = confidences.index_select(0, rows).double()
-            self._weigh(scores, labels_of_part, sizes)
-            if similarities is not None:
-                scores = similarities[rows].scatter(1, pseudo[rows, None], float("-inf"))
-            best = ranked_classes(scores, self._kept)
-            top[rows], values[rows] = best, scores.gather(1, best)
-        anchors = self._class_ids[pseudo.repeat_interleave(self._kept).numpy()]
+        if similarities is None:
+            scores = confusion_scores(likely.confidences, likely.classes, labels, self._weights)
+            scores.masked_fill_(likely.confidences < 0, float("-inf"))
+        else:
+            own = likely.classes == labels[:, None]
+            scores = similarities.masked_fill(own, float("-inf"))
+        best = ranked_classes(scores, self._kept)
+        top = likely.classes.gather(1, best)
+        anchors = self._class_ids[labels.repeat_interleave(self._kept).numpy()]
         partners = self._class_ids[top.flatten().numpy()]
         return PAIRS.frame(
             {
@@ -130,40 +128,29 @@ class PairMiner:
                 "rank": np.tile(np.arange(1, self._kept + 1), len(sample_ids)),
                 "class_id": partners,
                 "class_name": self._names.gather(partners),
-                "confidence": confidences.gather(1, top).double().flatten().numpy(),
-                "count": self._counts[pseudo[:, None], top].flatten().numpy(),
-                "score": values.flatten().numpy(),
+                "confidence": likely.confidences.gather(1, best).double().flatten().numpy(),
+                "count": self._counts[labels[:, None], top].flatten().numpy(),
+                "score": scores.gather(1, best).flatten().numpy(),
             }
         ).filter(pl.col("score").is_finite())
 
-    def _weigh(self, confidences: torch.Tensor, labels: list[int], sizes: list[int]) -> None:
-        """Put scores in the place of confidences, and add them to the sums of their pseudo-labels.
-
-        Args:
-            confidences: [N, B] in fp64, pseudo-label by pseudo-label.
-            labels: the pseudo-labels.
-            sizes: how many rows each of them has.
-        """
-        for label, part in zip(labels, torch.split(confidences, sizes), strict=True):
-            self._sums[label] += confusion_scores(part, self._weights[label], label).sum(dim=0)
-            self._taken[label] += len(part)
-
-    def class_pairs(self, text_features: torch.Tensor) -> pl.DataFrame:
+    def class_pairs(self, means: MeanConfidences, text_features: torch.Tensor) -> pl.DataFrame:
         """Confusion pairs per base class: highest mean score over the samples taken for it.
 
-        The samples are those whose `pairs` were mined. A class that none of them was taken for has
-        no scores; its partners are then the classes whose text features are most similar (`source`
-        says which of the two was used).
+        A class that none of them was taken for has no scores; its partners are then the classes
+        whose text features are most similar (`source` says which of the two was used).
 
         Args:
+            means: confidences of the samples, by pseudo-label.
             text_features: of the base classes, unit length, [B, d].
 
         Returns:
             Rows as in the table `class_pairs`, by class, then rank.
         """
-        taken = self._taken[:, None] > 0
-        means = (self._sums / self._taken[:, None]).where(taken, text_similarities(text_features))
-        top = ranked_classes(means, self._kept)
+        taken = means.images[:, None] > 0
+        own = (self._weights * means.values).fill_diagonal_(float("-inf"))
+        scores = own.where(taken, text_similarities(text_features))
+        top = ranked_classes(scores, self._kept)
         classes = self._class_ids.repeat(self._kept)
         partners = self._class_ids[top.flatten().numpy()]
         source = pl.Series([TEXT_SIMILARITY, "score"]).gather(taken.int().flatten().numpy())
@@ -174,21 +161,11 @@ class PairMiner:
                 "rank": np.tile(np.arange(1, self._kept + 1), len(top)),
                 "paired_class_id": partners,
                 "paired_class": self._names.gather(partners),
-                "score": means.gather(1, top).flatten().numpy(),
+                "score": scores.gather(1, top).flatten().numpy(),
                 "count": self._counts.gather(1, top).flatten().numpy(),
                 "source": source.gather(np.arange(len(top)).repeat(self._kept)),
             }
         )
-
-
-def _parts(labels: list[int], sizes: list[int]) -> Iterator[tuple[list[int], list[int]]]:
-    """Labels with their numbers of rows, some at a time: about as many rows as a cache holds."""
-    start = rows = 0
-    for stop, size in enumerate(sizes, start=1):
-        rows += size
-        if rows >= _ROWS_AT_ONCE or stop == len(sizes):
-            yield labels[start:stop], sizes[start:stop]
-            start, rows = stop, 0
 
 
 def text_similarities(texts: torch.Tensor) -> torch.Tensor:
@@ -249,13 +226,13 @@ def miner_of_draw(dataset: Dataset, statistics: pl.DataFrame, settings: MinePair
 
 
 def labels_of_draw(
-    dataset: Dataset, sample_ids: pl.Series, settings: MinePairs
-) -> torch.Tensor | None:
-    """Positions [N] of the classes that some samples are mined for, if not their pseudo-labels."""
+    dataset: Dataset, sample_ids: pl.Series, confidences: torch.Tensor, settings: MinePairs
+) -> torch.Tensor:
+    """Positions [N] of the classes that samples are mined for, by confidences [N, B]."""
     if settings.pseudo_label != "real_gt":
-        return None
+        return pseudo_labels(confidences)
     labels = dataset.samples["class_id"].gather(sample_ids).to_numpy()
-    return torch.from_numpy(np.searchsorted(np.array(dataset.class_ids("base")), labels))
+    return torch.from_numpy(np.searchsorted(dataset.class_ids("base"), labels))
 
 
 def pairs_of_draw(
@@ -277,5 +254,8 @@ def pairs_of_draw(
         settings: the section `mine_pairs`.
     """
     miner, ids = miner_of_draw(dataset, statistics, settings), drawn["sample_id"]
-    pairs = miner.pairs(ids, confidences, labels_of_draw(dataset, ids, settings))
-    return MinedPairs(pairs, miner.class_pairs(texts))
+    labels = labels_of_draw(dataset, ids, confidences, settings)
+    sums = ConfidenceSums(len(texts))
+    sums.add(labels, confidences)
+    pairs = miner.pairs(ids, labels, LikelyClasses.every(confidences))
+    return MinedPairs(pairs, miner.class_pairs(sums.means(), texts))

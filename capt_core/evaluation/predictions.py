@@ -19,7 +19,7 @@ Scorers = Mapping[str, Callable[[torch.Tensor], torch.Tensor]]
 """By group: function from features [n, d] to logits [n, G] over the classes of the group."""
 
 _FEW = 16
-_SCORED = 1024  # rows of a product: some libraries multiply many more at a lower rate
+_SCORED = 512  # rows of a product: some libraries multiply many more at a lower rate
 _SORT = 3  # of fewer than so many times those wanted, all are sorted
 _CACHED = 1 << 20  # bytes that stay in a processor's cache
 
@@ -38,13 +38,15 @@ def ranked_classes(scores: torch.Tensor, count: int) -> torch.Tensor:
     at_once = max(_CACHED // (columns * values.itemsize), 1)
     for start in range(0, rows, at_once):
         # The highest again and again: a few passes over rows in the cache cost less than a heap.
-        left, found = values[start : start + at_once].copy(), order[start : start + at_once]
+        left, found = values[start : start + at_once], order[start : start + at_once]
         each, worst = np.arange(len(left)), np.empty(0)
         for rank in range(count):
-            best = left.argmax(axis=1)
-            worst = left[each, best]
-            left[each, best] = -np.inf
-            found[:, rank] = best
+            if rank == 1:
+                left = left.copy()
+            if rank:
+                left[each, found[:, rank - 1]] = -np.inf
+            found[:, rank] = left.argmax(axis=1)
+            worst = left[each, found[:, rank]]
         # Among scores of -inf, those that were taken cannot be told from the others.
         if len(unclear := np.flatnonzero(worst == -np.inf)):
             rest = torch.from_numpy(values[start + unclear])
@@ -59,6 +61,7 @@ def classified(
     features: torch.Tensor,
     scorers: Scorers,
     top_classes: int,
+    seen: Callable[[str, pl.Series, torch.Tensor], None] | None = None,
 ) -> pl.DataFrame:
     """Classify images among the classes of their own group (base or novel).
 
@@ -68,6 +71,7 @@ def classified(
         features: what `scorers` take, [N, d], on the CPU.
         scorers: of every group that an image is of.
         top_classes: how many classes the `top_*` columns list (at most those of the group).
+        seen: is given each group, its sample ids [n] and their confidences over it, [n, G].
 
     Returns:
         Rows as in the table `predictions`, sorted by `sample_id`.
@@ -79,10 +83,14 @@ def classified(
         own = probabilities(scorers[group], features if whole else features[rows])
         if len(own) != len(rows):
             own = own[rows]
-        parts.append(_group_table(dataset, sample_ids.gather(rows), group, own, top_classes))
+        ids = sample_ids.gather(rows)
+        if seen is not None:
+            seen(group, ids, own)
+        parts.append(_group_table(dataset, ids, group, own, top_classes))
     return _sorted(parts)
 
 
+@torch.no_grad()
 def probabilities(
     scorer: Callable[[torch.Tensor], torch.Tensor], features: torch.Tensor
 ) -> torch.Tensor:
@@ -91,8 +99,14 @@ def probabilities(
     What lies between features and probabilities then stays in memory that the process keeps,
     instead of being asked of the system anew for every block.
     """
-    parts = (features[span.start : span.stop] for span in spans(len(features), _SCORED))
-    return torch.cat([scorer(part).softmax(dim=-1) for part in parts])
+    found = None
+    for span in spans(len(features), _SCORED):
+        part = slice(span.start, span.stop)
+        logits = scorer(features[part])
+        if found is None:
+            found = logits.new_empty(len(features), logits.shape[1])
+        torch.softmax(logits, dim=-1, out=found[part])
+    return scorer(features) if found is None else found
 
 
 def tempered(scorers: Scorers, temperature: float) -> Scorers:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from capt_core.artifacts.schemas import CLASS_PAIRS, PAIRS
 from capt_core.artifacts.tables import schema_problem
+from capt_core.confusion.likely import ConfidenceSums, LikelyClasses
 from capt_core.confusion.semantic_miner import (
     PairMiner,
     confusion_scores,
@@ -32,10 +33,12 @@ def mine_pairs(
     counts: torch.Tensor,
     pairs: int,
     use_statistics: bool = True,
-    **chosen: torch.Tensor,
+    labels: torch.Tensor | None = None,
+    similarities: torch.Tensor | None = None,
 ) -> pl.DataFrame:
     miner = PairMiner(dataset, counts, pairs, use_statistics)
-    return miner.pairs(sample_ids, confidences, **chosen)
+    labels = pseudo_labels(confidences) if labels is None else labels
+    return miner.pairs(sample_ids, labels, LikelyClasses.every(confidences), similarities)
 
 
 def class_pairs(
@@ -46,9 +49,9 @@ def class_pairs(
     pairs: int,
     labels: torch.Tensor | None = None,
 ) -> pl.DataFrame:
-    miner = PairMiner(dataset, counts, pairs)
-    miner.pairs(pl.Series(range(len(confidences)), dtype=pl.Int64), confidences, labels)
-    return miner.class_pairs(texts)
+    sums = ConfidenceSums(len(counts))
+    sums.add(pseudo_labels(confidences) if labels is None else labels, confidences)
+    return PairMiner(dataset, counts, pairs).class_pairs(sums.means(), texts)
 
 
 def test_the_pseudo_label_is_the_most_confident_class() -> None:
@@ -91,20 +94,26 @@ def test_scores_by_hand() -> None:
     # Method facts 8.5: counts (0, 3, 5), confidences (0.5, 0.2, 0.25), pseudo-label 0.
     counts = torch.tensor([[0, 3, 5], [9, 0, 9], [9, 9, 0]])
     confidences = torch.tensor([[0.5, 0.2, 0.25]], dtype=torch.float64)
-    scores = confusion_scores(confidences.clone(), score_weights(counts)[0], 0)
+    every, label = torch.arange(3)[None], torch.tensor([0])
+    scores = confusion_scores(confidences, every, label, score_weights(counts))
     torch.testing.assert_close(
         scores, torch.tensor([[-INF, 0.275, 0.40625]], dtype=torch.float64), rtol=0, atol=1e-12
     )
     # An empty row leaves the confidences.
-    scores = confusion_scores(confidences, score_weights(0 * counts)[0], 0)
+    scores = confusion_scores(confidences, every, label, score_weights(0 * counts))
     assert scores.tolist() == [[-INF, 0.2, 0.25]]
+    # Of some classes, in any order.
+    scores = confusion_scores(
+        torch.tensor([[0.25, 0.5]]), torch.tensor([[2, 0]]), label, score_weights(counts)
+    )
+    assert scores.tolist() == [[0.40625, -INF]]
 
 
 def test_scores_take_the_row_of_the_pseudo_label_not_its_column() -> None:
     counts = torch.tensor([[0, 4, 0], [0, 0, 0], [7, 0, 0]])
     confidences = torch.tensor([[0.3, 0.1, 0.6], [0.4, 0.25, 0.35]], dtype=torch.float64)
     dataset = toy_dataset([0, 1], 6)
-    pairs = PairMiner(dataset, counts, 2).pairs(pl.Series([0, 1]), confidences)
+    pairs = mine_pairs(dataset, pl.Series([0, 1]), confidences, counts, 2)
     scores = pairs.select("sample_id", "class_id", "score").rows()
     assert scores == [(0, 0, 0.6), (0, 1, 0.1), (1, 1, 0.5), (1, 2, 0.35)]
 
@@ -219,23 +228,6 @@ def test_class_pairs_of_any_predictions(images: int, base: int, asked: int, seed
     for _, rows in pairs.group_by("class_id"):
         assert rows["score"].is_sorted(descending=True)
         assert rows["paired_class_id"].n_unique() == rows.height
-
-
-@given(st.integers(1, 9), st.integers(1, 4), st.integers(0, 9999))
-def test_blocks_of_samples_give_what_all_give(images: int, block: int, seed: int) -> None:
-    confidences, counts = random_case(images, 5, seed, coarse=False)
-    dataset = toy_dataset([0] * images, 10)
-    ids, texts = dataset.samples["sample_id"], torch.eye(5)
-    whole, parts = PairMiner(dataset, counts, 3), PairMiner(dataset, counts, 3)
-    together = whole.pairs(ids, confidences)
-    rows = [
-        parts.pairs(ids[start : start + block], confidences[start : start + block])
-        for start in range(0, images, block)
-    ]
-    assert pl.concat(rows).equals(together)
-    one, other = whole.class_pairs(texts), parts.class_pairs(texts)
-    assert one.drop("score").equals(other.drop("score"))
-    torch.testing.assert_close(one["score"].to_torch(), other["score"].to_torch())
 
 
 def test_without_statistics_confidence_ranks_and_the_counts_are_still_told() -> None:

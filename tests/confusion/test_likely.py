@@ -1,0 +1,97 @@
+"""What is kept of confidences gives the pairs that all confidences give."""
+
+from __future__ import annotations
+
+import polars as pl
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from capt_core.artifacts.schemas import LIKELY_CLASSES, MEAN_CONFIDENCES
+from capt_core.artifacts.tables import schema_problem
+from capt_core.confusion.likely import (
+    ConfidenceSums,
+    LikelyClasses,
+    MeanConfidences,
+    likely_classes,
+)
+from capt_core.confusion.semantic_miner import PairMiner, pseudo_labels
+from capt_core.params import MOST_PAIRS
+from tests.toys import toy_dataset
+
+
+def peaked(images: int, classes: int, seed: int, coarse: bool) -> torch.Tensor:
+    """Confidences of which few matter; coarse ones are full of ties."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = 4 * torch.randn(images, classes, generator=generator)
+    return (logits.round() if coarse else logits).softmax(dim=1)
+
+
+def test_likely_classes_by_hand() -> None:
+    # Twelve of 0.06 and more; 0.03 is half of the eleventh highest, 0.029 less than that.
+    first = [0.1] * MOST_PAIRS + [0.06, 0.03, 0.029, 0.0]
+    # All ties: any class may be among the pairs.
+    rows = torch.tensor([first, [1 / 14] * 14])
+    found = likely_classes(pl.Series([7, 9]), rows, range(100, 114))
+    assert schema_problem(LIKELY_CLASSES, found) is None
+    assert found["sample_id"].to_list() == [7, 9]
+    assert found["class_ids"].to_list() == [list(range(100, 112)), list(range(100, 114))]
+    assert found["confidences"][0].to_list() == rows[0, :12].tolist()
+
+
+@given(
+    *(st.integers(1, 6), st.integers(2, 40), st.integers(1, MOST_PAIRS)),
+    *(st.integers(0, 9999), st.booleans(), st.booleans()),
+)
+def test_likely_classes_give_the_pairs_of_all(
+    images: int, base: int, asked: int, seed: int, coarse: bool, true_labels: bool
+) -> None:
+    confidences, dataset = peaked(images, base, seed, coarse), toy_dataset([0] * images, 2 * base)
+    generator = torch.Generator().manual_seed(seed)
+    counts = torch.randint(0, 3, (base, base), generator=generator).fill_diagonal_(0)
+    counts[:, 2:] *= torch.rand(base, base - 2, generator=generator) < 0.1
+    ids, class_ids = dataset.samples["sample_id"], dataset.class_ids("base")
+    table = likely_classes(ids, confidences, class_ids)
+    likely = LikelyClasses.of_table(table, class_ids)
+    assert torch.equal(likely.pseudo_labels(), pseudo_labels(confidences))
+    labels = torch.randint(0, base, (images,), generator=generator)
+    labels = labels if true_labels else likely.pseudo_labels()
+    miner = PairMiner(dataset, counts, asked)
+    whole = miner.pairs(ids, labels, LikelyClasses.every(confidences))
+    assert miner.pairs(ids, labels, likely).equals(whole)
+
+
+def test_mean_confidences_by_hand() -> None:
+    dataset, sums = toy_dataset([0] * 3, 6), ConfidenceSums(3)
+    sums.add(torch.tensor([2, 2]), torch.tensor([[0.25, 0.0, 0.75], [0.0, 0.25, 0.75]]))
+    sums.add(torch.tensor([0]), torch.tensor([[0.5, 0.25, 0.25]]))
+    table = sums.means().table(dataset)
+    assert schema_problem(MEAN_CONFIDENCES, table) is None
+    assert table.rows() == [(0, "c0", 1, [0.5, 0.25, 0.25]), (2, "c2", 2, [0.125, 0.125, 0.75])]
+    again = MeanConfidences.of_table(table, [0, 1, 2])
+    assert again.images.tolist() == [1, 0, 2]
+    assert again.values.tolist() == [[0.5, 0.25, 0.25], [0.0] * 3, [0.125, 0.125, 0.75]]
+
+
+def test_no_image_has_no_means() -> None:
+    table = ConfidenceSums(2).means().table(toy_dataset([0], 4))
+    assert schema_problem(MEAN_CONFIDENCES, table) is None
+    assert MeanConfidences.of_table(table, [0, 1]).images.tolist() == [0, 0]
+
+
+@given(st.integers(1, 9), st.integers(1, 4), st.integers(0, 9999))
+def test_blocks_of_samples_give_what_all_give(images: int, block: int, seed: int) -> None:
+    confidences, ids = peaked(images, 5, seed, coarse=False), pl.Series(range(images))
+    labels, whole, parts = pseudo_labels(confidences), ConfidenceSums(5), ConfidenceSums(5)
+    whole.add(labels, confidences)
+    tables = []
+    for start in range(0, images, block):
+        part = slice(start, start + block)
+        parts.add(labels[part], confidences[part])
+        tables.append(likely_classes(ids[part], confidences[part], range(5)))
+    assert pl.concat(tables).equals(likely_classes(ids, confidences, range(5)))
+    assert torch.equal(parts.means().images, whole.means().images)
+    torch.testing.assert_close(parts.means().values, whole.means().values)
+    taken = sorted(set(labels.tolist()))
+    assert whole.means().values[taken].sum(dim=1).tolist() == pytest.approx([1] * len(taken))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import polars as pl
-import torch
 
 from capt_core.artifacts.features import ImageFeatures
 from capt_core.artifacts.schemas import LIKELY_CLASSES, MEAN_CONFIDENCES, PREDICTIONS
@@ -12,8 +11,7 @@ from capt_core.artifacts.table_blocks import table_writer
 from capt_core.artifacts.tables import write_table
 from capt_core.backbone.loading import load_backbone
 from capt_core.confusion.imported import imported_identity
-from capt_core.confusion.likely import ConfidenceSums, likely_classes
-from capt_core.confusion.semantic_miner import pseudo_labels
+from capt_core.confusion.likely import ConfidenceSums, DrawnConfidences
 from capt_core.data.dataset import load_dataset, load_fewshot
 from capt_core.data.protocol import ALL_CLASSES
 from capt_core.evaluation.doubts import doubts
@@ -62,8 +60,8 @@ def main(run: Run) -> None:
     fewshot = load_fewshot(layout, prepared, settings.fewshot.shots, run.seed)
     drawn = np.zeros(len(prepared.samples), dtype=bool)
     drawn[fewshot.filter(pl.col("split") == "train")["sample_id"]] = True
-    base = prepared.class_ids("base")
-    sums, counted = ConfidenceSums(len(base)), list[pl.DataFrame]()
+    base, counted = prepared.class_ids("base"), list[pl.DataFrame]()
+    sums = ConfidenceSums(len(base))
     if imported := imported_identity(paths.predictions):
         warn(
             f"{paths.predictions}: replaces imported predictions ({imported}); "
@@ -73,17 +71,10 @@ def main(run: Run) -> None:
         table_writer(PREDICTIONS, paths.predictions, origin) as predicted,
         table_writer(LIKELY_CLASSES, paths.likely_classes, origin) as likely,
     ):
-
-        def mined(group: str, ids: pl.Series, confidences: torch.Tensor) -> None:
-            rows = drawn[ids.to_numpy()]
-            if group == "base" and rows.any():
-                own = confidences if rows.all() else confidences[torch.from_numpy(rows)]
-                likely(likely_classes(ids.filter(rows), own, base))
-                sums.add(pseudo_labels(own), own)
-
+        kept = {"base": DrawnConfidences(drawn, base, sums, likely)}
         every, top = prepared.samples["sample_id"], settings.infer_teacher.top_classes
         for ids, features in model_features(run, model, prepared, every, stored):
-            table = classified(prepared, ids, features, scorers, top, mined)
+            table = classified(prepared, ids, features, scorers, top, kept)
             predicted(table)
             counted.append(table.select("split", "group", "correct"))
     write_table(MEAN_CONFIDENCES, sums.means().table(prepared), paths.mean_confidences, origin)

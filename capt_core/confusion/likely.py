@@ -7,7 +7,7 @@ the mean score of a class follows from the mean confidences of the images taken 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,8 +15,14 @@ import polars as pl
 import torch
 
 from capt_core.artifacts.schemas import LIKELY_CLASSES, MEAN_CONFIDENCES
+from capt_core.artifacts.table_blocks import spans
 from capt_core.data.dataset import Dataset
 from capt_core.params import MOST_PAIRS
+
+RANKED = MOST_PAIRS + 1
+"""How many of an image's most confident classes have to be in order."""
+
+_AT_ONCE = 1024  # images: what is computed of them stays in memory that the process keeps
 
 
 @dataclass(frozen=True)
@@ -54,7 +60,10 @@ class LikelyClasses:
 
 
 def likely_classes(
-    sample_ids: pl.Series, confidences: torch.Tensor, class_ids: Sequence[int]
+    sample_ids: pl.Series,
+    confidences: torch.Tensor,
+    ranked: torch.Tensor,
+    class_ids: Sequence[int],
 ) -> pl.DataFrame:
     """The classes that may be among the first `MOST_PAIRS` pairs of images, by eq. 7.
 
@@ -64,6 +73,8 @@ def likely_classes(
     Args:
         sample_ids: N images.
         confidences: over the B base classes, fp32 [N, B], on the CPU.
+        ranked: positions of the most confident classes, best first, [N, `RANKED`]; [N, B] if that
+            is less.
         class_ids: of the base classes, [B].
 
     Returns:
@@ -71,10 +82,8 @@ def likely_classes(
     """
     import pyarrow as pa
 
-    values = confidences.numpy()
-    images, classes = values.shape
-    rank = max(classes - 1 - MOST_PAIRS, 0)
-    least = np.partition(values, rank, axis=1)[:, rank, None] / 2
+    values, (images, classes) = confidences.numpy(), confidences.shape
+    least = confidences.gather(1, ranked[:, :RANKED][:, -1:]).numpy() / 2
     places = np.flatnonzero(values >= least)
     starts = np.searchsorted(places, np.arange(images + 1) * classes)
     ids = np.asarray(class_ids, dtype=np.int64)[places % classes]
@@ -133,12 +142,47 @@ class ConfidenceSums:
         """Add images: positions [N] of their labels, and confidences [N, B] on the CPU."""
         from scipy.sparse import csr_array
 
-        images, classes = len(labels), len(self._sums)
-        ones, places = np.ones(images), (labels.numpy(), np.arange(images))
-        self._sums += csr_array((ones, places), shape=(classes, images)) @ confidences.numpy()
-        self._images += np.bincount(labels.numpy(), minlength=classes)
+        values = confidences.numpy()
+        for span in spans(len(values), _AT_ONCE):
+            part, ones = slice(span.start, span.stop), np.ones(len(span))
+            found, row = np.unique(labels.numpy()[part], return_inverse=True)
+            shape = len(found), len(span)
+            members = csr_array((ones, (row, np.arange(len(span)))), shape=shape)
+            self._sums[found] += members @ values[part]
+            self._images[found] += np.bincount(row)
 
     def means(self) -> MeanConfidences:
         """The average of each label."""
         values = self._sums / self._images.clip(min=1)[:, None]
         return MeanConfidences(torch.from_numpy(values), torch.from_numpy(self._images))
+
+
+@dataclass(frozen=True)
+class DrawnConfidences:
+    """Keeps what SEM needs of the few-shot training images among those that are classified.
+
+    Attributes:
+        drawn: whether a sample is such an image, by sample id.
+        class_ids: of the base classes, [B].
+        sums: takes their confidences, by pseudo-label.
+        write: takes rows of the table `likely_classes`.
+    """
+
+    drawn: np.ndarray
+    class_ids: Sequence[int]
+    sums: ConfidenceSums
+    write: Callable[[pl.DataFrame], None]
+    ranked: int = RANKED
+
+    def __call__(
+        self, sample_ids: pl.Series, confidences: torch.Tensor, ranked: torch.Tensor
+    ) -> None:
+        """Images of base classes; see `likely_classes`."""
+        drawn = self.drawn[sample_ids.to_numpy()]
+        if not drawn.all():
+            rows = torch.from_numpy(drawn.nonzero()[0])
+            sample_ids = sample_ids.filter(drawn)
+            confidences, ranked = confidences[rows], ranked[rows]
+        if len(sample_ids):
+            self.write(likely_classes(sample_ids, confidences, ranked, self.class_ids))
+            self.sums.add(ranked[:, 0], confidences)

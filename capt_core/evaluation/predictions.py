@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Protocol
 
 import numpy as np
 import polars as pl
@@ -17,6 +18,20 @@ GROUPS = ("base", "novel")
 
 Scorers = Mapping[str, Callable[[torch.Tensor], torch.Tensor]]
 """By group: function from features [n, d] to logits [n, G] over the classes of the group."""
+
+
+class Watcher(Protocol):
+    """Is shown how images of a group are classified."""
+
+    @property
+    def ranked(self) -> int:
+        """How many of the most confident classes it wants in order."""
+
+    def __call__(
+        self, sample_ids: pl.Series, confidences: torch.Tensor, ranked: torch.Tensor
+    ) -> None:
+        """Some images [n]: their confidences [n, G] and classes in order, [n, `ranked` or more]."""
+
 
 _FEW = 16
 _SCORED = 512  # rows of a product: some libraries multiply many more at a lower rate
@@ -61,7 +76,7 @@ def classified(
     features: torch.Tensor,
     scorers: Scorers,
     top_classes: int,
-    seen: Callable[[str, pl.Series, torch.Tensor], None] | None = None,
+    watchers: Mapping[str, Watcher] | None = None,
 ) -> pl.DataFrame:
     """Classify images among the classes of their own group (base or novel).
 
@@ -71,7 +86,7 @@ def classified(
         features: what `scorers` take, [N, d], on the CPU.
         scorers: of every group that an image is of.
         top_classes: how many classes the `top_*` columns list (at most those of the group).
-        seen: is given each group, its sample ids [n] and their confidences over it, [n, G].
+        watchers: by group, what is shown the confidences in it.
 
     Returns:
         Rows as in the table `predictions`, sorted by `sample_id`.
@@ -83,10 +98,11 @@ def classified(
         own = probabilities(scorers[group], features if whole else features[rows])
         if len(own) != len(rows):
             own = own[rows]
-        ids = sample_ids.gather(rows)
-        if seen is not None:
-            seen(group, ids, own)
-        parts.append(_group_table(dataset, ids, group, own, top_classes))
+        ids, watcher = sample_ids.gather(rows), (watchers or {}).get(group)
+        ranked = ranked_classes(own, max(top_classes, watcher.ranked if watcher else 0))
+        if watcher is not None:
+            watcher(ids, own, ranked)
+        parts.append(_group_table(dataset, ids, group, own, ranked[:, :top_classes]))
     return _sorted(parts)
 
 
@@ -133,7 +149,11 @@ def _members(dataset: Dataset, sample_ids: pl.Series) -> list[tuple[str, np.ndar
 
 
 def _group_table(
-    dataset: Dataset, sample_ids: pl.Series, group: str, confidences: torch.Tensor, top_classes: int
+    dataset: Dataset,
+    sample_ids: pl.Series,
+    group: str,
+    confidences: torch.Tensor,
+    top: torch.Tensor,
 ) -> pl.DataFrame:
     """Rows as in the table `predictions` of images of one group, by softmax over its classes."""
     class_ids = np.array(dataset.class_ids(group), dtype=np.int64)
@@ -142,7 +162,6 @@ def _group_table(
         sample_ids.to_numpy()
     ]
     true = torch.from_numpy(np.searchsorted(class_ids, images["class_id"].to_numpy()))
-    top = ranked_classes(confidences, min(top_classes, len(class_ids)))
     top_ids = class_ids[top.numpy()]
     pseudo = pl.Series(top_ids[:, 0])
     table = images.with_columns(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import polars as pl
-import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,12 +10,15 @@ from hypothesis import strategies as st
 from capt_core.artifacts.schemas import LIKELY_CLASSES, MEAN_CONFIDENCES
 from capt_core.artifacts.tables import schema_problem
 from capt_core.confusion.likely import (
+    RANKED,
     ConfidenceSums,
+    DrawnConfidences,
     LikelyClasses,
     MeanConfidences,
     likely_classes,
 )
 from capt_core.confusion.semantic_miner import PairMiner, pseudo_labels
+from capt_core.evaluation.predictions import ranked_classes
 from capt_core.params import MOST_PAIRS
 from tests.toys import toy_dataset
 
@@ -33,7 +35,8 @@ def test_likely_classes_by_hand() -> None:
     first = [0.1] * MOST_PAIRS + [0.06, 0.03, 0.029, 0.0]
     # All ties: any class may be among the pairs.
     rows = torch.tensor([first, [1 / 14] * 14])
-    found = likely_classes(pl.Series([7, 9]), rows, range(100, 114))
+    ranked = ranked_classes(rows, 14)
+    found = likely_classes(pl.Series([7, 9]), rows, ranked, range(100, 114))
     assert schema_problem(LIKELY_CLASSES, found) is None
     assert found["sample_id"].to_list() == [7, 9]
     assert found["class_ids"].to_list() == [list(range(100, 112)), list(range(100, 114))]
@@ -52,7 +55,7 @@ def test_likely_classes_give_the_pairs_of_all(
     counts = torch.randint(0, 3, (base, base), generator=generator).fill_diagonal_(0)
     counts[:, 2:] *= torch.rand(base, base - 2, generator=generator) < 0.1
     ids, class_ids = dataset.samples["sample_id"], dataset.class_ids("base")
-    table = likely_classes(ids, confidences, class_ids)
+    table = likely_classes(ids, confidences, ranked_classes(confidences, RANKED), class_ids)
     likely = LikelyClasses.of_table(table, class_ids)
     assert torch.equal(likely.pseudo_labels(), pseudo_labels(confidences))
     labels = torch.randint(0, base, (images,), generator=generator)
@@ -83,15 +86,23 @@ def test_no_image_has_no_means() -> None:
 @given(st.integers(1, 9), st.integers(1, 4), st.integers(0, 9999))
 def test_blocks_of_samples_give_what_all_give(images: int, block: int, seed: int) -> None:
     confidences, ids = peaked(images, 5, seed, coarse=False), pl.Series(range(images))
-    labels, whole, parts = pseudo_labels(confidences), ConfidenceSums(5), ConfidenceSums(5)
-    whole.add(labels, confidences)
-    tables = []
-    for start in range(0, images, block):
-        part = slice(start, start + block)
-        parts.add(labels[part], confidences[part])
-        tables.append(likely_classes(ids[part], confidences[part], range(5)))
-    assert pl.concat(tables).equals(likely_classes(ids, confidences, range(5)))
-    assert torch.equal(parts.means().images, whole.means().images)
-    torch.testing.assert_close(parts.means().values, whole.means().values)
-    taken = sorted(set(labels.tolist()))
-    assert whole.means().values[taken].sum(dim=1).tolist() == pytest.approx([1] * len(taken))
+    drawn = torch.rand(images, generator=torch.Generator().manual_seed(seed)).numpy() < 0.7
+    ranked, tables, found = ranked_classes(confidences, RANKED), list[pl.DataFrame](), []
+    for rows in (images, block):
+        sums, blocks = ConfidenceSums(5), list[pl.DataFrame]()
+        kept = DrawnConfidences(drawn, range(5), sums, blocks.append)
+        for start in range(0, images, rows):
+            part = slice(start, start + rows)
+            kept(ids[part], confidences[part], ranked[part])
+        tables.append(pl.concat([LIKELY_CLASSES.frame(), *blocks]))
+        found.append(sums.means())
+    assert tables[0].equals(tables[1])
+    assert tables[0]["sample_id"].to_list() == drawn.nonzero()[0].tolist()
+    whole, parts = found
+    assert torch.equal(parts.images, whole.images)
+    assert int(whole.images.sum()) == drawn.sum()
+    torch.testing.assert_close(parts.values, whole.values)
+    taken = whole.images > 0
+    torch.testing.assert_close(
+        whole.values[taken].sum(dim=1), torch.ones(int(taken.sum())).double()
+    )

@@ -30,6 +30,7 @@ CHECKED = {"prepare": {"backbone", "generate_prompts"}}
 FURTHER = {
     "build-bank": ("build_bank.source=augmented_views", "build_bank.views=1"),
     "fit-teacher": ("fit_teacher.method=cupl",),
+    "mine-pairs": ("mine_pairs.pseudo_label=real_gt",),
 }
 # Images are read only for a base model whose features are not the stored ones.
 AT_TIMES = {"infer-teacher": {"data"}, "mine-pairs": {"data"}}

@@ -8,12 +8,27 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from polars.testing import assert_frame_equal
 from safetensors.torch import load_file
 
 from capt_core.artifacts import lineage
-from capt_core.artifacts.schemas import CONFUSION_BANK, CONFUSION_STATISTICS, PREDICTIONS
-from capt_core.artifacts.tables import Table, read_provenance, write_table
+from capt_core.artifacts.features import read_base_text_features, read_image_features
+from capt_core.artifacts.layout import Layout
+from capt_core.artifacts.schemas import (
+    CLASS_PAIRS,
+    CONFUSION_BANK,
+    CONFUSION_STATISTICS,
+    PAIRS,
+    PREDICTIONS,
+)
+from capt_core.artifacts.tables import Table, read_provenance, read_table, write_table
 from capt_core.artifacts.tensors import load_tensors
+from capt_core.backbone.loading import load_backbone
+from capt_core.confusion.semantic_miner import pairs_of_draw
+from capt_core.data.dataset import load_dataset, load_fewshot
+from capt_core.methods.fitting import group_scorers
+from capt_core.methods.model_file import load_model
+from capt_core.params import Settings
 from stages.commands import PIPELINE
 from tests.pipeline.commands import BEFORE_TRAINING, SMALL, contents, run_pipeline
 from tests.refusals import refusal
@@ -40,6 +55,24 @@ def test_results_say_which_settings_the_method_was_fitted_with(small: Path) -> N
     }
     assert shown["clip"] != shown["capt"]
     assert shown["capt"] == load_tensors(runs / "capt/model.safetensors", "").provenance.settings
+
+
+def test_pairs_are_those_of_all_confidences(small: Path) -> None:
+    layout, seed = Layout(small, "proctex"), Layout(small, "proctex").seed(1)
+    dataset, settings = load_dataset(layout), Settings()
+    backbone = load_backbone(settings.backbone, settings.runtime)
+    origin = dataset.provenance(backbone.identity)
+    drawn = load_fewshot(layout, dataset, 8, 1).filter(split="train")
+    base = dataset.class_ids("base")
+    drawn = drawn.filter(pl.col("class_id").is_in(base))
+    scorer = group_scorers(load_model(seed.base_model, backbone).fitted, dataset)["base"]
+    features = read_image_features(layout.image_features, origin)[drawn["sample_id"].to_list()]
+    statistics = read_table(CONFUSION_STATISTICS, seed.confusion_statistics)
+    texts = read_base_text_features(seed.base_text_features, origin)[base]
+    confidences = scorer(features).softmax(dim=1)
+    found = pairs_of_draw(dataset, drawn, confidences, texts, statistics, settings.mine_pairs)
+    assert_frame_equal(read_table(PAIRS, seed.pairs), found.pairs)
+    assert_frame_equal(read_table(CLASS_PAIRS, seed.class_pairs), found.class_pairs)
 
 
 def test_training_changes_its_own_tensors_only(small: Path) -> None:

@@ -264,7 +264,7 @@ def check_record(table: Table, path: Path, record: Mapping[str, Any], remedy: st
         )
     if record.get("digest") is None:
         raise CaptError(
-            f"{path}: not written by this project, or by an earlier version: no BLAKE3 digest; "
+            f"{path}: not written by this project, or by an earlier version: no XXH3 digest; "
             f"{remedy}"
         )
 

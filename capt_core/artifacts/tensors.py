@@ -89,7 +89,7 @@ def load_sealed(path: Path) -> SavedTensors:
     except (SafetensorError, OSError, ValueError) as error:
         raise ValueError("not a readable safetensors file") from error
     if sound is None or "digest" not in record:
-        raise ValueError("not written by this project, or by an earlier version: no BLAKE3 digest")
+        raise ValueError("not written by this project, or by an earlier version: no XXH3 digest")
     return SavedTensors(tensors, record)
 
 

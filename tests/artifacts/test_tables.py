@@ -345,7 +345,7 @@ def test_a_table_without_a_digest_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "fruit.parquet"
     record = {"table": "fruit", "version": 1, **ORIGIN.as_dict()}
     fruit().write_parquet(path, metadata={METADATA_KEY: json.dumps(record)})
-    assert "no BLAKE3 digest" in read_refusal(path)
+    assert "no XXH3 digest" in read_refusal(path)
 
 
 MEASURED = Table(

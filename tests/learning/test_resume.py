@@ -107,7 +107,7 @@ def damage(path: Path, how: str) -> None:
         ("cut", "damaged, its content is not what was written"),
         ("bit", "damaged, its content is not what was written"),
         ("noise", "not a readable safetensors file"),
-        ("foreign", "not written by this project, or by an earlier version: no BLAKE3 digest"),
+        ("foreign", "not written by this project, or by an earlier version: no XXH3 digest"),
         ("another model", "the state of another model"),
         ("another shape", "the state of another model"),
         ("another momentum", "the state of another optimiser"),

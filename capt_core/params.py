@@ -30,7 +30,7 @@ MOST_SEED = 2**32 - 1
 """The largest seed that every generator of random numbers takes."""
 MOST_IN_BATCH = 65_536
 MOST_PAIRS = 10
-"""Confusion pairs of an image or a class."""
+"""Confusion pairs that an image or a class may have."""
 
 Seed = Annotated[int, Field(ge=0, le=MOST_SEED)]
 

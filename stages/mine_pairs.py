@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import polars as pl
@@ -14,17 +14,21 @@ from capt_core.artifacts.schemas import (
     CLASS_PAIRS,
     CONFUSION_BANK,
     CONFUSION_STATISTICS,
-    LIKELY_CLASSES,
-    MEAN_CONFIDENCES,
     PAIRS,
 )
-from capt_core.artifacts.table_blocks import read_columns, spans, write_groups
+from capt_core.artifacts.table_blocks import table_writer
 from capt_core.artifacts.tables import read_table, write_table
 from capt_core.backbone.identity import backbone_identity
 from capt_core.backbone.loading import load_backbone
-from capt_core.confusion.likely import ConfidenceSums, LikelyClasses, MeanConfidences
+from capt_core.confusion.likely import (
+    ConfidenceSums,
+    LikelyClasses,
+    MeanConfidences,
+    read_likely_classes,
+    read_mean_confidences,
+)
 from capt_core.confusion.sample_miner import WholeBank
-from capt_core.confusion.semantic_miner import labels_of_draw, miner_of_draw
+from capt_core.confusion.semantic_miner import PairMiner, labels_of_draw, miner_of_draw
 from capt_core.data.dataset import Dataset, load_dataset, load_fewshot
 from capt_core.evaluation.predictions import probabilities
 from capt_core.methods.fitting import group_scorers
@@ -60,8 +64,8 @@ STAGE = Stage(
 )
 
 
-Block = tuple[pl.Series, torch.Tensor, LikelyClasses, torch.Tensor | None]
-"""Some samples as `PairMiner.pairs` takes them."""
+Write = Callable[[pl.DataFrame], None]
+"""Takes rows of the table `pairs`."""
 
 
 def main(run: Run) -> None:
@@ -75,51 +79,56 @@ def main(run: Run) -> None:
     base = prepared.class_ids("base")
     ids = fewshot.filter(pl.col("split") == "train", pl.col("class_id").is_in(base))["sample_id"]
     texts = read_base_text_features(paths.base_text_features, origin)
-    miner, sums = miner_of_draw(prepared, statistics, chosen), ConfidenceSums(len(base))
+    miner = miner_of_draw(prepared, statistics, chosen)
     inferred = chosen.selection == "confusion" and chosen.pseudo_label == "pseudo_gt"
-    if inferred:
-        blocks = _inferred(run, origin, ids, base)
-    else:
-        blocks = _scored(run, prepared, origin, ids, texts, sums)
-    count = write_groups(PAIRS, (miner.pairs(*block) for block in blocks), paths.pairs, origin)
-    if inferred:
-        table = read_table(MEAN_CONFIDENCES, paths.mean_confidences, origin)
-        means = MeanConfidences.of_table(table, base)
-    else:
-        means = sums.means()
+    counted = list[int]()
+    with table_writer(PAIRS, paths.pairs, origin) as writer:
+
+        def write(rows: pl.DataFrame) -> None:
+            counted.append(len(rows))
+            writer(rows)
+
+        if inferred:
+            means = _mine_inferred(run, origin, ids, base, miner, write)
+        else:
+            means = _mine_scored(run, prepared, origin, ids, texts, miner, write)
     write_table(CLASS_PAIRS, miner.class_pairs(means, texts[base]), paths.class_pairs, origin)
-    say(f"{count} pairs of {len(ids)} images -> {paths.pairs}")
+    say(f"{sum(counted)} pairs of {len(ids)} images -> {paths.pairs}")
 
 
-def _inferred(
-    run: Run, origin: Provenance, ids: pl.Series, class_ids: Sequence[int]
-) -> Iterator[Block]:
-    """Samples by what infer-teacher kept of the base model's confidences."""
-    table = read_columns(
-        LIKELY_CLASSES, run.seed_layout.likely_classes, origin, "class_ids", "confidences"
-    )
-    rows = np.searchsorted(table["sample_id"].to_numpy(), ids.to_numpy())
-    for span in spans(len(ids)):
-        part = slice(span.start, span.stop)
-        likely = LikelyClasses.of_table(table[rows[part]], class_ids)
-        yield ids[part], likely.pseudo_labels(), likely, None
+def _mine_inferred(
+    run: Run,
+    origin: Provenance,
+    ids: pl.Series,
+    class_ids: Sequence[int],
+    miner: PairMiner,
+    write: Write,
+) -> MeanConfidences:
+    """Mine by what infer-teacher kept of the base model's confidences."""
+    paths, taken = run.seed_layout, np.zeros(len(class_ids), dtype=np.int64)
+    for part, likely in read_likely_classes(paths.likely_classes, origin, ids, class_ids):
+        labels = likely.most_likely()
+        taken += np.bincount(labels.numpy(), minlength=len(taken))
+        write(miner.pairs(part, labels, likely))
+    return read_mean_confidences(paths.mean_confidences, origin, class_ids, taken)
 
 
-def _scored(
+def _mine_scored(
     run: Run,
     prepared: Dataset,
     origin: Provenance,
     ids: pl.Series,
     texts: torch.Tensor,
-    sums: ConfidenceSums,
-) -> Iterator[Block]:
-    """Samples for other labels or pairs than eq. 6 and 7 give; `sums` takes their confidences."""
+    miner: PairMiner,
+    write: Write,
+) -> MeanConfidences:
+    """Mine for other labels or pairs than those of eq. 6 and 7."""
     settings, layout, base = run.settings, run.layout, prepared.class_ids("base")
     backbone = load_backbone(settings.backbone, settings.runtime)
     model = base_model(run, backbone, origin)
     stored = ImageFeatures(layout.image_features, origin)
     scorer = group_scorers(model.fitted, prepared, texts)["base"]
-    bank = None
+    bank, sums = None, ConfidenceSums(len(base))
     if settings.mine_pairs.selection == "any":
         table = read_table(CONFUSION_BANK, run.seed_layout.confusion_bank, origin)
         bank = WholeBank(table, stored, base)
@@ -128,4 +137,5 @@ def _scored(
         labels = labels_of_draw(prepared, part, confidences, settings.mine_pairs)
         sums.add(labels, confidences)
         similarities = None if bank is None else bank.similarities(part)
-        yield part, labels, LikelyClasses.every(confidences), similarities
+        write(miner.pairs(part, labels, LikelyClasses.every(confidences), similarities))
+    return sums.means()

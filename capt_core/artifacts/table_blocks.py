@@ -168,7 +168,7 @@ def table_writer(
         if not sinks:
             sinks.append(_Sink(temporary, block.schema, options))
         keys.append(block.select(table.key))
-        sinks[0].take(block)
+        sinks[0].take(block.select(sinks[0].columns))
 
     with atomic_path(path) as temporary:
         try:
@@ -189,8 +189,9 @@ class _Sink:
 
     def __init__(self, path: Path, schema: pl.Schema, options: dict[str, Any]) -> None:
         self._path, self._schema, self._options = path, schema, options
+        self.columns = list(schema)
         self._handed: queue.Queue[pl.DataFrame | None] = queue.Queue(maxsize=2)
-        self._failed: list[Exception] = []
+        self._failed: list[BaseException] = []
         self._thread = Thread(target=self._write, daemon=True)
         self._thread.start()
 
@@ -226,5 +227,5 @@ class _Sink:
             register_io_source(source, schema=self._schema).sink_parquet(
                 self._path, engine="streaming", **self._options
             )
-        except Exception as error:
+        except (Exception, pl.exceptions.PanicException) as error:
             self._failed.append(error)

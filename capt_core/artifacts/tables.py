@@ -348,10 +348,11 @@ def value_problem(table: Table, frame: pl.DataFrame) -> str | None:
         series = frame[column.name]
         if column.name.endswith("_id") and (series < 0).any():
             return f"column {column.name} holds a negative number"
-        if column.unit in _RANGES and not isinstance(series.dtype, pl.List):
+        if column.unit in _RANGES:
             low, high = _RANGES[column.unit]
+            values = series.explode() if isinstance(series.dtype, pl.List) else series
             # Rounding may leave a cosine a little above 1. NaN lies in no range.
-            inside = series.drop_nulls().is_between(low - _ROUNDING, high + _ROUNDING)
+            inside = values.drop_nulls().is_between(low - _ROUNDING, high + _ROUNDING)
             if not inside.all():
                 return f"column {column.name} holds a value outside of {low} to {high}"
         if isinstance(column.kind, pl.Array) and (

@@ -7,22 +7,29 @@ the mean score of a class follows from the mean confidences of the images taken 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import polars as pl
 import torch
 
+from capt_core.advice import Remedy, run_stage
+from capt_core.artifacts.provenance import Provenance
 from capt_core.artifacts.schemas import LIKELY_CLASSES, MEAN_CONFIDENCES
-from capt_core.artifacts.table_blocks import spans
+from capt_core.artifacts.table_blocks import read_columns, spans
+from capt_core.artifacts.tables import read_table
 from capt_core.data.dataset import Dataset
+from capt_core.errors import CaptError
 from capt_core.params import MOST_PAIRS
 
 RANKED = MOST_PAIRS + 1
 """How many of an image's most confident classes have to be in order."""
 
-_AT_ONCE = 1024  # images: what is computed of them stays in memory that the process keeps
+# Images: for arrays of more, which would be larger, NumPy asks the system for new memory each time.
+_AT_ONCE = 1024
 
 
 @dataclass(frozen=True)
@@ -44,19 +51,37 @@ class LikelyClasses:
 
     @staticmethod
     def of_table(rows: pl.DataFrame, class_ids: Sequence[int]) -> LikelyClasses:
-        """From rows of the table `likely_classes`; `class_ids` are those of the base classes."""
+        """From rows of the table `likely_classes`.
+
+        Args:
+            rows: one per image.
+            class_ids: of the base classes, [B], ascending.
+
+        Raises:
+            ValueError: an image without classes, or a class that is not a base class.
+        """
         sizes = rows["class_ids"].list.len().to_numpy()
+        if not sizes.all() or not np.array_equal(sizes, rows["confidences"].list.len()):
+            raise ValueError("holds an image without classes or their confidences")
         filled = np.arange(sizes.max(initial=0)) < sizes[:, None]
         classes = np.zeros(filled.shape, dtype=np.int64)
         confidences = np.full(filled.shape, -1, dtype=np.float32)
-        classes[filled] = np.searchsorted(class_ids, rows["class_ids"].explode().to_numpy())
-        confidences[filled] = rows["confidences"].explode().to_numpy()
+        classes[filled] = _positions(rows["class_ids"].explode(), class_ids)
+        confidences[filled] = rows["confidences"].explode()
         return LikelyClasses(torch.from_numpy(classes), torch.from_numpy(confidences))
 
-    def pseudo_labels(self) -> torch.Tensor:
+    def most_likely(self) -> torch.Tensor:
         """Eq. 6: positions [N] of the most confident classes, the lowest on ties."""
         best = self.confidences.numpy().argmax(axis=1)
         return self.classes.gather(1, torch.from_numpy(best)[:, None])[:, 0]
+
+
+def _positions(found: pl.Series, class_ids: Sequence[int]) -> np.ndarray:
+    known, wanted = np.asarray(class_ids), found.to_numpy()
+    positions = np.searchsorted(known, wanted).clip(max=len(known) - 1)
+    if (known[positions] != wanted).any():
+        raise ValueError("holds a class that is not a base class")
+    return positions
 
 
 def likely_classes(
@@ -72,7 +97,7 @@ def likely_classes(
 
     Args:
         sample_ids: N images.
-        confidences: over the B base classes, fp32 [N, B], on the CPU.
+        confidences: over the B base classes, fp32 [N, B], finite, on the CPU.
         ranked: positions of the most confident classes, best first, [N, `RANKED`]; [N, B] if that
             is less.
         class_ids: of the base classes, [B].
@@ -110,8 +135,18 @@ class MeanConfidences:
 
     @staticmethod
     def of_table(rows: pl.DataFrame, class_ids: Sequence[int]) -> MeanConfidences:
-        """From the table `mean_confidences`; `class_ids` are those of the base classes."""
-        size, row = len(class_ids), np.searchsorted(class_ids, rows["class_id"].to_numpy())
+        """From the table `mean_confidences`.
+
+        Args:
+            rows: one per class that an image is taken for.
+            class_ids: of the base classes, [B], ascending.
+
+        Raises:
+            ValueError: not one confidence for each base class, or a class that is none.
+        """
+        size, row = len(class_ids), _positions(rows["class_id"], class_ids)
+        if (rows["confidences"].list.len() != size).any():
+            raise ValueError("holds other than one confidence for each base class")
         values, images = np.zeros((size, size)), np.zeros(size, dtype=np.int64)
         images[row] = rows["images"].to_numpy()
         values[row] = rows["confidences"].explode().to_numpy().reshape(-1, size)
@@ -166,6 +201,7 @@ class DrawnConfidences:
         class_ids: of the base classes, [B].
         sums: takes their confidences, by pseudo-label.
         write: takes rows of the table `likely_classes`.
+        ranked: how many of an image's most confident classes it wants in order.
     """
 
     drawn: np.ndarray
@@ -186,3 +222,60 @@ class DrawnConfidences:
         if len(sample_ids):
             self.write(likely_classes(sample_ids, confidences, ranked, self.class_ids))
             self.sums.add(ranked[:, 0], confidences)
+
+
+def read_likely_classes(
+    path: Path, expected: Provenance, sample_ids: pl.Series, class_ids: Sequence[int]
+) -> Iterator[tuple[pl.Series, LikelyClasses]]:
+    """The table `likely_classes` of a few-shot draw, some images at a time.
+
+    Args:
+        path: the Parquet file.
+        expected: data set and backbone that the reader works with.
+        sample_ids: the images of the draw that are of base classes, in the order of the blocks.
+        class_ids: of the base classes, [B], ascending.
+
+    Raises:
+        CaptError: as `read_table`; or the table is of another draw or of other classes.
+    """
+    remedy = run_stage(LIKELY_CLASSES.stage, path, expected.dataset)
+    table = read_columns(LIKELY_CLASSES, path, expected, "class_ids", "confidences")
+    if not table["sample_id"].equals(sample_ids.sort()):
+        raise CaptError(f"{path}: holds other images than the few-shot list; {remedy}")
+    rows = np.searchsorted(table["sample_id"].to_numpy(), sample_ids.to_numpy())
+    for span in spans(len(rows)):
+        part = slice(span.start, span.stop)
+        with _content_of(path, remedy):
+            likely = LikelyClasses.of_table(table[rows[part]], class_ids)
+        yield sample_ids[part], likely
+
+
+def read_mean_confidences(
+    path: Path, expected: Provenance, class_ids: Sequence[int], images: np.ndarray
+) -> MeanConfidences:
+    """The table `mean_confidences` of a few-shot draw.
+
+    Args:
+        path: the Parquet file.
+        expected: data set and backbone that the reader works with.
+        class_ids: of the base classes, [B], ascending.
+        images: how many images of the draw are taken for each, [B].
+
+    Raises:
+        CaptError: as `read_table`; or the table is of another draw or of other classes.
+    """
+    remedy = run_stage(MEAN_CONFIDENCES.stage, path, expected.dataset)
+    table = read_table(MEAN_CONFIDENCES, path, expected)
+    with _content_of(path, remedy):
+        means = MeanConfidences.of_table(table, class_ids)
+    if not np.array_equal(means.images.numpy(), images):
+        raise CaptError(f"{path}: counts other images than likely_classes lists; {remedy}")
+    return means
+
+
+@contextmanager
+def _content_of(path: Path, remedy: Remedy) -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        raise CaptError(f"{path}: {error}; {remedy}") from error

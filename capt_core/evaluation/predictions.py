@@ -122,7 +122,7 @@ def probabilities(
         if found is None:
             found = logits.new_empty(len(features), logits.shape[1])
         torch.softmax(logits, dim=-1, out=found[part])
-    return scorer(features) if found is None else found
+    return scorer(features).softmax(dim=-1) if found is None else found
 
 
 def tempered(scorers: Scorers, temperature: float) -> Scorers:

@@ -85,6 +85,13 @@ def test_what_breaks_off_leaves_the_old_table(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["steps.parquet"]
 
 
+def test_columns_of_later_blocks_may_come_in_another_order(tmp_path: Path) -> None:
+    path = tmp_path / "steps.parquet"
+    turned = steps(5)[3:].select(reversed(steps(1).columns))
+    write_groups(STEPS, [steps(5)[:3], turned], path, ORIGIN)
+    assert read_table(STEPS, path, ORIGIN).equals(steps(5))
+
+
 def test_what_cannot_be_written_ends_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -95,6 +102,18 @@ def test_what_cannot_be_written_ends_in_one_line(
     many = (steps(1).with_columns(step=pl.lit(number, dtype=pl.Int64)) for number in range(20))
     with pytest.raises(CaptError, match="No space left"):
         write_groups(STEPS, many, tmp_path / "steps.parquet", ORIGIN)
+
+
+def test_a_writer_that_panics_writes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def panic(*_: object, **__: object) -> None:
+        raise pl.exceptions.PanicException("at the disco")
+
+    monkeypatch.setattr(pl.LazyFrame, "sink_parquet", panic)
+    with pytest.raises((pl.exceptions.PanicException, CaptError), match="at the disco"):
+        write_groups(STEPS, [steps(3)], tmp_path / "steps.parquet", ORIGIN)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_groups_are_checked_as_they_are_read(tmp_path: Path) -> None:

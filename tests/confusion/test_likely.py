@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import polars as pl
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from capt_core.artifacts.provenance import Provenance
 from capt_core.artifacts.schemas import LIKELY_CLASSES, MEAN_CONFIDENCES
-from capt_core.artifacts.tables import schema_problem
+from capt_core.artifacts.tables import schema_problem, write_table
 from capt_core.confusion.likely import (
     RANKED,
     ConfidenceSums,
@@ -16,8 +21,11 @@ from capt_core.confusion.likely import (
     LikelyClasses,
     MeanConfidences,
     likely_classes,
+    read_likely_classes,
+    read_mean_confidences,
 )
 from capt_core.confusion.semantic_miner import PairMiner, pseudo_labels
+from capt_core.errors import CaptError
 from capt_core.evaluation.predictions import ranked_classes
 from capt_core.params import MOST_PAIRS
 from tests.toys import toy_dataset
@@ -57,9 +65,9 @@ def test_likely_classes_give_the_pairs_of_all(
     ids, class_ids = dataset.samples["sample_id"], dataset.class_ids("base")
     table = likely_classes(ids, confidences, ranked_classes(confidences, RANKED), class_ids)
     likely = LikelyClasses.of_table(table, class_ids)
-    assert torch.equal(likely.pseudo_labels(), pseudo_labels(confidences))
+    assert torch.equal(likely.most_likely(), pseudo_labels(confidences))
     labels = torch.randint(0, base, (images,), generator=generator)
-    labels = labels if true_labels else likely.pseudo_labels()
+    labels = labels if true_labels else likely.most_likely()
     miner = PairMiner(dataset, counts, asked)
     whole = miner.pairs(ids, labels, LikelyClasses.every(confidences))
     assert miner.pairs(ids, labels, likely).equals(whole)
@@ -106,3 +114,65 @@ def test_blocks_of_samples_give_what_all_give(images: int, block: int, seed: int
     torch.testing.assert_close(
         whole.values[taken].sum(dim=1), torch.ones(int(taken.sum())).double()
     )
+
+
+ORIGIN = Provenance("toys")
+IMAGES = pl.Series([4, 1, 2])
+
+
+def written(folder: Path) -> tuple[Path, Path]:
+    """Tables of images 1, 2 and 4 among the classes 10, 11 and 12; two are taken for 11."""
+    confidences = torch.tensor([[0.25, 0.5, 0.25], [0.0, 0.75, 0.25], [0.5, 0.25, 0.25]])
+    ranked, sums = ranked_classes(confidences, RANKED), ConfidenceSums(3)
+    likely = likely_classes(IMAGES.sort(), confidences, ranked, [10, 11, 12])
+    sums.add(ranked[:, 0], confidences)
+    means = sums.means().table(toy_dataset([0], 6)).with_columns(pl.col("class_id") + 10)
+    write_table(LIKELY_CLASSES, likely, folder / "likely.parquet", ORIGIN)
+    write_table(MEAN_CONFIDENCES, means, folder / "means.parquet", ORIGIN)
+    return folder / "likely.parquet", folder / "means.parquet"
+
+
+def test_what_is_kept_is_read_in_the_order_of_the_draw(tmp_path: Path) -> None:
+    likely, means = written(tmp_path)
+    (ids, found), *_ = read_likely_classes(likely, ORIGIN, IMAGES, [10, 11, 12])
+    assert ids.to_list() == [4, 1, 2]
+    assert found.most_likely().tolist() == [0, 1, 1]
+    kept = read_mean_confidences(means, ORIGIN, [10, 11, 12], np.array([1, 2, 0]))
+    assert kept.values.tolist() == [[0.5, 0.25, 0.25], [0.125, 0.625, 0.25], [0.0] * 3]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (pl.col("sample_id") + 1, "other images than the few-shot list"),
+        (pl.col("class_ids").list.head(0), "an image without classes"),
+        (pl.col("confidences").list.head(1), "an image without classes or their confidences"),
+        (pl.col("class_ids").list.eval(pl.element() + 1), "a class that is not a base class"),
+        (pl.col("confidences").list.eval(pl.element() * float("nan")), "a value outside of 0 to 1"),
+    ],
+)
+def test_likely_classes_of_other_images_or_classes_are_refused(
+    tmp_path: Path, change: pl.Expr, said: str
+) -> None:
+    path, _ = written(tmp_path)
+    frame = pl.read_parquet(path)
+    write_table(LIKELY_CLASSES, frame.with_columns(change), path, ORIGIN)
+    with pytest.raises(CaptError, match=f"{said}.*infer-teacher"):
+        list(read_likely_classes(path, ORIGIN, IMAGES, [10, 11, 12]))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (pl.col("images") + 1, "counts other images"),
+        (pl.col("class_id") + 2, "a class that is not a base class"),
+        (pl.col("confidences").list.head(2), "other than one confidence for each base class"),
+    ],
+)
+def test_means_of_other_images_or_classes_are_refused(
+    tmp_path: Path, change: pl.Expr, said: str
+) -> None:
+    _, path = written(tmp_path)
+    write_table(MEAN_CONFIDENCES, pl.read_parquet(path).with_columns(change), path, ORIGIN)
+    with pytest.raises(CaptError, match=f"{said}.*infer-teacher"):
+        read_mean_confidences(path, ORIGIN, [10, 11, 12], np.array([1, 2, 0]))

@@ -150,15 +150,16 @@ def load_ahead(
         yield from _by_processes(paths, read, workers, ahead)
         return
     waiting: deque[Future[Loaded]] = deque()
-    with ThreadPoolExecutor(max_workers=max(1, workers)) as pool:
-        try:
-            upcoming = iter(paths)
-            waiting.extend(pool.submit(read, path) for path in islice(upcoming, ahead))
-            while waiting:
-                yield waiting.popleft().result()
-                waiting.extend(pool.submit(read, path) for path in islice(upcoming, 1))
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+    pool = ThreadPoolExecutor(max_workers=max(1, workers))
+    try:
+        upcoming = iter(paths)
+        waiting.extend(pool.submit(read, path) for path in islice(upcoming, ahead))
+        while waiting:
+            yield waiting.popleft().result()
+            waiting.extend(pool.submit(read, path) for path in islice(upcoming, 1))
+    finally:
+        # Not waited for: what is given up may be collected in one of these threads.
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 _AT_ONCE = 16  # images that a process hands over together

@@ -6,6 +6,8 @@ import os
 from collections.abc import Callable, Sequence
 from io import BytesIO
 from pathlib import Path
+from threading import Event
+from typing import Any, cast
 
 import numpy as np
 import polars as pl
@@ -260,6 +262,27 @@ def test_images_come_in_order_and_known_ones_without_pixels(
     assert found[5].digest == one.digest
     assert np.array_equal(found[5].pixels, one.pixels)
     assert touched(paths[6]) == GONE
+
+
+def test_reading_ahead_can_be_given_up_in_a_thread_that_reads() -> None:
+    go, gone, failed = Event(), Event(), list[RuntimeError]()
+
+    def read(path: Path) -> Path:
+        if path.name == "second":
+            go.wait(10)
+            try:
+                reading.close()
+            except RuntimeError as error:
+                failed.append(error)
+            gone.set()
+        return path
+
+    paths = [Path("first"), Path("second")]
+    reading: Any = load_ahead(paths, cast(Any, read), workers=1, ahead=2, processes=False)
+    assert next(reading) == paths[0]
+    go.set()
+    assert gone.wait(10)
+    assert failed == []
 
 
 def test_an_unwritable_folder_is_named(tmp_path: Path) -> None:

@@ -205,6 +205,17 @@ def test_a_base_model_of_other_settings_meets_no_other_stage(
     again("build-bank", *coop, "mine_pairs.pairs=3")
 
 
+def test_what_was_kept_of_another_draw_is_refused_and_nothing_replaced(
+    copy: Path, again: Callable[..., None]
+) -> None:
+    before = (copy / "proctex/seed1/pairs.parquet").read_bytes()
+    lists = copy / "proctex/fewshot"
+    shutil.copyfile(lists / "shots8-seed2.parquet", lists / "shots8-seed1.parquet")
+    message = refusal(again, "mine-pairs", "mine_pairs.pairs=3")
+    assert "likely_classes.parquet: holds other images than the few-shot list; run: capt" in message
+    assert (copy / "proctex/seed1/pairs.parquet").read_bytes() == before
+
+
 def test_a_stage_that_runs_already_is_refused(copy: Path, again: Callable[..., None]) -> None:
     lock = copy / "runs" / "mine-pairs-dataset-proctex-seed-1.lock"
     with exclusive(lock, "mine-pairs"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import polars as pl
@@ -16,7 +16,7 @@ from capt_core.artifacts.schemas import (
     CONFUSION_STATISTICS,
     PAIRS,
 )
-from capt_core.artifacts.table_blocks import table_writer
+from capt_core.artifacts.table_blocks import TableWriter, table_writer
 from capt_core.artifacts.tables import read_table, write_table
 from capt_core.backbone.identity import backbone_identity
 from capt_core.backbone.loading import load_backbone
@@ -64,10 +64,6 @@ STAGE = Stage(
 )
 
 
-Write = Callable[[pl.DataFrame], None]
-"""Takes rows of the table `pairs`."""
-
-
 def main(run: Run) -> None:
     settings, layout, paths = run.settings, run.layout, run.seed_layout
     prepared, chosen = load_dataset(layout), settings.mine_pairs
@@ -81,19 +77,13 @@ def main(run: Run) -> None:
     texts = read_base_text_features(paths.base_text_features, origin)
     miner = miner_of_draw(prepared, statistics, chosen)
     inferred = chosen.selection == "confusion" and chosen.pseudo_label == "pseudo_gt"
-    counted = list[int]()
-    with table_writer(PAIRS, paths.pairs, origin) as writer:
-
-        def write(rows: pl.DataFrame) -> None:
-            counted.append(len(rows))
-            writer(rows)
-
+    with table_writer(PAIRS, paths.pairs, origin) as write:
         if inferred:
             means = _mine_inferred(run, origin, ids, base, miner, write)
         else:
             means = _mine_scored(run, prepared, origin, ids, texts, miner, write)
     write_table(CLASS_PAIRS, miner.class_pairs(means, texts[base]), paths.class_pairs, origin)
-    say(f"{sum(counted)} pairs of {len(ids)} images -> {paths.pairs}")
+    say(f"{write.rows} pairs of {len(ids)} images -> {paths.pairs}")
 
 
 def _mine_inferred(
@@ -102,7 +92,7 @@ def _mine_inferred(
     ids: pl.Series,
     class_ids: Sequence[int],
     miner: PairMiner,
-    write: Write,
+    write: TableWriter,
 ) -> MeanConfidences:
     """Mine by what infer-teacher kept of the base model's confidences."""
     paths, taken = run.seed_layout, np.zeros(len(class_ids), dtype=np.int64)
@@ -120,7 +110,7 @@ def _mine_scored(
     ids: pl.Series,
     texts: torch.Tensor,
     miner: PairMiner,
-    write: Write,
+    write: TableWriter,
 ) -> MeanConfidences:
     """Mine for other labels or pairs than those of eq. 6 and 7."""
     settings, layout, base = run.settings, run.layout, prepared.class_ids("base")

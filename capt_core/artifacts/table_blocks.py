@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import queue
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -131,19 +131,65 @@ def write_groups(
         ValueError: the rows break their own schema (a bug of the stage).
         CaptError: the file cannot be written; whatever making the blocks raises.
     """
-    rows = 0
     with table_writer(table, path, provenance) as write:
         for block in blocks:
             write(block)
-            rows += len(block)
-    return rows
+    return write.rows
+
+
+class TableWriter:
+    """Takes blocks of rows of a table that is being written; see `table_writer`.
+
+    Attributes:
+        rows: how many it has taken.
+    """
+
+    def __init__(self, table: Table, path: Path, options: dict[str, Any]) -> None:
+        self._table, self._path, self._options = table, path, options
+        self._keys: list[pl.DataFrame] = []
+        self._sink: _Sink | None = None
+        self.rows = 0
+
+    def __call__(self, block: pl.DataFrame) -> None:
+        """Take a block.
+
+        Raises:
+            ValueError: its rows break the schema.
+            OSError: what was taken before cannot be written; or whatever else writing raises.
+        """
+        problem = type_problem(self._table, block) or null_problem(self._table, block)
+        if problem:
+            raise ValueError(f"table {self._table.name}: {problem}")
+        if self._sink is None:
+            self._sink = _Sink(self._path, block.schema, self._options)
+        self._keys.append(block.select(self._table.key))
+        self._sink.take(block.select(self._sink.columns))
+        self.rows += len(block)
+
+    def close(self) -> None:
+        """Wait until what was taken is written, or is known not to be."""
+        if self._sink is not None:
+            self._sink.close()
+
+    def finish(self) -> None:
+        """End the table.
+
+        Raises:
+            ValueError: two rows share the key.
+            OSError: the table cannot be written; or whatever else writing raises.
+        """
+        if self._sink is None:
+            self(self._table.frame())
+            self.close()
+        assert self._sink is not None
+        self._sink.check()
+        if problem := key_problem(self._table, pl.concat(self._keys)):
+            raise ValueError(f"table {self._table.name}: {problem}")
 
 
 @contextmanager
-def table_writer(
-    table: Table, path: Path, provenance: Provenance
-) -> Iterator[Callable[[pl.DataFrame], None]]:
-    """A function that takes blocks of rows, which are the table when the block of code ends.
+def table_writer(table: Table, path: Path, provenance: Provenance) -> Iterator[TableWriter]:
+    """What takes blocks of rows, which are the table when the block of code ends.
 
     It is written atomically; a file is the same for the same blocks. A table that fits into one row
     group has the bytes that `write_table` gives it. While a block is compressed and written, the
@@ -159,28 +205,13 @@ def table_writer(
         CaptError: the file cannot be written.
     """
     options = file_options(table, provenance) | {"row_group_size": table.group_rows}
-    keys, sinks = list[pl.DataFrame](), list[_Sink]()
-
-    def write(block: pl.DataFrame) -> None:
-        problem = type_problem(table, block) or null_problem(table, block)
-        if problem:
-            raise ValueError(f"table {table.name}: {problem}")
-        if not sinks:
-            sinks.append(_Sink(temporary, block.schema, options))
-        keys.append(block.select(table.key))
-        sinks[0].take(block.select(sinks[0].columns))
-
     with atomic_path(path) as temporary:
+        writer = TableWriter(table, temporary, options)
         try:
-            yield write
-            if not sinks:
-                write(table.frame())
+            yield writer
         finally:
-            for sink in sinks:
-                sink.close()
-        sinks[0].check()
-        if problem := key_problem(table, pl.concat(keys)):
-            raise ValueError(f"table {table.name}: {problem}")
+            writer.close()
+        writer.finish()
         seal(temporary)
 
 

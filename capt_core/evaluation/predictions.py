@@ -54,14 +54,13 @@ def ranked_classes(scores: torch.Tensor, count: int) -> torch.Tensor:
     for start in range(0, rows, at_once):
         # The highest again and again: a few passes over rows in the cache cost less than a heap.
         left, found = values[start : start + at_once], order[start : start + at_once]
+        left = left.copy() if count > 1 else left
         each, worst = np.arange(len(left)), np.empty(0)
         for rank in range(count):
-            if rank == 1:
-                left = left.copy()
-            if rank:
-                left[each, found[:, rank - 1]] = -np.inf
-            found[:, rank] = left.argmax(axis=1)
-            worst = left[each, found[:, rank]]
+            found[:, rank] = best = left.argmax(axis=1)
+            worst = left[each, best]
+            if rank < count - 1:
+                left[each, best] = -np.inf
         # Among scores of -inf, those that were taken cannot be told from the others.
         if len(unclear := np.flatnonzero(worst == -np.inf)):
             rest = torch.from_numpy(values[start + unclear])
